@@ -1,0 +1,255 @@
+//! The commands, what they print, and how they exit.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::crew::Progress;
+use crate::daemon;
+use crate::excerpt::InputError;
+use crate::outcome::{Outcome, Verdict};
+use crate::settings::{DEFAULT_PATH, Settings};
+use crate::status::Status;
+use crate::submit;
+use crate::target::{Name, Target};
+
+/// A drop was rejected.
+const REJECTED: u8 = 3;
+/// There was no outcome in time.
+const TIMED_OUT: u8 = 4;
+/// `EX_CONFIG` of sysexits(3).
+const BAD_CONFIG: u8 = 78;
+
+/// Publishes network-boot images: takes them from a spool, compares each with what is published,
+/// and swaps what changed into the tree that a TFTP or HTTP server serves.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults
+    /// where that file is not there
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch the spool and publish what is dropped there
+    Run {
+        /// Publish what is in the spool, then exit
+        #[arg(long)]
+        once: bool,
+    },
+    /// Make a drop from a directory
+    Submit(Submit),
+    /// Show what is published, what waits and what was rejected
+    Status {
+        /// arch/subarch/release/purpose
+        target: Option<Target>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the configuration and say all that is wrong with it
+    CheckConfig,
+}
+
+#[derive(Debug, Args)]
+struct Submit {
+    #[arg(long)]
+    arch: Name,
+    #[arg(long, default_value = "generic")]
+    subarch: Name,
+    #[arg(long)]
+    release: Name,
+    #[arg(long)]
+    purpose: Name,
+    /// Shown to people
+    #[arg(long)]
+    version: Option<String>,
+    /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
+    /// rejected, 4 when there is no outcome in time
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+    /// The spool, instead of the configured one
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// The directory to be published
+    image: PathBuf,
+}
+
+/// Runs the command that the program was called with.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.run(cli.config.as_deref()) {
+        Ok(code) => code,
+        Err(error) => {
+            // `{:#}`: the whole chain on one line, printed once, here. Nobody hears a closed pipe.
+            let _ = writeln!(std::io::stderr(), "netboot-publisher: {error:#}");
+            match error.downcast_ref::<InputError>() {
+                Some(_) => ExitCode::from(BAD_CONFIG),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+        let settings = read_settings(config)?;
+        match self {
+            Self::Run { once } => {
+                log_to_terminal();
+                daemon::run(&settings, once).map(|()| ExitCode::SUCCESS)
+            }
+            Self::Submit(submit) => submit.run(settings),
+            Self::Status { target, json } => {
+                let (tree, spool) = (&settings.tree.path, &settings.spool.path);
+                let status = Status::read(tree, spool, target.as_ref())?;
+                let text = if json {
+                    serde_json::to_string_pretty(&status)? + "\n"
+                } else {
+                    status.to_text()
+                };
+                print(&text)
+            }
+            Self::CheckConfig => {
+                let path = config.unwrap_or(Path::new(DEFAULT_PATH));
+                print(&format!("{}: good\n", path.display()))
+            }
+        }
+    }
+}
+
+/// # Errors
+/// [`InputError`] with all that is wrong with it.
+fn read_settings(path: Option<&Path>) -> anyhow::Result<Settings> {
+    let (file, text) = match path {
+        Some(path) => (path, std::fs::read_to_string(path)),
+        None => (
+            Path::new(DEFAULT_PATH),
+            std::fs::read_to_string(DEFAULT_PATH),
+        ),
+    };
+    match text {
+        Ok(text) => Ok(Settings::parse(&file.display().to_string(), &text)?),
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Settings::default())
+        }
+        Err(error) => Err(error).with_context(|| format!("reading the configuration {file:?}")),
+    }
+}
+
+impl Submit {
+    fn run(self, settings: Settings) -> anyhow::Result<ExitCode> {
+        let target = Target::new(self.arch, self.subarch, self.release, self.purpose)?;
+        let spool = self.spool.unwrap_or(settings.spool.path);
+        // The daemon has to be able to read the drop, whatever this user's mask.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let draft = submit::Draft::begin(&spool, &self.image, &target, &settings.limits)
+                .with_context(|| format!("submitting {:?}", self.image))?;
+            let progress = Arc::new(Progress::default());
+            let bar = tokio::spawn(show(draft.bytes(), Arc::clone(&progress)));
+            let copying = Arc::clone(&progress);
+            let copy = move || draft.finish(target, self.version, &copying);
+            let mut finish = tokio::task::spawn_blocking(copy);
+            let drop = tokio::select! {
+                drop = &mut finish => drop,
+                // What was begun is removed before the program ends.
+                _ = tokio::signal::ctrl_c() => {
+                    progress.request_stop();
+                    finish.await
+                }
+            };
+            bar.abort();
+            let drop = drop??;
+            let Some(limit) = self.wait else {
+                return print(&format!("{drop}\n"));
+            };
+            match submit::outcome(&spool, &drop, limit.map(Duration::from_secs)).await? {
+                Some(outcome) => tell(&outcome),
+                None => {
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "netboot-publisher: {drop}: no outcome yet"
+                    );
+                    Ok(ExitCode::from(TIMED_OUT))
+                }
+            }
+        })
+    }
+}
+
+/// A bar on a terminal, until it is aborted.
+async fn show(bytes: u64, progress: Arc<Progress>) {
+    let bar = ProgressBar::new(bytes);
+    let style = "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is good"));
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        bar.set_position(progress.bytes());
+    }
+}
+
+fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    let target = outcome
+        .target
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let verdict = match outcome.outcome {
+        Verdict::Published => "published",
+        Verdict::Unchanged => "unchanged",
+        Verdict::Rejected => {
+            let reason = outcome
+                .reason
+                .map(|reason| reason.to_string())
+                .unwrap_or_default();
+            let detail = outcome.detail.as_deref().unwrap_or_default();
+            let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
+            return Ok(ExitCode::from(REJECTED));
+        }
+    };
+    let generation = outcome
+        .image
+        .as_ref()
+        .and_then(|image| image.generation.as_ref());
+    let generation = generation
+        .map(|name| format!(" {name}"))
+        .unwrap_or_default();
+    print(&format!("{verdict} {target}{generation}\n"))
+}
+
+/// Prints to standard output; that nobody reads it any more (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn log_to_terminal() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,195 @@
+//! An image is copied and hashed: the very bytes that are written are the ones that are hashed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::sync::Mutex;
+
+use crate::crew::{self, Progress};
+use crate::digest::Hasher;
+use crate::dir::{self, Dir};
+use crate::failpoint;
+use crate::fault::{Failure, Fault};
+use crate::image::{Content, DIR_MODE, Image, Ownership, changed};
+use crate::listing::{FileMark, Listing};
+
+/// Read, hashed and written at a time, in bytes.
+const BLOCK: usize = 256 << 10;
+
+/// After so many bytes of a file the kernel is told to begin writing them to the disk.
+const WRITE_BEHIND: u64 = 16 << 20;
+
+/// From this many bytes or files on, several threads are worth their start.
+const MANY_BYTES: u64 = 4 << 20;
+const MANY_FILES: usize = 32;
+
+/// The published image that a copy may share files with.
+pub struct Base<'a> {
+    pub dir: &'a Dir,
+    pub listing: &'a Listing,
+    /// Paths of the files that are the same in both.
+    pub same_files: &'a HashSet<String>,
+}
+
+/// Copies `image` into the empty directory `into`. A file that `base` already has becomes a hard
+/// link to it: both are immutable.
+///
+/// # Errors
+/// What is wrong with a file of the image, or [`Fault::Retry`] when it can't be written.
+pub fn copy(
+    image: &Image,
+    into: &Dir,
+    base: Option<&Base<'_>>,
+    owner: Option<Ownership>,
+    progress: &Progress,
+) -> Result<Listing, Fault> {
+    let own = |path: &str| match owner {
+        Some(Ownership { uid, gid }) => into.set_owner(path, uid, gid),
+        None => Ok(()),
+    };
+    // Sorted by path, so a folder comes before what is in it.
+    for entry in image.entries() {
+        match &entry.content {
+            Content::Folder => {
+                into.make_dir(&entry.path, DIR_MODE)?;
+                own(&entry.path)?;
+            }
+            Content::Link(target) => {
+                into.make_link(&entry.path, target)?;
+                own(&entry.path)?;
+            }
+            Content::File(_) | Content::Foreign => {}
+        }
+    }
+    own(".")?;
+    each_file(image, |path, size| {
+        if let Some(mark) = base.and_then(|base| share_file(base, path, size, into)) {
+            return Ok(mark);
+        }
+        failpoint::at("copy-file").map_err(|e| Failure::new("creating", path, e))?;
+        let from = image.open(path, size)?;
+        let to = into.create(path)?;
+        if let Some(Ownership { uid, gid }) = owner {
+            dir::set_file_owner(&to, uid, gid).map_err(|error| {
+                Failure::new("changing the owner of", into.path().join(path), error)
+            })?;
+        }
+        copy_file(image, path, size, &from, Some((into, &to)), progress)
+    })
+}
+
+/// Hashes every file of `image`.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn hash(image: &Image, progress: &Progress) -> Result<Listing, Fault> {
+    each_file(image, |path, size| {
+        copy_file(image, path, size, &image.open(path, size)?, None, progress)
+    })
+}
+
+/// The listing of `image`, with the mark of each file as `mark` finds it; several side by side.
+fn each_file(
+    image: &Image,
+    mark: impl Fn(&str, u64) -> Result<FileMark, Fault> + Sync,
+) -> Result<Listing, Fault> {
+    let mut files: Vec<_> = image.files().collect();
+    // The largest first: at the end no thread is left alone with a long one.
+    files.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    let is_worth_it = image.bytes() > MANY_BYTES || files.len() > MANY_FILES;
+    let marks = Mutex::new(BTreeMap::new());
+    crew::share(files.len(), is_worth_it, |item| {
+        let (path, size) = files[item];
+        let mark = mark(path, size)?;
+        marks
+            .lock()
+            .expect("no thread panics here")
+            .insert(path.to_string(), mark);
+        Ok::<_, Fault>(())
+    })?;
+
+    let mut listing = Listing {
+        files: marks.into_inner().expect("no thread panics here"),
+        ..Listing::default()
+    };
+    for entry in image.entries() {
+        match &entry.content {
+            Content::Folder => drop(listing.folders.insert(entry.path.clone())),
+            Content::Link(target) => drop(listing.links.insert(entry.path.clone(), target.clone())),
+            Content::File(_) | Content::Foreign => {}
+        }
+    }
+    Ok(listing)
+}
+
+/// Links the file that `base` has already. `None` when it has to be copied: it is another, or it
+/// can't be linked (too many links, an owner whose files we may not link).
+fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<FileMark> {
+    let mark = base
+        .listing
+        .files
+        .get(path)
+        .filter(|mark| mark.size == size)?;
+    let is_same = base.same_files.contains(path);
+    (is_same && base.dir.hard_link(path, into, path).is_ok()).then_some(*mark)
+}
+
+/// Reads one file to its end, hashes it, and writes it to `to` if that is given.
+fn copy_file(
+    image: &Image,
+    path: &str,
+    size: u64,
+    from: &File,
+    to: Option<(&Dir, &File)>,
+    progress: &Progress,
+) -> Result<FileMark, Fault> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
+    }
+    let failure = |error| match to {
+        Some((into, _)) => Failure::new("writing", into.path().join(path), error),
+        None => Failure::new("reading", image.dir().path().join(path), error),
+    };
+    // A clone is ours: what is hashed then can't be written any more by whoever holds the original.
+    let (mut from, to) = match to {
+        Some((into, to)) if size > 0 && dir::reflink(from, to) => {
+            (&into.existing_file(path)?, None)
+        }
+        to => (from, to.map(|(_, to)| to)),
+    };
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut hasher = Hasher::default();
+        let mut done = 0;
+        loop {
+            if progress.is_stop_requested() {
+                return Err(Fault::Interrupted);
+            }
+            let length = match from.read(buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(image.failure("reading", path, error)),
+            };
+            done += length as u64;
+            if done > size || (length == 0 && done < size) {
+                return Err(changed(path));
+            }
+            hasher.update(&buffer[..length]);
+            progress.advance(length as u64);
+            if let Some(mut to) = to {
+                to.write_all(&buffer[..length]).map_err(failure)?;
+                let unwritten = done % WRITE_BEHIND;
+                if done >= WRITE_BEHIND && unwritten < length as u64 {
+                    dir::start_writing(to, done - unwritten - WRITE_BEHIND, WRITE_BEHIND);
+                }
+            }
+            // A read that leaves room in the buffer has met the file's end.
+            if length < buffer.len() && done == size {
+                return Ok(FileMark {
+                    sha256: hasher.finish(),
+                    size,
+                });
+            }
+        }
+    })
+}

@@ -1,0 +1,90 @@
+//! netboot-publisher: network-boot images, from a spool into the tree that machines boot from.
+//!
+//! # The way of a drop
+//!
+//! ```text
+//! incoming/x ── spool::Seen ── Ready ── Claimed ──┐ publish::Workshop: claim, check, compare, stage
+//!                                                 │ (several drops side by side)
+//!            publish::Decided ◄── staging::Staged ┘
+//!                  │
+//!                  └─ publish::commit: sync ▸ place ▸ sync ▸ swap ▸ sync ▸ outcome ▸ sync ▸ remove
+//!                     (one at a time: whoever has the staging::Pointers)
+//! ```
+//!
+//! # Floors
+//!
+//! A module names only modules of lower floors, never one of its own. `tests/house.rs` holds that,
+//! and that this map is whole.
+//!
+//! | floor | module | what it is about |
+//! |---|---|---|
+//! | 0 | [`target`] | what an image is for |
+//! | 0 | [`digest`] | SHA-256 values |
+//! | 0 | [`moment`] | points in time |
+//! | 0 | [`excerpt`] | a place in an input file, with line and caret |
+//! | 0 | [`fault`] | what went wrong, and what becomes of the drop |
+//! | 0 | [`failpoint`] | where tests end the daemon |
+//! | 0 | [`crew`] | several threads, one list of work |
+//! | 0 | [`account`] | users and groups |
+//! | 1 | [`document`] | TOML, key by key |
+//! | 1 | [`dir`] | open directories: all system calls on names |
+//! | 1 | [`listing`] | what an image consists of; the image digest |
+//! | 1 | [`generation`] | names of generations |
+//! | 2 | [`settings`] | text to settings |
+//! | 2 | [`manifest`] | text to manifest |
+//! | 2 | [`record`] | what is known of a generation |
+//! | 2 | [`outcome`] | what became of a drop |
+//! | 3 | [`image`] | one image directory, walked and checked |
+//! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
+//! | 3 | [`tree`] | pointers, generations and records, as they are read |
+//! | 4 | [`compare`] | two images, byte for byte |
+//! | 4 | [`copy`] | an image, copied and hashed |
+//! | 4 | [`staging`] | drafts of generations; the swap |
+//! | 5 | [`vacuum`] | what is removed from the tree |
+//! | 5 | [`publish`] | one drop from claim to outcome |
+//! | 5 | [`status`] | what is published, waits, was rejected |
+//! | 6 | [`watch`] | events of the kernel: "look again" |
+//! | 6 | [`troubles`] | what has to wait, and when to try again |
+//! | 6 | [`submit`] | a drop made from a directory |
+//! | 7 | [`publisher`] | the one task that owns the tree |
+//! | 8 | [`daemon`] | opening, signals, the end |
+//! | 9 | [`cli`] | the commands |
+//!
+//! # What is absent
+//!
+//! - No database: status and recovery are read from names and records in the tree.
+//! - No lock inside the process: what machines see has one owner.
+//! - No path made of input: names are looked up beneath open directories, and only [`dir`] does it.
+//! - No `unsafe`. No `tokio` below floor 6, and no `anyhow`.
+
+pub mod account;
+pub mod cli;
+pub mod compare;
+pub mod copy;
+pub mod crew;
+pub mod daemon;
+pub mod digest;
+pub mod dir;
+pub mod document;
+pub mod excerpt;
+pub mod failpoint;
+pub mod fault;
+pub mod generation;
+pub mod image;
+pub mod listing;
+pub mod manifest;
+pub mod moment;
+pub mod outcome;
+pub mod publish;
+pub mod publisher;
+pub mod record;
+pub mod settings;
+pub mod spool;
+pub mod staging;
+pub mod status;
+pub mod submit;
+pub mod target;
+pub mod tree;
+pub mod troubles;
+pub mod vacuum;
+pub mod watch;

@@ -1,0 +1,280 @@
+//! The manifest of a drop: text to [`Manifest`]. Reads no disk.
+
+use std::collections::BTreeMap;
+
+use crate::digest::Digest;
+use crate::document::{self, Expected, Table, number, text};
+use crate::excerpt::InputError;
+use crate::target::{NAME_RULE, Name, Target};
+
+/// Its name in a drop.
+pub const FILE: &str = "manifest.toml";
+
+/// A longer one is refused: room for 100,000 files of ordinary names.
+pub const MAX_SIZE: u64 = 16 << 20;
+
+/// The only format there is.
+const FORMAT: u64 = 1;
+
+/// What an importer says of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub target: Target,
+    /// For people.
+    pub version: Option<String>,
+    /// Every regular file of the image by its path, when the importer lists them.
+    pub files: Option<BTreeMap<String, FileClaim>>,
+}
+
+/// What an importer says of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileClaim {
+    pub sha256: Digest,
+    /// Bytes.
+    pub size: Option<u64>,
+}
+
+impl Manifest {
+    /// # Errors
+    /// Everything that is wrong with it, at once, each with line, column and what was expected.
+    pub fn parse(source: &str) -> Result<Self, InputError> {
+        document::read(FILE, source, |top| {
+            top.required("format", |value| match number(value, u64::MAX) {
+                Ok(FORMAT) => Ok(()),
+                _ => Err(format!("{FORMAT}, the only format there is")),
+            });
+            let arch = top.required("arch", name);
+            let subarch = top
+                .optional("subarch", name)
+                .or_else(|| "generic".parse().ok());
+            let release = top.required("release", name);
+            let purpose = top.required("purpose", name);
+            let version = top.optional("version", version);
+            let files = top.table("files", |table| {
+                table.each_table(file_claim).into_iter().flatten().collect()
+            });
+            let target = Target::new(arch?, subarch?, release?, purpose?);
+            let target = target.map_err(|error| {
+                let rule = "a target where the daemon writes nothing itself".to_string();
+                top.complain_here(error.to_string(), rule);
+            });
+            Some(Self {
+                target: target.ok()?,
+                version,
+                files,
+            })
+        })
+    }
+
+    /// As TOML, with every file on a line of its own.
+    pub fn to_toml(&self) -> String {
+        let [arch, subarch, release] = self.target.folders();
+        let mut head = toml::Table::new();
+        head.insert("arch".into(), arch.into());
+        head.insert("subarch".into(), subarch.into());
+        head.insert("release".into(), release.into());
+        head.insert("purpose".into(), self.target.purpose().into());
+        head.extend(
+            self.version
+                .iter()
+                .map(|v| ("version".to_string(), v.as_str().into())),
+        );
+        let mut toml = format!("format = {FORMAT}\n{head}");
+        if let Some(files) = &self.files {
+            toml.push_str("\n[files]\n");
+            for (path, FileClaim { sha256, size }) in files {
+                let size = size.map_or(String::new(), |size| format!(", size = {size}"));
+                let key = document::key(path);
+                toml.push_str(&format!("{key} = {{ sha256 = \"{sha256}\"{size} }}\n"));
+            }
+        }
+        toml
+    }
+}
+
+fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
+    text(value, NAME_RULE)?
+        .parse()
+        .map_err(|_| NAME_RULE.to_string())
+}
+
+fn version(value: &toml::de::DeValue<'_>) -> Result<String, Expected> {
+    const RULE: &str = "a text of at most 128 bytes without control characters";
+    match text(value, RULE)? {
+        text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
+        _ => Err(RULE.to_string()),
+    }
+}
+
+fn file_claim(path: &str, table: &mut Table<'_, '_>) -> Option<(String, FileClaim)> {
+    if !is_plain_path(path) {
+        let rule = "a path below `image`, without `.`, `..` and control characters";
+        table.complain_here("invalid path of a file".to_string(), rule.to_string());
+    }
+    let size = table.optional("size", |value| number(value, i64::MAX as u64));
+    let sha256 = table.required("sha256", |value| {
+        const RULE: &str = "64 hex digits";
+        text(value, RULE)?.parse().map_err(|_| RULE.to_string())
+    })?;
+    Some((path.to_string(), FileClaim { sha256, size }))
+}
+
+/// Whether `path` is relative, plain (no empty part, `.` or `..`) and free of control characters.
+pub fn is_plain_path(path: &str) -> bool {
+    !path.contains(char::is_control) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "format = 1\narch = \"amd64\"\nrelease = \"noble\"\npurpose = \"install\"\n";
+
+    #[test]
+    fn the_smallest_manifest_names_a_target_with_the_generic_subarch() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(manifest.target.to_string(), "amd64/generic/noble/install");
+        assert_eq!((manifest.version, manifest.files), (None, None));
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_with_line_and_caret() {
+        let bad = "\
+format = 2
+arch = \"amd 64\"
+relaese = \"noble\"
+purpose = 5
+
+[files]
+\"../linux\" = { sha256 = \"abc\" }
+\"initrd.gz\" = { sha = \"\", size = -1 }
+linux = 3
+";
+        let expected = "\
+error: missing key `release`
+ --> manifest.toml:1:1
+  |
+1 | format = 2
+  | ^
+
+error: invalid `format`
+ --> manifest.toml:1:10
+  |
+1 | format = 2
+  |          ^ expected 1, the only format there is
+
+error: invalid `arch`
+ --> manifest.toml:2:8
+  |
+2 | arch = \"amd 64\"
+  |        ^^^^^^^^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit
+
+error: unknown key `relaese`
+ --> manifest.toml:3:1
+  |
+3 | relaese = \"noble\"
+  | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `version`, `files`
+
+error: invalid `purpose`
+ --> manifest.toml:4:11
+  |
+4 | purpose = 5
+  |           ^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit
+
+error: invalid path of a file
+ --> manifest.toml:7:1
+  |
+7 | \"../linux\" = { sha256 = \"abc\" }
+  | ^^^^^^^^^^ expected a path below `image`, without `.`, `..` and control characters
+
+error: invalid `files.../linux.sha256`
+ --> manifest.toml:7:25
+  |
+7 | \"../linux\" = { sha256 = \"abc\" }
+  |                         ^^^^^ expected 64 hex digits
+
+error: missing key `files.initrd.gz.sha256`
+ --> manifest.toml:8:1
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  | ^^^^^^^^^^^
+
+error: unknown key `files.initrd.gz.sha`
+ --> manifest.toml:8:17
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  |                 ^^^ expected one of `size`, `sha256`
+
+error: invalid `files.initrd.gz.size`
+ --> manifest.toml:8:34
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  |                                  ^^ expected a whole number, at most 9223372036854775807
+
+error: invalid `files.linux`
+ --> manifest.toml:9:9
+  |
+9 | linux = 3
+  |         ^ expected a table";
+        assert_eq!(Manifest::parse(bad).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_syntax_error_does_not_make_the_other_keys_missing() {
+        let error =
+            Manifest::parse("format = 1\narch = \"amd64\nrelease = \"noble\"\npurpose = ]\n");
+        let shown = error.unwrap_err().to_string();
+        assert!(shown.contains("manifest.toml:2:"), "{shown}");
+        assert!(shown.contains("manifest.toml:4:"), "{shown}");
+        assert!(!shown.contains("missing key"), "{shown}");
+    }
+
+    #[test]
+    fn a_version_is_shown_to_people_so_it_holds_no_control_characters() {
+        assert!(Manifest::parse(&format!("{GOOD}version = \"\\u001b[2J\"")).is_err());
+        assert!(Manifest::parse(&format!("{GOOD}version = \"{}\"", "v".repeat(129))).is_err());
+        assert!(Manifest::parse(&format!("{GOOD}version = \"2026-11-22 (ü)\"")).is_ok());
+    }
+
+    #[test]
+    fn a_target_where_the_daemon_writes_is_refused() {
+        let reserved = GOOD.replace("amd64", "catalog.json");
+        let shown = Manifest::parse(&reserved).unwrap_err().to_string();
+        assert!(shown.contains("would collide"), "{shown}");
+    }
+
+    fn manifests() -> impl proptest::strategy::Strategy<Value = Manifest> {
+        use proptest::prelude::*;
+        let name = "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}";
+        let claim = (any::<[u8; 8]>(), any::<Option<u32>>()).prop_map(|(seed, size)| FileClaim {
+            sha256: Digest::of(&seed),
+            size: size.map(u64::from),
+        });
+        let path = "[^/\\p{C}.]{1,8}(/[^/\\p{C}.]{1,8}){0,3}";
+        let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
+        let version = proptest::option::of("[^\\p{Cc}]{0,30}");
+        ([name; 4], version, files).prop_map(|(names, version, files)| {
+            let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
+            let target = Target::new(arch, subarch, release, purpose).unwrap();
+            Manifest {
+                target,
+                version,
+                files,
+            }
+        })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_manifest_that_is_written_is_read_back_the_same(manifest in manifests()) {
+            let toml = manifest.to_toml();
+            proptest::prop_assert_eq!(Manifest::parse(&toml).map_err(|e| e.to_string()), Ok(manifest), "{}", toml);
+        }
+
+        #[test]
+        fn no_text_makes_the_reading_panic(text in "[\\PC\n\t]{0,200}") {
+            let _ = Manifest::parse(&text);
+            let _ = Manifest::parse(&format!("{GOOD}{text}"));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Points in time: as outcomes and records write them, and as a generation's name does.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A point in UTC, to the microsecond; written as RFC 3339 (`2026-11-22T16:15:00.250000Z`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(SystemTime);
+
+impl Moment {
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+
+    /// From a file's time stamp: seconds and nanoseconds since 1970. What lies before counts as
+    /// 1970.
+    pub fn from_stat(seconds: i64, nanoseconds: u32) -> Self {
+        let since = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
+        (UNIX_EPOCH + since).into()
+    }
+
+    /// The form in a generation's name: `20261122T161500Z`.
+    pub fn compact(&self) -> String {
+        let text = humantime::format_rfc3339_seconds(self.0).to_string();
+        text.chars().filter(|c| !matches!(c, '-' | ':')).collect()
+    }
+
+    /// As [`Moment::compact`], to the microsecond: `20261122T161500.250000Z`.
+    pub fn compact_precise(&self) -> String {
+        self.to_string()
+            .chars()
+            .filter(|c| !matches!(c, '-' | ':'))
+            .collect()
+    }
+
+    /// How long ago it was; zero when it lies ahead.
+    pub fn age(&self) -> Duration {
+        SystemTime::now().duration_since(self.0).unwrap_or_default()
+    }
+
+    /// How long it is until then; zero when it is past.
+    pub fn ahead(&self) -> Duration {
+        self.0.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    pub fn later(&self, by: Duration) -> Self {
+        Self(self.0 + by)
+    }
+
+    pub fn system_time(&self) -> SystemTime {
+        self.0
+    }
+}
+
+impl From<SystemTime> for Moment {
+    /// Drops what is finer than a microsecond, so that a moment survives being written and read.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(UNIX_EPOCH + Duration::new(since.as_secs(), since.subsec_micros() * 1_000))
+    }
+}
+
+impl FromStr for Moment {
+    type Err = humantime::TimestampError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_rfc3339(text).map(Self::from)
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_micros(self.0).fmt(f)
+    }
+}
+
+impl serde::Serialize for Moment {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Moment {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_written_in_both_forms_and_read_back() {
+        let moment = Moment::from_stat(1_795_364_100, 250_000_999);
+        assert_eq!(moment.to_string(), "2026-11-22T16:15:00.250000Z");
+        assert_eq!(moment.compact(), "20261122T161500Z");
+        assert_eq!(moment.to_string().parse::<Moment>().unwrap(), moment);
+    }
+
+    #[test]
+    fn a_time_stamp_before_1970_is_no_panic() {
+        assert_eq!(Moment::from_stat(-5, 0).compact(), "19700101T000000Z");
+    }
+}

@@ -1,0 +1,647 @@
+//! One drop from claim to outcome.
+//!
+//! ```text
+//! Ready --claim, check--> Checked --compare, stage--> Decided --commit--> Finished
+//! ```
+//! The first two steps may run side by side for several drops; the commit is the owner's, in order.
+//! It takes many drops at once: what makes them durable is done once for all of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+
+use crate::compare::compare;
+use crate::copy::{Base, copy, hash};
+use crate::crew::Progress;
+use crate::digest::Digest;
+use crate::excerpt::quoted;
+use crate::fault::{Failure, Fault, Reason};
+use crate::generation::GenerationName;
+use crate::image::Image;
+use crate::listing::Listing;
+use crate::manifest::Manifest;
+use crate::moment::Moment;
+use crate::outcome::{self, Outcome, Published, Verdict};
+use crate::record::{self, Head, Origin, Record};
+use crate::settings::Limits;
+use crate::spool::{Claimed, Ready, Seen, Spool};
+use crate::staging::{Draft, Pointers, Replaces, Staged, Staging};
+use crate::target::Target;
+use crate::tree::Current;
+
+/// What work on a drop needs.
+#[derive(Debug)]
+pub struct Workshop {
+    pub spool: Arc<Spool>,
+    pub staging: Arc<Staging>,
+    pub limits: Limits,
+    pub progress: Progress,
+}
+
+/// A claimed drop whose manifest and image are good, beside what is published at its target.
+#[derive(Debug)]
+pub struct Checked {
+    claimed: Claimed,
+    manifest: Manifest,
+    image: Image,
+    current: Current,
+    started: Instant,
+}
+
+/// A drop of which it is known what will become of it.
+#[derive(Debug)]
+pub struct Decided {
+    claimed: Claimed,
+    target: Option<Target>,
+    decision: Decision,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Decision {
+    Publish(Box<Staged>),
+    /// This very drop was published before a crash kept its outcome from being written.
+    Again(Published),
+    Unchanged(Published),
+    Reject(Reason, String),
+}
+
+/// A drop that could not be worked on, for now.
+#[derive(Debug)]
+pub struct Postponed {
+    pub seen: Seen,
+    pub fault: Fault,
+}
+
+/// A drop whose outcome is written.
+#[derive(Debug)]
+pub struct Settled {
+    claimed: Claimed,
+    outcome: Outcome,
+}
+
+/// A drop that is done with.
+#[derive(Debug)]
+pub struct Finished {
+    pub settled: Settled,
+    pub took: Duration,
+    /// Why it could not be put away: to be tried again.
+    pub failure: Option<Failure>,
+}
+
+/// What a commit has done.
+#[derive(Debug, Default)]
+pub struct Committed {
+    pub finished: Vec<Finished>,
+    /// With the target that each is for.
+    pub postponed: Vec<(Option<Target>, Postponed)>,
+}
+
+/// How the first step ended.
+#[derive(Debug)]
+pub enum Start {
+    /// Its importer has taken it away.
+    Gone,
+    Checked(Box<Checked>),
+    Decided(Decided),
+}
+
+impl Checked {
+    /// What its image costs, about, in bytes to be copied.
+    pub fn weight(&self) -> u64 {
+        const FILE: u64 = 16 << 10;
+        self.image.bytes() + FILE * self.image.entries().len() as u64
+    }
+
+    /// The target it is for.
+    pub fn target(&self) -> &Target {
+        &self.manifest.target
+    }
+
+    /// The drop as it is found again where it is now.
+    pub fn again(&self) -> Seen {
+        self.claimed.again()
+    }
+}
+
+impl Workshop {
+    /// Claims and checks a drop.
+    ///
+    /// # Errors
+    /// What has to be better before it can be tried again.
+    pub fn start(&self, ready: Ready) -> Result<Start, Postponed> {
+        let started = Instant::now();
+        let seen = ready.seen.clone();
+        let claimed = match self.spool.claim(ready) {
+            Ok(Some(claimed)) => claimed,
+            Ok(None) => return Ok(Start::Gone),
+            Err(failure) => {
+                return Err(Postponed {
+                    seen,
+                    fault: failure.into(),
+                });
+            }
+        };
+        let manifest = match &claimed.manifest {
+            Ok(manifest) => manifest.clone(),
+            Err((reason, detail)) => {
+                let decision = Decision::Reject(*reason, detail.clone());
+                return Ok(Start::Decided(Decided {
+                    claimed,
+                    target: None,
+                    decision,
+                    started,
+                }));
+            }
+        };
+        match self.check(&claimed, &manifest) {
+            Ok((image, current)) => {
+                let checked = Checked {
+                    claimed,
+                    manifest,
+                    image,
+                    current,
+                    started,
+                };
+                Ok(Start::Checked(Box::new(checked)))
+            }
+            Err(fault) => decide(claimed, &manifest, Err(fault), started).map(Start::Decided),
+        }
+    }
+
+    /// Compares a drop with what is published, and stages it where it differs.
+    ///
+    /// # Errors
+    /// As [`Workshop::start`].
+    pub fn decide(&self, checked: Checked) -> Result<Decided, Postponed> {
+        let Checked {
+            claimed,
+            manifest,
+            image,
+            current,
+            started,
+        } = checked;
+        let decision = self.compare_or_stage(&claimed, &manifest, &image, current);
+        decide(claimed, &manifest, decision, started)
+    }
+
+    fn check(&self, claimed: &Claimed, manifest: &Manifest) -> Result<(Image, Current), Fault> {
+        let dir = self.spool.image(claimed)?;
+        let image = Image::check(dir, claimed.importer.uid, &self.limits)?;
+        check_sizes(manifest, &image)?;
+        let current = self.staging.tree().current(&manifest.target)?;
+        Ok((image, current))
+    }
+
+    fn compare_or_stage(
+        &self,
+        claimed: &Claimed,
+        manifest: &Manifest,
+        image: &Image,
+        current: Current,
+    ) -> Result<Decision, Fault> {
+        match current {
+            Current::Nothing => self.stage(claimed, manifest, image, None, Replaces::Nothing),
+            Current::Plain(dir) => {
+                let theirs = Image::read(dir, None)?;
+                self.replace_plain(claimed, manifest, image, &theirs)
+            }
+            Current::Generation(generation) => {
+                let replaces = Replaces::Generation(generation.name);
+                // One that nobody knows the contents of, or that can't be read, is damaged: the
+                // drop repairs it.
+                let published = Image::read(generation.dir, Some(self.staging.ownership()));
+                let (Some(record), Ok(published)) = (generation.record, published) else {
+                    return self.stage(claimed, manifest, image, None, replaces);
+                };
+                let comparison = compare(image, &published, &self.progress)?;
+                // Where the record contradicts the manifest, the bytes themselves decide.
+                let is_trusted = check_claims(manifest, &record.listing).is_ok();
+                if comparison.is_same && is_trusted {
+                    return Ok(unchanged(claimed, &record.head));
+                }
+                let base = is_trusted.then_some(Base {
+                    dir: published.dir(),
+                    listing: &record.listing,
+                    same_files: &comparison.same_files,
+                });
+                self.stage(claimed, manifest, image, base.as_ref(), replaces)
+            }
+        }
+    }
+
+    /// For a target that is a directory which somebody else made.
+    fn replace_plain(
+        &self,
+        claimed: &Claimed,
+        manifest: &Manifest,
+        image: &Image,
+        theirs: &Image,
+    ) -> Result<Decision, Fault> {
+        if !theirs.is_sound() {
+            let detail = format!(
+                "{} is a folder that the daemon did not make, with something in it that is no file, \
+                 folder or link; expected nothing else",
+                manifest.target
+            );
+            return Err(Fault::Reject(Reason::TargetOccupied, detail));
+        }
+        let is_same = compare(image, theirs, &self.progress)?.is_same;
+        let listing = hash(if is_same { image } else { theirs }, &self.progress)?;
+        if is_same {
+            check_claims(manifest, &listing)?;
+            return Ok(Decision::Unchanged(Published {
+                generation: None,
+                digest: listing.digest(),
+                files: listing.files.len(),
+                bytes: listing.bytes(),
+            }));
+        }
+        let record = self.record(&manifest.target, listing, None, None)?;
+        self.stage(
+            claimed,
+            manifest,
+            image,
+            None,
+            Replaces::Plain(Box::new(record)),
+        )
+    }
+
+    fn stage(
+        &self,
+        claimed: &Claimed,
+        manifest: &Manifest,
+        image: &Image,
+        base: Option<&Base<'_>>,
+        replaces: Replaces,
+    ) -> Result<Decision, Fault> {
+        self.check_space(image, base)?;
+        let draft = self.staging.begin()?;
+        let listing = copy(
+            image,
+            &draft.dir,
+            base,
+            self.staging.gives_away_to(),
+            &self.progress,
+        )?;
+        check_claims(manifest, &listing)?;
+        let origin = Origin {
+            drop: claimed.name.clone(),
+            importer: claimed.importer.clone(),
+            received_at: claimed.received_at,
+        };
+        let version = manifest.version.clone();
+        let mut record = self.record(&manifest.target, listing, version, Some(origin))?;
+        let staged = match self.find_kept(&manifest.target, &record.head.digest, &replaces)? {
+            Some(name) => {
+                record.head.generation = name;
+                self.staging.stage_kept(&record, replaces)?
+            }
+            None => Draft::finish(draft, &record, replaces)?,
+        };
+        Ok(Decision::Publish(Box::new(staged)))
+    }
+
+    fn record(
+        &self,
+        target: &Target,
+        listing: Listing,
+        version: Option<String>,
+        from: Option<Origin>,
+    ) -> Result<Record, Failure> {
+        let now = Moment::now();
+        let digest = listing.digest();
+        let head = Head {
+            format: record::FORMAT,
+            target: target.clone(),
+            generation: self.staging.tree().new_name(target, now, &digest)?,
+            digest,
+            file_count: listing.files.len(),
+            bytes: listing.bytes(),
+            published_at: now,
+            version,
+            from,
+        };
+        Ok(Record { head, listing })
+    }
+
+    /// A generation that is kept, holds the very image, and is undamaged.
+    fn find_kept(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        replaces: &Replaces,
+    ) -> Result<Option<GenerationName>, Fault> {
+        for name in self.staging.tree().kept(target, digest)? {
+            // The current one was compared already.
+            if matches!(replaces, Replaces::Generation(current) if *current == name) {
+                continue;
+            }
+            let Some(kept) = self.staging.tree().generation(target, name)? else {
+                continue;
+            };
+            let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership())) else {
+                continue;
+            };
+            if kept.record.is_none() || !image.is_sound() {
+                continue;
+            }
+            match hash(&image, &self.progress) {
+                Ok(listing) if listing.digest() == *digest => return Ok(Some(kept.name)),
+                Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_space(&self, image: &Image, base: Option<&Base<'_>>) -> Result<(), Fault> {
+        let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
+        let copied = image.files().filter(|(path, _)| !is_shared(*path));
+        let wanted: u64 = copied.map(|(_, size)| size).sum();
+        let free = self.staging.free_space()?;
+        if wanted.saturating_add(self.limits.min_free_space) > free {
+            return Err(Fault::NoSpace {
+                wanted: ByteSize(wanted),
+                free: ByteSize(free),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Finishes drops: makes them durable, swaps, writes the outcomes, removes the drops; each step for
+/// all of them before the next. A crash between any two leaves every pointer on a whole generation,
+/// and every drop in the spool or with its outcome.
+///
+/// A drop that fails on the way is postponed, and the others go on.
+pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Committed {
+    let mut committed = Committed::default();
+    let batch = publish(batch, pointers, &mut committed);
+
+    let mut written = Vec::new();
+    for decided in batch {
+        let outcome = decided.outcome();
+        match spool.write_outcome(&decided.claimed, &outcome) {
+            Ok(()) => written.push((decided, outcome)),
+            Err(failure) => committed.postpone(&decided, failure),
+        }
+    }
+    // Before a drop goes, its outcome has to be durable.
+    if let Some(Err(failure)) = (!written.is_empty()).then(|| spool.sync()) {
+        for (decided, _) in written.drain(..) {
+            committed.postpone(&decided, failure.again());
+        }
+    }
+    for (decided, outcome) in written {
+        let settled = Settled {
+            claimed: decided.claimed,
+            outcome,
+        };
+        let failure = settled.put_away(spool).err();
+        let took = decided.started.elapsed();
+        committed.finished.push(Finished {
+            settled,
+            took,
+            failure,
+        });
+    }
+    committed
+}
+
+impl Settled {
+    /// Its name in `processing/`.
+    pub fn entry(&self) -> &str {
+        self.claimed.entry()
+    }
+
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Removes the drop, or keeps it where rejected ones are kept.
+    pub fn put_away(&self, spool: &Spool) -> Result<(), Failure> {
+        match self.outcome.outcome {
+            Verdict::Rejected => spool.keep_rejected(&self.claimed, &self.outcome),
+            Verdict::Published | Verdict::Unchanged => spool.remove(&self.claimed),
+        }
+    }
+}
+
+/// The part of the commit that machines see. Returns the drops whose outcome is due.
+fn publish(
+    batch: Vec<Decided>,
+    pointers: &mut Pointers,
+    committed: &mut Committed,
+) -> Vec<Decided> {
+    let (mut due, others): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .partition(|decided| decided.touches_tree());
+    if due.is_empty() {
+        return others;
+    }
+    // What was staged has to be durable before it is given a name that the record vouches for.
+    due = all_or_none(due, pointers.sync(), pointers, committed);
+
+    let mut placed = Vec::new();
+    for decided in due {
+        let place = match &decided.decision {
+            Decision::Publish(staged) => pointers.place(staged).map(Some),
+            _ => Ok(None),
+        };
+        match place {
+            Ok(place) => placed.push((decided, place)),
+            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+        }
+    }
+    // The generation and its record have to be durable before the pointer names them.
+    let (due, places): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
+    let due = all_or_none(due, pointers.sync(), pointers, committed);
+
+    let mut swapped = Vec::new();
+    for (decided, place) in due.into_iter().zip(places) {
+        match place.map_or(Ok(()), |place| pointers.swap(&place)) {
+            Ok(()) => swapped.push(decided),
+            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+        }
+    }
+    // The swap has to be durable before an outcome tells of it, and before the drop goes.
+    let mut due = all_or_none(swapped, pointers.sync(), pointers, committed);
+    due.extend(others);
+    due
+}
+
+/// The drops themselves when a step for all of them went well; all postponed when not.
+fn all_or_none(
+    drops: Vec<Decided>,
+    step: Result<(), Failure>,
+    pointers: &mut Pointers,
+    committed: &mut Committed,
+) -> Vec<Decided> {
+    let Err(failure) = step else { return drops };
+    for decided in drops {
+        postpone_staged(decided, failure.again(), pointers, committed);
+    }
+    Vec::new()
+}
+
+fn postpone_staged(
+    decided: Decided,
+    failure: Failure,
+    pointers: &mut Pointers,
+    committed: &mut Committed,
+) {
+    if let Decision::Publish(staged) = &decided.decision {
+        // What can't be removed now is a leftover that the next start sweeps.
+        let _ = pointers.discard(staged);
+    }
+    committed.postpone(&decided, failure);
+}
+
+impl Committed {
+    fn postpone(&mut self, decided: &Decided, failure: Failure) {
+        let postponed = Postponed {
+            seen: decided.claimed.again(),
+            fault: failure.into(),
+        };
+        self.postponed.push((decided.target.clone(), postponed));
+    }
+}
+
+impl Decided {
+    fn touches_tree(&self) -> bool {
+        matches!(self.decision, Decision::Publish(_) | Decision::Again(_))
+    }
+
+    fn outcome(&self) -> Outcome {
+        let (verdict, image, reason, detail) = match &self.decision {
+            Decision::Publish(staged) => (
+                Verdict::Published,
+                Some(published(staged.head())),
+                None,
+                None,
+            ),
+            Decision::Again(image) => (Verdict::Published, Some(image.clone()), None, None),
+            Decision::Unchanged(image) => (Verdict::Unchanged, Some(image.clone()), None, None),
+            Decision::Reject(reason, detail) => {
+                (Verdict::Rejected, None, Some(*reason), Some(detail.clone()))
+            }
+        };
+        Outcome {
+            format: outcome::FORMAT,
+            drop: self.claimed.name.clone(),
+            target: self.target.clone(),
+            outcome: verdict,
+            reason,
+            detail,
+            image,
+            importer: self.claimed.importer.clone(),
+            received_at: self.claimed.received_at,
+            finished_at: Moment::now(),
+        }
+    }
+}
+
+/// Where a fault is the drop's own, it is a decision: to reject it.
+fn decide(
+    claimed: Claimed,
+    manifest: &Manifest,
+    decision: Result<Decision, Fault>,
+    started: Instant,
+) -> Result<Decided, Postponed> {
+    let decision = match decision {
+        Ok(decision) => decision,
+        Err(Fault::Reject(reason, detail)) => Decision::Reject(reason, detail),
+        Err(fault) => {
+            return Err(Postponed {
+                seen: claimed.again(),
+                fault,
+            });
+        }
+    };
+    Ok(Decided {
+        claimed,
+        target: Some(manifest.target.clone()),
+        decision,
+        started,
+    })
+}
+
+fn unchanged(claimed: &Claimed, head: &Head) -> Decision {
+    let is_its_own = head
+        .from
+        .as_ref()
+        .is_some_and(|from| from.drop == claimed.name);
+    if is_its_own && head.published_at >= claimed.claimed_at {
+        return Decision::Again(published(head));
+    }
+    Decision::Unchanged(published(head))
+}
+
+fn published(head: &Head) -> Published {
+    Published {
+        generation: Some(head.generation.clone()),
+        digest: head.digest,
+        files: head.file_count,
+        bytes: head.bytes,
+    }
+}
+
+/// What can be said against the manifest's list of files before any of them is read.
+fn check_sizes(manifest: &Manifest, image: &Image) -> Result<(), Fault> {
+    let Some(claims) = &manifest.files else {
+        return Ok(());
+    };
+    for (path, size) in image.files() {
+        match claims.get(path) {
+            None => return Err(unlisted(path)),
+            Some(claim) if claim.size.is_some_and(|claimed| claimed != size) => {
+                let claimed = claim.size.unwrap_or_default();
+                let detail = format!(
+                    "{} has {size} bytes; the manifest says {claimed}",
+                    quoted(path)
+                );
+                return Err(Fault::Reject(Reason::ChecksumMismatch, detail));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether what was read is what the manifest lists.
+fn check_claims(manifest: &Manifest, listing: &Listing) -> Result<(), Fault> {
+    let Some(claims) = &manifest.files else {
+        return Ok(());
+    };
+    if let Some(path) = listing
+        .files
+        .keys()
+        .find(|path| !claims.contains_key(*path))
+    {
+        return Err(unlisted(path));
+    }
+    let mismatch = |path: &str, what: String, claimed: &Digest| {
+        let detail = format!(
+            "{} {what}; the manifest says sha256 {claimed}",
+            quoted(path)
+        );
+        Err(Fault::Reject(Reason::ChecksumMismatch, detail))
+    };
+    for (path, claim) in claims {
+        match listing.files.get(path) {
+            None => return mismatch(path, "is no regular file".to_string(), &claim.sha256),
+            Some(mark) if mark.sha256 != claim.sha256 => {
+                return mismatch(path, format!("has sha256 {}", mark.sha256), &claim.sha256);
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn unlisted(path: &str) -> Fault {
+    let detail = format!("{} is not in the manifest, which lists files", quoted(path));
+    Fault::Reject(Reason::UnlistedFile, detail)
+}

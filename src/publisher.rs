@@ -1,0 +1,732 @@
+//! The one task that owns the tree: it looks at the spool, hands out work, and commits what comes
+//! back.
+//!
+//! Work that can run side by side (looking, checking, comparing, staging) does; the commits, in
+//! which pointers are swapped, are made one after the other, because the [`Pointers`] are handed to
+//! one commit at a time. While one runs, the next batch gathers: the more there is to do, the more
+//! drops share what a commit costs.
+//!
+//! Drops for one target stand in a [line](Lines): only its head is claimed and worked on.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::crew;
+use crate::fault::{Failure, Fault};
+use crate::moment::Moment;
+use crate::outcome::{Outcome, Verdict};
+use crate::publish::{
+    self, Checked, Committed, Decided, Finished, Postponed, Settled, Start, Workshop,
+};
+use crate::settings::{Retention, SpoolSettings};
+use crate::spool::{Peeked, Ready, Scan, Seen};
+use crate::staging::Pointers;
+use crate::target::Target;
+use crate::troubles::Troubles;
+use crate::vacuum;
+use crate::watch::Watch;
+
+/// A heavier drop is worked on in a lane of its own, so that it holds up no light one.
+const HEAVY: u64 = 64 << 20;
+
+/// Heavy drops at a time. A second, so that one endless drop holds up no other either.
+const HEAVY_LANE: usize = 2;
+
+/// Manifests read ahead of the work.
+const AHEAD: usize = 64;
+
+/// Whose trouble it is when `incoming/` can't be read.
+const SPOOL: &str = "the spool";
+
+/// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
+const MAX_BATCH: usize = 1_024;
+
+/// Looks at the spool, hands out work, commits.
+pub struct Publisher {
+    shop: Arc<Workshop>,
+    /// `None` while a commit or a vacuum has them.
+    pointers: Option<Pointers>,
+    watch: Watch,
+    settings: SpoolSettings,
+    retention: Retention,
+    jobs: JoinSet<Job>,
+
+    /// Every drop that is on its way, by its name in `processing/`.
+    hands: HashMap<String, Hand>,
+    /// Complete drops whose manifest was not read yet, in order.
+    seen: VecDeque<Seen>,
+    /// Heads of a line that may go on.
+    recalled: VecDeque<(Seen, Target)>,
+    lines: Lines,
+    ready: VecDeque<Ready>,
+    /// Heavy drops that wait for their lane.
+    heavy: VecDeque<(Seen, Target)>,
+    /// Heavy drops that were let into their lane before they are checked again.
+    admitted: HashSet<String>,
+    decided: Vec<Decided>,
+    unremoved: Vec<Settled>,
+    troubles: Troubles,
+    postponed: Vec<(Seen, Option<Target>)>,
+    /// When vacuum has something to do for which target.
+    vacuums: BTreeMap<Moment, Vec<Target>>,
+
+    running: Running,
+    wants_scan: bool,
+    next_scan: Instant,
+    /// When drops that may be complete will be taken for complete.
+    settles: Option<Moment>,
+    next_expiry: Option<Moment>,
+}
+
+/// What runs at the moment.
+#[derive(Default)]
+struct Running {
+    scan: bool,
+    peek: bool,
+    expiry: bool,
+    light: usize,
+    heavy: usize,
+}
+
+/// How far a drop that is on its way has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    Queued,
+    /// In `processing/`. A new drop of this name has to wait until it is gone from there.
+    Claimed {
+        another_waits: bool,
+    },
+}
+
+/// For each target that is being worked on, the drops that come after.
+type Lines = HashMap<Target, VecDeque<Seen>>;
+
+/// A piece of work that has ended.
+enum Job {
+    Scanned(Result<Scan, Failure>, u64),
+    Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
+    Started(Seen, Option<Target>, Result<Start, Postponed>),
+    Decided(Target, Result<Decided, Postponed>),
+    Committed(Pointers, Committed),
+    Vacuumed(Pointers, Vec<(Target, Result<Option<Moment>, Fault>)>),
+    Expired(Result<Option<Moment>, Failure>),
+    PutAway(Vec<(Settled, Result<(), Failure>)>),
+}
+
+impl Publisher {
+    /// Finishes what a crash left behind in the tree, and takes up the drops that were claimed.
+    ///
+    /// Blocks: it reads the whole tree's folders.
+    ///
+    /// # Errors
+    /// When the tree or the spool can't be read.
+    pub fn recover(
+        shop: Arc<Workshop>,
+        mut pointers: Pointers,
+        watch: Watch,
+        settings: SpoolSettings,
+        retention: Retention,
+    ) -> anyhow::Result<Self> {
+        pointers.empty_staging().context("sweeping the staging")?;
+        let mut vacuums = BTreeMap::<_, Vec<_>>::new();
+        let mut leftovers = 0;
+        let targets = pointers
+            .tree()
+            .targets()
+            .context("looking for targets in the tree")?;
+        for target in targets {
+            let swept = vacuum::sweep(&mut pointers, &target)
+                .and_then(|n| Ok((n, vacuum::vacuum(&mut pointers, &target, &retention)?)));
+            match swept {
+                Ok((n, next)) => {
+                    leftovers += n;
+                    if let Some(next) = next {
+                        vacuums.entry(next).or_default().push(target);
+                    }
+                }
+                Err(fault) => tracing::warn!(%target, "sweeping: {fault}, going on without"),
+            }
+        }
+        let seen = shop
+            .spool
+            .claimed_before()
+            .context("looking for claimed drops")?;
+        if leftovers > 0 || !seen.is_empty() {
+            tracing::info!(
+                "recovered: swept {leftovers} leftovers, taking up {} claimed drops",
+                seen.len()
+            );
+        }
+        let claimed = Hand::Claimed {
+            another_waits: false,
+        };
+        Ok(Self {
+            hands: seen
+                .iter()
+                .map(|seen| (seen.entry().to_string(), claimed))
+                .collect(),
+            seen: seen.into(),
+            shop,
+            pointers: Some(pointers),
+            watch,
+            settings,
+            retention,
+            jobs: JoinSet::new(),
+            recalled: VecDeque::new(),
+            lines: HashMap::new(),
+            ready: VecDeque::new(),
+            heavy: VecDeque::new(),
+            admitted: HashSet::new(),
+            decided: Vec::new(),
+            unremoved: Vec::new(),
+            troubles: Troubles::default(),
+            postponed: Vec::new(),
+            vacuums,
+            running: Running::default(),
+            wants_scan: true,
+            next_scan: Instant::now(),
+            settles: None,
+            next_expiry: Some(Moment::now()),
+        })
+    }
+
+    /// Publishes until `shutdown`; with `once` until nothing is left to do.
+    ///
+    /// # Errors
+    /// When a piece of work panicked; with `once` also when drops could not be finished.
+    pub async fn run(mut self, shutdown: CancellationToken, once: bool) -> anyhow::Result<()> {
+        loop {
+            self.hand_out();
+            if once && self.is_idle() {
+                return self.all_finished();
+            }
+            let wake_up = self.wake_up();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(job) = self.jobs.join_next() => {
+                    self.take(job.context("a piece of work broke off")?)?;
+                    // What else has ended by now is taken along: fewer, larger commits.
+                    while let Some(job) = self.jobs.try_join_next() {
+                        self.take(job.context("a piece of work broke off")?)?;
+                    }
+                }
+                () = self.watch.changed() => self.wants_scan = true,
+                () = tokio::time::sleep_until(wake_up) => {}
+            }
+        }
+        // Long work ends at the next block it reads; a commit that has begun is finished. The rest
+        // stays where it is, for the next start.
+        self.shop.progress.request_stop();
+        while let Some(job) = self.jobs.join_next().await {
+            if let Job::Committed(_, committed) = job.context("a piece of work broke off")? {
+                committed.finished.iter().for_each(report);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins whatever can be begun.
+    fn hand_out(&mut self) {
+        let now = Moment::now();
+        self.retry_postponed();
+        if self.can_scan() {
+            let has_settled = self.settles.is_some_and(|at| at <= now);
+            if self.wants_scan || has_settled || self.next_scan <= Instant::now() {
+                self.scan();
+            }
+        }
+        if !self.running.peek && self.ready.len() < AHEAD {
+            self.peek();
+        }
+        while self.running.light < 2 * crew::processors() && self.decided.len() < MAX_BATCH {
+            let Some(ready) = self.ready.pop_front() else {
+                break;
+            };
+            self.start(ready);
+        }
+        if self.running.heavy < HEAVY_LANE {
+            if let Some((seen, target)) = self.heavy.pop_front() {
+                self.running.heavy += 1;
+                self.admitted.insert(seen.entry().to_string());
+                self.recalled.push_back((seen, target));
+                return self.hand_out();
+            }
+        }
+        self.commit_or_vacuum(now);
+        if self.next_expiry.is_some_and(|at| at <= now) && !self.running.expiry {
+            self.running.expiry = true;
+            let shop = Arc::clone(&self.shop);
+            self.jobs
+                .spawn_blocking(move || Job::Expired(shop.spool.expire()));
+        }
+    }
+
+    fn scan(&mut self) {
+        self.wants_scan = false;
+        self.running.scan = true;
+        self.next_scan = Instant::now() + self.settings.rescan_interval;
+        let shop = Arc::clone(&self.shop);
+        let (arrivals, next) = self.watch.arrivals();
+        self.jobs
+            .spawn_blocking(move || Job::Scanned(shop.spool.scan(&arrivals), next));
+    }
+
+    /// Reads manifests, so that the targets of the next drops are known.
+    fn peek(&mut self) {
+        let recalled = self
+            .recalled
+            .drain(..)
+            .map(|(seen, target)| (seen, Some(target)));
+        let mut drops: Vec<_> = recalled.collect();
+        let others = self.seen.len().min(AHEAD);
+        drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
+        if drops.is_empty() {
+            return;
+        }
+        self.running.peek = true;
+        let shop = Arc::clone(&self.shop);
+        self.jobs.spawn_blocking(move || {
+            let peek = |(seen, line): (Seen, _)| (seen.clone(), line, shop.spool.peek(seen));
+            Job::Peeked(drops.into_iter().map(peek).collect())
+        });
+    }
+
+    fn start(&mut self, ready: Ready) {
+        self.running.light += 1;
+        let seen = ready.seen.clone();
+        self.hands.insert(
+            seen.entry().to_string(),
+            Hand::Claimed {
+                another_waits: false,
+            },
+        );
+        let target = ready
+            .manifest
+            .as_ref()
+            .ok()
+            .map(|manifest| manifest.target.clone());
+        let shop = Arc::clone(&self.shop);
+        self.jobs.spawn_blocking(move || {
+            let started = match shop.start(ready) {
+                Ok(Start::Checked(checked)) if checked.weight() < HEAVY => {
+                    shop.decide(*checked).map(Start::Decided)
+                }
+                started => started,
+            };
+            Job::Started(seen, target, started)
+        });
+    }
+
+    fn decide_heavy(&mut self, checked: Checked) {
+        let shop = Arc::clone(&self.shop);
+        let target = checked.target().clone();
+        self.jobs
+            .spawn_blocking(move || Job::Decided(target, shop.decide(checked)));
+    }
+
+    fn commit_or_vacuum(&mut self, now: Moment) {
+        let is_due = self
+            .vacuums
+            .first_key_value()
+            .is_some_and(|(at, _)| *at <= now);
+        if self.decided.is_empty() && !is_due {
+            return;
+        }
+        let Some(mut pointers) = self.pointers.take() else {
+            return;
+        };
+        if !self.decided.is_empty() {
+            let batch = std::mem::take(&mut self.decided);
+            let shop = Arc::clone(&self.shop);
+            self.jobs.spawn_blocking(move || {
+                let committed = publish::commit(batch, &mut pointers, &shop.spool);
+                Job::Committed(pointers, committed)
+            });
+            return;
+        }
+        let later = self.vacuums.split_off(&now);
+        let due = std::mem::replace(&mut self.vacuums, later);
+        let targets: HashSet<_> = due.into_values().flatten().collect();
+        // A drop that is being staged may be about to use an older generation again.
+        let (busy, free): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|target| self.lines.contains_key(target));
+        if !busy.is_empty() {
+            self.vacuums.insert(now.later(Duration::from_secs(1)), busy);
+        }
+        let retention = self.retention.clone();
+        self.jobs.spawn_blocking(move || {
+            let vacuum = |target: Target| {
+                let next = vacuum::vacuum(&mut pointers, &target, &retention);
+                (target, next)
+            };
+            let done = free.into_iter().map(vacuum).collect();
+            Job::Vacuumed(pointers, done)
+        });
+    }
+
+    fn vacuum_at(&mut self, at: Moment, target: Target) {
+        self.vacuums.entry(at).or_default().push(target);
+    }
+
+    fn take(&mut self, job: Job) -> anyhow::Result<()> {
+        match job {
+            Job::Scanned(scan, arrivals) => self.take_scan(scan, arrivals)?,
+            Job::Peeked(drops) => {
+                self.running.peek = false;
+                for (seen, line, peeked) in drops {
+                    self.take_peeked(seen, line, peeked);
+                }
+            }
+            Job::Started(seen, target, started) => {
+                self.running.light -= 1;
+                self.take_started(&seen, target, started);
+            }
+            Job::Decided(target, decided) => {
+                self.running.heavy -= 1;
+                self.take_decided(Some(target), decided);
+            }
+            Job::Committed(pointers, committed) => {
+                self.pointers = Some(pointers);
+                self.take_committed(committed);
+            }
+            Job::Vacuumed(pointers, done) => {
+                self.pointers = Some(pointers);
+                for (target, next) in done {
+                    match next {
+                        Ok(Some(next)) => self.vacuum_at(next, target),
+                        Ok(None) => {}
+                        Err(fault) => {
+                            tracing::warn!(%target, "removing old generations: {fault}, trying again later");
+                            self.vacuum_at(
+                                Moment::now().later(self.settings.rescan_interval),
+                                target,
+                            );
+                        }
+                    }
+                }
+            }
+            Job::Expired(next) => {
+                self.running.expiry = false;
+                let soonest = Moment::now().later(self.settings.rescan_interval);
+                self.next_expiry = match next {
+                    Ok(next) => next.map(|next| next.max(soonest)),
+                    Err(failure) => {
+                        tracing::warn!("removing old outcomes: {failure}, trying again later");
+                        Some(soonest)
+                    }
+                };
+            }
+            Job::PutAway(drops) => {
+                for (settled, result) in drops {
+                    match result {
+                        Ok(()) => self.let_go(settled.entry()),
+                        Err(failure) => self.put_away_later(settled, failure),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_scan(&mut self, scan: Result<Scan, Failure>, arrivals: u64) -> anyhow::Result<()> {
+        self.running.scan = false;
+        let scan = match scan {
+            Ok(scan) => scan,
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::StaleNetworkFileHandle => {
+                anyhow::bail!("{failure}: it is another folder than at the start");
+            }
+            Err(failure) => {
+                self.troubles.meet(SPOOL, &failure.into());
+                return Ok(());
+            }
+        };
+        self.troubles.is_over(SPOOL);
+        let there: HashSet<_> = scan
+            .complete
+            .iter()
+            .map(|seen| &seen.name)
+            .chain(&scan.incomplete)
+            .collect();
+        self.watch.forget(arrivals, |name| there.contains(name));
+        self.settles = scan.settles;
+        if let Some(overdue) = scan.overdue {
+            self.next_scan = self.next_scan.min(instant(overdue));
+        }
+        match self.watch.look_inside(&scan.incomplete) {
+            Ok(is_new) => self.wants_scan |= is_new,
+            Err(error) => self.troubles.meet_watch(&error),
+        }
+        for seen in scan.complete {
+            match self.hands.get_mut(seen.entry()) {
+                Some(Hand::Queued) => {}
+                Some(Hand::Claimed { another_waits }) => *another_waits = true,
+                None => {
+                    self.hands.insert(seen.entry().to_string(), Hand::Queued);
+                    self.seen.push_back(seen);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `line`: the drop is the head of that target's line already.
+    fn take_peeked(&mut self, seen: Seen, line: Option<Target>, peeked: Result<Peeked, Failure>) {
+        let ready = match peeked {
+            Ok(Peeked::Ready(ready)) => ready,
+            Ok(Peeked::Gone | Peeked::Incomplete) => {
+                self.release(seen.entry());
+                self.let_go(seen.entry());
+                return self.advance(line);
+            }
+            Err(failure) => {
+                let postponed = Postponed {
+                    seen,
+                    fault: failure.into(),
+                };
+                return self.postpone(line, postponed);
+            }
+        };
+        let target = ready
+            .manifest
+            .as_ref()
+            .ok()
+            .map(|manifest| &manifest.target);
+        if line.is_some() && line.as_ref() != target {
+            self.release(seen.entry());
+            self.advance(line);
+        } else if line.is_some() {
+            return self.ready.push_back(ready);
+        }
+        match target.cloned() {
+            None => self.ready.push_back(ready),
+            Some(target) => match self.lines.get_mut(&target) {
+                Some(line) => line.push_back(seen),
+                None => {
+                    self.lines.insert(target, VecDeque::new());
+                    self.ready.push_back(ready);
+                }
+            },
+        }
+    }
+
+    fn take_started(
+        &mut self,
+        seen: &Seen,
+        target: Option<Target>,
+        started: Result<Start, Postponed>,
+    ) {
+        let is_admitted = self.admitted.remove(seen.entry());
+        match started {
+            Ok(Start::Checked(checked)) if is_admitted => return self.decide_heavy(*checked),
+            Ok(Start::Checked(checked)) => {
+                if self.running.heavy < HEAVY_LANE && self.heavy.is_empty() {
+                    self.running.heavy += 1;
+                    return self.decide_heavy(*checked);
+                }
+                // What it has opened is closed: many may wait.
+                return self
+                    .heavy
+                    .push_back((checked.again(), checked.target().clone()));
+            }
+            Ok(Start::Decided(decided)) => self.decided.push(decided),
+            Ok(Start::Gone) => {
+                self.let_go(seen.entry());
+                self.advance(target);
+            }
+            Err(postponed) => self.postpone(target, postponed),
+        }
+        if is_admitted {
+            self.running.heavy -= 1;
+        }
+    }
+
+    fn take_decided(&mut self, target: Option<Target>, decided: Result<Decided, Postponed>) {
+        match decided {
+            Ok(decided) => self.decided.push(decided),
+            Err(postponed) => self.postpone(target, postponed),
+        }
+    }
+
+    fn take_committed(&mut self, committed: Committed) {
+        for (target, postponed) in committed.postponed {
+            self.postpone(target, postponed);
+        }
+        for finished in committed.finished {
+            report(&finished);
+            let Finished {
+                settled, failure, ..
+            } = finished;
+            let Outcome {
+                target,
+                outcome: verdict,
+                ..
+            } = settled.outcome().clone();
+            match failure {
+                None => self.let_go(settled.entry()),
+                Some(failure) => self.put_away_later(settled, failure),
+            }
+            if let (Verdict::Published, Some(target)) = (verdict, &target) {
+                self.vacuum_at(Moment::now().later(self.retention.min_age), target.clone());
+            }
+            self.advance(target);
+        }
+    }
+
+    /// A target is free: the next drop in its line may go on.
+    fn advance(&mut self, target: Option<Target>) {
+        let Some(target) = target else { return };
+        match self.lines.get_mut(&target).map(VecDeque::pop_front) {
+            Some(Some(next)) => self.recalled.push_back((next, target)),
+            Some(None) => drop(self.lines.remove(&target)),
+            None => {}
+        }
+    }
+
+    /// A drop is not on its way any more.
+    fn let_go(&mut self, entry: &str) {
+        self.troubles.is_over(entry);
+        if let Some(Hand::Claimed {
+            another_waits: true,
+        }) = self.hands.remove(entry)
+        {
+            self.wants_scan = true;
+        }
+    }
+
+    /// A heavy drop that was let into its lane does not come.
+    fn release(&mut self, entry: &str) {
+        if self.admitted.remove(entry) {
+            self.running.heavy -= 1;
+        }
+    }
+
+    /// The target stays taken: a later drop for it must not overtake.
+    fn postpone(&mut self, target: Option<Target>, postponed: Postponed) {
+        let Postponed { seen, fault } = postponed;
+        self.release(seen.entry());
+        self.troubles.meet(seen.entry(), &fault);
+        self.postponed.push((seen, target));
+    }
+
+    fn put_away_later(&mut self, settled: Settled, failure: Failure) {
+        self.troubles.meet(settled.entry(), &failure.into());
+        self.unremoved.push(settled);
+    }
+
+    fn retry_postponed(&mut self) {
+        if !self.troubles.is_time() {
+            return;
+        }
+        self.wants_scan = true;
+        for (seen, target) in std::mem::take(&mut self.postponed) {
+            match target {
+                Some(target) => self.recalled.push_back((seen, target)),
+                None => self.seen.push_front(seen),
+            }
+        }
+        let unremoved = std::mem::take(&mut self.unremoved);
+        if !unremoved.is_empty() {
+            let shop = Arc::clone(&self.shop);
+            self.jobs.spawn_blocking(move || {
+                let put_away = |settled: Settled| {
+                    let result = settled.put_away(&shop.spool);
+                    (settled, result)
+                };
+                Job::PutAway(unremoved.into_iter().map(put_away).collect())
+            });
+        }
+    }
+
+    /// Behind a backlog that is known, another look can wait: what is new comes after it.
+    fn can_scan(&self) -> bool {
+        !self.running.scan && self.seen.len() < AHEAD
+    }
+
+    /// When there will be something to begin even if nothing happens. What can't be begun yet has
+    /// no say in it: it would wake the task again and again.
+    fn wake_up(&self) -> Instant {
+        let far = Instant::now() + self.settings.rescan_interval;
+        let vacuum = self
+            .vacuums
+            .keys()
+            .next()
+            .filter(|_| self.pointers.is_some());
+        let expiry = self.next_expiry.filter(|_| !self.running.expiry);
+        let settles = self.settles.filter(|_| self.can_scan());
+        let scan = self.can_scan().then_some(self.next_scan);
+        let moments = [vacuum.copied(), expiry, settles]
+            .into_iter()
+            .flatten()
+            .map(instant);
+        moments
+            .chain(scan)
+            .chain(self.troubles.next_try())
+            .fold(far, Instant::min)
+    }
+
+    /// Nothing runs, and nothing could be begun before somebody drops something.
+    fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && !self.wants_scan && self.settles.is_none()
+    }
+
+    fn all_finished(&self) -> anyhow::Result<()> {
+        let left = self.postponed.len() + self.unremoved.len();
+        anyhow::ensure!(
+            left == 0,
+            "{left} drops could not be finished; they stay in the spool"
+        );
+        Ok(())
+    }
+}
+
+fn instant(moment: Moment) -> Instant {
+    Instant::now() + moment.ahead()
+}
+
+/// The one line about an outcome.
+fn report(finished: &Finished) {
+    let Finished { settled, took, .. } = finished;
+    let outcome = settled.outcome();
+    let Outcome {
+        drop,
+        target,
+        importer,
+        ..
+    } = outcome;
+    let target = target.as_ref().map(tracing::field::display);
+    let importer = &importer.name;
+    match (&outcome.image, outcome.outcome) {
+        (Some(image), verdict) => {
+            let generation = image.generation.as_ref().map(tracing::field::display);
+            let bytes = bytesize::ByteSize(image.bytes);
+            let (files, took) = (image.files, humantime::format_duration(round(*took)));
+            let verdict = if verdict == Verdict::Published {
+                "published"
+            } else {
+                "unchanged"
+            };
+            tracing::info!(target, generation, drop, importer, files, %bytes, %took, "{verdict}");
+        }
+        (None, _) => {
+            let reason = outcome.reason.map(tracing::field::display);
+            let detail = outcome.detail.as_deref().unwrap_or_default();
+            // An excerpt of a manifest has lines of its own.
+            let gap = if detail.contains('\n') { "\n" } else { " " };
+            tracing::warn!(target, reason, drop, importer, "rejected:{gap}{detail}");
+        }
+    }
+}
+
+fn round(duration: Duration) -> Duration {
+    let micros = duration.as_micros();
+    let unit = if micros < 10_000 { 1 } else { 1_000 };
+    Duration::from_micros(u64::try_from(micros / unit * unit).unwrap_or(u64::MAX))
+}

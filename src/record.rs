@@ -1,0 +1,246 @@
+//! The record beside a generation: what was published, from which drop, by whom and when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::Importer;
+use crate::digest::Digest;
+use crate::document;
+use crate::generation::GenerationName;
+use crate::listing::{FileMark, Listing};
+use crate::moment::Moment;
+use crate::target::Target;
+
+/// The only format there is.
+pub const FORMAT: u32 = 1;
+
+/// What stands between the head, which is short, and the listing, which may be long.
+const LISTING: &str = "\n[files]\n";
+
+/// Everything that is known of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub head: Head,
+    pub listing: Listing,
+}
+
+/// A record without the listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    pub format: u32,
+    pub target: Target,
+    pub generation: GenerationName,
+    /// The image digest.
+    pub digest: Digest,
+    pub file_count: usize,
+    /// All files' bytes together.
+    pub bytes: u64,
+    pub published_at: Moment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// `None` when it was no drop: a directory that stood there before was adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
+}
+
+/// Where a generation came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    pub drop: String,
+    pub importer: Importer,
+    pub received_at: Moment,
+}
+
+/// The listing as the record writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    files: BTreeMap<String, FileMark>,
+    #[serde(default)]
+    links: BTreeMap<String, String>,
+    #[serde(default)]
+    folders: Folders,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Folders {
+    paths: BTreeSet<String>,
+}
+
+/// A text that is no [`Record`].
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    #[error("a record of format {0}; expected {FORMAT}")]
+    Format(u32),
+    #[error("a record without `[files]`")]
+    NoListing,
+}
+
+impl Record {
+    /// # Errors
+    /// When it is no record, or one of a format that this version doesn't know.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        let (head, listing) = text.split_once(LISTING).ok_or(RecordError::NoListing)?;
+        let stored: Stored = toml::from_str(&format!("{LISTING}{listing}"))?;
+        let listing = Listing {
+            files: stored.files,
+            links: stored.links,
+            folders: stored.folders.paths,
+        };
+        Ok(Self {
+            head: Head::parse(head)?,
+            listing,
+        })
+    }
+
+    pub fn to_toml(&self) -> String {
+        let head = toml::to_string(&self.head).expect("a head is plain data");
+        // The sub-tables of the head come before the listing, which begins with a header as well.
+        let mut text = format!("{head}{LISTING}");
+        for (path, FileMark { sha256, size }) in &self.listing.files {
+            let key = document::key(path);
+            let _ = writeln!(text, "{key} = {{ sha256 = \"{sha256}\", size = {size} }}");
+        }
+        if !self.listing.links.is_empty() {
+            text.push_str("\n[links]\n");
+            for (path, to) in &self.listing.links {
+                let _ = writeln!(text, "{} = {}", document::key(path), document::key(to));
+            }
+        }
+        if !self.listing.folders.is_empty() {
+            text.push_str("\n[folders]\npaths = [\n");
+            for path in &self.listing.folders {
+                let _ = writeln!(text, "    {},", document::key(path));
+            }
+            text.push_str("]\n");
+        }
+        text
+    }
+}
+
+impl Head {
+    /// Reads the head of a record; `text` may end anywhere after it.
+    ///
+    /// # Errors
+    /// As [`Record::parse`].
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let text = text.split_once(LISTING).map_or(text, |(head, _)| head);
+        match toml::from_str::<Self>(text) {
+            Ok(head) if head.format == FORMAT => Ok(head),
+            Ok(head) => Err(RecordError::Format(head.format)),
+            // A later format may hold what this version can't read: say that instead.
+            Err(error) => match toml::from_str::<Format>(text) {
+                Ok(Format { format }) if format != FORMAT => Err(RecordError::Format(format)),
+                _ => Err(error.into()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Record {
+        let digest = Digest::of(b"abc");
+        let at = Moment::from_stat(1_795_364_100, 250_000_000);
+        Record {
+            head: Head {
+                format: FORMAT,
+                target: "amd64/generic/noble/install".parse().unwrap(),
+                generation: GenerationName::new(at, &digest, |_| false),
+                digest,
+                file_count: 1,
+                bytes: 3,
+                published_at: at,
+                version: Some("2026-11-22".into()),
+                from: Some(Origin {
+                    drop: "noble-1".into(),
+                    importer: Importer {
+                        uid: 1000,
+                        name: "ci".into(),
+                    },
+                    received_at: at,
+                }),
+            },
+            listing: Listing {
+                files: [(
+                    "d/\"linux\"".into(),
+                    FileMark {
+                        sha256: digest,
+                        size: 3,
+                    },
+                )]
+                .into(),
+                links: [("vmlinuz".into(), "d/\"linux\"".into())].into(),
+                folders: ["d".into()].into(),
+            },
+        }
+    }
+
+    /// Records stay in trees for years: a change of this text is a new format.
+    #[test]
+    fn the_format_is_pinned() {
+        let pinned = r#"format = 1
+target = "amd64/generic/noble/install"
+generation = "20261122T161500Z-ba7816bf8f01"
+digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+file_count = 1
+bytes = 3
+published_at = "2026-11-22T16:15:00.250000Z"
+version = "2026-11-22"
+
+[from]
+drop = "noble-1"
+received_at = "2026-11-22T16:15:00.250000Z"
+
+[from.importer]
+uid = 1000
+name = "ci"
+
+[files]
+"d/\"linux\"" = { sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", size = 3 }
+
+[links]
+"vmlinuz" = "d/\"linux\""
+
+[folders]
+paths = [
+    "d",
+]
+"#;
+        assert_eq!(sample().to_toml(), pinned);
+        assert_eq!(Record::parse(pinned).unwrap(), sample());
+        assert_eq!(Head::parse(pinned).unwrap(), sample().head);
+    }
+
+    #[test]
+    fn a_head_can_be_read_without_the_rest_of_the_record() {
+        let text = sample().to_toml();
+        let cut = text.find("[links]").unwrap();
+        assert_eq!(Head::parse(&text[..cut]).unwrap(), sample().head);
+    }
+
+    #[test]
+    fn a_record_of_a_later_format_is_told_from_a_broken_one() {
+        let later = sample()
+            .to_toml()
+            .replace("format = 1", "format = 2\nnew = 1");
+        assert!(matches!(Record::parse(&later), Err(RecordError::Format(2))));
+        assert!(matches!(
+            Record::parse("format = 1"),
+            Err(RecordError::NoListing)
+        ));
+    }
+}

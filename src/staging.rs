@@ -1,0 +1,369 @@
+//! What comes into the tree, and the one atomic step between two generations.
+//!
+//! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`] and is swapped in;
+//! each is made of the one before. To make drafts the [`Staging`] will do, which many may share;
+//! whatever a booting machine can see needs the [`Pointers`], of which there is one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::account;
+use crate::dir::Dir;
+use crate::failpoint;
+use crate::fault::{Failure, Fault, StartError};
+use crate::generation::GenerationName;
+use crate::image::{DIR_MODE, Ownership};
+use crate::moment::Moment;
+use crate::record::{Head, Record};
+use crate::settings::TreeSettings;
+use crate::target::Target;
+use crate::tree::{PRIVATE, Tree};
+
+/// The folder for drafts in the daemon's own folder.
+const FOLDER: &str = "staging";
+
+/// The private part of a tree, in which generations are made.
+#[derive(Debug)]
+pub struct Staging {
+    tree: Tree,
+    folder: Dir,
+    /// Never read: it holds the lock.
+    _private: Dir,
+    /// What published files look like.
+    ownership: Ownership,
+    /// Whether that has to be given to them.
+    gives_away: bool,
+    next: AtomicU64,
+}
+
+/// The right to change what machines see. There is one for a tree, and who has it is its owner.
+#[derive(Debug)]
+pub struct Pointers(Arc<Staging>);
+
+/// An empty directory in the staging, to be filled. Goes when it is dropped.
+#[derive(Debug)]
+pub struct Draft<'s> {
+    staging: &'s Staging,
+    number: u64,
+    /// Where the image's copy goes.
+    pub dir: Dir,
+    is_finished: bool,
+}
+
+/// A whole generation with its record, in the staging.
+#[derive(Debug)]
+pub struct Staged {
+    number: u64,
+    head: Head,
+    replaces: Replaces,
+    /// The image stands in its place already: an older generation comes back.
+    is_kept: bool,
+}
+
+/// What has to be done with what the pointer leads to until now.
+#[derive(Debug)]
+pub enum Replaces {
+    Nothing,
+    Generation(GenerationName),
+    /// A directory that somebody else made becomes the previous generation, with this record.
+    Plain(Box<Record>),
+}
+
+/// A generation that stands in its place and waits for the pointer.
+#[derive(Debug)]
+pub struct Placed {
+    target: Target,
+    generation: GenerationName,
+    adopts: Option<GenerationName>,
+}
+
+impl Staging {
+    /// Opens the tree, makes it when it is not there, and locks it.
+    ///
+    /// # Errors
+    /// When another daemon holds the lock, or an account of the settings is unknown.
+    pub fn open(settings: &TreeSettings) -> Result<(Arc<Self>, Pointers), StartError> {
+        let tree = Tree::new(Dir::open_or_make(&settings.path)?);
+        let private = tree.root().dir_or_make(PRIVATE, 0o700)?;
+        private.make_plain(0o700)?;
+        if !private.lock()? {
+            return Err(StartError::InUse(settings.path.clone()));
+        }
+        let folder = private.dir_or_make(FOLDER, 0o700)?;
+        // What the file system gives to new files here; a mount option can have a say in it.
+        let own = folder.stat_self()?;
+        let ownership = Ownership {
+            uid: account_or(settings.owner.as_deref(), account::user, "user", own.uid)?,
+            gid: account_or(settings.group.as_deref(), account::group, "group", own.gid)?,
+        };
+        let gives_away = (ownership.uid, ownership.gid) != (own.uid, own.gid);
+        let next = AtomicU64::new(0);
+        let staging = Arc::new(Self {
+            tree,
+            folder,
+            _private: private,
+            ownership,
+            gives_away,
+            next,
+        });
+        Ok((Arc::clone(&staging), Pointers(staging)))
+    }
+
+    /// The tree that it belongs to.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// What published files look like.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
+    /// User and group that a copy has to be given; `None` when it is right as it is made.
+    pub fn gives_away_to(&self) -> Option<Ownership> {
+        self.gives_away.then_some(self.ownership)
+    }
+
+    pub fn free_space(&self) -> Result<u64, Failure> {
+        self.tree.root().free_space()
+    }
+
+    /// An empty directory to copy an image to.
+    pub fn begin(&self) -> Result<Draft<'_>, Failure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        failpoint::at("stage").map_err(|e| Failure::new("staging", self.folder.path(), e))?;
+        self.folder.make_dir(number.to_string(), DIR_MODE)?;
+        let dir = self.folder.existing_dir(number.to_string())?;
+        Ok(Draft {
+            staging: self,
+            number,
+            dir,
+            is_finished: false,
+        })
+    }
+
+    /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
+    pub fn stage_kept(&self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.folder
+            .write_new(record_name(number), record.to_toml().as_bytes())?;
+        Ok(Staged {
+            number,
+            head: record.head.clone(),
+            replaces,
+            is_kept: true,
+        })
+    }
+
+    /// Makes all that was staged, placed or swapped until now durable.
+    pub fn sync(&self) -> Result<(), Failure> {
+        failpoint::at("tree-sync")
+            .map_err(|e| Failure::new("syncing", self.tree.root().path(), e))?;
+        self.tree.root().sync_file_system()
+    }
+
+    fn discard(&self, number: u64) {
+        // What stays behind goes at the next start.
+        let _ = self.folder.remove_tree(number.to_string());
+        let _ = self.folder.remove_file(record_name(number));
+    }
+}
+
+impl Draft<'_> {
+    /// Writes the record beside the copied image.
+    pub fn finish(mut self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
+        failpoint::at("stage-record").map_err(|e| Failure::new("staging", self.dir.path(), e))?;
+        let name = record_name(self.number);
+        self.staging
+            .folder
+            .write_new(&name, record.to_toml().as_bytes())?;
+        self.is_finished = true;
+        let head = record.head.clone();
+        Ok(Staged {
+            number: self.number,
+            head,
+            replaces,
+            is_kept: false,
+        })
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.staging.discard(self.number);
+        }
+    }
+}
+
+impl Staged {
+    /// The head of its record.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+}
+
+impl Pointers {
+    pub fn tree(&self) -> &Tree {
+        &self.0.tree
+    }
+
+    /// As [`Staging::sync`].
+    pub fn sync(&self) -> Result<(), Failure> {
+        self.0.sync()
+    }
+
+    /// Puts a staged generation, which has to be durable, and then its record in their place.
+    ///
+    /// # Errors
+    /// It stays in the staging, for another try or [`Pointers::discard`].
+    pub fn place(&mut self, staged: &Staged) -> Result<Placed, Failure> {
+        let Head {
+            target, generation, ..
+        } = &staged.head;
+        let mut folder = self
+            .0
+            .tree
+            .root()
+            .dir_or_make(target.folders()[0], DIR_MODE)?;
+        for name in &target.folders()[1..] {
+            folder = folder.dir_or_make(name, DIR_MODE)?;
+        }
+        let generations = folder.dir_or_make(target.generations(), DIR_MODE)?;
+        let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
+
+        if staged.is_kept {
+            // Gone by hand in the meantime? Then the next try copies it.
+            generations.existing_dir(generation.as_str())?;
+        } else {
+            at("place-generation")?;
+            self.0
+                .folder
+                .rename(staged.number.to_string(), &generations, generation.as_str())?;
+        }
+        at("place-record")?;
+        let record = record_name(staged.number);
+        self.0
+            .folder
+            .rename(record, &generations, generation.record())?;
+
+        let adopts = match &staged.replaces {
+            Replaces::Nothing => None,
+            Replaces::Generation(previous) => {
+                self.retire(&generations, previous)?;
+                None
+            }
+            Replaces::Plain(record) => {
+                // The pointer is made where the directory will go: exchanging the two then puts
+                // both in their place at once.
+                at("place-adopted")?;
+                let name = &record.head.generation;
+                generations.write_new(name.record(), record.to_toml().as_bytes())?;
+                generations.make_link(name.as_str(), pointer(target, generation))?;
+                Some(name.clone())
+            }
+        };
+        Ok(Placed {
+            target: target.clone(),
+            generation: generation.clone(),
+            adopts,
+        })
+    }
+
+    /// Makes a generation, which has to be durable in its place, the current one. This is the only
+    /// step that a booting machine can see.
+    pub fn swap(&mut self, placed: &Placed) -> Result<(), Failure> {
+        let Placed {
+            target,
+            generation,
+            adopts,
+        } = placed;
+        let folder = self
+            .0
+            .tree
+            .root()
+            .existing_dir(target.folders().join("/"))?;
+        failpoint::at("swap").map_err(|e| Failure::new("swapping", folder.path(), e))?;
+        if let Some(adopted) = adopts {
+            let generations = folder.existing_dir(target.generations())?;
+            return folder.exchange(target.purpose(), &generations, adopted.as_str());
+        }
+        let link = "pointer";
+        self.0.folder.remove_file(link)?;
+        self.0.folder.make_link(link, pointer(target, generation))?;
+        self.0.folder.rename(link, &folder, target.purpose())
+    }
+
+    /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
+    /// knows what of it has reached the disk.
+    pub fn discard(&mut self, staged: &Staged) -> Result<(), Fault> {
+        self.0.discard(staged.number);
+        let Head {
+            target, generation, ..
+        } = &staged.head;
+        let is_current = self.0.tree.pointed(target)?.as_ref() == Some(generation);
+        let Some(generations) = self.0.tree.generations(target)? else {
+            return Ok(());
+        };
+        if let Replaces::Plain(record) = &staged.replaces {
+            let adopted = &record.head.generation;
+            if generations.link(adopted.as_str())?.is_some() {
+                generations.remove_file(adopted.as_str())?;
+                generations.remove_file(adopted.record())?;
+            }
+        }
+        if !staged.is_kept && !is_current && generations.stat(generation.as_str())?.is_some() {
+            self.remove(&generations, generation)?;
+        }
+        Ok(())
+    }
+
+    /// Removes whatever the staging holds.
+    pub fn empty_staging(&mut self) -> Result<(), Failure> {
+        for (name, _) in self.0.folder.names()? {
+            self.0.folder.remove_tree(name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a generation that isn't current: the record first, then the rest in one step.
+    pub fn remove(&mut self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
+        failpoint::at("vacuum").map_err(|e| Failure::new("removing", generations.path(), e))?;
+        generations.remove_file(name.record())?;
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
+        generations.rename(name.as_str(), &self.0.folder, &number)?;
+        self.0.folder.remove_tree(number)
+    }
+
+    /// Notes that a generation stops being current: its record was modified last at that time.
+    /// Before the swap, so that a crash can't leave an older time, by which it would go too early.
+    fn retire(&self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
+        match generations.set_modified(name.record(), Moment::now()) {
+            // A generation without its record is damaged; vacuum takes it for a leftover.
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// What the pointer holds.
+fn pointer(target: &Target, generation: &GenerationName) -> String {
+    format!("{}/{generation}", target.generations())
+}
+
+fn record_name(number: u64) -> String {
+    format!("{number}.toml")
+}
+
+fn account_or(
+    name: Option<&str>,
+    find: impl Fn(&str) -> Option<u32>,
+    kind: &'static str,
+    own: u32,
+) -> Result<u32, StartError> {
+    let Some(name) = name else { return Ok(own) };
+    find(name).ok_or_else(|| StartError::NoAccount {
+        kind,
+        name: name.to_string(),
+    })
+}

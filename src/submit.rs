@@ -1,0 +1,163 @@
+//! A drop made from a directory: the importer's side of the spool.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use notify::{RecursiveMode, Watcher as _};
+
+use crate::copy::copy;
+use crate::crew::Progress;
+use crate::dir::Dir;
+use crate::image::{DIR_MODE, Image};
+use crate::manifest::{self, FileClaim, Manifest};
+use crate::moment::Moment;
+use crate::outcome::Outcome;
+use crate::settings::Limits;
+use crate::spool::{IMAGE, INCOMING, OUTCOMES};
+use crate::target::Target;
+
+/// How often an outcome is looked for where no event tells of it.
+const POLL: Duration = Duration::from_secs(1);
+
+/// An outcome is never longer.
+const MAX_OUTCOME: u64 = 1 << 20;
+
+/// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
+pub struct Draft {
+    incoming: Dir,
+    image: Image,
+    name: String,
+    is_finished: bool,
+}
+
+impl Draft {
+    /// Looks at the image to be dropped, and begins the drop.
+    ///
+    /// # Errors
+    /// When the image holds what no image may hold, or the spool can't be written.
+    pub fn begin(
+        spool: &Path,
+        image: &Path,
+        target: &Target,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
+        // The directory is the caller's own choice: whose files it holds is no question here.
+        let image = Image::check(Dir::open(image)?, 0, limits)?;
+        let incoming = Dir::open(&spool.join(INCOMING)).context("opening the spool")?;
+        let words = target.to_string().replace('/', "-");
+        let mut moment = Moment::now();
+        loop {
+            let name = format!("{}-{words}", moment.compact_precise());
+            if incoming.make_dir(format!(".{name}"), DIR_MODE)? {
+                return Ok(Self {
+                    incoming,
+                    image,
+                    name,
+                    is_finished: false,
+                });
+            }
+            moment = moment.later(Duration::from_micros(1));
+        }
+    }
+
+    /// The bytes to be copied.
+    pub fn bytes(&self) -> u64 {
+        self.image.bytes()
+    }
+
+    /// Copies the image, writes the manifest with a checksum of every file, makes both durable, and
+    /// hands the drop over. Returns its name.
+    ///
+    /// # Errors
+    /// When a file can't be read, or the spool can't be written.
+    pub fn finish(
+        mut self,
+        target: Target,
+        version: Option<String>,
+        progress: &Progress,
+    ) -> anyhow::Result<String> {
+        let hidden = format!(".{}", self.name);
+        let drop = self.incoming.existing_dir(&hidden)?;
+        let into = drop.dir_or_make(IMAGE, DIR_MODE)?;
+        let listing = copy(&self.image, &into, None, None, progress)?;
+        let claim = |(path, mark): (String, crate::listing::FileMark)| {
+            (
+                path,
+                FileClaim {
+                    sha256: mark.sha256,
+                    size: Some(mark.size),
+                },
+            )
+        };
+        let files = listing.files.into_iter().map(claim).collect();
+        let manifest = Manifest {
+            target,
+            version,
+            files: Some(files),
+        };
+        drop.write_new(manifest::FILE, manifest.to_toml().as_bytes())?;
+        // Once it has its name the drop must survive a power cut.
+        self.incoming.sync_file_system()?;
+        if !self
+            .incoming
+            .rename_new(&hidden, &self.incoming, &self.name)?
+        {
+            bail!(
+                "the spool has a drop {:?} already; expected none",
+                self.name
+            );
+        }
+        self.is_finished = true;
+        self.incoming.sync_file_system()?;
+        Ok(self.name.clone())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _ = self.incoming.remove_tree(format!(".{}", self.name));
+        }
+    }
+}
+
+/// Waits for the outcome of a drop; `None` when there is none after `limit`.
+///
+/// # Errors
+/// When the spool can't be read.
+pub async fn outcome(
+    spool: &Path,
+    drop: &str,
+    limit: Option<Duration>,
+) -> anyhow::Result<Option<Outcome>> {
+    let outcomes = Dir::open(&spool.join(OUTCOMES)).context("opening the outcomes")?;
+    let file = format!("{drop}.json");
+    let look = std::sync::Arc::new(tokio::sync::Notify::new());
+    let hint = std::sync::Arc::clone(&look);
+    let wanted = file.clone();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let is_it = |path: &std::path::PathBuf| path.file_name() == Some(OsStr::new(&wanted));
+        if event.is_ok_and(|event| event.paths.iter().any(is_it)) {
+            hint.notify_one();
+        }
+    })?;
+    // Without events the poll serves.
+    let _ = watcher.watch(outcomes.path(), RecursiveMode::NonRecursive);
+    let found = async {
+        loop {
+            if let Some(bytes) = outcomes.read(&file, MAX_OUTCOME)? {
+                return serde_json::from_slice(&bytes).context("reading the outcome");
+            }
+            let _ = tokio::time::timeout(POLL, look.notified()).await;
+        }
+    };
+    match limit {
+        None => found.await.map(Some),
+        Some(limit) => match tokio::time::timeout(limit, found).await {
+            Ok(outcome) => outcome.map(Some),
+            Err(_) => Ok(None),
+        },
+    }
+}

@@ -1,0 +1,119 @@
+//! What can't be done at the moment: said once, tried again, further and further apart.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::fault::Fault;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The troubles of drops that wait.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    /// Who is in trouble.
+    who: HashSet<String>,
+    /// What was said already. Many drops have the same trouble when a disk is full.
+    said: HashSet<String>,
+    /// Tries since the last trouble began.
+    tries: u32,
+    next: Option<Instant>,
+    watch_failed: bool,
+}
+
+impl Troubles {
+    /// Notes that `who` could not go on, and says so when nobody had this trouble before.
+    pub fn meet(&mut self, who: &str, fault: &Fault) {
+        let what = match fault {
+            // Told apart without the path: that is another for each drop.
+            Fault::Retry(failure) => format!("{} {}", failure.doing, failure.source),
+            Fault::NoSpace { .. } => "no space".to_string(),
+            Fault::Reject(..) | Fault::Interrupted => return,
+        };
+        let delay = self.delay();
+        self.who.insert(who.to_string());
+        if self.said.insert(what) {
+            let delay = humantime::format_duration(delay);
+            tracing::warn!(
+                "{who} has to wait: {fault}; trying again in {delay} and then less often"
+            );
+        }
+        self.next.get_or_insert_with(|| Instant::now() + delay);
+    }
+
+    /// The kernel's events are missing: said once.
+    pub fn meet_watch(&mut self, error: &notify::Error) {
+        if !std::mem::replace(&mut self.watch_failed, true) {
+            tracing::warn!("watching the spool: {error}, going on with rescans only");
+        }
+    }
+
+    /// `who` could go on.
+    pub fn is_over(&mut self, who: &str) {
+        if self.who.remove(who) && self.who.is_empty() {
+            tracing::info!("what had to wait could go on");
+            self.said.clear();
+            self.tries = 0;
+            self.next = None;
+        }
+    }
+
+    /// Whether it is time to try again.
+    pub fn is_time(&mut self) -> bool {
+        let is_time = self.next.is_some_and(|next| next <= Instant::now());
+        if is_time {
+            self.next = None;
+            self.tries += 1;
+            if self.tries > 1 && self.tries.is_power_of_two() {
+                tracing::warn!(
+                    "{} still have to wait, tried {} times",
+                    self.who.len(),
+                    self.tries
+                );
+            }
+        }
+        is_time
+    }
+
+    pub fn next_try(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn delay(&self) -> Duration {
+        FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Failure;
+
+    fn full() -> Fault {
+        Failure::new("writing", "x", std::io::Error::from_raw_os_error(28)).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_come_further_and_further_apart_and_start_anew_after_success() {
+        let mut troubles = Troubles::default();
+        let mut delays = Vec::new();
+        for _ in 0..9 {
+            troubles.meet("a", &full());
+            let next = troubles.next_try().unwrap();
+            delays.push((next - Instant::now()).as_secs());
+            assert!(!troubles.is_time());
+            tokio::time::sleep_until(next).await;
+            assert!(troubles.is_time());
+        }
+        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        troubles.meet("b", &full());
+        troubles.is_over("a");
+        assert!(troubles.next_try().is_some(), "b still waits");
+        troubles.is_over("b");
+        assert_eq!(troubles.next_try(), None);
+        troubles.meet("a", &full());
+        assert_eq!((troubles.next_try().unwrap() - Instant::now()).as_secs(), 1);
+    }
+}

@@ -1,0 +1,39 @@
+//! The daemon as a whole, on real images, servers, file systems and crashes.
+//!
+//! A test that can't run here (no root, a package that is missing) is reported as ignored, with
+//! what it misses.
+
+mod blocklog;
+mod commands;
+mod crashes;
+mod filesystems;
+mod hardship;
+mod images;
+mod load;
+mod orders;
+mod power;
+mod swaps;
+mod threats;
+mod world;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let tests = [
+        images::tests(),
+        swaps::tests(),
+        crashes::tests(),
+        power::tests(),
+        threats::tests(),
+        load::tests(),
+        filesystems::tests(),
+        hardship::tests(),
+        orders::tests(),
+        commands::tests(),
+    ];
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        tests.into_iter().flatten().collect(),
+    )
+    .exit();
+}

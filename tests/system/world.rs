@@ -1,0 +1,484 @@
+//! A spool, a tree, and the daemon between them: what every test begins with.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_netboot-publisher");
+
+/// Nothing in a test takes this long unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a test can't do without.
+#[derive(Clone, Copy, Debug)]
+pub enum Needs {
+    Root,
+    Program(&'static str),
+    Path(&'static str),
+    /// The feature `failpoints` of the program under test.
+    Failpoints,
+}
+
+impl Needs {
+    fn is_met(self) -> bool {
+        match self {
+            Self::Root => rustix::process::geteuid().is_root(),
+            Self::Program(name) => {
+                let folders = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&folders)
+                    .chain(["/usr/sbin".into(), "/sbin".into()])
+                    .any(|folder| folder.join(name).is_file())
+            }
+            Self::Path(path) => Path::new(path).exists(),
+            Self::Failpoints => cfg!(feature = "failpoints"),
+        }
+    }
+}
+
+/// A test: one sentence, what it needs, what it does. It is reported as ignored where something is
+/// missing.
+pub fn test(sentence: &str, needs: &[Needs], body: impl FnOnce() + Send + 'static) -> Trial {
+    let missing: Vec<_> = needs.iter().filter(|need| !need.is_met()).collect();
+    if !missing.is_empty() {
+        eprintln!("not run, {missing:?} missing: {sentence}");
+    }
+    let run = move || {
+        body();
+        Ok(())
+    };
+    Trial::test(sentence.replace(' ', "_"), run).with_ignored_flag(!missing.is_empty())
+}
+
+/// A spool and a tree in a directory that goes with the test.
+pub struct World {
+    // Dropped last: the daemon's files are in it.
+    _dir: Option<tempfile::TempDir>,
+    pub root: PathBuf,
+    pub spool: PathBuf,
+    pub tree: PathBuf,
+    pub config: PathBuf,
+}
+
+/// A running daemon. Ends by SIGKILL when it is dropped.
+pub struct Daemon {
+    pub child: Child,
+    lines: mpsc::Receiver<String>,
+    /// What it has logged, as far as it was looked at.
+    pub log: Vec<String>,
+}
+
+impl World {
+    /// With the defaults, but that nothing is kept free and nothing kept for its age.
+    pub fn new() -> Self {
+        Self::with("[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n")
+    }
+
+    /// With these settings beside the paths, which may not name `[spool]` or `[tree]` keys in a
+    /// table of their own: `spool.watch = …` goes into the text as `#spool watch = …`.
+    pub fn with(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().to_path_buf();
+        let mut world = Self::at(&root, &root.join("spool"), &root.join("tree"), settings);
+        world._dir = Some(dir);
+        world
+    }
+
+    /// With the spool and the tree at given places; `root` holds the configuration.
+    pub fn at(root: &Path, spool: &Path, tree: &Path, settings: &str) -> Self {
+        let of = |table: &str| -> String {
+            let prefix = format!("#{table} ");
+            let keys = settings
+                .lines()
+                .filter_map(|line| line.strip_prefix(&prefix));
+            keys.map(|key| format!("{key}\n")).collect()
+        };
+        let config = root.join("config.toml");
+        let text = format!(
+            "[spool]\npath = {spool:?}\n{}[tree]\npath = {tree:?}\n{}{settings}",
+            of("spool"),
+            of("tree")
+        );
+        fs::write(&config, text).expect("writing the configuration");
+        for folder in ["incoming", "processing", "rejected", "outcomes"] {
+            fs::create_dir_all(spool.join(folder)).expect("making the spool");
+        }
+        Self {
+            _dir: None,
+            root: root.into(),
+            spool: spool.into(),
+            tree: tree.into(),
+            config,
+        }
+    }
+
+    /// The program with this world's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments)
+            .output()
+            .expect("running the program")
+    }
+
+    /// Drains the spool, which has to go well.
+    pub fn run_once(&self) {
+        let output = self.run(&["run", "--once"]);
+        assert!(
+            output.status.success(),
+            "run --once: {}\n{self}",
+            text(&output)
+        );
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn daemon(&self) -> Daemon {
+        Daemon::start(self.command(&["run"]))
+    }
+
+    /// Drops an image as an importer does: built under a hidden name, then renamed.
+    pub fn drop_image(&self, name: &str, target: &str, files: &[(&str, &[u8])]) {
+        self.drop_with(name, &manifest(target), |image| {
+            for (path, bytes) in files {
+                let path = image.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, bytes).unwrap();
+            }
+        });
+    }
+
+    /// As [`World::drop_image`], with a manifest and an image of the caller's own making.
+    pub fn drop_with(&self, name: &str, manifest: &str, make: impl FnOnce(&Path)) {
+        let hidden = self.spool.join("incoming").join(format!(".{name}"));
+        fs::create_dir_all(hidden.join("image")).unwrap();
+        make(&hidden.join("image"));
+        fs::write(hidden.join("manifest.toml"), manifest).unwrap();
+        fs::rename(&hidden, self.incoming(name)).unwrap();
+    }
+
+    /// Drops a copy of a directory (`cp -a`).
+    pub fn drop_directory(&self, name: &str, target: &str, directory: &Path) {
+        self.drop_with(name, &manifest(target), |image| {
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(directory.join("."))
+                .arg(image)
+                .status();
+            assert!(copied.unwrap().success());
+        });
+    }
+
+    pub fn incoming(&self, name: &str) -> PathBuf {
+        self.spool.join("incoming").join(name)
+    }
+
+    /// The outcome of a drop, if there is one.
+    pub fn outcome(&self, drop: &str) -> Option<Value> {
+        let text = fs::read(self.spool.join("outcomes").join(format!("{drop}.json"))).ok()?;
+        Some(serde_json::from_slice(&text).expect("an outcome is JSON"))
+    }
+
+    /// Asserts what became of a drop; for a rejected one with its reason: `rejected too-large`.
+    pub fn assert_outcome(&self, drop: &str, expected: &str) -> Value {
+        let Some(outcome) = self.outcome(drop) else {
+            panic!("{drop} has no outcome\n{self}")
+        };
+        let word = |key: &str| outcome[key].as_str().unwrap_or_default().to_string();
+        let found = format!("{} {}", word("outcome"), word("reason"));
+        assert_eq!(found.trim_end(), expected, "{drop}: {outcome:#}\n{self}");
+        outcome
+    }
+
+    /// The directory that a target points to.
+    pub fn published(&self, target: &str) -> PathBuf {
+        self.tree.join(target)
+    }
+
+    /// The names in a folder of the spool.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        names(&self.spool.join(folder))
+    }
+
+    /// Nothing is on its way, and nothing was left behind: what has to be so whenever the daemon
+    /// has nothing to do.
+    pub fn assert_at_rest(&self) {
+        assert_eq!(self.names("processing"), Vec::<String>::new(), "{self}");
+        let staging = self.tree.join(".netboot-publisher/staging");
+        assert_eq!(names(&staging), Vec::<String>::new(), "{self}");
+        self.assert_whole();
+    }
+
+    /// Every pointer leads to a generation, every generation has a record and the files it names.
+    pub fn assert_whole(&self) {
+        for path in walk(&self.tree) {
+            let Some(folder) = path.file_name().and_then(OsStr::to_str) else {
+                continue;
+            };
+            let Some(purpose) = folder.strip_suffix('@') else {
+                continue;
+            };
+            let pointer = path.with_file_name(purpose);
+            assert!(
+                pointer.is_dir() || !pointer.is_symlink(),
+                "{pointer:?} leads nowhere\n{self}"
+            );
+            for name in names(&path) {
+                match name.strip_suffix(".toml") {
+                    Some(generation) => {
+                        assert!(
+                            path.join(generation).is_dir(),
+                            "record of nothing: {name}\n{self}"
+                        );
+                    }
+                    None => assert_recorded(&path.join(&name), self),
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for World {
+    /// What a failing test prints: the world.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let listed = Command::new("ls")
+            .arg("-laR")
+            .arg(&self.spool)
+            .arg(&self.tree)
+            .output();
+        let listed = listed.map(|output| String::from_utf8_lossy(&output.stdout).to_string());
+        let listed: String = listed.unwrap_or_default().chars().take(20_000).collect();
+        f.write_str(&listed)
+    }
+}
+
+impl Daemon {
+    /// Starts a command that runs the daemon, and waits until it is ready.
+    pub fn start(mut command: Command) -> Self {
+        let mut daemon = Self::start_unready(&mut command);
+        daemon.wait_for(" ready ");
+        daemon
+    }
+
+    pub fn start_unready(command: &mut Command) -> Self {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starting the daemon");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            lines,
+            log: Vec::new(),
+        }
+    }
+
+    /// Waits until a line is logged that holds `text`, and returns it.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    self.log.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!(
+                    "{error}, no line with {text:?} in:\n{}",
+                    self.log.join("\n")
+                ),
+            }
+        }
+    }
+
+    /// Waits until the outcome of a drop is logged, and returns the line.
+    pub fn wait_for_drop(&mut self, drop: &str) -> String {
+        self.wait_for(&format!("drop=\"{drop}\""))
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("signalling the daemon");
+    }
+
+    /// Ends it by SIGTERM; it has to end well.
+    pub fn stop(mut self) -> Vec<String> {
+        self.signal(rustix::process::Signal::TERM);
+        let status = self.wait();
+        assert!(status.success(), "{status}:\n{}", self.log.join("\n"));
+        std::mem::take(&mut self.log)
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killing the daemon");
+        self.wait();
+    }
+
+    /// Waits for its end; what it logged until then is in `log`.
+    pub fn wait(&mut self) -> ExitStatus {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.log.push(line);
+        }
+        self.child.wait().expect("waiting for the daemon")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The smallest manifest for a target.
+pub fn manifest(target: &str) -> String {
+    let mut names = target.split('/');
+    let mut name = || names.next().expect("arch/subarch/release/purpose");
+    format!(
+        "format = 1\narch = {:?}\nsubarch = {:?}\nrelease = {:?}\npurpose = {:?}\n",
+        name(),
+        name(),
+        name(),
+        name()
+    )
+}
+
+/// What a program printed, for messages.
+pub fn text(output: &Output) -> String {
+    let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_string();
+    format!(
+        "{}\n{}{}",
+        output.status,
+        of(&output.stdout),
+        of(&output.stderr)
+    )
+}
+
+/// The names in a directory, sorted; none when it is not there.
+pub fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Every path beneath a directory, sorted; follows no link.
+pub fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for name in names(directory) {
+        let path = directory.join(name);
+        if path.is_dir() && !path.is_symlink() {
+            paths.extend(walk(&path));
+        }
+        paths.push(path);
+    }
+    paths.sort();
+    paths
+}
+
+/// Everything that `stat(2)` can see change, and every file's bytes.
+pub fn snapshot(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let look = |path: PathBuf| {
+        let stat = fs::symlink_metadata(&path).unwrap();
+        let mut seen = format!(
+            "{:o} {}:{} inode {} links {} size {} mtime {}.{} ctime {}.{}",
+            stat.mode(),
+            stat.uid(),
+            stat.gid(),
+            stat.ino(),
+            stat.nlink(),
+            stat.size(),
+            stat.mtime(),
+            stat.mtime_nsec(),
+            stat.ctime(),
+            stat.ctime_nsec()
+        );
+        if stat.is_symlink() {
+            let _ = write!(seen, " -> {:?}", fs::read_link(&path).unwrap());
+        } else if stat.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            let _ = write!(seen, " {}", netboot_publisher::digest::Digest::of(&bytes));
+        }
+        (path, seen)
+    };
+    walk(directory)
+        .into_iter()
+        .chain([directory.to_path_buf()])
+        .map(look)
+        .collect()
+}
+
+/// Asserts that two directories hold the same names, kinds, bytes and links.
+pub fn assert_same_content(ours: &Path, theirs: &Path) {
+    let output = Command::new("diff")
+        .args(["--recursive", "--no-dereference"])
+        .arg(ours.join("."))
+        .arg(theirs.join("."))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{ours:?} and {theirs:?} differ: {}",
+        text(&output)
+    );
+}
+
+/// Asserts that a generation is exactly what its record says.
+fn assert_recorded(generation: &Path, world: &World) {
+    let record = generation.with_file_name(format!(
+        "{}.toml",
+        generation.file_name().unwrap().to_string_lossy()
+    ));
+    let Ok(text) = fs::read_to_string(&record) else {
+        panic!("{generation:?}: no record\n{world}")
+    };
+    let record = netboot_publisher::record::Record::parse(&text).unwrap();
+    let mut files = record.listing.files.clone();
+    for path in walk(generation)
+        .iter()
+        .filter(|path| path.is_file() && !path.is_symlink())
+    {
+        let name = path.strip_prefix(generation).unwrap().to_str().unwrap();
+        let mark = files.remove(name);
+        let Some(mark) = mark else {
+            panic!("{path:?} is not in its record\n{world}")
+        };
+        let bytes = fs::read(path).unwrap();
+        let found = netboot_publisher::digest::Digest::of(&bytes);
+        assert_eq!(
+            found, mark.sha256,
+            "{path:?} is not what was recorded\n{world}"
+        );
+    }
+    assert!(files.is_empty(), "{generation:?} lacks {files:?}\n{world}");
+}
