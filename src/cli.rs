@@ -177,7 +177,7 @@ impl Submit {
             let Some(limit) = self.wait else {
                 return print(&format!("{drop}\n"));
             };
-            match submit::outcome(&spool, &drop, limit.map(Duration::from_secs)).await? {
+            match submit::wait(&spool, &drop, limit.map(Duration::from_secs)).await? {
                 Some(outcome) => tell(&outcome),
                 None => {
                     let _ = writeln!(

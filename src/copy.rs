@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::crew::{self, Progress};
 use crate::digest::Hasher;
@@ -63,6 +64,7 @@ pub fn copy(
         }
     }
     own(".")?;
+    let can_clone = AtomicBool::new(true);
     each_file(image, |path, size| {
         if let Some(mark) = base.and_then(|base| share_file(base, path, size, into)) {
             return Ok(mark);
@@ -70,12 +72,27 @@ pub fn copy(
         failpoint::at("copy-file").map_err(|e| Failure::new("creating", path, e))?;
         let from = image.open(path, size)?;
         let to = into.create(path)?;
-        if let Some(Ownership { uid, gid }) = owner {
-            dir::set_file_owner(&to, uid, gid).map_err(|error| {
-                Failure::new("changing the owner of", into.path().join(path), error)
-            })?;
+        own(path)?;
+        // Blocks that are shared are never written again by the importer: what is hashed is ours.
+        if can_clone.load(Ordering::Relaxed) && size > 0 {
+            if dir::reflink(&from, &to) {
+                return read_file(
+                    image,
+                    path,
+                    size,
+                    &into.existing_file(path)?,
+                    None,
+                    progress,
+                );
+            }
+            can_clone.store(false, Ordering::Relaxed);
         }
-        copy_file(image, path, size, &from, Some((into, &to)), progress)
+        let written = Written {
+            file: &to,
+            into,
+            path,
+        };
+        read_file(image, path, size, &from, Some(&written), progress)
     })
 }
 
@@ -85,7 +102,7 @@ pub fn copy(
 /// What is wrong with one of them.
 pub fn hash(image: &Image, progress: &Progress) -> Result<Listing, Fault> {
     each_file(image, |path, size| {
-        copy_file(image, path, size, &image.open(path, size)?, None, progress)
+        read_file(image, path, size, &image.open(path, size)?, None, progress)
     })
 }
 
@@ -135,29 +152,39 @@ fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<File
     (is_same && base.dir.hard_link(path, into, path).is_ok()).then_some(*mark)
 }
 
-/// Reads one file to its end, hashes it, and writes it to `to` if that is given.
-fn copy_file(
+/// A file that takes what is read.
+struct Written<'a> {
+    file: &'a File,
+    into: &'a Dir,
+    path: &'a str,
+}
+
+impl Written<'_> {
+    /// Appends a block that ends at byte `end`.
+    fn append(&self, block: &[u8], end: u64) -> Result<(), Failure> {
+        let mut file = self.file;
+        file.write_all(block)
+            .map_err(|error| Failure::new("writing", self.into.path().join(self.path), error))?;
+        let behind = end % WRITE_BEHIND;
+        if end >= WRITE_BEHIND && behind < block.len() as u64 {
+            dir::start_writing(file, end - behind - WRITE_BEHIND, WRITE_BEHIND);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the file `path` of `image` to its end, hashes it, and passes on what is read.
+fn read_file(
     image: &Image,
     path: &str,
     size: u64,
-    from: &File,
-    to: Option<(&Dir, &File)>,
+    mut from: &File,
+    to: Option<&Written<'_>>,
     progress: &Progress,
 ) -> Result<FileMark, Fault> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
     }
-    let failure = |error| match to {
-        Some((into, _)) => Failure::new("writing", into.path().join(path), error),
-        None => Failure::new("reading", image.dir().path().join(path), error),
-    };
-    // A clone is ours: what is hashed then can't be written any more by whoever holds the original.
-    let (mut from, to) = match to {
-        Some((into, to)) if size > 0 && dir::reflink(from, to) => {
-            (&into.existing_file(path)?, None)
-        }
-        to => (from, to.map(|(_, to)| to)),
-    };
     BUFFER.with_borrow_mut(|buffer| {
         let mut hasher = Hasher::default();
         let mut done = 0;
@@ -170,25 +197,20 @@ fn copy_file(
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(image.failure("reading", path, error)),
             };
+            let block = &buffer[..length];
             done += length as u64;
             if done > size || (length == 0 && done < size) {
                 return Err(changed(path));
             }
-            hasher.update(&buffer[..length]);
-            progress.advance(length as u64);
-            if let Some(mut to) = to {
-                to.write_all(&buffer[..length]).map_err(failure)?;
-                let unwritten = done % WRITE_BEHIND;
-                if done >= WRITE_BEHIND && unwritten < length as u64 {
-                    dir::start_writing(to, done - unwritten - WRITE_BEHIND, WRITE_BEHIND);
-                }
+            hasher.update(block);
+            if let Some(to) = to {
+                to.append(block, done)?;
             }
+            progress.advance(length as u64);
             // A read that leaves room in the buffer has met the file's end.
             if length < buffer.len() && done == size {
-                return Ok(FileMark {
-                    sha256: hasher.finish(),
-                    size,
-                });
+                let sha256 = hasher.finish();
+                return Ok(FileMark { sha256, size });
             }
         }
     })

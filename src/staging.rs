@@ -221,14 +221,7 @@ impl Pointers {
         let Head {
             target, generation, ..
         } = &staged.head;
-        let mut folder = self
-            .0
-            .tree
-            .root()
-            .dir_or_make(target.folders()[0], DIR_MODE)?;
-        for name in &target.folders()[1..] {
-            folder = folder.dir_or_make(name, DIR_MODE)?;
-        }
+        let folder = self.folder(target)?;
         let generations = folder.dir_or_make(target.generations(), DIR_MODE)?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
@@ -288,10 +281,11 @@ impl Pointers {
             let generations = folder.existing_dir(target.generations())?;
             return folder.exchange(target.purpose(), &generations, adopted.as_str());
         }
-        let link = "pointer";
-        self.0.folder.remove_file(link)?;
-        self.0.folder.make_link(link, pointer(target, generation))?;
-        self.0.folder.rename(link, &folder, target.purpose())
+        let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
+        self.0
+            .folder
+            .make_link(&link, pointer(target, generation))?;
+        self.0.folder.rename(&link, &folder, target.purpose())
     }
 
     /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
@@ -333,6 +327,19 @@ impl Pointers {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
+    }
+
+    /// The folder that holds the target's pointer, made where it is not there.
+    fn folder(&self, target: &Target) -> Result<Dir, Failure> {
+        let root = self.tree().root();
+        if let Some(folder) = root.dir(target.folders().join("/"))? {
+            return Ok(folder);
+        }
+        let mut folder = root.dir_or_make(target.folders()[0], DIR_MODE)?;
+        for name in &target.folders()[1..] {
+            folder = folder.dir_or_make(name, DIR_MODE)?;
+        }
+        Ok(folder)
     }
 
     /// Notes that a generation stops being current: its record was modified last at that time.
