@@ -223,7 +223,7 @@ impl Pointers {
             target, generation, ..
         } = &staged.head;
         let folder = self.folder(target)?;
-        let generations = folder.dir_or_make(target.generations(), DIR_MODE)?;
+        let generations = self.sub_folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
         if staged.is_kept {
@@ -338,11 +338,28 @@ impl Pointers {
         if let Some(folder) = root.dir(target.folders().join("/"))? {
             return Ok(folder);
         }
-        let mut folder = root.dir_or_make(target.folders()[0], DIR_MODE)?;
+        let mut folder = self.sub_folder(root, target.folders()[0])?;
         for name in &target.folders()[1..] {
-            folder = folder.dir_or_make(name, DIR_MODE)?;
+            folder = self.sub_folder(&folder, name)?;
         }
         Ok(folder)
+    }
+
+    /// The folder `name` in `parent`. A new one is made in the staging, where there is nothing to
+    /// inherit: a default ACL of the tree could shut machines out of it.
+    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
+        const NEW: &str = "folder";
+        if let Some(folder) = parent.dir(name)? {
+            return Ok(folder);
+        }
+        let staging = &self.0.folder;
+        staging.make_dir(NEW, DIR_MODE)?;
+        let is_new = staging.rename_new(NEW, parent, name);
+        if !matches!(is_new, Ok(true)) {
+            staging.remove_dir(NEW)?;
+        }
+        is_new?;
+        parent.existing_dir(name)
     }
 
     /// Notes that a generation stops being current: its record was modified last at that time.
