@@ -89,6 +89,9 @@ pub struct Seen {
     is_overdue: bool,
 }
 
+/// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
+const REMOVED: &str = ".";
+
 /// Begins the name in `processing/` and `rejected/` of a drop whose own name is not fit for one.
 const BAD_NAME: &str = "bad-name-";
 
@@ -188,6 +191,11 @@ impl Spool {
     pub fn claimed_before(&self) -> Result<Vec<Left>, Failure> {
         let mut left = Vec::new();
         for (name, _) in self.processing.names()? {
+            if name.as_bytes().starts_with(REMOVED.as_bytes()) {
+                // What can't be removed still is no reason not to start.
+                let _ = self.processing.remove_tree(&name);
+                continue;
+            }
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
@@ -224,13 +232,7 @@ impl Spool {
         let Ok(outcome) = serde_json::from_slice::<Outcome>(&bytes) else {
             return Ok(None);
         };
-        let is_being_removed = || -> Result<bool, Failure> {
-            let dir = self.processing.dir(entry)?;
-            dir.map_or(Ok(false), |dir| Ok(dir.stat(manifest::FILE)?.is_none()))
-        };
-        let is_its_own = outcome.finished_at >= drop.changed
-            || (outcome.outcome != Verdict::Rejected && is_being_removed()?);
-        Ok(is_its_own.then_some(outcome))
+        Ok((outcome.finished_at >= drop.changed).then_some(outcome))
     }
 
     /// Looks at everything in `incoming/`.
@@ -447,30 +449,38 @@ impl Spool {
 
     fn remove(&self, entry: &str) -> Result<(), Failure> {
         let processing = &self.processing;
-        failpoint::at("remove").map_err(|e| Failure::new("removing", processing.path(), e))?;
-        // The manifest first: a drop without one that has an outcome is one that was being removed.
-        processing.remove_file(format!("{entry}/{}", manifest::FILE))?;
-        failpoint::at("remove-image")
-            .map_err(|e| Failure::new("removing", processing.path(), e))?;
-        processing.remove_tree(entry)
+        let failure = |error| Failure::new("removing", processing.path(), error);
+        failpoint::at("remove").map_err(failure)?;
+        // In one step it is no drop any more, however far the removal comes.
+        let removed = format!("{REMOVED}{entry}");
+        match processing.rename(entry, processing, &removed) {
+            // It is another try.
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        failpoint::at("remove-image").map_err(failure)?;
+        processing.remove_tree(removed)
     }
 
     /// A drop of this name that was rejected before makes room.
     fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
         let rejected = &self.rejected;
-        failpoint::at("reject").map_err(|e| Failure::new("rejecting", rejected.path(), e))?;
+        let failure = |error| Failure::new("rejecting", rejected.path(), error);
+        failpoint::at("reject").map_err(failure)?;
         let json = format!("{entry}.json");
         if rejected.stat(entry)?.is_some() {
             let mut number = 1;
-            while !rejected.rename_new(entry, rejected, format!("{entry}~{number}"))? {
+            while rejected.stat(format!("{entry}~{number}"))?.is_some() {
                 number += 1;
             }
+            // The outcome first: once the drop has gone, another outcome takes its place.
             if rejected.stat(&json)?.is_some() {
                 rejected.rename(&json, rejected, format!("{entry}~{number}.json"))?;
             }
+            rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
         }
         rejected.replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
-        failpoint::at("reject-drop").map_err(|e| Failure::new("rejecting", rejected.path(), e))?;
+        failpoint::at("reject-drop").map_err(failure)?;
         self.processing.rename(entry, rejected, entry)
     }
 
