@@ -496,25 +496,25 @@ impl Dir {
             .map_err(|errno| self.failure("changing the time of", name, errno))
     }
 
-    /// Sets this directory's permission bits, and takes away what new entries would inherit: the
-    /// set-group-id bit and the default ACL.
+    /// Sets this directory's permission bits, and takes away what it inherited and would pass on:
+    /// the set-group-id bit and ACLs.
     pub fn make_plain(&self, mode: u32) -> Result<()> {
+        for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
+            // Only what is there is removed: a read-only file system is no reason to fail then.
+            let removed = fs::fgetxattr(&self.fd, acl, &mut [0_u8; 0])
+                .and_then(|_| fs::fremovexattr(&self.fd, acl));
+            match removed {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => {
+                    return Err(Failure::new("removing an ACL of", &self.path, errno));
+                }
+            }
+        }
         if self.stat_self()?.mode != mode {
             fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
                 .map_err(|errno| Failure::new("changing the mode of", &self.path, errno))?;
         }
-        // Only what is there is removed: a read-only file system is no reason to fail then.
-        const ACL: &str = "system.posix_acl_default";
-        let removed = fs::fgetxattr(&self.fd, ACL, &mut [0_u8; 0])
-            .and_then(|_| fs::fremovexattr(&self.fd, ACL));
-        match removed {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(Failure::new(
-                "removing the default ACL of",
-                &self.path,
-                errno,
-            )),
-        }
+        Ok(())
     }
 
     /// Locks this directory against other processes until it is closed; `false` when another

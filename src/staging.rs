@@ -345,21 +345,16 @@ impl Pointers {
         Ok(folder)
     }
 
-    /// The folder `name` in `parent`. A new one is made in the staging, where there is nothing to
-    /// inherit: a default ACL of the tree could shut machines out of it.
+    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
+    /// shut machines out of it.
     fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
-        const NEW: &str = "folder";
         if let Some(folder) = parent.dir(name)? {
             return Ok(folder);
         }
-        let staging = &self.0.folder;
-        staging.make_dir(NEW, DIR_MODE)?;
-        let is_new = staging.rename_new(NEW, parent, name);
-        if !matches!(is_new, Ok(true)) {
-            staging.remove_dir(NEW)?;
-        }
-        is_new?;
-        parent.existing_dir(name)
+        parent.make_dir(name, DIR_MODE)?;
+        let folder = parent.existing_dir(name)?;
+        folder.make_plain(DIR_MODE)?;
+        Ok(folder)
     }
 
     /// Notes that a generation stops being current: its record was modified last at that time.
