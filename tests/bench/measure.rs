@@ -74,7 +74,7 @@ pub struct Sides {
 impl Sides {
     /// One round; who begins takes turns.
     pub fn round(&mut self, ours: impl FnOnce() -> Cost, control: impl FnOnce() -> Cost) {
-        if self.ours.len() % 2 == 0 {
+        if self.ours.len().is_multiple_of(2) {
             self.control.push(control());
             self.ours.push(ours());
         } else {

@@ -45,6 +45,8 @@ struct Bench {
     is_quick: bool,
 }
 
+type Case = fn(&Bench);
+
 fn main() {
     let mut arguments: Vec<_> = std::env::args().skip(1).collect();
     let is_quick = arguments.iter().any(|argument| argument == "--quick");
@@ -58,7 +60,7 @@ fn main() {
     };
     println!("below {}", bench.dir.display());
     println!("case | ours | control | ours / control | goal");
-    let cases: [(&str, fn(&Bench)); 7] = [
+    let cases: [(&str, Case); 7] = [
         ("unchanged", unchanged),
         ("changed-first-block", changed_first),
         ("changed-last-block", changed_last),
