@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use crate::crew::{self, Progress};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::dir::{self, Dir};
 use crate::failpoint;
 use crate::fault::{Failure, Fault};
@@ -17,6 +17,10 @@ use crate::listing::{FileMark, Listing};
 
 /// Read, hashed and written at a time, in bytes.
 const BLOCK: usize = 256 << 10;
+
+/// A larger file is hashed in a thread of its own, with so many blocks on their way.
+const LARGE: u64 = 8 << 20;
+const BUFFERS: usize = 8;
 
 /// After so many bytes of a file the kernel is told to begin writing them to the disk.
 const WRITE_BEHIND: u64 = 16 << 20;
@@ -178,40 +182,109 @@ fn read_file(
     image: &Image,
     path: &str,
     size: u64,
-    mut from: &File,
+    from: &File,
     to: Option<&Written<'_>>,
     progress: &Progress,
 ) -> Result<FileMark, Fault> {
+    let mut reading = Reading {
+        image,
+        path,
+        size,
+        from,
+        to,
+        progress,
+        done: 0,
+    };
+    let sha256 = if size > LARGE {
+        hash_beside(&mut reading)?
+    } else {
+        hash_in_turn(&mut reading)?
+    };
+    Ok(FileMark { sha256, size })
+}
+
+fn hash_in_turn(reading: &mut Reading<'_>) -> Result<Digest, Fault> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
     }
     BUFFER.with_borrow_mut(|buffer| {
         let mut hasher = Hasher::default();
-        let mut done = 0;
-        loop {
-            if progress.is_stop_requested() {
-                return Err(Fault::Interrupted);
-            }
-            let length = match from.read(buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(image.failure("reading", path, error)),
-            };
-            let block = &buffer[..length];
-            done += length as u64;
-            if done > size || (length == 0 && done < size) {
-                return Err(changed(path));
-            }
-            hasher.update(block);
-            if let Some(to) = to {
-                to.append(block, done)?;
-            }
-            progress.advance(length as u64);
-            // A read that leaves room in the buffer has met the file's end.
-            if length < buffer.len() && done == size {
-                let sha256 = hasher.finish();
-                return Ok(FileMark { sha256, size });
-            }
+        while let Some(length) = reading.next(buffer)? {
+            hasher.update(&buffer[..length]);
         }
+        Ok(hasher.finish())
     })
+}
+
+/// Hashes in a thread of its own, so that a single large file keeps two processors busy.
+fn hash_beside(reading: &mut Reading<'_>) -> Result<Digest, Fault> {
+    std::thread::scope(|scope| {
+        let (full, blocks) = mpsc::channel::<(Vec<u8>, usize)>();
+        let (hashed, buffers) = mpsc::channel();
+        for _ in 0..BUFFERS {
+            hashed.send(vec![0; BLOCK]).expect("the other end is here");
+        }
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::default();
+            for (block, length) in blocks {
+                hasher.update(&block[..length]);
+                // At the end nobody wants it back.
+                let _ = hashed.send(block);
+            }
+            hasher.finish()
+        });
+        let mut buffer: Vec<u8> = buffers.recv().expect("one was sent");
+        while let Some(length) = reading.next(&mut buffer)? {
+            full.send((buffer, length))
+                .expect("the hashing goes on until this end is closed");
+            buffer = buffers
+                .recv()
+                .expect("the hashing goes on until that end is closed");
+        }
+        drop(full);
+        Ok(hashing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+/// A file on its way, block by block.
+struct Reading<'a> {
+    image: &'a Image,
+    path: &'a str,
+    size: u64,
+    from: &'a File,
+    to: Option<&'a Written<'a>>,
+    progress: &'a Progress,
+    done: u64,
+}
+
+impl Reading<'_> {
+    /// Reads the next block, and writes it. Returns its length; `None` at the file's end, which has
+    /// to come where the file's size says.
+    fn next(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {
+        if self.progress.is_stop_requested() {
+            return Err(Fault::Interrupted);
+        }
+        let mut from = self.from;
+        let length = loop {
+            match from.read(buffer) {
+                Ok(length) => break length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.image.failure("reading", self.path, error)),
+            }
+        };
+        self.done += length as u64;
+        if self.done > self.size || (length == 0 && self.done < self.size) {
+            return Err(changed(self.path));
+        }
+        if length == 0 {
+            return Ok(None);
+        }
+        if let Some(to) = self.to {
+            to.append(&buffer[..length], self.done)?;
+        }
+        self.progress.advance(length as u64);
+        Ok(Some(length))
+    }
 }
