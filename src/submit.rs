@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// An outcome is never longer.
 const MAX_OUTCOME: u64 = 1 << 20;
 
+/// Room for the time in a drop's name, which has at most 200 bytes.
+const MAX_WORDS: usize = 150;
+
 /// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
 pub struct Draft {
     incoming: Dir,
@@ -46,7 +49,7 @@ impl Draft {
         // The directory is the caller's own choice: whose files it holds is no question here.
         let image = Image::check(Dir::open(image)?, 0, limits)?;
         let incoming = Dir::open(&spool.join(INCOMING)).context("opening the spool")?;
-        let words = target.to_string().replace('/', "-");
+        let words = words(target);
         let mut moment = Moment::now();
         loop {
             let name = format!("{}-{words}", moment.compact_precise());
@@ -113,6 +116,13 @@ impl Draft {
         self.incoming.sync_file_system()?;
         Ok(self.name.clone())
     }
+}
+
+/// A target as a part of a drop's name, which may be neither as long nor end in every way.
+fn words(target: &Target) -> String {
+    let words = target.to_string().replace('/', "-");
+    let words = &words[..words.len().min(MAX_WORDS)];
+    words.trim_end_matches(".json").to_string()
 }
 
 impl Drop for Draft {
