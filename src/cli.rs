@@ -297,5 +297,7 @@ fn log_to_terminal() {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // Whoever read the log may have gone. Telling nobody of that would be a panic.
+        .log_internal_errors(false)
         .init();
 }
