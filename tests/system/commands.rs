@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
+use std::time::Instant;
 
 use libtest_mimic::Trial;
 use notify::Watcher as _;
@@ -578,40 +579,40 @@ fn submit_is_interrupted(signal: Signal) {
 fn submit_is_interrupted_while_it_waits() {
     let world = World::new();
     image(&world);
-    let (sender, events) = mpsc::channel();
-    let mut watcher = notify::recommended_watcher(move |event| {
-        let _ = sender.send(event);
-    })
-    .unwrap();
-    let incoming = world.spool.join("incoming");
-    watcher
-        .watch(&incoming, notify::RecursiveMode::NonRecursive)
-        .unwrap();
     let arguments = [SUBMIT, &["--wait", "image"]].concat();
     let mut command = world.command(&arguments);
-    command.current_dir(&world.root).stderr(Stdio::piped());
+    command
+        .current_dir(&world.root)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    let handed_over = || {
-        world
-            .names("incoming")
-            .pop()
-            .filter(|name| !name.starts_with('.'))
-    };
-    let drop = loop {
-        match handed_over() {
-            Some(drop) => break drop,
-            None => events
-                .recv_timeout(PATIENCE)
-                .expect("a drop is made")
-                .unwrap(),
-        };
-    };
+    // It waits when it watches the outcomes.
+    let begun = Instant::now();
+    while !watches(child.id()) {
+        assert!(begun.elapsed() < PATIENCE, "submit does not wait\n{world}");
+        std::thread::yield_now();
+    }
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    // What was handed over stays, and is published when the daemon comes.
+    let drop = world
+        .names("incoming")
+        .pop()
+        .expect("what was handed over stays");
+    let said = format!("netboot-publisher: interrupted, {drop} has no outcome yet\n");
+    assert_said(&output, 130, "", &said);
     world.run_once();
     world.assert_outcome(&drop, "published");
+}
+
+/// Whether a process has a watch of inotify(7).
+fn watches(pid: u32) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return false;
+    };
+    descriptors.flatten().any(|descriptor| {
+        let info = fs::read_to_string(descriptor.path());
+        info.is_ok_and(|info| info.contains("inotify wd:"))
+    })
 }
 
 /// Two targets published, a drop that waits for its manifest, one that is rejected.
