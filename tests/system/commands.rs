@@ -557,7 +557,7 @@ fn submit_is_interrupted(signal: Signal) {
     watcher
         .watch(&incoming, notify::RecursiveMode::NonRecursive)
         .unwrap();
-    let arguments = [SUBMIT, &["--wait", "image"]].concat();
+    let arguments = [SUBMIT, &["--wait=60", "image"]].concat();
     let child = world
         .command(&arguments)
         .current_dir(&world.root)
@@ -579,7 +579,7 @@ fn submit_is_interrupted(signal: Signal) {
 fn submit_is_interrupted_while_it_waits() {
     let world = World::new();
     image(&world);
-    let arguments = [SUBMIT, &["--wait", "image"]].concat();
+    let arguments = [SUBMIT, &["--wait=60", "image"]].concat();
     let mut command = world.command(&arguments);
     command
         .current_dir(&world.root)
