@@ -27,6 +27,13 @@ const SUBMIT: &[&str] = &[
 ];
 
 pub fn tests() -> Vec<Trial> {
+    let mut tests = of_texts();
+    tests.extend(of_submit());
+    tests.extend(of_status_and_run());
+    tests
+}
+
+fn of_texts() -> Vec<Trial> {
     vec![
         test(
             "check-config says all that is wrong with a configuration, at once",
@@ -58,6 +65,11 @@ pub fn tests() -> Vec<Trial> {
             &[],
             wrong_usage,
         ),
+    ]
+}
+
+fn of_submit() -> Vec<Trial> {
+    vec![
         test(
             "submit refuses a bad image before anything is in the spool",
             &[],
@@ -88,6 +100,11 @@ pub fn tests() -> Vec<Trial> {
             &[],
             submit_is_interrupted_while_it_waits,
         ),
+    ]
+}
+
+fn of_status_and_run() -> Vec<Trial> {
+    vec![
         test(
             "status shows targets, what waits and what was rejected",
             &[],
@@ -407,10 +424,13 @@ fn image(world: &World) {
     fs::write(world.root.join("image/linux"), "kernel").unwrap();
 }
 
+/// Fills an image.
+type Make = fn(&Path);
+
 fn submit_refuses_a_bad_image() {
     let world = World::with("[limits]\nmax_image_size = \"1KiB\"\nmin_free_space = \"0B\"\n");
     let path = world.root.join("image");
-    let bad: &[(fn(&Path), &str)] = &[
+    let bad: &[(Make, &str)] = &[
         (
             |_| {},
             "empty-image: the image holds no regular file; expected at least one",

@@ -307,7 +307,9 @@ fn adoptions_can_not_be_seen() {
     let at = AtomicUsize::new(0);
     let plain = |number| world.published(&target(number)).join("linux");
     let paths: Vec<_> = (0..PLAIN).map(plain).collect();
-    let stable = |seen: &mut Seen| drop(seen.read(&paths[at.load(Ordering::Relaxed)]));
+    let stable = |seen: &mut Seen| {
+        seen.read(&paths[at.load(Ordering::Relaxed)]);
+    };
     let look = |seen: &mut Seen| seen.look(&paths[at.load(Ordering::Relaxed)]);
     let seen = watched(&[&stable, &look], |_| {
         for number in 0..PLAIN {
