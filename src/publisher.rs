@@ -6,7 +6,7 @@
 //! one commit at a time. While one runs, the next batch gathers: the more there is to do, the more
 //! drops share what a commit costs.
 //!
-//! Drops for one target stand in a [line](Lines): only its head is claimed and worked on.
+//! Drops for one target stand in a line (`Lines`): only its head is claimed and worked on.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

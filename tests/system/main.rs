@@ -13,6 +13,7 @@ mod load;
 mod orders;
 mod power;
 mod swaps;
+mod tftp;
 mod threats;
 mod world;
 

@@ -89,9 +89,10 @@ impl World {
     pub fn with(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().to_path_buf();
-        let mut world = Self::at(&root, &root.join("spool"), &root.join("tree"), settings);
-        world._dir = Some(dir);
-        world
+        Self {
+            _dir: Some(dir),
+            ..Self::at(&root, &root.join("spool"), &root.join("tree"), settings)
+        }
     }
 
     /// With the spool and the tree at given places; `root` holds the configuration.
@@ -101,7 +102,7 @@ impl World {
             let keys = settings
                 .lines()
                 .filter_map(|line| line.strip_prefix(&prefix));
-            keys.map(|key| format!("{key}\n")).collect()
+            keys.flat_map(|key| [key, "\n"]).collect()
         };
         let config = root.join("config.toml");
         let text = format!(
