@@ -12,6 +12,7 @@ mod images;
 mod load;
 mod orders;
 mod power;
+mod scene;
 mod swaps;
 mod threats;
 mod world;

@@ -1,0 +1,434 @@
+//! A spool and a tree in the middle of their life, and one drop of every kind: what crashes and
+//! power cuts are tried on.
+//!
+//! It is built once and put in place again for every cut, so a cut costs a copy of a small
+//! directory. For every target it is known what machines may see on the way, and what they have to
+//! see in the end; for every drop, which outcome it has in a run that nobody disturbs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::world::{World, manifest, names, walk};
+
+/// Files of an image by their path.
+type Image = &'static [(&'static str, &'static str)];
+
+const OLDEST: Image = &[("linux", "oldest"), ("initrd.gz", "the same")];
+const OLD: Image = &[("linux", "old"), ("initrd.gz", "the same")];
+const NEW: Image = &[
+    ("linux", "new"),
+    ("initrd.gz", "the same"),
+    ("boot/menu", "new as well"),
+];
+/// What is put into the spool.
+#[derive(Clone, Copy)]
+enum Put {
+    Image(Image),
+    BadManifest,
+    NoManifest,
+    File,
+}
+
+/// One drop, by the name of which its target is called; all but the line's.
+struct Case {
+    drop: &'static str,
+    target: &'static str,
+    /// Published one after the other before the drop comes.
+    before: &'static [Image],
+    put: Put,
+    outcome: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        drop: "first",
+        target: "first",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "changed",
+        target: "changed",
+        before: &[OLDEST, OLD],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "same",
+        target: "same",
+        before: &[OLD],
+        put: Put::Image(OLD),
+        outcome: "unchanged",
+    },
+    Case {
+        drop: "back",
+        target: "back",
+        before: &[OLD, NEW],
+        put: Put::Image(OLD),
+        outcome: "published",
+    },
+    Case {
+        drop: "damaged",
+        target: "damaged",
+        before: &[OLD],
+        put: Put::Image(OLD),
+        outcome: "published",
+    },
+    Case {
+        drop: "adopted",
+        target: "adopted",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "line-1",
+        target: "line",
+        before: &[OLD],
+        put: Put::Image(OLDEST),
+        outcome: "published",
+    },
+    Case {
+        drop: "line-2",
+        target: "line",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "bad",
+        target: "bad",
+        before: &[OLD],
+        put: Put::BadManifest,
+        outcome: "rejected bad-manifest",
+    },
+    Case {
+        drop: "late",
+        target: "late",
+        before: &[OLD],
+        put: Put::NoManifest,
+        outcome: "rejected incomplete",
+    },
+    Case {
+        drop: "file",
+        target: "file",
+        before: &[],
+        put: Put::File,
+        outcome: "rejected not-a-directory",
+    },
+];
+
+/// What machines may see at a target: nothing, or one of these images.
+struct Seen {
+    may_be_missing: bool,
+    images: Vec<Image>,
+    /// The one that is there in the end.
+    last: Option<Image>,
+}
+
+pub struct Scene {
+    pub world: World,
+    template: PathBuf,
+    /// The outcomes that were there before; drops of the same names have come already.
+    earlier: BTreeMap<String, Value>,
+    _dir: TempDir,
+}
+
+impl Scene {
+    /// One whose retention keeps `keep` generations, of any age. In memory: what a killed process
+    /// leaves does not depend on the disk.
+    pub fn in_memory(keep: usize) -> Self {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        let dir = dir.expect("a temporary directory");
+        let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
+        Self::at(dir, &spool, &tree, keep)
+    }
+
+    /// With the spool and the tree at given places, where [`Scene::set`] puts them.
+    pub fn at(dir: TempDir, spool: &Path, tree: &Path, keep: usize) -> Self {
+        let template = dir.path().join("template");
+        fs::create_dir(&template).unwrap();
+        let before = World::at(
+            &template,
+            &template.join("spool"),
+            &template.join("tree"),
+            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n",
+        );
+        build(&before);
+        let earlier = outcomes(&before.spool);
+        let settings = format!(
+            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n\
+             [retention]\nmin_age = \"0s\"\nkeep = {keep}\n"
+        );
+        let world = World::at(dir.path(), spool, tree, &settings);
+        Self {
+            world,
+            template,
+            earlier,
+            _dir: dir,
+        }
+    }
+
+    /// The same scene, seen where its file systems are mounted now.
+    pub fn seen_at(&self, spool: &Path, tree: &Path, look: impl FnOnce(&World, &Self)) {
+        let text = fs::read_to_string(&self.world.config).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let config = root.path().join("config.toml");
+        let place = |path: &Path| format!("{path:?}");
+        let text = text
+            .replace(&place(&self.world.spool), &place(spool))
+            .replace(&place(&self.world.tree), &place(tree));
+        fs::write(&config, text).unwrap();
+        let world = World::placed(root.path(), spool, tree, &config);
+        look(&world, self);
+    }
+
+    /// Puts spool and tree in place. The drops are hidden still.
+    pub fn set(&self) {
+        for (from, to) in [("spool", &self.world.spool), ("tree", &self.world.tree)] {
+            if to.exists() {
+                fs::remove_dir_all(to).unwrap();
+            }
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(self.template.join(from))
+                .arg(to)
+                .status();
+            assert!(copied.unwrap().success());
+        }
+    }
+
+    /// Gives every drop its name.
+    pub fn hand_over(&self) {
+        for case in CASES {
+            let incoming = self.world.spool.join("incoming");
+            let hidden = incoming.join(format!(".{}", case.drop));
+            give_name(&hidden, &incoming.join(case.drop));
+        }
+    }
+
+    /// What has to hold whenever the daemon was ended: each pointer leads to a whole generation,
+    /// each target shows an image that it may show.
+    pub fn assert_between(&self, world: &World) {
+        world.assert_pointers_whole();
+        for (target, seen) in seen() {
+            let found = image(&world.published(&path_of(target)));
+            let may_be = match &found {
+                None => seen.may_be_missing,
+                Some(found) => seen.images.iter().any(|image| *found == files(image)),
+            };
+            assert!(may_be, "{target} shows {found:?}\n{world}");
+        }
+    }
+
+    /// What has to hold when the daemon had time to do its work.
+    pub fn assert_finished(&self, world: &World) {
+        world.assert_at_rest();
+        self.assert_between(world);
+        for (target, seen) in seen() {
+            let found = image(&world.published(&path_of(target)));
+            let expected = seen.last.map(files);
+            assert_eq!(found, expected, "{target}\n{world}");
+        }
+        assert_eq!(world.names("incoming"), [""; 0], "{world}");
+        for case in CASES {
+            self.assert_settled(world, case);
+        }
+        // What was rejected is there, whole, beside its outcome; the earlier one of its name too.
+        let rejected = [
+            "bad",
+            "bad.json",
+            "bad~1",
+            "bad~1.json",
+            "file",
+            "file.json",
+            "late",
+            "late.json",
+        ];
+        assert_eq!(world.names("rejected"), rejected, "{world}");
+        let of = |name: &str| fs::read(world.spool.join("rejected").join(name)).unwrap();
+        let earlier: Value = serde_json::from_slice(&of("bad~1.json")).unwrap();
+        assert_eq!(earlier, self.earlier["bad"], "{world}");
+        assert_eq!(of("bad/image/linux"), b"new", "{world}");
+        assert_eq!(of("late/image/linux"), b"new", "{world}");
+        assert_eq!(of("file"), b"new", "{world}");
+    }
+
+    fn assert_settled(&self, world: &World, case: &Case) {
+        let outcome = world.assert_outcome(case.drop, case.outcome);
+        assert_ne!(
+            Some(&outcome),
+            self.earlier.get(case.drop),
+            "{}: an earlier drop's outcome\n{world}",
+            case.drop
+        );
+        let Put::Image(image) = case.put else { return };
+        let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
+        assert_eq!(outcome["files"], image.len(), "{outcome:#}\n{world}");
+        assert_eq!(outcome["bytes"], bytes, "{outcome:#}\n{world}");
+        if case.drop == "line-1" {
+            return;
+        }
+        // The generation that the outcome tells of is the one that is published.
+        let pointer = fs::read_link(world.published(&path_of(case.target))).unwrap();
+        let told = outcome["generation"].as_str().unwrap();
+        assert!(
+            pointer.ends_with(told),
+            "{pointer:?} and {outcome:#}\n{world}"
+        );
+    }
+
+    /// Whether a drop has an outcome of its own by now.
+    pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
+        world
+            .outcome(drop)
+            .is_some_and(|outcome| self.earlier.get(drop) != Some(&outcome))
+    }
+}
+
+/// The names of all drops.
+pub fn drops() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.drop)
+}
+
+/// Where a target is in the tree.
+fn path_of(target: &str) -> String {
+    format!("amd64/generic/noble/{target}")
+}
+
+/// What machines may see at each target.
+fn seen() -> BTreeMap<&'static str, Seen> {
+    let mut seen = BTreeMap::<_, Seen>::new();
+    for case in CASES {
+        let last = case.before.last().copied();
+        let at = seen.entry(case.target).or_insert_with(|| Seen {
+            may_be_missing: last.is_none(),
+            images: Vec::new(),
+            last,
+        });
+        at.images.extend(last);
+        if let Put::Image(image) = case.put {
+            at.images.push(image);
+            at.last = Some(image);
+        }
+        // A folder that somebody made by hand.
+        if case.target == "adopted" {
+            at.may_be_missing = false;
+            at.images.push(OLD);
+        }
+    }
+    seen
+}
+
+/// The time before the scene: generations are published, folders made, files damaged, drops built.
+fn build(world: &World) {
+    let rounds = CASES.iter().map(|case| case.before.len()).max().unwrap();
+    for round in 0..rounds {
+        for case in CASES.iter().filter(|case| case.before.len() > round) {
+            world.drop_with(case.drop, &manifest(&path_of(case.target)), |image| {
+                write(image, case.before[round]);
+            });
+        }
+        world.run_once();
+    }
+    // An earlier drop of this name was rejected.
+    world.drop_with("bad", "format = 0\n", |_| {});
+    world.run_once();
+
+    let by_hand = world.published(&path_of("adopted"));
+    write(&by_hand, OLD);
+    // What machines can't read is damaged.
+    let victim = world.published(&path_of("damaged")).join("linux");
+    fs::set_permissions(victim, fs::Permissions::from_mode(0o600)).unwrap();
+
+    for case in CASES {
+        let hidden = world.spool.join("incoming").join(format!(".{}", case.drop));
+        let text = match case.put {
+            Put::Image(image) => {
+                write(&hidden.join("image"), image);
+                Some(manifest(&path_of(case.target)))
+            }
+            Put::BadManifest => {
+                write(&hidden.join("image"), NEW);
+                Some("format = 0\n".to_string())
+            }
+            Put::NoManifest => {
+                write(&hidden.join("image"), NEW);
+                None
+            }
+            Put::File => {
+                fs::write(&hidden, "new").unwrap();
+                continue;
+            }
+        };
+        if let Some(text) = text {
+            fs::write(hidden.join("manifest.toml"), text).unwrap();
+        }
+    }
+}
+
+/// Renames a drop to its name, as the last step of its importer. Where the clock of the file system
+/// has not moved on since the manifest was written, the daemon could not tell that the drop was
+/// renamed, and would wait; so it is renamed again then.
+fn give_name(hidden: &Path, name: &Path) {
+    loop {
+        fs::rename(hidden, name).unwrap();
+        let Ok(manifest) = fs::metadata(name.join("manifest.toml")) else {
+            return;
+        };
+        let changed = |stat: &fs::Metadata| (stat.ctime(), stat.ctime_nsec());
+        if changed(&fs::metadata(name).unwrap()) > changed(&manifest) {
+            return;
+        }
+        fs::rename(name, hidden).unwrap();
+    }
+}
+
+fn write(directory: &Path, image: Image) {
+    for (path, text) in image {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    symlink("linux", directory.join("vmlinuz")).unwrap();
+}
+
+fn files(image: Image) -> BTreeMap<String, String> {
+    image
+        .iter()
+        .map(|(path, text)| ((*path).to_string(), (*text).to_string()))
+        .collect()
+}
+
+/// The regular files of what stands at a path, if anything does.
+fn image(path: &Path) -> Option<BTreeMap<String, String>> {
+    fs::symlink_metadata(path).ok()?;
+    let is_file = |path: &PathBuf| fs::symlink_metadata(path).unwrap().is_file();
+    let read = |file: PathBuf| {
+        let name = file.strip_prefix(path).unwrap().display().to_string();
+        let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).to_string();
+        (name, text)
+    };
+    Some(walk(path).into_iter().filter(is_file).map(read).collect())
+}
+
+fn outcomes(spool: &Path) -> BTreeMap<String, Value> {
+    let folder = spool.join("outcomes");
+    let read = |name: String| {
+        let value = serde_json::from_slice(&fs::read(folder.join(&name)).unwrap()).unwrap();
+        Some((name.strip_suffix(".json")?.to_string(), value))
+    };
+    names(&folder).into_iter().filter_map(read).collect()
+}
