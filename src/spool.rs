@@ -76,6 +76,9 @@ pub struct Seen {
     is_overdue: bool,
 }
 
+/// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
+const REMOVED: &str = ".";
+
 /// Begins the name in `processing/` and `rejected/` of a drop whose own name is not fit for one.
 const BAD_NAME: &str = "bad-name-";
 
@@ -155,17 +158,18 @@ impl Spool {
     }
 
     /// Drops that were claimed by a daemon that did not finish them, in the order in which it
-    /// claimed them. Finishes the removal of those that have their outcome.
+    /// claimed them. Finishes the removal of those that were done with.
     pub fn claimed_before(&self) -> Result<Vec<Seen>, Failure> {
         let mut seen = Vec::new();
-        for (name, kind) in self.processing.names()? {
+        for (name, _) in self.processing.names()? {
+            if name.as_bytes().starts_with(REMOVED.as_bytes()) {
+                // What can't be removed still is no reason not to start.
+                let _ = self.processing.remove_tree(&name);
+                continue;
+            }
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
-            if kind == Kind::Dir && self.is_half_removed(&name)? {
-                self.processing.remove_tree(&name)?;
-                continue;
-            }
             let (place, completed) = (Place::Processing, stat.changed);
             let entry = name.to_string_lossy().to_string();
             seen.push(Seen {
@@ -381,13 +385,18 @@ impl Spool {
 
     /// Removes a drop that has its outcome.
     pub fn remove(&self, claimed: &Claimed) -> Result<(), Failure> {
-        failpoint::at("remove").map_err(|e| Failure::new("removing", self.processing.path(), e))?;
-        // The manifest first: a drop without one that has an outcome is one that was being removed.
-        self.processing
-            .remove_file(format!("{}/{}", claimed.entry, manifest::FILE))?;
-        failpoint::at("remove-image")
-            .map_err(|e| Failure::new("removing", self.processing.path(), e))?;
-        self.processing.remove_tree(&claimed.entry)
+        let failure = |error| Failure::new("removing", self.processing.path(), error);
+        failpoint::at("remove").map_err(failure)?;
+        // In one step it is no drop any more, which must not be taken up again: an image that was
+        // published since then would give way to it.
+        let removed = format!("{REMOVED}{}", claimed.entry);
+        match (self.processing).rename(&claimed.entry, &self.processing, &removed) {
+            // It is another try.
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        failpoint::at("remove-image").map_err(failure)?;
+        self.processing.remove_tree(removed)
     }
 
     /// Keeps a rejected drop, whole, beside its outcome. One of this name that was rejected before
@@ -462,15 +471,6 @@ impl Spool {
 
     fn is_overdue(&self, drop: &Stat) -> bool {
         drop.changed.age() >= self.settings.incomplete_timeout
-    }
-
-    fn is_half_removed(&self, name: &OsStr) -> Result<bool, Failure> {
-        let Some(dir) = self.processing.dir(name)? else {
-            return Ok(false);
-        };
-        let mut outcome = name.to_os_string();
-        outcome.push(".json");
-        Ok(dir.stat(manifest::FILE)?.is_none() && self.outcomes.stat(outcome)?.is_some())
     }
 
     fn completion(&self, name: &OsStr, has_arrived: bool) -> Completion {
