@@ -406,16 +406,16 @@ impl Spool {
         let (entry, json) = (&claimed.entry, format!("{}.json", claimed.entry));
         if self.rejected.stat(entry)?.is_some() {
             let mut number = 1;
-            while !self
-                .rejected
-                .rename_new(entry, &self.rejected, format!("{entry}~{number}"))?
-            {
+            while self.rejected.stat(format!("{entry}~{number}"))?.is_some() {
                 number += 1;
             }
+            // The outcome first: once the drop has gone, another outcome takes its place.
             if self.rejected.stat(&json)?.is_some() {
                 self.rejected
                     .rename(&json, &self.rejected, format!("{entry}~{number}.json"))?;
             }
+            self.rejected
+                .rename_new(entry, &self.rejected, format!("{entry}~{number}"))?;
         }
         self.rejected
             .replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
