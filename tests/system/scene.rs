@@ -26,6 +26,8 @@ const NEW: Image = &[
     ("initrd.gz", "the same"),
     ("boot/menu", "new as well"),
 ];
+const BAD: &str = "format = 0\n";
+
 /// What is put into the spool.
 #[derive(Clone, Copy)]
 enum Put {
@@ -135,6 +137,8 @@ struct Seen {
 
 pub struct Scene {
     pub world: World,
+    /// The drops of this scene.
+    cases: Vec<&'static Case>,
     template: PathBuf,
     /// The outcomes that were there before; drops of the same names have come already.
     earlier: BTreeMap<String, Value>,
@@ -144,7 +148,7 @@ pub struct Scene {
 impl Scene {
     /// One whose retention keeps `keep` generations, of any age. In memory: what a killed process
     /// leaves does not depend on the disk.
-    pub fn in_memory(keep: usize) -> Self {
+    pub fn in_memory(keep: usize, drops: &[&str]) -> Self {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
             tempfile::tempdir_in(memory)
@@ -153,11 +157,16 @@ impl Scene {
         };
         let dir = dir.expect("a temporary directory");
         let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
-        Self::at(dir, &spool, &tree, keep)
+        Self::at(dir, &spool, &tree, keep, drops)
     }
 
     /// With the spool and the tree at given places, where [`Scene::set`] puts them.
-    pub fn at(dir: TempDir, spool: &Path, tree: &Path, keep: usize) -> Self {
+    pub fn at(dir: TempDir, spool: &Path, tree: &Path, keep: usize, drops: &[&str]) -> Self {
+        let cases: Vec<_> = CASES
+            .iter()
+            .filter(|case| drops.contains(&case.drop))
+            .collect();
+        assert_eq!(cases.len(), drops.len(), "{drops:?}");
         let template = dir.path().join("template");
         fs::create_dir(&template).unwrap();
         let before = World::at(
@@ -166,7 +175,7 @@ impl Scene {
             &template.join("tree"),
             "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n",
         );
-        build(&before);
+        build(&before, &cases);
         let earlier = outcomes(&before.spool);
         let settings = format!(
             "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n\
@@ -175,6 +184,7 @@ impl Scene {
         let world = World::at(dir.path(), spool, tree, &settings);
         Self {
             world,
+            cases,
             template,
             earlier,
             _dir: dir,
@@ -212,7 +222,7 @@ impl Scene {
 
     /// Gives every drop its name.
     pub fn hand_over(&self) {
-        for case in CASES {
+        for case in &self.cases {
             let incoming = self.world.spool.join("incoming");
             let hidden = incoming.join(format!(".{}", case.drop));
             give_name(&hidden, &incoming.join(case.drop));
@@ -223,7 +233,7 @@ impl Scene {
     /// each target shows an image that it may show.
     pub fn assert_between(&self, world: &World) {
         world.assert_pointers_whole();
-        for (target, seen) in seen() {
+        for (target, seen) in self.seen() {
             let found = image(&world.published(&path_of(target)));
             let may_be = match &found {
                 None => seen.may_be_missing,
@@ -237,33 +247,15 @@ impl Scene {
     pub fn assert_finished(&self, world: &World) {
         world.assert_at_rest();
         self.assert_between(world);
-        for (target, seen) in seen() {
+        for (target, seen) in self.seen() {
             let found = image(&world.published(&path_of(target)));
             let expected = seen.last.map(files);
             assert_eq!(found, expected, "{target}\n{world}");
         }
         assert_eq!(world.names("incoming"), [""; 0], "{world}");
-        for case in CASES {
+        for case in &self.cases {
             self.assert_settled(world, case);
         }
-        // What was rejected is there, whole, beside its outcome; the earlier one of its name too.
-        let rejected = [
-            "bad",
-            "bad.json",
-            "bad~1",
-            "bad~1.json",
-            "file",
-            "file.json",
-            "late",
-            "late.json",
-        ];
-        assert_eq!(world.names("rejected"), rejected, "{world}");
-        let of = |name: &str| fs::read(world.spool.join("rejected").join(name)).unwrap();
-        let earlier: Value = serde_json::from_slice(&of("bad~1.json")).unwrap();
-        assert_eq!(earlier, self.earlier["bad"], "{world}");
-        assert_eq!(of("bad/image/linux"), b"new", "{world}");
-        assert_eq!(of("late/image/linux"), b"new", "{world}");
-        assert_eq!(of("file"), b"new", "{world}");
     }
 
     fn assert_settled(&self, world: &World, case: &Case) {
@@ -274,7 +266,9 @@ impl Scene {
             "{}: an earlier drop's outcome\n{world}",
             case.drop
         );
-        let Put::Image(image) = case.put else { return };
+        let Put::Image(image) = case.put else {
+            return self.assert_kept(world, case);
+        };
         let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
         assert_eq!(outcome["files"], image.len(), "{outcome:#}\n{world}");
         assert_eq!(outcome["bytes"], bytes, "{outcome:#}\n{world}");
@@ -290,6 +284,62 @@ impl Scene {
         );
     }
 
+    /// What was rejected is there, whole, beside its outcome; an earlier one of its name too.
+    fn assert_kept(&self, world: &World, case: &Case) {
+        let drop = case.drop;
+        let of = |name: String| {
+            let read = fs::read(world.spool.join("rejected").join(&name));
+            read.unwrap_or_else(|error| panic!("rejected/{name}: {error}\n{world}"))
+        };
+        let json = |name| serde_json::from_slice::<Value>(&of(name)).unwrap();
+        assert_eq!(
+            Some(json(format!("{drop}.json"))),
+            world.outcome(drop),
+            "{world}"
+        );
+        let file = match case.put {
+            Put::File => drop.to_string(),
+            _ => format!("{drop}/image/linux"),
+        };
+        assert_eq!(of(file), b"new", "{world}");
+        if drop == "bad" {
+            assert_eq!(
+                json(format!("{drop}~1.json")),
+                self.earlier[drop],
+                "{world}"
+            );
+            assert_eq!(
+                of(format!("{drop}~1/manifest.toml")),
+                BAD.as_bytes(),
+                "{world}"
+            );
+        }
+    }
+
+    /// What machines may see at each target.
+    fn seen(&self) -> BTreeMap<&'static str, Seen> {
+        let mut seen = BTreeMap::<_, Seen>::new();
+        for case in &self.cases {
+            let last = case.before.last().copied();
+            let at = seen.entry(case.target).or_insert_with(|| Seen {
+                may_be_missing: last.is_none(),
+                images: Vec::new(),
+                last,
+            });
+            at.images.extend(last);
+            if let Put::Image(image) = case.put {
+                at.images.push(image);
+                at.last = Some(image);
+            }
+            // A folder that somebody made by hand.
+            if case.target == "adopted" {
+                at.may_be_missing = false;
+                at.images.push(OLD);
+            }
+        }
+        seen
+    }
+
     /// Whether a drop has an outcome of its own by now.
     pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
         world
@@ -298,9 +348,9 @@ impl Scene {
     }
 }
 
-/// The names of all drops.
-pub fn drops() -> impl Iterator<Item = &'static str> {
-    CASES.iter().map(|case| case.drop)
+/// All drops that a scene can have.
+pub fn drops() -> Vec<&'static str> {
+    CASES.iter().map(|case| case.drop).collect()
 }
 
 /// Where a target is in the tree.
@@ -308,35 +358,11 @@ fn path_of(target: &str) -> String {
     format!("amd64/generic/noble/{target}")
 }
 
-/// What machines may see at each target.
-fn seen() -> BTreeMap<&'static str, Seen> {
-    let mut seen = BTreeMap::<_, Seen>::new();
-    for case in CASES {
-        let last = case.before.last().copied();
-        let at = seen.entry(case.target).or_insert_with(|| Seen {
-            may_be_missing: last.is_none(),
-            images: Vec::new(),
-            last,
-        });
-        at.images.extend(last);
-        if let Put::Image(image) = case.put {
-            at.images.push(image);
-            at.last = Some(image);
-        }
-        // A folder that somebody made by hand.
-        if case.target == "adopted" {
-            at.may_be_missing = false;
-            at.images.push(OLD);
-        }
-    }
-    seen
-}
-
 /// The time before the scene: generations are published, folders made, files damaged, drops built.
-fn build(world: &World) {
-    let rounds = CASES.iter().map(|case| case.before.len()).max().unwrap();
+fn build(world: &World, cases: &[&Case]) {
+    let rounds = cases.iter().map(|case| case.before.len()).max().unwrap();
     for round in 0..rounds {
-        for case in CASES.iter().filter(|case| case.before.len() > round) {
+        for case in cases.iter().filter(|case| case.before.len() > round) {
             world.drop_with(case.drop, &manifest(&path_of(case.target)), |image| {
                 write(image, case.before[round]);
             });
@@ -344,16 +370,17 @@ fn build(world: &World) {
         world.run_once();
     }
     // An earlier drop of this name was rejected.
-    world.drop_with("bad", "format = 0\n", |_| {});
+    world.drop_with("bad", BAD, |_| {});
     world.run_once();
 
-    let by_hand = world.published(&path_of("adopted"));
-    write(&by_hand, OLD);
+    write(&world.published(&path_of("adopted")), OLD);
     // What machines can't read is damaged.
-    let victim = world.published(&path_of("damaged")).join("linux");
-    fs::set_permissions(victim, fs::Permissions::from_mode(0o600)).unwrap();
+    if cases.iter().any(|case| case.drop == "damaged") {
+        let victim = world.published(&path_of("damaged")).join("linux");
+        fs::set_permissions(victim, fs::Permissions::from_mode(0o600)).unwrap();
+    }
 
-    for case in CASES {
+    for case in cases {
         let hidden = world.spool.join("incoming").join(format!(".{}", case.drop));
         let text = match case.put {
             Put::Image(image) => {
@@ -362,7 +389,7 @@ fn build(world: &World) {
             }
             Put::BadManifest => {
                 write(&hidden.join("image"), NEW);
-                Some("format = 0\n".to_string())
+                Some(BAD.to_string())
             }
             Put::NoManifest => {
                 write(&hidden.join("image"), NEW);
