@@ -193,6 +193,7 @@ impl Spool {
     pub fn scan(&self, arrivals: &Arrivals) -> Result<Scan, Failure> {
         let now = Moment::now();
         let mut scan = Scan::default();
+        let mut first_unsettled = None;
         let is_itself = self.root.stat(INCOMING)?.map(|stat| stat.id);
         if is_itself != Some(self.incoming.stat_self()?.id) {
             return Err(Failure::new(
@@ -224,8 +225,8 @@ impl Spool {
             }
             match self.completion(&name, arrival.is_some()) {
                 Completion::At(moment) => seen(moment, false),
-                Completion::Settles(moment) => {
-                    scan.settles = earliest(scan.settles, moment);
+                Completion::Settles { since } => {
+                    first_unsettled = earliest(first_unsettled, since);
                     scan.incomplete.push(name);
                 }
                 Completion::Since(moment) => {
@@ -239,6 +240,11 @@ impl Spool {
                 }
                 Completion::Gone => {}
             }
+        }
+        if let Some(since) = first_unsettled {
+            // It may be complete already, and for the same target: what came later waits with it.
+            scan.settles = Some(since.later(SETTLED));
+            scan.complete.retain(|seen| seen.completed < since);
         }
         scan.complete.sort_by(in_order);
         Ok(scan)
@@ -494,15 +500,19 @@ impl Spool {
         if has_arrived || was_renamed || manifest.changed.age() >= SETTLED {
             Completion::At(completed)
         } else {
-            Completion::Settles(manifest.changed.later(SETTLED))
+            Completion::Settles {
+                since: manifest.changed,
+            }
         }
     }
 }
 
 enum Completion {
     At(Moment),
-    /// It may still be written; if nothing happens it is complete then.
-    Settles(Moment),
+    /// It may still be written; if nothing happens it has been complete since then.
+    Settles {
+        since: Moment,
+    },
     /// It has had no manifest since then.
     Since(Moment),
     Gone,
