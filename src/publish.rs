@@ -395,6 +395,11 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
         }
     }
     for (decided, outcome) in written {
+        let is_rejected = outcome.outcome == Verdict::Rejected;
+        if let Some(Err(failure)) = (!is_rejected).then(|| spool.release(&decided.claimed)) {
+            committed.postpone(&decided, failure);
+            continue;
+        }
         let settled = Settled {
             claimed: decided.claimed,
             outcome,

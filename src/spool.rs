@@ -389,20 +389,21 @@ impl Spool {
         self.root.sync_file_system()
     }
 
-    /// Removes a drop that has its outcome.
-    pub fn remove(&self, claimed: &Claimed) -> Result<(), Failure> {
-        let failure = |error| Failure::new("removing", self.processing.path(), error);
-        failpoint::at("remove").map_err(failure)?;
-        // In one step it is no drop any more, which must not be taken up again: an image that was
-        // published since then would give way to it.
+    /// Lets go of a drop that has its outcome: in one step it is no drop any more. One that stayed
+    /// would be published again at the next start, over what had come after it.
+    pub fn release(&self, claimed: &Claimed) -> Result<(), Failure> {
+        failpoint::at("remove").map_err(|e| Failure::new("removing", self.processing.path(), e))?;
         let removed = format!("{REMOVED}{}", claimed.entry);
-        match (self.processing).rename(&claimed.entry, &self.processing, &removed) {
-            // It is another try.
-            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-        failpoint::at("remove-image").map_err(failure)?;
-        self.processing.remove_tree(removed)
+        self.processing
+            .rename(&claimed.entry, &self.processing, removed)
+    }
+
+    /// Removes what is left of a drop that was let go of.
+    pub fn remove(&self, claimed: &Claimed) -> Result<(), Failure> {
+        failpoint::at("remove-image")
+            .map_err(|e| Failure::new("removing", self.processing.path(), e))?;
+        self.processing
+            .remove_tree(format!("{REMOVED}{}", claimed.entry))
     }
 
     /// Keeps a rejected drop, whole, beside its outcome. One of this name that was rejected before
