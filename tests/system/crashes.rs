@@ -5,11 +5,15 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use netboot_publisher::record::Head;
+use rustix::process::{Signal, WaitOptions, waitpid};
 
 use crate::scene::{Scene, drops};
-use crate::world::{Needs, test, text};
+use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[
@@ -60,6 +64,36 @@ pub fn tests() -> Vec<Trial> {
             "a daemon killed at any call to a file system is finished by the next one",
             &[Needs::Program("strace")],
             killed_at_every_call,
+        ),
+        test(
+            "a daemon killed twice, also in its recovery, is finished by the next one",
+            &[Needs::Failpoints],
+            killed_twice,
+        ),
+        test(
+            "a recovery killed at any call that removes or renames is finished by the next one",
+            &[Needs::Failpoints, Needs::Program("strace")],
+            recovery_killed_at_every_change,
+        ),
+        test(
+            "a step that fails anywhere is done by the next daemon",
+            &[Needs::Failpoints],
+            failed_at_every_failpoint,
+        ),
+        test(
+            "under load no kill loses a drop or changes the order",
+            &[],
+            killed_under_load,
+        ),
+        test(
+            "SIGTERM in the middle of a copy ends the daemon, and the next one makes the copy",
+            &[Needs::Failpoints],
+            || stopped_in_a_copy(Signal::TERM),
+        ),
+        test(
+            "SIGINT in the middle of a copy ends the daemon, and the next one makes the copy",
+            &[Needs::Failpoints],
+            || stopped_in_a_copy(Signal::INT),
         ),
     ]
 }
@@ -253,7 +287,7 @@ fn strace(scene: &Scene, arguments: &[&str]) -> (Output, Vec<Call>) {
             "--inject=clone3:error=EAGAIN:when=2+",
         ])
         .args(arguments)
-        .arg(crate::world::PROGRAM)
+        .arg(PROGRAM)
         .args(["run", "--once", "--config"])
         .arg(&scene.world.config)
         .env("RUST_LOG", "warn")
@@ -288,11 +322,349 @@ impl Call {
     }
 }
 
+/// The second kill is at a failpoint as well; the third start finishes.
+fn killed_twice() {
+    let scene = Scene::in_memory(1, &drops());
+    let mut kills = 0;
+    for place in PLACES {
+        // Not the first time where there is a second: something was done by then.
+        let nth = [2, 1].into_iter().find(|nth| {
+            scene.begin();
+            !run_to(&scene, &format!("{place}:{nth}:kill"))
+                .status
+                .success()
+        });
+        let nth = nth.unwrap_or_else(|| panic!("{place} is never reached"));
+        for again in PLACES {
+            scene.begin();
+            let first = run_to(&scene, &format!("{place}:{nth}:kill"));
+            assert_killed(&first);
+            let second = run_to(&scene, &format!("{again}:1:kill"));
+            let told = format!("{place}, then {again}\n{}{}", text(&first), text(&second));
+            checked(&told, || {
+                scene.assert_between(&scene.world);
+                if second.status.success() {
+                    return scene.assert_finished(&scene.world);
+                }
+                assert_killed(&second);
+                kills += 1;
+                let third = scene.recover();
+                scene.assert_finished(&scene.world);
+                assert_told_once(&[&first, &second, &third]);
+            });
+        }
+    }
+    println!("{kills} recoveries killed at failpoints");
+    assert!(kills > 100, "{kills} kills");
+}
+
+/// The second kill is from the outside: what a recovery sweeps, it sweeps without failpoints.
+fn recovery_killed_at_every_change() {
+    let scene = Scene::in_memory(1, &["adopted", "back", "changed", "late"]);
+    let mut kills = 0;
+    for place in ["swap:2", "place-record:2", "remove-image:1"] {
+        for name in ["renameat", "renameat2", "unlinkat"] {
+            for nth in 1.. {
+                scene.begin();
+                let first = run_to(&scene, &format!("{place}:kill"));
+                assert_killed(&first);
+                let (second, _) = killed_at(&scene, name, nth);
+                let told = format!("{place}, then the {nth}th {name}\n{}", text(&second));
+                let is_killed = !second.status.success();
+                checked(&told, || {
+                    scene.assert_between(&scene.world);
+                    if is_killed {
+                        assert_killed(&second);
+                        scene.recover();
+                    }
+                    scene.assert_finished(&scene.world);
+                });
+                if !is_killed {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+    }
+    println!("{kills} recoveries killed from the outside");
+    assert!(kills > 50, "{kills} kills");
+}
+
+/// The daemon lives on, and gives up what it could not do.
+fn failed_at_every_failpoint() {
+    let scene = Scene::in_memory(1, &drops());
+    let mut failures = 0;
+    for place in PLACES {
+        for nth in 1.. {
+            scene.begin();
+            let first = run_to(&scene, &format!("{place}:{nth}:fail"));
+            let told = format!("{place}:{nth}\n{}", text(&first));
+            checked(&told, || {
+                assert_eq!(first.status.signal(), None, "it broke down");
+                scene.assert_between(&scene.world);
+                scene.recover();
+                scene.assert_finished(&scene.world);
+            });
+            // What can't be vacuumed is no drop that was not finished.
+            let was_reached = text(&first).contains("Input/output error");
+            if !was_reached {
+                assert!(nth > 1, "{place} was never reached");
+                break;
+            }
+            failures += 1;
+        }
+    }
+    println!("{failures} failures at {} failpoints", PLACES.len());
+}
+
+/// Importers that go on dropping, whatever happens to the daemon.
+struct Load {
+    world: World,
+    is_over: AtomicBool,
+}
+
+const TARGETS: usize = 4;
+const KILLS: usize = 30;
+
+/// What the n-th drop for a target is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    New,
+    /// The image of the one before.
+    Same,
+    Bad,
+}
+
+impl Kind {
+    fn of(number: usize) -> Self {
+        match number % 5 {
+            3 => Self::Same,
+            4 => Self::Bad,
+            _ => Self::New,
+        }
+    }
+
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::New => "published",
+            Self::Same => "unchanged",
+            Self::Bad => "rejected bad-manifest",
+        }
+    }
+}
+
+impl Load {
+    fn name(target: usize, number: usize) -> String {
+        format!("t{target}-{number:05}")
+    }
+
+    /// Drops for one target, a few ahead of the daemon. Returns how many.
+    fn import(&self, target: usize) -> usize {
+        const AHEAD: usize = 6;
+        let path = format!("amd64/generic/noble/t{target}");
+        for number in 0.. {
+            if number >= AHEAD {
+                self.wait_for_outcome(&Self::name(target, number - AHEAD));
+            }
+            if self.is_over.load(Ordering::Relaxed) {
+                for number in number.saturating_sub(AHEAD)..number {
+                    self.wait_for_outcome(&Self::name(target, number));
+                }
+                return number;
+            }
+            let kind = Kind::of(number);
+            let image = if kind == Kind::Same {
+                number - 1
+            } else {
+                number
+            };
+            let text = if kind == Kind::Bad {
+                "format = 0\n".into()
+            } else {
+                manifest(&path)
+            };
+            self.world
+                .drop_with(&Self::name(target, number), &text, |dir| {
+                    fs::write(dir.join("linux"), image.to_string()).unwrap();
+                    fs::write(dir.join("initrd.gz"), image.to_string()).unwrap();
+                });
+        }
+        unreachable!("numbers have no end")
+    }
+
+    fn wait_for_outcome(&self, drop: &str) {
+        let begin = Instant::now();
+        while self.world.outcome(drop).is_none() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{drop}: no outcome\n{}",
+                self.world
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What machines see all the while: whole images, and never an older one than before. Returns
+    /// how often it was looked.
+    fn watch(&self) -> usize {
+        let mut last = [None::<usize>; TARGETS];
+        let mut looks = 0;
+        while !self.is_over.load(Ordering::Relaxed) {
+            for (target, last) in last.iter_mut().enumerate() {
+                let pointer = self
+                    .world
+                    .published(&format!("amd64/generic/noble/t{target}"));
+                let Ok(to) = fs::read_link(&pointer) else {
+                    assert_eq!(*last, None, "{pointer:?} is missing");
+                    continue;
+                };
+                let read =
+                    |name| fs::read_to_string(pointer.with_file_name(&to).join(name)).unwrap();
+                let seen: usize = read("linux").parse().unwrap();
+                assert_eq!(read("initrd.gz"), seen.to_string(), "{pointer:?} is mixed");
+                assert!(
+                    last.is_none_or(|last| last <= seen),
+                    "{pointer:?}: {seen} after {last:?}"
+                );
+                *last = Some(seen);
+                looks += 1;
+            }
+            // Others need the processor as well.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        looks
+    }
+
+    /// Kills the daemon again and again, while it works or while it starts.
+    fn kill(&self) {
+        let mut random = Random(7);
+        for _ in 0..KILLS {
+            let mut command = self.world.command(&["run"]);
+            let mut daemon = Daemon::start_unready(&mut command);
+            if random.below(3) > 0 {
+                for _ in 0..=random.below(20) {
+                    daemon.wait_for(" drop=");
+                }
+            }
+            // Not right after a line: at any moment.
+            std::thread::sleep(Duration::from_micros(random.below(8_000)));
+            daemon.kill();
+        }
+    }
+
+    /// Every drop has the outcome it has to have, and what was published came in order.
+    fn assert_in_order(&self, target: usize, count: usize) {
+        let path = format!("amd64/generic/noble/t{target}");
+        for number in 0..count {
+            let name = Self::name(target, number);
+            self.world.assert_outcome(&name, Kind::of(number).outcome());
+        }
+        let mut published: Vec<_> = walk(&self.world.published(&format!("{path}@")))
+            .into_iter()
+            .filter(|file| file.extension() == Some("toml".as_ref()))
+            .map(|file| Head::parse(&fs::read_to_string(file).unwrap()).unwrap())
+            .map(|head| (head.published_at, head.from.unwrap().drop))
+            .collect();
+        published.sort();
+        let found: Vec<_> = published.into_iter().map(|(_, drop)| drop).collect();
+        let expected: Vec<_> = (0..count)
+            .filter(|number| Kind::of(*number) == Kind::New)
+            .map(|number| Self::name(target, number))
+            .collect();
+        assert_eq!(found, expected, "{}", self.world);
+    }
+}
+
+fn killed_under_load() {
+    let load = Load {
+        world: World::with(
+            "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 100000\n",
+        ),
+        is_over: AtomicBool::new(false),
+    };
+    let (counts, looks) = std::thread::scope(|scope| {
+        let importers: Vec<_> = (0..TARGETS)
+            .map(|target| {
+                scope.spawn({
+                    let load = &load;
+                    move || load.import(target)
+                })
+            })
+            .collect();
+        let watcher = scope.spawn(|| load.watch());
+        let killing = std::panic::AssertUnwindSafe(|| load.kill());
+        let killed = std::panic::catch_unwind(killing);
+        load.is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = killed {
+            std::panic::resume_unwind(panic);
+        }
+        let daemon = load.world.daemon();
+        let counts: Vec<_> = importers.into_iter().map(|it| it.join().unwrap()).collect();
+        daemon.stop();
+        (counts, watcher.join().unwrap())
+    });
+    load.world.run_once();
+    load.world.assert_at_rest();
+    assert_eq!(load.world.names("incoming"), [""; 0], "{}", load.world);
+    for (target, count) in counts.iter().enumerate() {
+        load.assert_in_order(target, *count);
+    }
+    println!(
+        "{KILLS} kills under load, {} drops, {looks} looks",
+        counts.iter().sum::<usize>()
+    );
+    assert!(looks > 0);
+}
+
+fn stopped_in_a_copy(signal: Signal) {
+    let world = World::new();
+    let size = 1 << 29;
+    let manifest = manifest("amd64/generic/noble/install");
+    world.drop_with("huge", &manifest, |image| {
+        let file = fs::File::create(image.join("initrd.gz")).unwrap();
+        file.set_len(size).unwrap();
+    });
+    let mut command = world.command(&["run"]);
+    command.env(FAILPOINT, "copy-file:1:stop");
+    let mut daemon = Daemon::start_unready(&mut command);
+    // It stops itself when it is about to copy, so both signals come in the middle.
+    let stopped = waitpid(Some(daemon.pid()), WaitOptions::UNTRACED).unwrap();
+    assert!(
+        stopped.is_some_and(|(_, status)| status.stopped()),
+        "{stopped:?}"
+    );
+    daemon.signal(signal);
+    daemon.signal(Signal::CONT);
+    let status = daemon.wait();
+    assert!(status.success(), "{status}:\n{}", daemon.log.join("\n"));
+    assert_eq!(world.outcome("huge"), None, "{world}");
+    assert_eq!(world.names("processing"), ["huge"], "{world}");
+    assert!(!world.published("amd64").exists(), "{world}");
+
+    world.run_once();
+    world.assert_at_rest();
+    let outcome = world.assert_outcome("huge", "published");
+    assert_eq!(outcome["bytes"], size, "{outcome}");
+}
+
+/// Numbers that look random, the same for the same seed (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut n = self.0;
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (n ^ (n >> 31)) % end
+    }
+}
+
 impl Scene {
     /// Set, and all drops handed over.
     fn begin(&self) {
         self.set();
-        self.hand_over();
+        self.hand_over_all();
     }
 
     /// The next start, which has to end well.

@@ -24,6 +24,7 @@ fn main() {
         images::tests(),
         swaps::tests(),
         crashes::tests(),
+        blocklog::trials::tests(),
         power::tests(),
         threats::tests(),
         load::tests(),

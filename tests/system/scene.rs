@@ -142,20 +142,15 @@ pub struct Scene {
     template: PathBuf,
     /// The outcomes that were there before; drops of the same names have come already.
     earlier: BTreeMap<String, Value>,
-    _dir: TempDir,
+    settings: String,
+    dir: TempDir,
 }
 
 impl Scene {
     /// One whose retention keeps `keep` generations, of any age. In memory: what a killed process
     /// leaves does not depend on the disk.
     pub fn in_memory(keep: usize, drops: &[&str]) -> Self {
-        let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() {
-            tempfile::tempdir_in(memory)
-        } else {
-            tempfile::tempdir()
-        };
-        let dir = dir.expect("a temporary directory");
+        let dir = memory();
         let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
         Self::at(dir, &spool, &tree, keep, drops)
     }
@@ -187,22 +182,14 @@ impl Scene {
             cases,
             template,
             earlier,
-            _dir: dir,
+            settings,
+            dir,
         }
     }
 
-    /// The same scene, seen where its file systems are mounted now.
-    pub fn seen_at(&self, spool: &Path, tree: &Path, look: impl FnOnce(&World, &Self)) {
-        let text = fs::read_to_string(&self.world.config).unwrap();
-        let root = tempfile::tempdir().unwrap();
-        let config = root.path().join("config.toml");
-        let place = |path: &Path| format!("{path:?}");
-        let text = text
-            .replace(&place(&self.world.spool), &place(spool))
-            .replace(&place(&self.world.tree), &place(tree));
-        fs::write(&config, text).unwrap();
-        let world = World::placed(root.path(), spool, tree, &config);
-        look(&world, self);
+    /// The world of this scene where its file systems are mounted now.
+    pub fn seen_at(&self, spool: &Path, tree: &Path) -> World {
+        World::at(self.dir.path(), spool, tree, &self.settings)
     }
 
     /// Puts spool and tree in place. The drops are hidden still.
@@ -221,12 +208,24 @@ impl Scene {
     }
 
     /// Gives every drop its name.
-    pub fn hand_over(&self) {
+    pub fn hand_over_all(&self) {
         for case in &self.cases {
-            let incoming = self.world.spool.join("incoming");
-            let hidden = incoming.join(format!(".{}", case.drop));
-            give_name(&hidden, &incoming.join(case.drop));
+            self.hand_over(case.drop);
         }
+    }
+
+    pub fn hand_over(&self, drop: &str) {
+        assert!(self.hand_over_at(&self.world, drop), "{}", self.world);
+    }
+
+    /// Gives a drop its name if it is hidden still.
+    pub fn hand_over_at(&self, world: &World, drop: &str) -> bool {
+        let hidden = world.incoming(&format!(".{drop}"));
+        let is_there = hidden.exists();
+        if is_there {
+            give_name(&hidden, &world.incoming(drop));
+        }
+        is_there
     }
 
     /// What has to hold whenever the daemon was ended: each pointer leads to a whole generation,
@@ -340,12 +339,37 @@ impl Scene {
         seen
     }
 
-    /// Whether a drop has an outcome of its own by now.
-    pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
-        world
-            .outcome(drop)
-            .is_some_and(|outcome| self.earlier.get(drop) != Some(&outcome))
+    /// Asserts that machines see what a drop was to bring, or what came after it.
+    pub fn assert_shown(&self, world: &World, drop: &str) {
+        let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
+        let Put::Image(mut expected) = case.put else {
+            return;
+        };
+        let found = image(&world.published(&path_of(case.target)));
+        if drop == "line-1" && found == Some(files(NEW)) {
+            expected = NEW;
+        }
+        assert_eq!(found, Some(files(expected)), "{drop}\n{world}");
     }
+
+    /// Whether a drop has an outcome of its own by now. One that is torn is none.
+    pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
+        let file = world.spool.join("outcomes").join(format!("{drop}.json"));
+        let text = fs::read(file).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text)
+            .is_ok_and(|outcome| self.earlier.get(drop) != Some(&outcome))
+    }
+}
+
+/// A temporary directory in memory, where there is one.
+pub fn memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    dir.expect("a temporary directory")
 }
 
 /// All drops that a scene can have.
