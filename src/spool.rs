@@ -122,6 +122,8 @@ pub struct Scan {
     pub incomplete: Vec<OsString>,
     /// Those of them that have no manifest yet.
     pub without_manifest: HashSet<OsString>,
+    /// Since when the first of those that may be complete already would be complete.
+    pub unsettled: Option<Moment>,
     /// When the first of those that may be complete already will be taken for complete.
     pub settles: Option<Moment>,
     /// When the first of the others will have been incomplete for too long.
@@ -270,6 +272,10 @@ impl Spool {
             ControlFlow::Continue(())
         })?;
         scan.keep_first(MAX_SEEN);
+        if let Some(since) = scan.unsettled {
+            // It may be complete already, and for the same target: what came later waits with it.
+            scan.complete.retain(|seen| seen.completed < since);
+        }
         Ok(scan)
     }
 
@@ -299,8 +305,9 @@ impl Spool {
                 return;
             }
             Completion::At(moment) => (moment, false),
-            Completion::Settles(moment) => {
-                scan.settles = earliest(scan.settles, moment);
+            Completion::Settles { since } => {
+                scan.settles = earliest(scan.settles, since.later(SETTLED));
+                scan.unsettled = earliest(scan.unsettled, since);
                 return scan.incomplete.push(name.to_os_string());
             }
             Completion::Since(moment) => {
@@ -590,15 +597,19 @@ impl Spool {
         } else if manifest.changed.age() >= SETTLED {
             Completion::At(completed)
         } else {
-            Completion::Settles(manifest.changed.later(SETTLED))
+            Completion::Settles {
+                since: manifest.changed,
+            }
         }
     }
 }
 
 enum Completion {
     At(Moment),
-    /// It may still be written; if nothing happens it is complete then.
-    Settles(Moment),
+    /// It may still be written, or be complete since then.
+    Settles {
+        since: Moment,
+    },
     /// An event will say when.
     Awaited,
     /// It has had no manifest since then.

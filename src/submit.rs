@@ -24,9 +24,6 @@ const POLL: Duration = Duration::from_secs(1);
 /// Room for the time in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
 
-/// Room for the time in a drop's name, which has at most 200 bytes.
-const MAX_WORDS: usize = 150;
-
 /// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
 pub struct Draft {
     incoming: Dir,

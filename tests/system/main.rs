@@ -12,6 +12,7 @@ mod images;
 mod load;
 mod orders;
 mod power;
+mod scene;
 mod swaps;
 mod tftp;
 mod threats;
@@ -24,6 +25,7 @@ fn main() {
         images::tests(),
         swaps::tests(),
         crashes::tests(),
+        blocklog::trials::tests(),
         power::tests(),
         threats::tests(),
         load::tests(),
