@@ -1,7 +1,517 @@
-//! Full disks, read-only trees, missing permissions.
+//! A machine that can't do what is asked of it, for a while.
+//!
+//! In each of these troubles the daemon says so once, waits without haste, ends when it is told to,
+//! and does what it could not do as soon as it can.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
+use crate::filesystems::{FileSystem, expect};
+use crate::world::{Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, test};
+
+const TARGET: &str = "amd64/generic/noble/install";
+const OTHER: &str = "arm64/generic/noble/install";
+
+const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
+
+/// A user who owns nothing.
+const NOBODY: u32 = 65_534;
+
+const UNPRIVILEGED: [Needs; 2] = [Needs::Root, Needs::Program("setpriv")];
+const LOOPED: [Needs; 3] = [
+    Needs::Root,
+    Needs::Path("/dev/loop-control"),
+    Needs::Program("mkfs.ext4"),
+];
+
 pub fn tests() -> Vec<Trial> {
-    Vec::new()
+    let mut tests = vec![
+        test(
+            "a drop that fills the disk waits for room, and others go on",
+            &[Needs::Root],
+            disk_is_full,
+        ),
+        test(
+            "a drop that would leave too little room waits for it",
+            &[Needs::Root],
+            room_is_kept_free,
+        ),
+        test(
+            "an outcome that does not fit the spool's disk is written when it does",
+            &[Needs::Root],
+            spool_is_full,
+        ),
+        test(
+            "a tree that is mounted read-only is written to when it can be",
+            &LOOPED,
+            tree_is_read_only,
+        ),
+        test(
+            "a target whose folder the daemon may not write to waits until it may",
+            &UNPRIVILEGED,
+            target_is_forbidden,
+        ),
+        test(
+            "drops that can't be claimed are claimed when they can be",
+            &UNPRIVILEGED,
+            incoming_is_forbidden,
+        ),
+        test(
+            "an outcome that may not be written is written when it may be",
+            &UNPRIVILEGED,
+            outcomes_is_forbidden,
+        ),
+        test(
+            "a rejected drop that can't be put away is put away when it can be",
+            &UNPRIVILEGED,
+            rejected_is_forbidden,
+        ),
+        test(
+            "a drop that can't be removed is published once and removed when it can be",
+            &LOOPED,
+            drop_is_immutable,
+        ),
+        test(
+            "a drop with a folder that the daemon may not empty is published once",
+            &UNPRIVILEGED,
+            drop_is_forbidden,
+        ),
+    ];
+    tests.extend(failpoints().into_iter().map(|(name, nth)| {
+        test(
+            &format!("every drop is finished after an I/O error at {name} {nth}"),
+            &[Needs::Failpoints],
+            move || step_fails(&name, nth),
+        )
+    }));
+    tests
+}
+
+/// A trouble, and what the daemon does in it.
+struct Trouble<'w> {
+    world: &'w World,
+    /// What the warning says.
+    cause: &'static str,
+    start: &'w dyn Fn() -> Daemon,
+    /// All that was logged, by every daemon.
+    log: Vec<String>,
+}
+
+impl<'w> Trouble<'w> {
+    fn new(world: &'w World, cause: &'static str, start: &'w dyn Fn() -> Daemon) -> Self {
+        Self {
+            world,
+            cause,
+            start,
+            log: Vec::new(),
+        }
+    }
+
+    /// A daemon meets it, says so, waits quietly, and ends well.
+    fn is_waited_out(&mut self) {
+        let mut daemon = (self.start)();
+        let warning = daemon.wait_for(" has to wait: ");
+        assert!(warning.contains(self.cause), "{warning}\n{}", self.world);
+        let (began, before) = (Instant::now(), processor_time(&daemon));
+        daemon.wait_for("still have to wait, tried 2 times");
+        let (took, used) = (began.elapsed(), processor_time(&daemon) - before);
+        assert!(used < took / 4, "{used:?} of {took:?} used for waiting");
+        let log = daemon.stop();
+        let warnings: Vec<_> = log.iter().filter(|line| line.contains(" WARN ")).collect();
+        assert!(warnings.len() <= 4, "{warnings:#?}");
+        self.log.extend(log);
+    }
+
+    /// Another daemon meets it, and once it is over (`end`), finishes these drops.
+    fn is_overcome(&mut self, end: impl FnOnce(&mut Daemon), drops: &[(&str, &str)]) {
+        let mut daemon = (self.start)();
+        see(&mut daemon, " has to wait: ");
+        end(&mut daemon);
+        daemon.wait_for("what had to wait could go on");
+        for (drop, _) in drops {
+            if !self.log.iter().any(|line| is_about(line, drop)) {
+                see(&mut daemon, &format!("drop=\"{drop}\""));
+            }
+        }
+        self.log.extend(daemon.stop());
+        for (drop, expected) in drops {
+            self.world.assert_outcome(drop, expected);
+            let lines = self.log.iter().filter(|line| is_about(line, drop)).count();
+            assert_eq!(lines, 1, "{drop}: {:#?}", self.log);
+        }
+        let outcomes: BTreeSet<_> = self.world.names("outcomes").into_iter().collect();
+        let expected = drops.iter().map(|(drop, _)| format!("{drop}.json"));
+        assert_eq!(outcomes, expected.collect(), "{}", self.world);
+        self.world.assert_at_rest();
+    }
+}
+
+fn is_about(line: &str, drop: &str) -> bool {
+    line.contains(&format!("drop=\"{drop}\""))
+}
+
+/// Waits for a line, which may have been read before.
+fn see(daemon: &mut Daemon, text: &str) {
+    if !daemon.log.iter().any(|line| line.contains(text)) {
+        daemon.wait_for(text);
+    }
+}
+
+/// What the daemon has used of the processors until now.
+fn processor_time(daemon: &Daemon) -> Duration {
+    let pid = daemon.pid().as_raw_nonzero();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // proc_pid_stat(5): utime and stime are fields 14 and 15; the name ends field 2.
+    let fields = stat[stat.rfind(')').unwrap() + 2..].split(' ').skip(11);
+    let ticks: u64 = fields
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap()
+}
+
+fn generations(world: &World, target: &str) -> usize {
+    let names = names(&world.tree.join(format!("{target}@")));
+    names.iter().filter(|name| !name.ends_with(".toml")).count()
+}
+
+fn disk_is_full() {
+    // Files of one byte each take a page each: their sizes alone would fit.
+    const FILES: usize = 3_000;
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    world.drop_with("big", &manifest(TARGET), |image| {
+        for number in 0..FILES {
+            fs::write(image.join(number.to_string()), "x").unwrap();
+        }
+    });
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "No space left on device", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            world.drop_image("small", OTHER, &[("linux", b"1")]);
+            see(daemon, "drop=\"small\"");
+            assert_eq!(world.names("processing"), ["big"], "{world}");
+            disk.remount("size=64m");
+        },
+        &[("big", "published"), ("small", "published")],
+    );
+    assert_eq!(names(&world.published(TARGET)).len(), FILES);
+}
+
+fn room_is_kept_free() {
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let settings = SETTINGS.replace("\"0B\"", "\"4MiB\"");
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, &settings);
+    world.drop_image("big", TARGET, &[("linux", &[7; 5 << 20])]);
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "limits.min_free_space", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            world.drop_image("small", OTHER, &[("linux", b"1")]);
+            see(daemon, "drop=\"small\"");
+            disk.remount("size=64m");
+        },
+        &[("big", "published"), ("small", "published")],
+    );
+}
+
+fn spool_is_full() {
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(
+        dir.path(),
+        &disk.root.join("spool"),
+        &dir.path().join("tree"),
+        SETTINGS,
+    );
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    let filler = disk.root.join("filler");
+    let error = fs::write(&filler, vec![0; 16 << 20]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "No space left on device", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(|_| fs::remove_file(&filler).unwrap(), &[("a", "published")]);
+    assert_eq!(generations(&world, TARGET), 1, "published once\n{world}");
+}
+
+fn tree_is_read_only() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let tree = disk.root.join("tree");
+    let world = World::at(dir.path(), &dir.path().join("spool"), &tree, SETTINGS);
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    world.run_once();
+    world.drop_image("b", TARGET, &[("linux", b"2")]);
+    world.drop_image("same", OTHER, &[("linux", b"1")]);
+    disk.remount("ro");
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "Read-only file system", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| disk.remount("rw"),
+        &[("b", "published"), ("same", "published")],
+    );
+}
+
+/// A world whose daemon runs as nobody.
+struct Unprivileged {
+    world: World,
+    program: std::path::PathBuf,
+}
+
+impl Unprivileged {
+    fn new() -> Self {
+        let world = World::with(SETTINGS);
+        // Where the tests were built, others may have no way in.
+        let program = world.root.join("netboot-publisher");
+        if fs::hard_link(PROGRAM, &program).is_err() {
+            fs::copy(PROGRAM, &program).unwrap();
+        }
+        fs::create_dir(&world.tree).unwrap();
+        set_mode(&world.root, 0o755);
+        for folder in [&world.spool, &world.tree] {
+            give_away(folder);
+        }
+        Self { world, program }
+    }
+
+    fn daemon(&self) -> Daemon {
+        let mut command = Command::new("setpriv");
+        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        command
+            .args(nobody)
+            .arg("--clear-groups")
+            .arg(&self.program);
+        command.args(["run", "--config"]).arg(&self.world.config);
+        Daemon::start(command)
+    }
+
+    /// Drops an image that belongs to nobody.
+    fn drop_image(&self, name: &str, target: &str, content: &[u8]) {
+        let hidden = format!(".{name}");
+        self.world
+            .drop_image(&hidden, target, &[("linux", content)]);
+        give_away(&self.world.incoming(&hidden));
+        fs::rename(self.world.incoming(&hidden), self.world.incoming(name)).unwrap();
+    }
+}
+
+fn give_away(folder: &Path) {
+    for path in crate::world::walk(folder) {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn target_is_forbidden() {
+    let poor = Unprivileged::new();
+    let folder = poor.world.tree.join("amd64/generic/noble");
+    fs::create_dir_all(&folder).unwrap();
+    set_mode(&folder, 0o555);
+    poor.drop_image("a", TARGET, b"1");
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            poor.drop_image("other", OTHER, b"1");
+            see(daemon, "drop=\"other\"");
+            set_mode(&folder, 0o777);
+        },
+        &[("a", "published"), ("other", "published")],
+    );
+}
+
+fn incoming_is_forbidden() {
+    let poor = Unprivileged::new();
+    let incoming = poor.world.spool.join("incoming");
+    poor.drop_image("a", TARGET, b"1");
+    poor.drop_image("b", TARGET, b"2");
+    set_mode(&incoming, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| set_mode(&incoming, 0o755),
+        &[("a", "published"), ("b", "published")],
+    );
+    let current = fs::read(poor.world.published(TARGET).join("linux")).unwrap();
+    assert_eq!(current, b"2", "in order\n{}", poor.world);
+}
+
+fn outcomes_is_forbidden() {
+    let poor = Unprivileged::new();
+    let outcomes = poor.world.spool.join("outcomes");
+    poor.drop_image("a", TARGET, b"1");
+    set_mode(&outcomes, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(|_| set_mode(&outcomes, 0o755), &[("a", "published")]);
+    assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+fn rejected_is_forbidden() {
+    let poor = Unprivileged::new();
+    let rejected = poor.world.spool.join("rejected");
+    poor.drop_image("a", TARGET, b"1");
+    fs::write(poor.world.incoming("a").join("manifest.toml"), "format = 7").unwrap();
+    set_mode(&rejected, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    poor.world.assert_outcome("a", "rejected bad-manifest");
+    trouble.log.clear();
+    trouble.is_overcome(
+        |_| set_mode(&rejected, 0o755),
+        &[("a", "rejected bad-manifest")],
+    );
+    assert_eq!(poor.world.names("rejected"), ["a", "a.json"]);
+}
+
+fn drop_is_immutable() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(
+        dir.path(),
+        &disk.root.join("spool"),
+        &dir.path().join("tree"),
+        SETTINGS,
+    );
+    let file = "image/linux";
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    expect(
+        Command::new("chattr")
+            .arg("+i")
+            .arg(world.incoming("a").join(file)),
+    );
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "Operation not permitted", &start);
+    trouble.is_waited_out();
+    world.assert_outcome("a", "published");
+    trouble.is_overcome(
+        |daemon| {
+            // It is in nobody's way: not in that of a later drop for its target.
+            world.drop_image("b", TARGET, &[("linux", b"2")]);
+            see(daemon, "drop=\"b\"");
+            let stuck = world.spool.join("processing/a").join(file);
+            expect(Command::new("chattr").arg("-i").arg(stuck));
+        },
+        &[("a", "published"), ("b", "published")],
+    );
+    assert_eq!(generations(&world, TARGET), 2, "each once\n{world}");
+}
+
+fn drop_is_forbidden() {
+    let poor = Unprivileged::new();
+    poor.drop_image("a", TARGET, b"1");
+    let foreign = poor.world.incoming("a").join("image/sub");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("initrd.gz"), "1").unwrap();
+    chown(foreign.join("initrd.gz"), Some(NOBODY), None).unwrap();
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| give_away(&poor.world.spool.join("processing/a")),
+        &[("a", "published")],
+    );
+    assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+/// Every failpoint of the program, and how often a way through it is worth failing.
+fn failpoints() -> Vec<(String, u32)> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeSet::new();
+    for name in names(&sources) {
+        let source = fs::read_to_string(sources.join(name)).unwrap();
+        // `failpoint::at("swap")`, or a closure that calls it: `at("place-record")`.
+        for (at, _) in source.match_indices("at(\"") {
+            let is_call = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            let name = source[at + 4..].split('"').next().unwrap();
+            if is_call && !name.is_empty() {
+                found.insert(name.to_string());
+            }
+        }
+    }
+    assert!(found.len() > 10, "{found:?}");
+    let times = |name: String| {
+        let last = if name.ends_with("sync") { 6 } else { 2 };
+        (1..=last).map(move |nth| (name.clone(), nth))
+    };
+    found.into_iter().flat_map(times).collect()
+}
+
+/// Drops that go every way, with one step that fails.
+fn step_fails(name: &str, nth: u32) {
+    let settings = "#spool rescan_interval = \"1s\"\n[limits]\nmin_free_space = \"0B\"\n\
+                    [retention]\nkeep = 0\nmin_age = \"0s\"\n";
+    let world = World::with(settings);
+    let plain = "amd64/generic/noble/plain";
+    fs::create_dir_all(world.published(plain)).unwrap();
+    fs::write(world.published(plain).join("linux"), "0").unwrap();
+    let mut command = world.command(&["run"]);
+    let failpoint = format!("{name}:{nth}:fail");
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", failpoint);
+    let mut daemon = Daemon::start(command);
+
+    let drops = [
+        ("first", TARGET, "1", "published"),
+        ("changed", TARGET, "2", "published"),
+        ("same", TARGET, "2", "unchanged"),
+        ("adopting", plain, "1", "published"),
+        ("bad", "", "", "rejected bad-manifest"),
+        ("worse", "", "", "rejected bad-manifest"),
+    ];
+    for (drop, target, content, expected) in drops {
+        match target {
+            "" => world.drop_with(drop, "format = 7\n", |_| {}),
+            target => world.drop_image(drop, target, &[("linux", content.as_bytes())]),
+        }
+        see(&mut daemon, &format!("drop=\"{drop}\""));
+        world.assert_outcome(drop, expected);
+    }
+    // What retention does not keep is removed beside all that.
+    let old = |target: &str| generations(&world, target) > 1;
+    while old(TARGET) || old(plain) {
+        daemon.wait_for("");
+    }
+    if daemon
+        .log
+        .iter()
+        .any(|line| line.contains(" has to wait: "))
+    {
+        see(&mut daemon, "what had to wait could go on");
+    }
+    let log = daemon.stop();
+    assert!(
+        log.iter().any(|line| line.contains("os error 5")),
+        "{name} was not reached {nth} times: {log:#?}"
+    );
+    for (drop, ..) in drops {
+        let lines = log.iter().filter(|line| is_about(line, drop)).count();
+        assert_eq!(lines, 1, "{drop}: {log:#?}");
+    }
+    for (target, content) in [(TARGET, "2"), (plain, "1")] {
+        assert_eq!(names(&world.published(target)), ["linux"]);
+        let current = fs::read_to_string(world.published(target).join("linux")).unwrap();
+        assert_eq!(current, content, "{world}");
+    }
+    world.assert_at_rest();
 }
