@@ -81,6 +81,8 @@ const BAD_NAME: &str = "bad-name-";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
+    /// In `processing/` with its outcome written: nothing is left to do but to remove it.
+    Leaving,
     /// Claimed before the daemon started: older than whatever is incoming.
     Processing,
     Incoming,
@@ -105,7 +107,7 @@ pub enum Peeked {
     Ready(Ready),
     /// Not every file that the manifest lists is there: it waits.
     Incomplete,
-    /// Its importer has taken it away.
+    /// Its importer has taken it away, or it was removed.
     Gone,
 }
 
@@ -155,18 +157,20 @@ impl Spool {
     }
 
     /// Drops that were claimed by a daemon that did not finish them, in the order in which it
-    /// claimed them. Finishes the removal of those that have their outcome.
+    /// claimed them.
     pub fn claimed_before(&self) -> Result<Vec<Seen>, Failure> {
         let mut seen = Vec::new();
         for (name, kind) in self.processing.names()? {
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
-            if kind == Kind::Dir && self.is_half_removed(&name)? {
-                self.processing.remove_tree(&name)?;
-                continue;
-            }
-            let (place, completed) = (Place::Processing, stat.changed);
+            let is_leaving = kind == Kind::Dir && self.is_half_removed(&name)?;
+            let place = if is_leaving {
+                Place::Leaving
+            } else {
+                Place::Processing
+            };
+            let completed = stat.changed;
             let entry = name.to_string_lossy().to_string();
             seen.push(Seen {
                 name,
@@ -240,8 +244,13 @@ impl Spool {
         Ok(scan)
     }
 
-    /// Reads the manifest of a drop, which stays where it is.
+    /// Reads the manifest of a drop, which stays where it is. One that was being removed when the
+    /// daemon ended goes now.
     pub fn peek(&self, seen: Seen) -> Result<Peeked, Failure> {
+        if seen.place == Place::Leaving {
+            self.processing.remove_tree(&seen.name)?;
+            return Ok(Peeked::Gone);
+        }
         let ready = |seen, id, manifest| Ok(Peeked::Ready(Ready { seen, id, manifest }));
         let reject = |seen, id, reason, detail| ready(seen, id, Err((reason, detail)));
         let place = self.place(seen.place);
@@ -451,7 +460,7 @@ impl Spool {
 
     fn place(&self, place: Place) -> &Dir {
         match place {
-            Place::Processing => &self.processing,
+            Place::Leaving | Place::Processing => &self.processing,
             Place::Incoming => &self.incoming,
         }
     }
