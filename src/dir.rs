@@ -253,11 +253,12 @@ impl Dir {
     }
 
     /// Puts a file with these contents at `name`, in place of what was there. `temporary` is a name
-    /// in this directory that is the caller's.
+    /// in this directory that is the caller's; after an error nothing is left of it.
     pub fn replace(&self, name: &str, temporary: &str, contents: &[u8]) -> Result<()> {
         self.remove_file(temporary)?;
-        self.write_new(temporary, contents)?;
-        self.rename(temporary, self, name)
+        self.write_new(temporary, contents)
+            .and_then(|()| self.rename(temporary, self, name))
+            .inspect_err(|_| drop(self.remove_file(temporary)))
     }
 
     /// Makes a directory; `false` when the name is taken.
