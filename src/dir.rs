@@ -498,7 +498,11 @@ impl Dir {
             fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
                 .map_err(|errno| Failure::new("changing the mode of", &self.path, errno))?;
         }
-        match fs::fremovexattr(&self.fd, "system.posix_acl_default") {
+        // Only what is there is removed: a read-only file system is no reason to fail then.
+        const ACL: &str = "system.posix_acl_default";
+        let removed = fs::fgetxattr(&self.fd, ACL, &mut [0_u8; 0])
+            .and_then(|_| fs::fremovexattr(&self.fd, ACL));
+        match removed {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(Failure::new(
                 "removing the default ACL of",
