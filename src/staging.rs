@@ -221,15 +221,11 @@ impl Pointers {
         let Head {
             target, generation, ..
         } = &staged.head;
-        let mut folder = self
-            .0
-            .tree
-            .root()
-            .dir_or_make(target.folders()[0], DIR_MODE)?;
+        let mut folder = self.folder(self.0.tree.root(), target.folders()[0])?;
         for name in &target.folders()[1..] {
-            folder = folder.dir_or_make(name, DIR_MODE)?;
+            folder = self.folder(&folder, name)?;
         }
-        let generations = folder.dir_or_make(target.generations(), DIR_MODE)?;
+        let generations = self.folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
         if staged.is_kept {
@@ -268,6 +264,23 @@ impl Pointers {
             generation: generation.clone(),
             adopts,
         })
+    }
+
+    /// The folder `name` in `parent`. A new one is made in the staging, where there is nothing to
+    /// inherit: a default ACL of the tree could shut machines out of it.
+    fn folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
+        const NEW: &str = "folder";
+        if let Some(folder) = parent.dir(name)? {
+            return Ok(folder);
+        }
+        let staging = &self.0.folder;
+        staging.make_dir(NEW, DIR_MODE)?;
+        let is_new = staging.rename_new(NEW, parent, name);
+        if !matches!(is_new, Ok(true)) {
+            staging.remove_dir(NEW)?;
+        }
+        is_new?;
+        parent.existing_dir(name)
     }
 
     /// Makes a generation, which has to be durable in its place, the current one. This is the only
