@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::account;
-use crate::dir::Dir;
+use crate::dir::{Dir, Kind};
 use crate::failpoint;
 use crate::fault::{Failure, Fault, StartError};
 use crate::generation::GenerationName;
@@ -146,7 +146,8 @@ impl Staging {
     pub fn stage_kept(&self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.folder
-            .write_new(record_name(number), record.to_toml().as_bytes())?;
+            .write_new(record_name(number), record.to_toml().as_bytes())
+            .inspect_err(|_| self.discard(number))?;
         Ok(Staged {
             number,
             head: record.head.clone(),
@@ -320,7 +321,9 @@ impl Pointers {
         };
         if let Replaces::Plain(record) = &staged.replaces {
             let adopted = &record.head.generation;
-            if generations.link(adopted.as_str())?.is_some() {
+            // Once the two were exchanged, it is the directory.
+            let there = generations.stat(adopted.as_str())?;
+            if there.is_none_or(|stat| stat.kind == Kind::Link) {
                 generations.remove_file(adopted.as_str())?;
                 generations.remove_file(adopted.record())?;
             }
