@@ -271,9 +271,11 @@ impl Spool {
         let dir = match place.dir(&seen.name) {
             Ok(Some(dir)) => dir,
             Ok(None) => return Ok(Peeked::Gone),
-            Err(failure) => return reject(seen, id, Reason::Unreadable, failure.to_string()),
+            Err(failure) => {
+                return unreadable(failure).and_then(|(reason, why)| reject(seen, id, reason, why));
+            }
         };
-        let manifest = match read_manifest(&dir, stat.uid) {
+        let manifest = match read_manifest(&dir, stat.uid)? {
             Ok(Some(manifest)) => manifest,
             Ok(None) if seen.is_incoming() && !seen.is_overdue => return Ok(Peeked::Incomplete),
             Ok(None) => {
@@ -586,43 +588,52 @@ fn plain_name(name: &OsStr) -> Result<(), String> {
     if is_plain { Ok(()) } else { Err(rule()) }
 }
 
+/// What a drop is rejected for: the reason, and a text for people.
+type Refusal = (Reason, String);
+
+/// That something of a drop can't be read is its own fault, but where the machine is to blame.
+///
+/// # Errors
+/// The failure itself, when it is the machine's: it is tried again.
+fn unreadable(failure: Failure) -> Result<Refusal, Failure> {
+    match Errno::from_io_error(&failure.source) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE) => Err(failure),
+        _ => Ok((Reason::Unreadable, failure.to_string())),
+    }
+}
+
 /// The manifest of a drop whose owner is `uid`; `None` when there is none yet.
-fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, (Reason, String)> {
-    let unreadable = |failure: Failure| (Reason::Unreadable, failure.to_string());
+fn read_manifest(dir: &Dir, uid: u32) -> Result<Result<Option<Manifest>, Refusal>, Failure> {
+    let failure = |doing, error| Failure::new(doing, dir.path().join(manifest::FILE), error);
     let file = match dir.file(manifest::FILE) {
         Ok(Some(file)) => file,
-        Ok(None) => return Ok(None),
+        Ok(None) => return Ok(Ok(None)),
         Err(failure) if Errno::from_io_error(&failure.source) == Some(Errno::LOOP) => {
-            return Err((Reason::UnsafeFile, format!("{} is a link", manifest::FILE)));
+            let refusal = (Reason::UnsafeFile, format!("{} is a link", manifest::FILE));
+            return Ok(Err(refusal));
         }
-        Err(failure) => return Err(unreadable(failure)),
+        Err(failure) => return unreadable(failure).map(Err),
     };
-    let stat = dir::stat_file(&file).map_err(|error| {
-        unreadable(Failure::new(
-            "looking at",
-            dir.path().join(manifest::FILE),
-            error,
-        ))
-    })?;
+    let stat = dir::stat_file(&file).map_err(|error| failure("looking at", error))?;
     // Errors quote the manifest: a hard link must not let an importer read another's file that way.
     if stat.kind != Kind::File || (stat.uid != uid && uid != 0) {
         let detail = format!(
             "{}: expected a regular file that belongs to user {uid}",
             manifest::FILE
         );
-        return Err((Reason::UnsafeFile, detail));
+        return Ok(Err((Reason::UnsafeFile, detail)));
     }
-    let text = read_text(&file, manifest::MAX_SIZE).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => (Reason::BadManifest, error.to_string()),
-        _ => unreadable(Failure::new(
-            "reading",
-            dir.path().join(manifest::FILE),
-            error,
-        )),
-    })?;
-    Manifest::parse(&text)
+    let text = match read_text(&file, manifest::MAX_SIZE) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Ok(Err((Reason::BadManifest, error.to_string())));
+        }
+        Err(error) => return unreadable(failure("reading", error)).map(Err),
+    };
+    let manifest = Manifest::parse(&text)
         .map(Some)
-        .map_err(|error| (Reason::BadManifest, error.to_string()))
+        .map_err(|error| (Reason::BadManifest, error.to_string()));
+    Ok(manifest)
 }
 
 fn read_text(file: &File, max: u64) -> std::io::Result<String> {
