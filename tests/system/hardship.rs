@@ -84,6 +84,11 @@ pub fn tests() -> Vec<Trial> {
             drop_is_forbidden,
         ),
     ];
+    tests.push(test(
+        "a daemon that has no file descriptor left rejects nothing",
+        &[Needs::Program("prlimit")],
+        no_descriptor_is_left,
+    ));
     tests.extend(failpoints().into_iter().map(|(name, nth)| {
         test(
             &format!("every drop is finished after an I/O error at {name} {nth}"),
@@ -447,6 +452,31 @@ fn drop_is_forbidden() {
         &[("a", "published")],
     );
     assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+fn no_descriptor_is_left() {
+    // Enough to open a drop, and not its manifest; then not even the drop.
+    for spare in [1, 0] {
+        let world = World::new();
+        let limit = |daemon: &Daemon, number: usize| {
+            let pid = daemon.pid().as_raw_nonzero();
+            let mut prlimit = Command::new("prlimit");
+            expect(prlimit.args([format!("--pid={pid}"), format!("--nofile={number}:")]));
+        };
+        let start = || {
+            let daemon = world.daemon();
+            let pid = daemon.pid().as_raw_nonzero();
+            let open = names(Path::new(&format!("/proc/{pid}/fd")));
+            let is_free = |number: &usize| !open.contains(&number.to_string());
+            limit(&daemon, (0..).find(is_free).unwrap() + spare);
+            world.drop_image("a", TARGET, &[("linux", b"1")]);
+            daemon
+        };
+        let mut trouble = Trouble::new(&world, "Too many open files", &start);
+        trouble.is_waited_out();
+        fs::rename(world.incoming("a"), world.incoming(".was-a")).unwrap();
+        trouble.is_overcome(|daemon| limit(daemon, 256), &[("a", "published")]);
+    }
 }
 
 /// Every failpoint of the program, and how often a way through it is worth failing.
