@@ -454,6 +454,7 @@ impl Publisher {
             .iter()
             .map(|seen| &seen.name)
             .chain(&scan.incomplete)
+            .chain(&scan.held)
             .collect();
         self.watch.forget(arrivals, |name| there.contains(name));
         self.settles = scan.settles;

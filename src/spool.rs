@@ -95,6 +95,8 @@ pub struct Scan {
     pub complete: Vec<Seen>,
     /// Drops that somebody is still writing.
     pub incomplete: Vec<OsString>,
+    /// Complete drops that wait for one that may have become complete before them.
+    pub held: Vec<OsString>,
     /// When the first of those that may be complete already will be taken for complete.
     pub settles: Option<Moment>,
     /// When the first of the others will have been incomplete for too long.
@@ -193,6 +195,7 @@ impl Spool {
     pub fn scan(&self, arrivals: &Arrivals) -> Result<Scan, Failure> {
         let now = Moment::now();
         let mut scan = Scan::default();
+        let mut unsettled = None;
         let is_itself = self.root.stat(INCOMING)?.map(|stat| stat.id);
         if is_itself != Some(self.incoming.stat_self()?.id) {
             return Err(Failure::new(
@@ -224,8 +227,9 @@ impl Spool {
             }
             match self.completion(&name, arrival.is_some()) {
                 Completion::At(moment) => seen(moment, false),
-                Completion::Settles(moment) => {
-                    scan.settles = earliest(scan.settles, moment);
+                Completion::Settles { completed, settled } => {
+                    scan.settles = earliest(scan.settles, settled);
+                    unsettled = earliest(unsettled, completed);
                     scan.incomplete.push(name);
                 }
                 Completion::Since(moment) => {
@@ -241,6 +245,15 @@ impl Spool {
             }
         }
         scan.complete.sort_by(in_order);
+        // Both may be for one target. Nobody can hold up others for longer than it takes to settle:
+        // a manifest that is written again and again counts from then on.
+        if let Some(unsettled) = unsettled {
+            let older = |seen: &Seen| seen.completed < unsettled;
+            let later = scan
+                .complete
+                .split_off(scan.complete.partition_point(older));
+            scan.held = later.into_iter().map(|seen| seen.name).collect();
+        }
         Ok(scan)
     }
 
@@ -505,15 +518,21 @@ impl Spool {
         if has_arrived || was_renamed || manifest.changed.age() >= SETTLED {
             Completion::At(completed)
         } else {
-            Completion::Settles(manifest.changed.later(SETTLED))
+            Completion::Settles {
+                completed,
+                settled: manifest.changed.later(SETTLED),
+            }
         }
     }
 }
 
 enum Completion {
     At(Moment),
-    /// It may still be written; if nothing happens it is complete then.
-    Settles(Moment),
+    /// It may still be written. If nothing happens until `settled`, it was complete already.
+    Settles {
+        completed: Moment,
+        settled: Moment,
+    },
     /// It has had no manifest since then.
     Since(Moment),
     Gone,
