@@ -135,6 +135,7 @@ impl Publisher {
     ) -> anyhow::Result<Self> {
         pointers.empty_staging().context("sweeping the staging")?;
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
+        let mut troubles = Troubles::default();
         let mut leftovers = 0;
         let targets = pointers
             .tree()
@@ -150,7 +151,11 @@ impl Publisher {
                         vacuums.entry(next).or_default().push(target);
                     }
                 }
-                Err(fault) => tracing::warn!(%target, "sweeping: {fault}, going on without"),
+                Err(fault) => {
+                    troubles.meet_leftover(&target.to_string(), &fault);
+                    let later = Moment::now().later(settings.rescan_interval);
+                    vacuums.entry(later).or_default().push(target);
+                }
             }
         }
         let seen = shop
@@ -185,7 +190,7 @@ impl Publisher {
             admitted: HashSet::new(),
             decided: Vec::new(),
             unremoved: Vec::new(),
-            troubles: Troubles::default(),
+            troubles,
             postponed: Vec::new(),
             vacuums,
             running: Running::default(),
@@ -401,10 +406,14 @@ impl Publisher {
                 self.pointers = Some(pointers);
                 for (target, next) in done {
                     match next {
-                        Ok(Some(next)) => self.vacuum_at(next, target),
-                        Ok(None) => {}
+                        Ok(next) => {
+                            self.troubles.is_cleared(&target.to_string());
+                            if let Some(next) = next {
+                                self.vacuum_at(next, target);
+                            }
+                        }
                         Err(fault) => {
-                            tracing::warn!(%target, "removing old generations: {fault}, trying again later");
+                            self.troubles.meet_leftover(&target.to_string(), &fault);
                             self.vacuum_at(
                                 Moment::now().later(self.settings.rescan_interval),
                                 target,
@@ -417,9 +426,12 @@ impl Publisher {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
                 self.next_expiry = match next {
-                    Ok(next) => next.map(|next| next.max(soonest)),
+                    Ok(next) => {
+                        self.troubles.is_cleared(SPOOL);
+                        next.map(|next| next.max(soonest))
+                    }
                     Err(failure) => {
-                        tracing::warn!("removing old outcomes: {failure}, trying again later");
+                        self.troubles.meet_leftover(SPOOL, &failure.into());
                         Some(soonest)
                     }
                 };

@@ -442,6 +442,9 @@ impl Spool {
     /// Removes outcomes and rejected drops that were kept long enough.
     ///
     /// Returns when the next one will have to go.
+    ///
+    /// # Errors
+    /// One that could not be removed; the others are gone all the same.
     pub fn expire(&self) -> Result<Option<Moment>, Failure> {
         let SpoolSettings {
             keep_outcomes,
@@ -449,6 +452,7 @@ impl Spool {
             ..
         } = self.settings;
         let mut next = None;
+        let mut failure = None;
         for (dir, keep) in [
             (&self.outcomes, keep_outcomes),
             (&self.rejected, keep_rejected),
@@ -459,13 +463,13 @@ impl Spool {
                     continue;
                 };
                 if stat.changed.age() >= keep {
-                    dir.remove_tree(&name)?;
+                    failure = dir.remove_tree(&name).err().or(failure);
                 } else {
                     next = earliest(next, stat.changed.later(keep));
                 }
             }
         }
-        Ok(next)
+        failure.map_or(Ok(next), Err)
     }
 
     /// The folder that importers put drops into.
