@@ -89,6 +89,18 @@ pub fn tests() -> Vec<Trial> {
         &[Needs::Program("prlimit")],
         no_descriptor_is_left,
     ));
+    tests.extend([
+        test(
+            "old generations that can't be removed are spoken of once and removed when they can be",
+            &LOOPED,
+            old_generations_stay,
+        ),
+        test(
+            "an old outcome that can't be removed is spoken of once and keeps no other",
+            &LOOPED,
+            old_outcomes_stay,
+        ),
+    ]);
     tests.extend(failpoints().into_iter().map(|(name, nth)| {
         test(
             &format!("every drop is finished after an I/O error at {name} {nth}"),
@@ -477,6 +489,78 @@ fn no_descriptor_is_left() {
         fs::rename(world.incoming("a"), world.incoming(".was-a")).unwrap();
         trouble.is_overcome(|daemon| limit(daemon, 256), &[("a", "published")]);
     }
+}
+
+/// Lets several tries go by: those of a drop that has to wait for something else.
+fn wait_for_tries(daemon: &mut Daemon) {
+    see(daemon, "still have to wait, tried 2 times");
+}
+
+fn old_generations_stay() {
+    const TARGETS: usize = 5;
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (dir.path().join("spool"), disk.root.join("tree"));
+    let world = |min_age: &str| {
+        let settings = format!(
+            "#spool rescan_interval = \"1s\"\n[limits]\nmin_free_space = \"0B\"\n\
+             [retention]\nkeep = 0\nmin_age = \"{min_age}\"\n"
+        );
+        World::at(dir.path(), &spool, &tree, &settings)
+    };
+    let target = |number: usize| format!("amd64/generic/noble/target-{number}");
+    let keeping = world("1h");
+    for content in ["1", "2"] {
+        for number in 0..TARGETS {
+            let name = format!("{content}-{number}");
+            keeping.drop_image(&name, &target(number), &[("linux", content.as_bytes())]);
+        }
+        keeping.run_once();
+    }
+    disk.remount("ro");
+    let world = world("0s");
+    world.drop_image("waiting", OTHER, &[("linux", b"1")]);
+    let mut daemon = world.daemon();
+    wait_for_tries(&mut daemon);
+    let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
+    assert!(warnings.count() <= 4, "{:#?}", daemon.log);
+    disk.remount("rw");
+    see(&mut daemon, "what was old could be removed");
+    for number in 0..TARGETS {
+        assert_eq!(generations(&world, &target(number)), 1, "{world}");
+    }
+    see(&mut daemon, "drop=\"waiting\"");
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+fn old_outcomes_stay() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "#spool rescan_interval = \"1s\"\n#spool keep_outcomes = \"0s\"\n{}",
+        SETTINGS.replace("\"0B\"", "\"1EiB\"")
+    );
+    let spool = disk.root.join("spool");
+    let world = World::at(dir.path(), &spool, &dir.path().join("tree"), &settings);
+    let outcomes = spool.join("outcomes");
+    let stuck = outcomes.join("a.json");
+    for name in ["a.json", "b.json", "c.json"] {
+        fs::write(outcomes.join(name), "{}").unwrap();
+    }
+    expect(Command::new("chattr").arg("+i").arg(&stuck));
+    world.drop_image("waiting", TARGET, &[("linux", b"1")]);
+    let mut daemon = world.daemon();
+    wait_for_tries(&mut daemon);
+    let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
+    let count = warnings.count();
+    let left = world.names("outcomes");
+    expect(Command::new("chattr").arg("-i").arg(&stuck));
+    assert!(count <= 4, "{:#?}", daemon.log);
+    assert_eq!(left, ["a.json"]);
+    see(&mut daemon, "what was old could be removed");
+    assert_eq!(world.names("outcomes"), Vec::<String>::new());
+    daemon.stop();
 }
 
 /// Every failpoint of the program, and how often a way through it is worth failing.
