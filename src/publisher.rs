@@ -133,7 +133,9 @@ impl Publisher {
         settings: SpoolSettings,
         retention: Retention,
     ) -> anyhow::Result<Self> {
-        pointers.empty_staging().context("sweeping the staging")?;
+        if let Err(failure) = pointers.empty_staging() {
+            tracing::warn!("sweeping the staging: {failure}, going on without");
+        }
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
         let mut troubles = Troubles::default();
         let mut leftovers = 0;
