@@ -14,7 +14,7 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, walk};
+use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, walk};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -99,6 +99,21 @@ pub fn tests() -> Vec<Trial> {
             "an old outcome that can't be removed is spoken of once and keeps no other",
             &LOOPED,
             old_outcomes_stay,
+        ),
+        test(
+            "what a crash left in the staging and can't be removed is in nobody's way",
+            &LOOPED,
+            staging_stays,
+        ),
+        test(
+            "drops are claimed where a rename can't refuse to replace",
+            &[Needs::Program("strace")],
+            renames_as_on_nfs,
+        ),
+        test(
+            "an adoption that fails half-way leaves nothing behind",
+            &[Needs::Program("strace")],
+            adoption_fails,
         ),
     ]);
     tests.extend(failpoints().into_iter().map(|(name, nth)| {
@@ -561,6 +576,88 @@ fn old_outcomes_stay() {
     see(&mut daemon, "what was old could be removed");
     assert_eq!(world.names("outcomes"), Vec::<String>::new());
     daemon.stop();
+}
+
+fn staging_stays() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    let staging = disk.root.join(".netboot-publisher/staging");
+    for number in ["0", "1", "2"] {
+        fs::create_dir_all(staging.join(number)).unwrap();
+        fs::write(staging.join(number).join("initrd.gz"), "of the crash").unwrap();
+    }
+    let stuck = staging.join("1/initrd.gz");
+    expect(Command::new("chattr").arg("+i").arg(&stuck));
+    let drops = [("a", TARGET), ("b", OTHER)];
+    for (name, target) in drops {
+        world.drop_image(name, target, &[("linux", b"1")]);
+    }
+    let mut daemon = world.daemon();
+    for (name, _) in drops {
+        see(&mut daemon, &format!("drop=\"{name}\""));
+    }
+    daemon.stop();
+    let left = names(&staging);
+    expect(Command::new("chattr").arg("-i").arg(&stuck));
+    assert_eq!(left, ["1"]);
+    for (_, target) in drops {
+        assert_eq!(names(&world.published(target)), ["linux"]);
+    }
+    world.run_once();
+    world.assert_at_rest();
+}
+
+/// Drains the spool while the kernel refuses some calls.
+fn run_once_with(world: &World, injected: &str) -> std::process::Output {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", injected]);
+    strace.args([PROGRAM, "run", "--once", "--config"]);
+    strace.arg(&world.config).output().unwrap()
+}
+
+fn renames_as_on_nfs() {
+    // renameat2 is the call with flags; rename and renameat go on.
+    let refusal = "inject=renameat2:error=EINVAL";
+    let world = World::new();
+    for content in ["1", "2"] {
+        world.drop_image("a", TARGET, &[("linux", content.as_bytes())]);
+        let output = run_once_with(&world, refusal);
+        assert!(output.status.success(), "{}\n{world}", text(&output));
+        world.assert_outcome("a", "published");
+    }
+    // Rejected twice under one name: both are kept.
+    for _ in 0..2 {
+        world.drop_with("bad", "format = 7\n", |_| {});
+        let output = run_once_with(&world, refusal);
+        assert!(output.status.success(), "{}\n{world}", text(&output));
+    }
+    assert_eq!(
+        world.names("rejected"),
+        ["bad", "bad.json", "bad~1", "bad~1.json"]
+    );
+    world.assert_at_rest();
+}
+
+fn adoption_fails() {
+    let world = World::new();
+    fs::create_dir_all(world.published(TARGET)).unwrap();
+    fs::write(world.published(TARGET).join("linux"), "0").unwrap();
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    // The link that is to be exchanged with the folder.
+    let output = run_once_with(&world, "inject=symlinkat:error=ENOSPC:when=1");
+    assert!(!output.status.success(), "{}", text(&output));
+    assert_eq!(
+        fs::read(world.published(TARGET).join("linux")).unwrap(),
+        b"0"
+    );
+    assert_eq!(
+        names(&world.tree.join(format!("{TARGET}@"))),
+        Vec::<String>::new()
+    );
+    world.run_once();
+    world.assert_outcome("a", "published");
+    world.assert_at_rest();
 }
 
 /// Every failpoint of the program, and how often a way through it is worth failing.

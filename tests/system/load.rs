@@ -17,9 +17,10 @@ const ROUNDS: usize = 20;
 const TARGETS: usize = 500;
 const DROPS: usize = ROUNDS * TARGETS;
 
-/// What a daemon may use more for 10,000 drops than for 100: the drops' names and places in the
-/// order, some hundred bytes each, until they are worked on.
-const ROOM_FOR_NAMES: u64 = 8 << 20;
+/// What a daemon may use more for 10,000 drops than for 500: their names and places in the order,
+/// some hundred bytes each, until they are worked on; and a full batch for one commit. Kept open or
+/// in memory, the images and manifests would need more than this.
+const ROOM_FOR_NAMES: u64 = 24 << 20;
 
 /// All generations stay: each is looked at in the end.
 const SETTINGS: &str =
