@@ -153,8 +153,11 @@ impl Publisher {
         settings: SpoolSettings,
         retention: Retention,
     ) -> anyhow::Result<Self> {
-        pointers.empty_staging().context("sweeping the staging")?;
+        if let Err(failure) = pointers.empty_staging() {
+            tracing::warn!("sweeping the staging: {failure}, going on without");
+        }
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
+        let mut troubles = Troubles::default();
         let mut leftovers = 0;
         let targets = pointers
             .tree()
@@ -170,7 +173,11 @@ impl Publisher {
                         vacuums.entry(next).or_default().push(target);
                     }
                 }
-                Err(fault) => tracing::warn!(%target, "sweeping: {fault}, going on without"),
+                Err(fault) => {
+                    troubles.meet_leftover(&target.to_string(), &fault);
+                    let later = Moment::now().later(settings.rescan_interval);
+                    vacuums.entry(later).or_default().push(target);
+                }
             }
         }
         let left = shop
@@ -222,7 +229,7 @@ impl Publisher {
             gathering: None,
             settled,
             stuck: Vec::new(),
-            troubles: Troubles::default(),
+            troubles,
             postponed: Vec::new(),
             vacuums,
             running: Running::default(),
@@ -465,10 +472,14 @@ impl Publisher {
                 self.pointers = Some(pointers);
                 for (target, next) in done {
                     match next {
-                        Ok(Some(next)) => self.vacuum_at(next, target),
-                        Ok(None) => {}
+                        Ok(next) => {
+                            self.troubles.is_cleared(&target.to_string());
+                            if let Some(next) = next {
+                                self.vacuum_at(next, target);
+                            }
+                        }
                         Err(fault) => {
-                            tracing::warn!(%target, "removing old generations: {fault}, trying again later");
+                            self.troubles.meet_leftover(&target.to_string(), &fault);
                             self.vacuum_at(
                                 Moment::now().later(self.settings.rescan_interval),
                                 target,
@@ -481,9 +492,12 @@ impl Publisher {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
                 self.next_expiry = match next {
-                    Ok(next) => next.map(|next| next.max(soonest)),
+                    Ok(next) => {
+                        self.troubles.is_cleared(SPOOL);
+                        next.map(|next| next.max(soonest))
+                    }
                     Err(failure) => {
-                        tracing::warn!("removing old outcomes: {failure}, trying again later");
+                        self.troubles.meet_leftover(SPOOL, &failure.into());
                         Some(soonest)
                     }
                 };

@@ -145,7 +145,7 @@ pub enum Peeked {
     Ready(Ready),
     /// Not every file that the manifest lists is there: it waits.
     Incomplete,
-    /// Its importer has taken it away.
+    /// Its importer has taken it away, or it was removed.
     Gone,
 }
 
@@ -274,6 +274,7 @@ impl Spool {
         scan.keep_first(MAX_SEEN);
         if let Some(since) = scan.unsettled {
             // It may be complete already, and for the same target: what came later waits with it.
+            // Not for long: a manifest that is written again and again counts from then on.
             scan.complete.retain(|seen| seen.completed < since);
         }
         Ok(scan)
@@ -305,8 +306,8 @@ impl Spool {
                 return;
             }
             Completion::At(moment) => (moment, false),
-            Completion::Settles { since } => {
-                scan.settles = earliest(scan.settles, since.later(SETTLED));
+            Completion::Settles { since, until } => {
+                scan.settles = earliest(scan.settles, until);
                 scan.unsettled = earliest(scan.unsettled, since);
                 return scan.incomplete.push(name.to_os_string());
             }
@@ -526,6 +527,9 @@ impl Spool {
     /// Removes outcomes and rejected drops that were kept long enough.
     ///
     /// Returns when the next one will have to go.
+    ///
+    /// # Errors
+    /// One that could not be removed; the others are gone all the same.
     pub fn expire(&self) -> Result<Option<Moment>, Failure> {
         let SpoolSettings {
             keep_outcomes,
@@ -533,6 +537,7 @@ impl Spool {
             ..
         } = self.settings;
         let mut next = None;
+        let mut failure = None;
         for (dir, keep) in [
             (&self.outcomes, keep_outcomes),
             (&self.rejected, keep_rejected),
@@ -543,13 +548,13 @@ impl Spool {
                     continue;
                 };
                 if stat.changed.age() >= keep {
-                    dir.remove_tree(&name)?;
+                    failure = dir.remove_tree(&name).err().or(failure);
                 } else {
                     next = earliest(next, stat.changed.later(keep));
                 }
             }
         }
-        Ok(next)
+        failure.map_or(Ok(next), Err)
     }
 
     /// The folder that importers put drops into.
@@ -598,7 +603,8 @@ impl Spool {
             Completion::At(completed)
         } else {
             Completion::Settles {
-                since: manifest.changed,
+                since: completed,
+                until: manifest.changed.later(SETTLED),
             }
         }
     }
@@ -606,9 +612,10 @@ impl Spool {
 
 enum Completion {
     At(Moment),
-    /// It may still be written, or be complete since then.
+    /// It may still be written, or be complete since then. If nothing happens, it is.
     Settles {
         since: Moment,
+        until: Moment,
     },
     /// An event will say when.
     Awaited,

@@ -4,6 +4,7 @@
 //! each is made of the one before. For all but the last the [`Staging`] will do, which many may
 //! share; whatever a booting machine can see needs the [`Pointers`], of which there is one.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,7 +98,11 @@ impl Staging {
             gid: account_or(settings.group.as_deref(), account::group, "group", own.gid)?,
         };
         let gives_away = (ownership.uid, ownership.gid) != (own.uid, own.gid);
-        let next = AtomicU64::new(0);
+        // What a crash left, and can't be removed, is in nobody's way.
+        let left = folder.names()?;
+        let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
+        let next = left.iter().filter_map(|(name, _)| number(name)).max();
+        let next = AtomicU64::new(next.map_or(0, |last| last.saturating_add(1)));
         let staging = Arc::new(Self {
             tree,
             folder,
@@ -354,11 +359,14 @@ impl Pointers {
     }
 
     /// Removes whatever the staging holds.
+    ///
+    /// # Errors
+    /// One of the things that could not be removed; the others are gone all the same.
     pub fn empty_staging(&mut self) -> Result<(), Failure> {
-        for (name, _) in self.0.folder.names()? {
-            self.0.folder.remove_tree(name)?;
-        }
-        Ok(())
+        let folder = &self.0.folder;
+        let failed = |(name, _)| folder.remove_tree(name).err();
+        let failure = folder.names()?.into_iter().filter_map(failed).last();
+        failure.map_or(Ok(()), Err)
     }
 
     /// Removes a generation that isn't current: the record first, then the rest in one step.

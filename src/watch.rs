@@ -102,7 +102,7 @@ impl Watch {
         let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
         let (gone, has_lost_events) = {
             let mut hints = self.hints.numbered();
-            let is_all = !scan.has_more;
+            let is_all = !scan.has_more && scan.unsettled.is_none();
             let stays =
                 |name: &OsString, number: u64| number >= before || there.contains(name) || !is_all;
             hints.drops.retain(|name, number| stays(name, *number));
