@@ -510,6 +510,11 @@ impl Committed {
 }
 
 impl Decided {
+    /// The target it is for; `None` when its manifest is no good.
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
     fn touches_tree(&self) -> bool {
         matches!(self.decision, Decision::Publish(_) | Decision::Again(_))
     }

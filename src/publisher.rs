@@ -536,7 +536,14 @@ impl Publisher {
                     .heavy
                     .push_back((checked.again(), checked.target().clone()));
             }
-            Ok(Start::Decided(decided)) => self.decided.push(decided),
+            Ok(Start::Decided(decided)) => {
+                // One that was replaced while it was claimed is for nothing any more: the line of
+                // the one before goes on.
+                if decided.target().is_none() {
+                    self.advance(target);
+                }
+                self.decided.push(decided);
+            }
             Ok(Start::Gone) => {
                 self.let_go(seen.entry());
                 self.advance(target);
