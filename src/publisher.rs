@@ -81,7 +81,7 @@ pub struct Publisher {
     next_scan: Instant,
     /// When drops that may be complete will be taken for complete.
     settles: Option<Moment>,
-    next_expiry: Option<Moment>,
+    next_expiry: Moment,
 }
 
 /// What runs at the moment.
@@ -192,7 +192,7 @@ impl Publisher {
             wants_scan: true,
             next_scan: Instant::now(),
             settles: None,
-            next_expiry: Some(Moment::now()),
+            next_expiry: Moment::now(),
         })
     }
 
@@ -260,7 +260,7 @@ impl Publisher {
             }
         }
         self.commit_or_vacuum(now);
-        if self.next_expiry.is_some_and(|at| at <= now) && !self.running.expiry {
+        if self.next_expiry <= now && !self.running.expiry {
             self.running.expiry = true;
             let shop = Arc::clone(&self.shop);
             self.jobs
@@ -416,11 +416,15 @@ impl Publisher {
             Job::Expired(next) => {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
+                // What comes later than now goes later than this.
+                let kept = self.settings.keep_outcomes.min(self.settings.keep_rejected);
                 self.next_expiry = match next {
-                    Ok(next) => next.map(|next| next.max(soonest)),
+                    Ok(next) => next
+                        .unwrap_or_else(|| Moment::now().later(kept))
+                        .max(soonest),
                     Err(failure) => {
                         tracing::warn!("removing old outcomes: {failure}, trying again later");
-                        Some(soonest)
+                        soonest
                     }
                 };
             }
@@ -666,7 +670,7 @@ impl Publisher {
             .keys()
             .next()
             .filter(|_| self.pointers.is_some());
-        let expiry = self.next_expiry.filter(|_| !self.running.expiry);
+        let expiry = (!self.running.expiry).then_some(self.next_expiry);
         let settles = self.settles.filter(|_| self.can_scan());
         let scan = self.can_scan().then_some(self.next_scan);
         let moments = [vacuum.copied(), expiry, settles]
