@@ -424,7 +424,7 @@ impl Spool {
             keep_rejected,
             ..
         } = self.settings;
-        let mut next = None;
+        let (mut next, mut failed) = (None, None);
         for (dir, keep) in [
             (&self.outcomes, keep_outcomes),
             (&self.rejected, keep_rejected),
@@ -435,13 +435,14 @@ impl Spool {
                     continue;
                 };
                 if stat.changed.age() >= keep {
-                    dir.remove_tree(&name)?;
+                    // One that can't be removed keeps no other.
+                    failed = dir.remove_tree(&name).err().or(failed);
                 } else {
                     next = earliest(next, stat.changed.later(keep));
                 }
             }
         }
-        Ok(next)
+        failed.map_or(Ok(next), Err)
     }
 
     /// The folder that importers put drops into.
