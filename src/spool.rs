@@ -163,7 +163,11 @@ impl Spool {
                 continue;
             };
             if kind == Kind::Dir && self.is_half_removed(&name)? {
-                self.processing.remove_tree(&name)?;
+                // What can't be removed (something is mounted in it, say) is in nobody's way, and
+                // no reason not to start.
+                if let Err(failure) = self.processing.remove_tree(&name) {
+                    tracing::debug!("removing what is left of a drop: {failure}");
+                }
                 continue;
             }
             let (place, completed) = (Place::Processing, stat.changed);
