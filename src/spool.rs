@@ -387,8 +387,9 @@ impl Spool {
     pub fn remove(&self, claimed: &Claimed) -> Result<(), Failure> {
         failpoint::at("remove").map_err(|e| Failure::new("removing", self.processing.path(), e))?;
         // The manifest first: a drop without one that has an outcome is one that was being removed.
+        // Its importer may have made it a folder in the meantime.
         self.processing
-            .remove_file(format!("{}/{}", claimed.entry, manifest::FILE))?;
+            .remove_tree(format!("{}/{}", claimed.entry, manifest::FILE))?;
         failpoint::at("remove-image")
             .map_err(|e| Failure::new("removing", self.processing.path(), e))?;
         self.processing.remove_tree(&claimed.entry)
