@@ -49,6 +49,9 @@ const CREATE_FILE: OFlags = OFlags::WRONLY
 /// Below this depth [`Dir::remove_tree`] lifts folders up instead of going down.
 const MAX_DESCENT: usize = 32;
 
+/// Rounds in which [`Dir::remove_tree`] tries to empty a directory: enough for 4 million names.
+const MAX_ROUNDS: usize = 1_024;
+
 type Result<T> = std::result::Result<T, Failure>;
 
 /// An open directory, and the path that messages show for it.
@@ -384,7 +387,7 @@ impl Dir {
     /// which is emptied until nothing comes up any more: neither the stack nor the number of open
     /// directories grows with the depth.
     fn empty(&self, top: &Self, descent: usize) -> Result<()> {
-        loop {
+        for _ in 0..MAX_ROUNDS {
             let mut names = Vec::new();
             self.each(|name, kind| {
                 names.push((name.to_os_string(), kind));
@@ -407,14 +410,21 @@ impl Dir {
                     continue;
                 };
                 if descent == 0 {
+                    // What is removed may hold such names already.
                     let (device, inode) = dir.stat_self()?.id;
-                    self.rename(&name, top, format!("lifted-{device}-{inode}"))?;
+                    let lifted = |number| format!("lifted-{device}-{inode}-{number}");
+                    let mut number = 0;
+                    while !self.rename_new(&name, top, lifted(number))? {
+                        number += 1;
+                    }
                 } else {
                     dir.empty(top, descent - 1)?;
                     self.remove_dir(&name)?;
                 }
             }
         }
+        // Somebody is putting in new names all the time.
+        Err(Failure::new("emptying", &self.path, Errno::NOTEMPTY))
     }
 
     /// Calls `see` with every name in this directory but `.` and `..`, in no order.
