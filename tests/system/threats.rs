@@ -1312,7 +1312,7 @@ fn unremovable_published() {
     });
     siege.daemon.wait_for_drop("stuck");
     siege.world.assert_outcome("stuck", "published");
-    siege.daemon.wait_for("stuck has to wait: removing ");
+    siege.daemon.wait_for("`stuck` has to wait: removing ");
     siege.assert_goes_on();
     // Another of this name is not lost in the one that can't go.
     siege
@@ -1340,7 +1340,7 @@ fn swapped(
 ) -> Vec<String> {
     let mut ends = Vec::new();
     let swaps = AtomicU64::new(0);
-    for round in 0..25 {
+    for round in 0..12 {
         let name = format!("swapped-{round}");
         let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
             let image = drop.join("image");
@@ -1799,7 +1799,7 @@ fn huge_is_overtaken() {
         let target = format!("amd64/generic/huge/t{number}");
         siege.put_in(format!("huge-{number}"), &manifest(&target), |drop| {
             let file = File::create(drop.join("image/disk")).unwrap();
-            file.set_len(8 << 30).unwrap();
+            file.set_len(7 << 30).unwrap();
             held.push(file);
         });
     }
