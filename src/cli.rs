@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::crew::Progress;
 use crate::daemon;
 use crate::excerpt::InputError;
+use crate::manifest;
 use crate::outcome::{Outcome, Verdict};
 use crate::settings::{DEFAULT_PATH, Settings};
 use crate::status::Status;
@@ -25,6 +28,8 @@ const REJECTED: u8 = 3;
 const TIMED_OUT: u8 = 4;
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIG: u8 = 78;
+/// As shells report SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Publishes network-boot images: takes them from a spool, compares each with what is published,
 /// and swaps what changed into the tree that a TFTP or HTTP server serves.
@@ -72,7 +77,7 @@ struct Submit {
     #[arg(long)]
     purpose: Name,
     /// Shown to people
-    #[arg(long)]
+    #[arg(long, value_parser = version)]
     version: Option<String>,
     /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
     /// rejected, 4 when there is no outcome in time
@@ -85,15 +90,25 @@ struct Submit {
     image: PathBuf,
 }
 
+/// The configuration can't be read, or says what it may not.
+#[derive(Debug, thiserror::Error)]
+enum BadConfig {
+    /// What it says begins a line of its own: an excerpt has several.
+    #[error("bad configuration\n{0}")]
+    Invalid(InputError),
+    #[error("reading the configuration {0:?}: {1}")]
+    Unreadable(PathBuf, std::io::Error),
+}
+
 /// Runs the command that the program was called with.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command.run(cli.config.as_deref()) {
         Ok(code) => code,
         Err(error) => {
-            // `{:#}`: the whole chain on one line, printed once, here. Nobody hears a closed pipe.
-            let _ = writeln!(std::io::stderr(), "netboot-publisher: {error:#}");
-            match error.downcast_ref::<InputError>() {
+            // `{:#}`: the whole chain on one line, printed once, here.
+            say(&format!("{error:#}"));
+            match error.downcast_ref::<BadConfig>() {
                 Some(_) => ExitCode::from(BAD_CONFIG),
                 None => ExitCode::FAILURE,
             }
@@ -103,7 +118,9 @@ pub fn run() -> ExitCode {
 
 impl Command {
     fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-        let settings = read_settings(config)?;
+        let configured = read_settings(config)?;
+        let is_configured = configured.is_some();
+        let settings = configured.unwrap_or_default();
         match self {
             Self::Run { once } => {
                 log_to_terminal();
@@ -121,29 +138,26 @@ impl Command {
                 print(&text)
             }
             Self::CheckConfig => {
-                let path = config.unwrap_or(Path::new(DEFAULT_PATH));
-                print(&format!("{}: good\n", path.display()))
+                let path = config.unwrap_or(Path::new(DEFAULT_PATH)).display();
+                if is_configured {
+                    print(&format!("{path}: good\n"))
+                } else {
+                    print(&format!("{path}: not there, the built-in defaults apply\n"))
+                }
             }
         }
     }
 }
 
-/// # Errors
-/// [`InputError`] with all that is wrong with it.
-fn read_settings(path: Option<&Path>) -> anyhow::Result<Settings> {
-    let (file, text) = match path {
-        Some(path) => (path, std::fs::read_to_string(path)),
-        None => (
-            Path::new(DEFAULT_PATH),
-            std::fs::read_to_string(DEFAULT_PATH),
-        ),
-    };
-    match text {
-        Ok(text) => Ok(Settings::parse(&file.display().to_string(), &text)?),
-        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Settings::default())
-        }
-        Err(error) => Err(error).with_context(|| format!("reading the configuration {file:?}")),
+/// `None` where no configuration was named and none is at the usual place.
+fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
+    let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+    match std::fs::read_to_string(file) {
+        Ok(text) => Settings::parse(&file.display().to_string(), &text)
+            .map(Some)
+            .map_err(BadConfig::Invalid),
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BadConfig::Unreadable(file.to_path_buf(), error)),
     }
 }
 
@@ -157,6 +171,8 @@ impl Submit {
             .enable_all()
             .build()?;
         runtime.block_on(async {
+            // Before the drop is begun: from here on a signal leaves nothing of it behind.
+            let mut end = pin!(end()?);
             let draft = submit::Draft::begin(&spool, &self.image, &target, &settings.limits)
                 .with_context(|| format!("submitting {:?}", self.image))?;
             let progress = Arc::new(Progress::default());
@@ -164,31 +180,61 @@ impl Submit {
             let copying = Arc::clone(&progress);
             let copy = move || draft.finish(target, self.version, &copying);
             let mut finish = tokio::task::spawn_blocking(copy);
-            let drop = tokio::select! {
-                drop = &mut finish => drop,
-                // What was begun is removed before the program ends.
-                _ = tokio::signal::ctrl_c() => {
+            let finished = tokio::select! {
+                finished = &mut finish => finished,
+                () = &mut end => {
                     progress.request_stop();
-                    finish.await
+                    // What was begun is removed before the program ends.
+                    return Ok(match finish.await? {
+                        Ok(drop) => interrupted(&format!("{drop} is in the spool already")),
+                        Err(_) => interrupted("nothing is left in the spool"),
+                    });
                 }
             };
             bar.abort();
-            let drop = drop??;
+            let drop = finished??;
             let Some(limit) = self.wait else {
                 return print(&format!("{drop}\n"));
             };
-            match submit::outcome(&spool, &drop, limit.map(Duration::from_secs)).await? {
+            let outcome = tokio::select! {
+                outcome = submit::wait(&spool, &drop, limit.map(Duration::from_secs)) => outcome?,
+                () = &mut end => return Ok(interrupted(&format!("{drop} has no outcome yet"))),
+            };
+            match outcome {
                 Some(outcome) => tell(&outcome),
                 None => {
-                    let _ = writeln!(
-                        std::io::stderr(),
-                        "netboot-publisher: {drop}: no outcome yet"
-                    );
+                    say(&format!("{drop} has no outcome yet"));
                     Ok(ExitCode::from(TIMED_OUT))
                 }
             }
         })
     }
+}
+
+fn version(text: &str) -> Result<String, String> {
+    manifest::parse_version(text).map_err(|rule| format!("expected {rule}"))
+}
+
+/// SIGINT or SIGTERM; whether somebody waits for it or not, neither ends the program any more.
+fn end() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn interrupted(what_is_left: &str) -> ExitCode {
+    say(&format!("interrupted, {what_is_left}"));
+    ExitCode::from(INTERRUPTED)
+}
+
+/// Nobody hears a closed pipe.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "netboot-publisher: {message}");
 }
 
 /// A bar on a terminal, until it is aborted.
@@ -251,5 +297,7 @@ fn log_to_terminal() {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // Whoever read the log may have gone. Telling nobody of that would be a panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -121,11 +121,19 @@ fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
         .map_err(|_| NAME_RULE.to_string())
 }
 
+/// What a version has to look like.
+const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
+
 fn version(value: &toml::de::DeValue<'_>) -> Result<String, Expected> {
-    const RULE: &str = "a text of at most 128 bytes without control characters";
-    match text(value, RULE)? {
+    parse_version(text(value, VERSION_RULE)?)
+}
+
+/// # Errors
+/// What was expected.
+pub fn parse_version(text: &str) -> Result<String, Expected> {
+    match text {
         text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
-        _ => Err(RULE.to_string()),
+        _ => Err(VERSION_RULE.to_string()),
     }
 }
 

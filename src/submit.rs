@@ -13,7 +13,7 @@ use crate::dir::Dir;
 use crate::image::{DIR_MODE, Image};
 use crate::manifest::{self, FileClaim, Manifest};
 use crate::moment::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::settings::Limits;
 use crate::spool::{IMAGE, INCOMING, OUTCOMES};
 use crate::target::Target;
@@ -21,8 +21,8 @@ use crate::target::Target;
 /// How often an outcome is looked for where no event tells of it.
 const POLL: Duration = Duration::from_secs(1);
 
-/// An outcome is never longer.
-const MAX_OUTCOME: u64 = 1 << 20;
+/// Room for the time in a drop's name, which has at most 200 bytes.
+const MAX_WORDS: usize = 150;
 
 /// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
 pub struct Draft {
@@ -46,7 +46,7 @@ impl Draft {
         // The directory is the caller's own choice: whose files it holds is no question here.
         let image = Image::check(Dir::open(image)?, 0, limits)?;
         let incoming = Dir::open(&spool.join(INCOMING)).context("opening the spool")?;
-        let words = target.to_string().replace('/', "-");
+        let words = words(target);
         let mut moment = Moment::now();
         loop {
             let name = format!("{}-{words}", moment.compact_precise());
@@ -115,6 +115,13 @@ impl Draft {
     }
 }
 
+/// A target as a part of a drop's name, which may be neither as long nor end in every way.
+fn words(target: &Target) -> String {
+    let words = target.to_string().replace('/', "-");
+    let words = &words[..words.len().min(MAX_WORDS)];
+    words.trim_end_matches(".json").to_string()
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_finished {
@@ -127,7 +134,7 @@ impl Drop for Draft {
 ///
 /// # Errors
 /// When the spool can't be read.
-pub async fn outcome(
+pub async fn wait(
     spool: &Path,
     drop: &str,
     limit: Option<Duration>,
@@ -147,7 +154,7 @@ pub async fn outcome(
     let _ = watcher.watch(outcomes.path(), RecursiveMode::NonRecursive);
     let found = async {
         loop {
-            if let Some(bytes) = outcomes.read(&file, MAX_OUTCOME)? {
+            if let Some(bytes) = outcomes.read(&file, outcome::MAX_SIZE)? {
                 return serde_json::from_slice(&bytes).context("reading the outcome");
             }
             let _ = tokio::time::timeout(POLL, look.notified()).await;
