@@ -412,8 +412,13 @@ impl Dir {
                     continue;
                 };
                 if descent == 0 {
+                    // What is removed may hold such names already.
                     let (device, inode) = dir.stat_self()?.id;
-                    self.rename(&name, top, format!("lifted-{device}-{inode}"))?;
+                    let lifted = |number| format!("lifted-{device}-{inode}-{number}");
+                    let mut number = 0;
+                    while !self.rename_new(&name, top, lifted(number))? {
+                        number += 1;
+                    }
                     has_lifted = true;
                 } else {
                     has_lifted |= dir.empty(top, descent - 1)?;

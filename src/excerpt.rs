@@ -8,13 +8,18 @@
 //!   |        ^^^^^^^^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, …
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
 /// More complaints than this about one file are counted, not shown.
 const MAX_SHOWN: usize = 20;
+
+/// Bytes of a line that are shown before a complaint, and of it and after it.
+const MAX_BEFORE: usize = 1_000;
+const MAX_SPAN: usize = 500;
 
 /// One thing that is wrong at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,24 +85,55 @@ pub fn quoted(input: &str) -> String {
 
 fn render(file: &str, text: &str, complaint: &Complaint) -> String {
     let (number, line) = line_of(text, complaint.span.start);
-    // Only the line itself is handed on: an input of megabytes costs no more than a small one.
+    // Only the line itself is handed on, and of a long one what is near: an input of megabytes
+    // costs no more than a small one.
     let source = &text[line.clone()];
     let start = floor(source, complaint.span.start - line.start);
     let end = floor(
         source,
         complaint.span.end.clamp(line.start + start, line.end) - line.start,
     );
+    let first = floor(source, start.saturating_sub(MAX_BEFORE));
+    let last = floor(source, end.min(start + MAX_SPAN) + MAX_SPAN).max(start);
+    let column = source[..start].chars().count() + 1;
+    let source = printable(&source[first..last]);
+    let (start, end) = (start - first, end.min(last) - first);
     let caret = AnnotationKind::Primary
         .span(start..end)
         .label(&complaint.expected);
-    let excerpt = Snippet::source(source)
-        .path(file)
+    let excerpt = Snippet::source(source.as_ref())
         .line_start(number)
         .annotation(caret);
-    let report = [Level::ERROR
-        .primary_title(&complaint.problem)
-        .element(excerpt)];
-    Renderer::plain().render(&report)
+    let excerpt = if first == 0 {
+        excerpt.path(file)
+    } else {
+        excerpt
+    };
+    let title = Level::ERROR.primary_title(&complaint.problem);
+    let report = if first == 0 {
+        title.element(excerpt)
+    } else {
+        // The excerpt begins in the middle of the line and can't count the columns itself.
+        let place = Origin::path(file).line(number).char_column(column);
+        title.element(place).element(excerpt)
+    };
+    Renderer::plain().render(&[report])
+}
+
+/// The same text without what the renderer passes on and a terminal may take for a command: the
+/// control characters of eight bits, and ends of lines that TOML doesn't know. No byte moves.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| matches!(c, '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
+    if !text.contains(is_bad) {
+        return text.into();
+    }
+    let replace = |c: char| match c {
+        c if !is_bad(c) => c,
+        // Of two bytes, as what it stands for.
+        '\u{80}'..='\u{9f}' => '\u{b7}',
+        _ => char::REPLACEMENT_CHARACTER,
+    };
+    text.chars().map(replace).collect::<String>().into()
 }
 
 /// The number (from 1) and the bytes, without the line end, of the line that holds byte `at`.
@@ -152,6 +188,8 @@ error: invalid `b`
     fn control_characters_and_terminal_escapes_of_the_input_are_not_passed_on() {
         let shown = complain("b = \"\x1b[2J\u{202e}\x07\"", 4..8);
         assert!(!shown.contains(['\x1b', '\x07', '\u{202e}']), "{shown:?}");
+        let shown = complain("b = \"\u{9b}2J\u{85}ü\u{2028}\"", 4..14);
+        assert!(shown.contains("b = \"·2J·ü\u{fffd}\""), "{shown:?}");
         assert_eq!(quoted("a\nb\x1b"), "`a\\nb\\u{1b}`");
     }
 
@@ -159,6 +197,8 @@ error: invalid `b`
     fn a_long_line_and_a_long_list_stay_readable() {
         let long = "x".repeat(65_536);
         assert!(complain(&long, 60_000..60_002).len() < 1_000);
+        assert!(complain(&long, 0..65_536).len() < 2_000);
+        assert!(complain(&long, 60_000..60_002).contains("x.toml:1:60001"));
         assert!(quoted(&long).len() < 100);
         let one = Complaint {
             span: 0..1,

@@ -234,7 +234,10 @@ fn of_importer(fault: Fault) -> Fault {
     };
     let errno = Errno::from_io_error(&failure.source);
     match errno {
-        Some(Errno::ACCESS | Errno::PERM) => Fault::Reject(Reason::Unreadable, failure.to_string()),
+        // EAGAIN: somebody holds a lease on it (fcntl(2)), and could do so again and again.
+        Some(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => {
+            Fault::Reject(Reason::Unreadable, failure.to_string())
+        }
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV) => {
             let detail = format!("it changed while it was read: {failure}");
             Fault::Reject(Reason::Changed, detail)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::digest::Digest;
 use crate::document::{self, Expected, Table, number, text};
-use crate::excerpt::InputError;
+use crate::excerpt::{Complaint, InputError};
 use crate::target::{NAME_RULE, Name, Target};
 
 /// Its name in a drop.
@@ -13,6 +13,9 @@ pub const FILE: &str = "manifest.toml";
 
 /// A longer one is refused: room for 100,000 files of ordinary names.
 pub const MAX_SIZE: u64 = 16 << 20;
+
+/// Blanks, quotes, brackets and the like in a manifest: room for 100,000 files, each with some 25.
+const MAX_SIGNS: usize = 5 << 19;
 
 /// The only format there is.
 const FORMAT: u64 = 1;
@@ -39,6 +42,7 @@ impl Manifest {
     /// # Errors
     /// Everything that is wrong with it, at once, each with line, column and what was expected.
     pub fn parse(source: &str) -> Result<Self, InputError> {
+        check_signs(source)?;
         document::read(FILE, source, |top| {
             top.required("format", |value| match number(value, u64::MAX) {
                 Ok(FORMAT) => Ok(()),
@@ -91,6 +95,25 @@ impl Manifest {
         }
         toml
     }
+}
+
+/// What reading costs grows with the signs between words, not with the length: megabytes of `[`
+/// would take gigabytes of memory.
+fn check_signs(source: &str) -> Result<(), InputError> {
+    let is_sign = |byte: u8| b" \t\r\n[]{}=,.#\"'".contains(&byte);
+    let mut signs = source
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| is_sign(*byte));
+    let Some((at, _)) = signs.nth(MAX_SIGNS) else {
+        return Ok(());
+    };
+    let complaint = Complaint {
+        span: at..at + 1,
+        problem: "too many signs".to_string(),
+        expected: format!("expected at most {MAX_SIGNS} blanks, quotes and brackets"),
+    };
+    Err(InputError::new(FILE, source, vec![complaint]))
 }
 
 fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
@@ -243,6 +266,34 @@ error: invalid `files.linux`
         assert!(Manifest::parse(&format!("{GOOD}version = \"\\u001b[2J\"")).is_err());
         assert!(Manifest::parse(&format!("{GOOD}version = \"{}\"", "v".repeat(129))).is_err());
         assert!(Manifest::parse(&format!("{GOOD}version = \"2026-11-22 (ü)\"")).is_ok());
+    }
+
+    #[test]
+    fn a_hundred_thousand_files_fit() {
+        let files = (0..100_000).map(|number| {
+            let path = format!("debian-installer/amd64/boot-screens/file-{number}.cfg.gz");
+            let claim = FileClaim {
+                sha256: Digest::of(b""),
+                size: Some(1 << 30),
+            };
+            (path, claim)
+        });
+        let mut manifest = Manifest::parse(GOOD).unwrap();
+        manifest.files = Some(files.collect());
+        let toml = manifest.to_toml();
+        assert!(toml.len() as u64 <= MAX_SIZE, "{} bytes", toml.len());
+        assert_eq!(Manifest::parse(&toml), Ok(manifest));
+    }
+
+    #[test]
+    fn what_would_take_gigabytes_to_read_is_refused_unread() {
+        let bad = format!("{GOOD}x = {}", "[".repeat(16 << 20));
+        let shown = Manifest::parse(&bad).unwrap_err().to_string();
+        assert!(
+            shown.starts_with("error: too many signs\n --> manifest.toml:5:"),
+            "{shown}"
+        );
+        assert!(shown.len() < 4_000, "{} bytes", shown.len());
     }
 
     #[test]

@@ -480,6 +480,11 @@ impl Committed {
 }
 
 impl Decided {
+    /// The target it is for; `None` when its manifest is no good.
+    pub fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
     fn has_replaced(&self) -> bool {
         match &self.decision {
             Decision::Publish(staged) => staged.has_replaced(),

@@ -98,7 +98,7 @@ pub struct Publisher {
     next_scan: Instant,
     /// When drops that may be complete will be taken for complete.
     settles: Option<Moment>,
-    next_expiry: Option<Moment>,
+    next_expiry: Moment,
 }
 
 /// What runs at the moment.
@@ -236,7 +236,7 @@ impl Publisher {
             wants_scan: true,
             next_scan: Instant::now(),
             settles: None,
-            next_expiry: Some(Moment::now()),
+            next_expiry: Moment::now(),
         })
     }
 
@@ -307,7 +307,7 @@ impl Publisher {
         }
         self.commit_or_vacuum(now);
         self.put_away();
-        if self.next_expiry.is_some_and(|at| at <= now) && !self.running.expiry {
+        if self.next_expiry <= now && !self.running.expiry {
             self.running.expiry = true;
             let shop = Arc::clone(&self.shop);
             self.jobs
@@ -491,14 +491,17 @@ impl Publisher {
             Job::Expired(next) => {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
+                // What comes later than now goes later than this.
+                let kept = self.settings.keep_outcomes.min(self.settings.keep_rejected);
                 self.next_expiry = match next {
                     Ok(next) => {
                         self.troubles.is_cleared(SPOOL);
-                        next.map(|next| next.max(soonest))
+                        next.unwrap_or_else(|| Moment::now().later(kept))
+                            .max(soonest)
                     }
                     Err(failure) => {
                         self.troubles.meet_leftover(SPOOL, &failure.into());
-                        Some(soonest)
+                        soonest
                     }
                 };
             }
@@ -609,7 +612,14 @@ impl Publisher {
                     .heavy
                     .push_back((checked.again(), checked.target().clone()));
             }
-            Ok(Start::Decided(decided)) => self.gather(decided),
+            Ok(Start::Decided(decided)) => {
+                // One that was replaced while it was claimed is for nothing any more: the line of
+                // the one before goes on.
+                if decided.target().is_none() {
+                    self.advance(target);
+                }
+                self.gather(decided);
+            }
             Ok(Start::Gone) => {
                 self.let_go(seen.entry());
                 self.advance(target);
@@ -739,7 +749,7 @@ impl Publisher {
             .keys()
             .next()
             .filter(|_| self.pointers.is_some());
-        let expiry = self.next_expiry.filter(|_| !self.running.expiry);
+        let expiry = (!self.running.expiry).then_some(self.next_expiry);
         let settles = self.settles.filter(|_| self.can_scan());
         let scan = self.can_scan().then_some(self.next_scan);
         let moments = [vacuum.copied(), expiry, settles]

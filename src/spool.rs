@@ -47,6 +47,9 @@ const TEMPORARY: &str = ".tmp";
 /// Room for the endings that are put to a drop's name.
 const MAX_NAME: usize = 200;
 
+/// Names with a dot that a drop may have beside its image.
+const MAX_HIDDEN: usize = 100;
+
 /// A manifest that was written in place is complete once it was closed. Where no event can tell of
 /// that, it is taken for complete when nothing changed it for this long.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -432,18 +435,26 @@ impl Spool {
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
         let drop = self.processing.existing_dir(&claimed.entry)?;
-        for (name, _) in drop.names()? {
-            // A name with a dot is an editor's or an NFS server's.
-            let is_expected =
-                name == manifest::FILE || name == IMAGE || name.as_bytes().starts_with(b".");
-            if !is_expected {
-                let detail = format!(
-                    "{}; expected nothing but {} and {IMAGE}/ in a drop",
-                    quoted(&name.to_string_lossy()),
-                    manifest::FILE
-                );
-                return Err(Fault::Reject(Reason::UnexpectedFile, detail));
+        let (mut hidden, mut unexpected) = (0, None);
+        drop.each(|name, _| {
+            // A name with a dot is an editor's or an NFS server's, and there are few.
+            if name.as_bytes().starts_with(b".") {
+                hidden += 1;
+            } else if name == manifest::FILE || name == IMAGE {
+                return ControlFlow::Continue(());
             }
+            if hidden > MAX_HIDDEN || !name.as_bytes().starts_with(b".") {
+                unexpected = Some(quoted(&name.to_string_lossy()));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(name) = unexpected {
+            let detail = format!(
+                "{name}; expected nothing but {} and {IMAGE}/ in a drop",
+                manifest::FILE
+            );
+            return Err(Fault::Reject(Reason::UnexpectedFile, detail));
         }
         let missing = || {
             let detail =

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::excerpt::quoted;
 use crate::fault::Fault;
 
 const FIRST: Duration = Duration::from_secs(1);
@@ -39,7 +40,8 @@ impl Troubles {
         if self.said.insert(what) {
             let delay = humantime::format_duration(delay);
             tracing::warn!(
-                "{who} has to wait: {fault}; trying again in {delay} and then less often"
+                "{} has to wait: {fault}; trying again in {delay} and then less often",
+                quoted(who)
             );
         }
         self.next.get_or_insert_with(|| Instant::now() + delay);
