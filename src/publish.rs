@@ -401,9 +401,7 @@ fn publish(
     pointers: &mut Pointers,
     committed: &mut Committed,
 ) -> Vec<Decided> {
-    let (mut due, others): (Vec<_>, Vec<_>) = batch
-        .into_iter()
-        .partition(|decided| decided.touches_tree());
+    let (mut due, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(Decided::touches_tree);
     if due.is_empty() {
         return others;
     }
@@ -422,7 +420,7 @@ fn publish(
     for (decided, place) in crew::map(due, is_worth_it, place) {
         match place {
             Ok(place) => placed.push((decided, place)),
-            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
         }
     }
     // The generation and its record have to be durable before the pointer names them.
@@ -433,7 +431,7 @@ fn publish(
     for (decided, place) in due.into_iter().zip(places) {
         match place.map_or(Ok(()), |place| pointers.swap(&place)) {
             Ok(()) => swapped.push(decided),
-            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
         }
     }
     // The swap has to be durable before an outcome tells of it, and before the drop goes.
@@ -451,13 +449,13 @@ fn all_or_none(
 ) -> Vec<Decided> {
     let Err(failure) = step else { return drops };
     for decided in drops {
-        postpone_staged(decided, failure.again(), pointers, committed);
+        postpone_staged(&decided, failure.again(), pointers, committed);
     }
     Vec::new()
 }
 
 fn postpone_staged(
-    decided: Decided,
+    decided: &Decided,
     failure: Failure,
     pointers: &mut Pointers,
     committed: &mut Committed,
@@ -466,7 +464,7 @@ fn postpone_staged(
         // What can't be removed now is a leftover that the next start sweeps.
         let _ = pointers.discard(staged);
     }
-    committed.postpone(&decided, failure);
+    committed.postpone(decided, failure);
 }
 
 impl Committed {

@@ -67,7 +67,7 @@ pub struct Publisher {
     watch: Watch,
     settings: SpoolSettings,
     retention: Retention,
-    jobs: JoinSet<Job>,
+    work: JoinSet<Work>,
 
     /// Every drop that is on its way, by its name in `processing/`.
     hands: HashMap<String, Hand>,
@@ -127,7 +127,7 @@ type Lines = HashMap<Target, VecDeque<Seen>>;
 type Started = (Seen, Option<Target>, Result<Start, Postponed>);
 
 /// A piece of work that has ended.
-enum Job {
+enum Work {
     Scanned(Result<Scan, Failure>, u64),
     Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
     /// With the drops that were given back.
@@ -219,7 +219,7 @@ impl Publisher {
             watch,
             settings,
             retention,
-            jobs: JoinSet::new(),
+            work: JoinSet::new(),
             recalled: VecDeque::new(),
             lines: HashMap::new(),
             ready: VecDeque::new(),
@@ -254,11 +254,11 @@ impl Publisher {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(job) = self.jobs.join_next() => {
-                    self.take(job.context("a piece of work broke off")?)?;
+                Some(ended) = self.work.join_next() => {
+                    self.take(ended.context("a piece of work broke off")?)?;
                     // What else has ended by now is taken along: fewer, larger commits.
-                    while let Some(job) = self.jobs.try_join_next() {
-                        self.take(job.context("a piece of work broke off")?)?;
+                    while let Some(ended) = self.work.try_join_next() {
+                        self.take(ended.context("a piece of work broke off")?)?;
                     }
                 }
                 () = self.watch.changed() => self.wants_scan = true,
@@ -268,8 +268,8 @@ impl Publisher {
         // Long work ends at the next block it reads; a commit that has begun is finished. The rest
         // stays where it is, for the next start.
         self.shop.progress.request_stop();
-        while let Some(job) = self.jobs.join_next().await {
-            if let Job::Committed(_, committed) = job.context("a piece of work broke off")? {
+        while let Some(ended) = self.work.join_next().await {
+            if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
                 for (settled, took) in &committed.settled {
                     report(&settled.outcome, *took);
                 }
@@ -297,21 +297,21 @@ impl Publisher {
         {
             self.start();
         }
-        if self.running.heavy < HEAVY_LANE {
-            if let Some((seen, target)) = self.heavy.pop_front() {
-                self.running.heavy += 1;
-                self.admitted.insert(seen.entry().to_string());
-                self.recalled.push_back((seen, target));
-                return self.hand_out();
-            }
+        if self.running.heavy < HEAVY_LANE
+            && let Some((seen, target)) = self.heavy.pop_front()
+        {
+            self.running.heavy += 1;
+            self.admitted.insert(seen.entry().to_string());
+            self.recalled.push_back((seen, target));
+            return self.hand_out();
         }
         self.commit_or_vacuum(now);
         self.put_away();
         if self.next_expiry <= now && !self.running.expiry {
             self.running.expiry = true;
             let shop = Arc::clone(&self.shop);
-            self.jobs
-                .spawn_blocking(move || Job::Expired(shop.spool.expire()));
+            self.work
+                .spawn_blocking(move || Work::Expired(shop.spool.expire()));
         }
     }
 
@@ -322,8 +322,8 @@ impl Publisher {
         let shop = Arc::clone(&self.shop);
         let (arrivals, next) = self.watch.arrivals();
         let known = self.hands.keys().cloned().collect();
-        self.jobs
-            .spawn_blocking(move || Job::Scanned(shop.spool.scan(&arrivals, &known), next));
+        self.work
+            .spawn_blocking(move || Work::Scanned(shop.spool.scan(&arrivals, &known), next));
     }
 
     /// Reads manifests, so that the targets of the next drops are known.
@@ -340,9 +340,9 @@ impl Publisher {
         }
         self.running.peek = true;
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let peek = |(seen, line): (Seen, _)| (seen.clone(), line, shop.spool.peek(seen));
-            Job::Peeked(drops.into_iter().map(peek).collect())
+            Work::Peeked(drops.into_iter().map(peek).collect())
         });
     }
 
@@ -359,7 +359,7 @@ impl Publisher {
         }
         self.running.light += 1;
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let began = std::time::Instant::now();
             let mut rest = batch.into_iter();
             let mut started = Vec::new();
@@ -376,15 +376,15 @@ impl Publisher {
                 };
                 started.push((seen, target, start));
             }
-            Job::Started(started, rest.collect())
+            Work::Started(started, rest.collect())
         });
     }
 
     fn decide_heavy(&mut self, checked: Checked) {
         let shop = Arc::clone(&self.shop);
         let target = checked.target().clone();
-        self.jobs
-            .spawn_blocking(move || Job::Decided(target, shop.decide(checked)));
+        self.work
+            .spawn_blocking(move || Work::Decided(target, shop.decide(checked)));
     }
 
     fn commit_or_vacuum(&mut self, now: Moment) {
@@ -402,9 +402,9 @@ impl Publisher {
             self.gathering = None;
             let batch = std::mem::take(&mut self.decided);
             let shop = Arc::clone(&self.shop);
-            self.jobs.spawn_blocking(move || {
+            self.work.spawn_blocking(move || {
                 let committed = publish::commit(batch, &mut pointers, &shop.spool);
-                Job::Committed(pointers, committed)
+                Work::Committed(pointers, committed)
             });
             return;
         }
@@ -419,13 +419,13 @@ impl Publisher {
             self.vacuums.insert(now.later(Duration::from_secs(1)), busy);
         }
         let retention = self.retention.clone();
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let vacuum = |target: Target| {
                 let next = vacuum::vacuum(&mut pointers, &target, &retention);
                 (target, next)
             };
             let done = free.into_iter().map(vacuum).collect();
-            Job::Vacuumed(pointers, done)
+            Work::Vacuumed(pointers, done)
         });
     }
 
@@ -442,16 +442,16 @@ impl Publisher {
         self.vacuums.entry(at).or_default().push(target);
     }
 
-    fn take(&mut self, job: Job) -> anyhow::Result<()> {
-        match job {
-            Job::Scanned(scan, arrivals) => self.take_scan(scan, arrivals)?,
-            Job::Peeked(drops) => {
+    fn take(&mut self, work: Work) -> anyhow::Result<()> {
+        match work {
+            Work::Scanned(scan, arrivals) => self.take_scan(scan, arrivals)?,
+            Work::Peeked(drops) => {
                 self.running.peek = false;
                 for (seen, line, peeked) in drops {
                     self.take_peeked(seen, line, peeked);
                 }
             }
-            Job::Started(started, rest) => {
+            Work::Started(started, rest) => {
                 self.running.light -= 1;
                 for ready in rest.into_iter().rev() {
                     self.ready.push_front(ready);
@@ -460,15 +460,15 @@ impl Publisher {
                     self.take_started(&seen, target, start);
                 }
             }
-            Job::Decided(target, decided) => {
+            Work::Decided(target, decided) => {
                 self.running.heavy -= 1;
                 self.take_decided(Some(target), decided);
             }
-            Job::Committed(pointers, committed) => {
+            Work::Committed(pointers, committed) => {
                 self.pointers = Some(pointers);
                 self.take_committed(committed);
             }
-            Job::Vacuumed(pointers, done) => {
+            Work::Vacuumed(pointers, done) => {
                 self.pointers = Some(pointers);
                 for (target, next) in done {
                     match next {
@@ -488,7 +488,7 @@ impl Publisher {
                     }
                 }
             }
-            Job::Expired(next) => {
+            Work::Expired(next) => {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
                 // What comes later than now goes later than this.
@@ -505,7 +505,7 @@ impl Publisher {
                     }
                 };
             }
-            Job::PutAway(drops) => {
+            Work::PutAway(drops) => {
                 for (settled, result) in drops {
                     match result {
                         Ok(()) => self.let_go(&settled.entry),
@@ -711,13 +711,13 @@ impl Publisher {
         }
         let batch = std::mem::take(&mut self.settled);
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let put_away = |settled: Settled| {
                 let result = shop.spool.put_away(&settled.entry, &settled.outcome);
                 (settled, result)
             };
             let is_worth_it = batch.len() > MANY;
-            Job::PutAway(crew::map(batch, is_worth_it, put_away))
+            Work::PutAway(crew::map(batch, is_worth_it, put_away))
         });
     }
 
@@ -766,7 +766,7 @@ impl Publisher {
 
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && !self.wants_scan && self.settles.is_none()
+        self.work.is_empty() && !self.wants_scan && self.settles.is_none()
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {

@@ -305,19 +305,19 @@ impl Spool {
             // It may have come while this scan was under way, and one that came before it may have
             // been missed. The next scan sees both.
             Completion::At(moment) if arrival.is_none() && moment.later(TICK) > now => {
-                scan.settles = earliest(scan.settles, moment.later(TICK));
+                note_earliest(&mut scan.settles, moment.later(TICK));
                 return;
             }
             Completion::At(moment) => (moment, false),
             Completion::Settles { since, until } => {
-                scan.settles = earliest(scan.settles, until);
-                scan.unsettled = earliest(scan.unsettled, since);
+                note_earliest(&mut scan.settles, until);
+                note_earliest(&mut scan.unsettled, since);
                 return scan.incomplete.push(name.to_os_string());
             }
             Completion::Since(moment) => {
                 let overdue = moment.later(self.settings.incomplete_timeout);
                 if overdue > now {
-                    scan.overdue = earliest(scan.overdue, overdue);
+                    note_earliest(&mut scan.overdue, overdue);
                     scan.without_manifest.insert(name.to_os_string());
                     return scan.incomplete.push(name.to_os_string());
                 }
@@ -561,7 +561,7 @@ impl Spool {
                 if stat.changed.age() >= keep {
                     failure = dir.remove_tree(&name).err().or(failure);
                 } else {
-                    next = earliest(next, stat.changed.later(keep));
+                    note_earliest(&mut next, stat.changed.later(keep));
                 }
             }
         }
@@ -691,8 +691,9 @@ fn sweep(dir: &Dir) -> Result<(), Failure> {
     Ok(())
 }
 
-fn earliest(known: Option<Moment>, moment: Moment) -> Option<Moment> {
-    Some(known.map_or(moment, |known| known.min(moment)))
+/// Notes `moment` if nothing earlier is known.
+fn note_earliest(known: &mut Option<Moment>, moment: Moment) {
+    *known = Some(known.map_or(moment, |known| known.min(moment)));
 }
 
 /// By the time of completion; of one tick of the clock, by the order of events, and without any by

@@ -177,7 +177,7 @@ impl Staging {
             target, generation, ..
         } = &staged.head;
         let folder = self.target_folder(target)?;
-        let generations = self.sub_folder(&folder, &target.generations())?;
+        let generations = sub_folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
         if staged.is_kept {
@@ -196,7 +196,7 @@ impl Staging {
         let adopts = match &staged.replaces {
             Replaces::Nothing => None,
             Replaces::Generation(previous) => {
-                self.retire(&generations, previous)?;
+                retire(&generations, previous)?;
                 None
             }
             Replaces::Plain(record) => {
@@ -222,33 +222,11 @@ impl Staging {
         if let Some(folder) = root.dir(target.folders().join("/"))? {
             return Ok(folder);
         }
-        let mut folder = self.sub_folder(root, target.folders()[0])?;
+        let mut folder = sub_folder(root, target.folders()[0])?;
         for name in &target.folders()[1..] {
-            folder = self.sub_folder(&folder, name)?;
+            folder = sub_folder(&folder, name)?;
         }
         Ok(folder)
-    }
-
-    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
-    /// shut machines out of it.
-    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
-        if let Some(folder) = parent.dir(name)? {
-            return Ok(folder);
-        }
-        parent.make_dir(name, DIR_MODE)?;
-        let folder = parent.existing_dir(name)?;
-        folder.make_plain(DIR_MODE)?;
-        Ok(folder)
-    }
-
-    /// Notes that a generation stops being current: its record was modified last at that time.
-    /// Before the swap, so that a crash can't leave an older time, by which it would go too early.
-    fn retire(&self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-        match generations.set_modified(name.record(), Moment::now()) {
-            // A generation without its record is damaged; vacuum takes it for a leftover.
-            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
     }
 
     fn discard(&self, number: u64) {
@@ -376,6 +354,28 @@ impl Pointers {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
+    }
+}
+
+/// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
+/// shut machines out of it.
+fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
+    if let Some(folder) = parent.dir(name)? {
+        return Ok(folder);
+    }
+    parent.make_dir(name, DIR_MODE)?;
+    let folder = parent.existing_dir(name)?;
+    folder.make_plain(DIR_MODE)?;
+    Ok(folder)
+}
+
+/// Notes that a generation stops being current: its record was modified last at that time.
+/// Before the swap, so that a crash can't leave an older time, by which it would go too early.
+fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
+    match generations.set_modified(name.record(), Moment::now()) {
+        // A generation without its record is damaged; vacuum takes it for a leftover.
+        Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
