@@ -313,8 +313,9 @@ impl Dir {
 
     /// Renames atomically to a name that is free; `false` when it is taken.
     ///
-    /// NFS and others know no `RENAME_NOREPLACE`. There the name is looked at first: nobody but the
-    /// daemon makes names where it renames to.
+    /// NFS and others know no `RENAME_NOREPLACE`. There the name is looked at first. Nobody but the
+    /// daemon makes names in its own folders; in `incoming/`, a drop that is there already can't be
+    /// replaced by a rename anyway, because it isn't empty.
     pub fn rename_new(
         &self,
         name: impl AsRef<Path>,

@@ -343,7 +343,7 @@ impl Pointers {
     pub fn empty_staging(&mut self) -> Result<(), Failure> {
         let folder = &self.0.folder;
         let failed = |(name, _)| folder.remove_tree(name).err();
-        let failure = folder.names()?.into_iter().filter_map(failed).last();
+        let failure = folder.names()?.into_iter().filter_map(failed).next_back();
         failure.map_or(Ok(()), Err)
     }
 
