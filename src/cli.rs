@@ -82,6 +82,10 @@ struct Submit {
     /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
     /// rejected, 4 when there is no outcome in time
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[expect(
+        clippy::option_option,
+        reason = "not given, without a number, with one"
+    )]
     wait: Option<Option<u64>>,
     /// The spool, instead of the configured one
     #[arg(long, value_name = "DIR")]

@@ -1,7 +1,8 @@
 //! Several threads that share one list of work.
 
-use std::sync::OnceLock;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// How far long work has come, and whether it is to end before it is done.
 #[derive(Debug, Default)]
@@ -75,6 +76,31 @@ pub fn share<E: Send>(
     })
 }
 
+/// What `work` makes of each item, in the items' order; with several threads as [`share`] does it.
+pub fn map<T: Send, R: Send>(
+    items: Vec<T>,
+    is_worth_it: bool,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let slots: Vec<_> = items
+        .into_iter()
+        .map(|item| Mutex::new((Some(item), None)))
+        .collect();
+    let lock = |index: usize| slots[index].lock().expect("no thread panics here");
+    let done = share(slots.len(), is_worth_it, |index| {
+        let item = lock(index).0.take().expect("every item is taken once");
+        let result = work(item);
+        lock(index).1 = Some(result);
+        Ok::<_, Infallible>(())
+    });
+    let Ok(()) = done;
+    let result = |slot: Mutex<(Option<T>, Option<R>)>| {
+        let (_, result) = slot.into_inner().expect("no thread panics here");
+        result.expect("every item was worked on")
+    };
+    slots.into_iter().map(result).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +115,14 @@ mod tests {
             });
             assert_eq!(done, Ok(()));
             assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        let squares: Vec<_> = (0..1_000).map(|n| n * n).collect();
+        for is_worth_it in [false, true] {
+            assert_eq!(map((0..1_000).collect(), is_worth_it, |n| n * n), squares);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::staging::Staging;
 use crate::watch::Watch;
 
 /// Work that runs side by side, and a few more.
-const MAX_THREADS: usize = 16;
+const MAX_THREADS: usize = 12;
 
 /// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained.
 ///

@@ -59,7 +59,7 @@ pub struct Table<'c, 'i> {
 /// What a value was expected to be, as the end of "expected …".
 pub type Expected = String;
 
-impl<'c, 'i> Table<'c, 'i> {
+impl<'i> Table<'_, 'i> {
     /// The value of `key`, if there is one and `parse` accepts it; where it doesn't, its word on
     /// what was expected becomes a complaint.
     pub fn optional<T>(
@@ -114,7 +114,7 @@ impl<'c, 'i> Table<'c, 'i> {
     }
 
     /// Complains about the table as a whole, at its name.
-    pub fn complain_here(&self, problem: String, expected: Expected) {
+    pub fn complain_here(&self, problem: String, expected: &str) {
         self.complain(self.span.clone(), problem, format!("expected {expected}"));
     }
 

@@ -137,6 +137,7 @@ fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// The number (from 1) and the bytes, without the line end, of the line that holds byte `at`.
+#[expect(clippy::naive_bytecount, reason = "it is done once for an error")]
 fn line_of(text: &str, at: usize) -> (usize, Range<usize>) {
     let before = &text.as_bytes()[..at.min(text.len())];
     let start = before

@@ -376,7 +376,7 @@ fn check_links(entries: &[Entry]) -> Result<(), Fault> {
 }
 
 /// Whether following the link `path` that holds `target` never leaves the image and ends at a name
-/// that is there. Follows it as the kernel does (path_resolution(7)): part by part, links on the
+/// that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on the
 /// way as well.
 fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
     let find = |path: &str| {

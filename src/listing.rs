@@ -57,7 +57,9 @@ impl Listing {
             .map(|(path, to)| (path, format!("l {path}\0{to}\0")));
         let mut lines: Vec<_> = files.chain(folders).chain(links).collect();
         lines.sort_unstable();
-        lines.into_iter().for_each(|(_, text)| line(text));
+        for (_, text) in lines {
+            line(text);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The manifest of a drop: text to [`Manifest`]. Reads no disk.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use crate::digest::Digest;
 use crate::document::{self, Expected, Table, number, text};
@@ -59,7 +60,7 @@ impl Manifest {
             });
             let target = Target::new(arch?, subarch?, release?, purpose?);
             let target = target.map_err(|error| {
-                let rule = "a target where the daemon writes nothing itself".to_string();
+                let rule = "a target where the daemon writes nothing itself";
                 top.complain_here(error.to_string(), rule);
             });
             Some(Self {
@@ -89,7 +90,7 @@ impl Manifest {
             for (path, FileClaim { sha256, size }) in files {
                 let size = size.map_or(String::new(), |size| format!(", size = {size}"));
                 let key = document::key(path);
-                toml.push_str(&format!("{key} = {{ sha256 = \"{sha256}\"{size} }}\n"));
+                let _ = writeln!(toml, "{key} = {{ sha256 = \"{sha256}\"{size} }}");
             }
         }
         toml
@@ -140,7 +141,7 @@ pub fn parse_version(text: &str) -> Result<String, Expected> {
 fn file_claim(path: &str, table: &mut Table<'_, '_>) -> Option<(String, FileClaim)> {
     if !is_plain_path(path) {
         let rule = "a path below `image`, without `.`, `..` and control characters";
-        table.complain_here("invalid path of a file".to_string(), rule.to_string());
+        table.complain_here("invalid path of a file".to_string(), rule);
     }
     let size = table.optional("size", |value| number(value, i64::MAX as u64));
     let sha256 = table.required("sha256", |value| {

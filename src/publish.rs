@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 
 use crate::compare::compare;
 use crate::copy::{Base, copy, hash};
-use crate::crew::Progress;
+use crate::crew::{self, Progress};
 use crate::digest::Digest;
 use crate::excerpt::quoted;
 use crate::fault::{Failure, Fault, Reason};
@@ -29,6 +29,9 @@ use crate::spool::{Claimed, Ready, Seen, Spool};
 use crate::staging::{Draft, Pointers, Replaces, Staged, Staging};
 use crate::target::Target;
 use crate::tree::Current;
+
+/// From so many drops on, the steps of a commit that have no order are worth several threads.
+const MANY: usize = 16;
 
 /// What work on a drop needs.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub struct Postponed {
 /// A drop whose outcome is written, and that is to be put away.
 #[derive(Debug)]
 pub struct Settled {
+    /// A generation stopped being current: vacuum will have to do with its target.
+    pub has_replaced: bool,
     /// Its name in `processing/`.
     pub entry: String,
     pub outcome: Outcome,
@@ -357,10 +362,15 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
     let mut committed = Committed::default();
     let batch = publish(batch, pointers, &mut committed);
 
-    let mut written = Vec::new();
-    for decided in batch {
+    let write = |decided: Decided| {
         let outcome = decided.outcome();
-        match spool.write_outcome(&decided.claimed, &outcome) {
+        let result = spool.write_outcome(&decided.claimed, &outcome);
+        (decided, outcome, result)
+    };
+    let is_worth_it = batch.len() > MANY;
+    let mut written = Vec::new();
+    for (decided, outcome, result) in crew::map(batch, is_worth_it, write) {
+        match result {
             Ok(()) => written.push((decided, outcome)),
             Err(failure) => committed.postpone(&decided, failure),
         }
@@ -374,7 +384,13 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
     for (decided, outcome) in written {
         let entry = decided.claimed.entry().to_string();
         let took = decided.started.elapsed();
-        committed.settled.push((Settled { entry, outcome }, took));
+        let has_replaced = decided.has_replaced();
+        let settled = Settled {
+            has_replaced,
+            entry,
+            outcome,
+        };
+        committed.settled.push((settled, took));
     }
     committed
 }
@@ -392,14 +408,18 @@ fn publish(
         return others;
     }
     // What was staged has to be durable before it is given a name that the record vouches for.
-    due = all_or_none(due, pointers.sync(), pointers, committed);
+    due = all_or_none(due, pointers.staging().sync(), pointers, committed);
 
+    let place = |decided: Decided| match &decided.decision {
+        Decision::Publish(staged) => {
+            let place = pointers.staging().place(staged).map(Some);
+            (decided, place)
+        }
+        _ => (decided, Ok(None)),
+    };
+    let is_worth_it = due.len() > MANY;
     let mut placed = Vec::new();
-    for decided in due {
-        let place = match &decided.decision {
-            Decision::Publish(staged) => pointers.place(staged).map(Some),
-            _ => Ok(None),
-        };
+    for (decided, place) in crew::map(due, is_worth_it, place) {
         match place {
             Ok(place) => placed.push((decided, place)),
             Err(failure) => postpone_staged(decided, failure, pointers, committed),
@@ -407,7 +427,7 @@ fn publish(
     }
     // The generation and its record have to be durable before the pointer names them.
     let (due, places): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
-    let due = all_or_none(due, pointers.sync(), pointers, committed);
+    let due = all_or_none(due, pointers.staging().sync(), pointers, committed);
 
     let mut swapped = Vec::new();
     for (decided, place) in due.into_iter().zip(places) {
@@ -417,7 +437,7 @@ fn publish(
         }
     }
     // The swap has to be durable before an outcome tells of it, and before the drop goes.
-    let mut due = all_or_none(swapped, pointers.sync(), pointers, committed);
+    let mut due = all_or_none(swapped, pointers.staging().sync(), pointers, committed);
     due.extend(others);
     due
 }
@@ -463,6 +483,15 @@ impl Decided {
     /// The target it is for; `None` when its manifest is no good.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
+    }
+
+    fn has_replaced(&self) -> bool {
+        match &self.decision {
+            Decision::Publish(staged) => staged.has_replaced(),
+            // What it was is not known any more.
+            Decision::Again(_) => true,
+            Decision::Unchanged(_) | Decision::Reject(..) => false,
+        }
     }
 
     fn touches_tree(&self) -> bool {

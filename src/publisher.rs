@@ -6,7 +6,7 @@
 //! one commit at a time. While one runs, the next batch gathers: the more there is to do, the more
 //! drops share what a commit costs.
 //!
-//! Drops for one target stand in a [line](Lines): only its head is claimed and worked on.
+//! Drops for one target stand in a line (`Lines`): only its head is claimed and worked on.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -50,6 +50,12 @@ const MAX_HOLD: Duration = Duration::from_millis(20);
 /// Whose trouble it is when `incoming/` can't be read.
 const SPOOL: &str = "the spool";
 
+/// From so many drops on, putting them away is worth several threads.
+const MANY: usize = 16;
+
+/// A commit waits so long for more drops while more are being worked on: what it costs is shared.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
 const MAX_BATCH: usize = 1_024;
 
@@ -76,6 +82,8 @@ pub struct Publisher {
     /// Heavy drops that were let into their lane before they are checked again.
     admitted: HashSet<String>,
     decided: Vec<Decided>,
+    /// When those will be committed, whatever else is being worked on.
+    gathering: Option<Instant>,
     /// Drops with their outcome that are to be put away.
     settled: Vec<Settled>,
     /// Those that could not be put away.
@@ -188,7 +196,11 @@ impl Publisher {
                 }
                 Left::Settled(entry, outcome) => {
                     hands.insert(entry.clone(), claimed);
-                    settled.push(Settled { entry, outcome });
+                    settled.push(Settled {
+                        has_replaced: false,
+                        entry,
+                        outcome,
+                    });
                 }
             }
         }
@@ -207,6 +219,7 @@ impl Publisher {
             heavy: VecDeque::new(),
             admitted: HashSet::new(),
             decided: Vec::new(),
+            gathering: None,
             settled,
             stuck: Vec::new(),
             troubles: Troubles::default(),
@@ -301,8 +314,9 @@ impl Publisher {
         self.next_scan = Instant::now() + self.settings.rescan_interval;
         let shop = Arc::clone(&self.shop);
         let (arrivals, next) = self.watch.arrivals();
+        let known = self.hands.keys().cloned().collect();
         self.jobs
-            .spawn_blocking(move || Job::Scanned(shop.spool.scan(&arrivals), next));
+            .spawn_blocking(move || Job::Scanned(shop.spool.scan(&arrivals, &known), next));
     }
 
     /// Reads manifests, so that the targets of the next drops are known.
@@ -371,13 +385,14 @@ impl Publisher {
             .vacuums
             .first_key_value()
             .is_some_and(|(at, _)| *at <= now);
-        if self.decided.is_empty() && !is_due {
+        if !self.is_commit_due() && !is_due {
             return;
         }
         let Some(mut pointers) = self.pointers.take() else {
             return;
         };
-        if !self.decided.is_empty() {
+        if self.is_commit_due() {
+            self.gathering = None;
             let batch = std::mem::take(&mut self.decided);
             let shop = Arc::clone(&self.shop);
             self.jobs.spawn_blocking(move || {
@@ -405,6 +420,15 @@ impl Publisher {
             let done = free.into_iter().map(vacuum).collect();
             Job::Vacuumed(pointers, done)
         });
+    }
+
+    /// Whether drops wait for a commit, and none that will be decided soon is worth waiting for.
+    fn is_commit_due(&self) -> bool {
+        let is_more_to_come = self.running.light > 0 || !self.ready.is_empty();
+        !self.decided.is_empty()
+            && (!is_more_to_come
+                || self.decided.len() >= MAX_BATCH / 2
+                || self.gathering.is_some_and(|until| until <= Instant::now()))
     }
 
     fn vacuum_at(&mut self, at: Moment, target: Target) {
@@ -504,16 +528,19 @@ impl Publisher {
             Ok(is_new) => self.wants_scan |= is_new,
             Err(error) => self.troubles.meet_watch(&error),
         }
-        for seen in scan.complete {
-            match self.hands.get_mut(seen.entry()) {
-                Some(Hand::Queued) => {}
-                Some(Hand::Claimed { another_waits }) => *another_waits = true,
-                None => {
-                    self.hands.insert(seen.entry().to_string(), Hand::Queued);
-                    self.seen.push_back(seen);
-                }
+        for entry in &scan.known {
+            if let Some(Hand::Claimed { another_waits }) = self.hands.get_mut(entry) {
+                *another_waits = true;
             }
         }
+        // One that was claimed while the scan was under way is in hand already.
+        for seen in scan.complete {
+            if !self.hands.contains_key(seen.entry()) {
+                self.hands.insert(seen.entry().to_string(), Hand::Queued);
+                self.seen.push_back(seen);
+            }
+        }
+        self.wants_scan |= scan.has_more;
         Ok(())
     }
 
@@ -578,7 +605,7 @@ impl Publisher {
                 if decided.target().is_none() {
                     self.advance(target);
                 }
-                self.decided.push(decided);
+                self.gather(decided);
             }
             Ok(Start::Gone) => {
                 self.let_go(seen.entry());
@@ -593,9 +620,15 @@ impl Publisher {
 
     fn take_decided(&mut self, target: Option<Target>, decided: Result<Decided, Postponed>) {
         match decided {
-            Ok(decided) => self.decided.push(decided),
+            Ok(decided) => self.gather(decided),
             Err(postponed) => self.postpone(target, postponed),
         }
+    }
+
+    fn gather(&mut self, decided: Decided) {
+        self.decided.push(decided);
+        self.gathering
+            .get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     fn take_committed(&mut self, committed: Committed) {
@@ -606,8 +639,9 @@ impl Publisher {
             let outcome = &settled.outcome;
             report(outcome, took);
             let target = outcome.target.clone();
-            if let (Verdict::Published, Some(target)) = (outcome.outcome, &target) {
-                self.vacuum_at(Moment::now().later(self.retention.min_age), target.clone());
+            if let (true, Some(target)) = (settled.has_replaced, &target) {
+                let due = Moment::now().later(self.retention.min_age);
+                self.vacuum_at(due, target.clone());
             }
             self.settled.push(settled);
             self.advance(target);
@@ -669,7 +703,8 @@ impl Publisher {
                 let result = shop.spool.put_away(&settled.entry, &settled.outcome);
                 (settled, result)
             };
-            Job::PutAway(batch.into_iter().map(put_away).collect())
+            let is_worth_it = batch.len() > MANY;
+            Job::PutAway(crew::map(batch, is_worth_it, put_away))
         });
     }
 
@@ -708,7 +743,9 @@ impl Publisher {
             .into_iter()
             .flatten()
             .map(instant);
+        let gathering = self.gathering.filter(|_| self.pointers.is_some());
         moments
+            .chain(gathering)
             .chain(scan)
             .chain(self.troubles.next_try())
             .fold(far, Instant::min)

@@ -127,7 +127,7 @@ impl Settings {
             let mut settings = Self::default();
             top.table("spool", |table| settings.spool.take(table));
             top.table("tree", |table| {
-                settings.tree.take(table, &settings.spool.path)
+                settings.tree.take(table, &settings.spool.path);
             });
             top.table("limits", |table| settings.limits.take(table));
             top.table("retention", |table| settings.retention.take(table));
@@ -288,15 +288,15 @@ mod tests {
         );
 
         // A commented key is `#key = value`; prose is `# prose`.
-        let uncommented: String = shipped
+        let uncommented: Vec<_> = shipped
             .lines()
             .map(|line| {
                 line.strip_prefix('#')
                     .filter(|l| !l.starts_with(' '))
                     .unwrap_or(line)
             })
-            .map(|line| format!("{line}\n"))
             .collect();
+        let uncommented = uncommented.join("\n");
         assert_eq!(
             Settings::parse("shipped", &uncommented).unwrap(),
             Settings::default()

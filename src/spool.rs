@@ -66,6 +66,12 @@ pub struct Spool {
     next: AtomicU64,
 }
 
+/// The clock that gives inodes their times may be so far behind (the kernel's `jiffies`, at 100 Hz).
+const TICK: Duration = Duration::from_millis(10);
+
+/// Drops that one scan brings at most: memory does not grow with a backlog.
+const MAX_SEEN: usize = 2_048;
+
 /// No event takes this long; if it does, it is lost.
 const AWAITED: Duration = Duration::from_secs(60);
 
@@ -109,12 +115,18 @@ enum Place {
 /// What a look at `incoming/` has shown.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// In the order in which they became complete.
+    /// In the order in which they became complete, the first ones if there are very many.
     pub complete: Vec<Seen>,
+    /// There are more that are complete.
+    pub has_more: bool,
+    /// Names that are known already.
+    pub known: Vec<String>,
     /// Drops that somebody is still writing.
     pub incomplete: Vec<OsString>,
     /// Those of them that have no manifest yet.
     pub without_manifest: HashSet<OsString>,
+    /// Since when the first of those that may be complete already would be complete.
+    pub unsettled: Option<Moment>,
     /// When the first of those that may be complete already will be taken for complete.
     pub settles: Option<Moment>,
     /// When the first of the others will have been incomplete for too long.
@@ -239,65 +251,91 @@ impl Spool {
         Ok((outcome.finished_at >= drop.changed).then_some(outcome))
     }
 
-    /// Looks at everything in `incoming/`.
+    /// Looks at everything in `incoming/` but the drops that are `known` by the name that they will
+    /// have in `processing/`.
     ///
     /// # Errors
     /// Also when `incoming/` is not the folder any more that it was at the start: what is dropped
     /// there would never be seen.
-    pub fn scan(&self, arrivals: &Arrivals) -> Result<Scan, Failure> {
+    pub fn scan(&self, arrivals: &Arrivals, known: &HashSet<String>) -> Result<Scan, Failure> {
         let now = Moment::now();
-        let mut scan = Scan::default();
         let is_itself = self.root.stat(INCOMING)?.map(|stat| stat.id);
         if is_itself != Some(self.incoming.stat_self()?.id) {
-            return Err(Failure::new(
-                "looking for drops in",
-                self.incoming.path(),
-                Errno::STALE,
-            ));
+            let path = self.incoming.path();
+            return Err(Failure::new("looking for drops in", path, Errno::STALE));
         }
-        for (name, kind) in self.incoming.names()? {
-            if name.as_bytes().starts_with(b".") {
-                continue;
+        let mut scan = Scan::default();
+        self.incoming.each(|name, kind| {
+            let entry = entry_for(name);
+            if known.contains(&entry) {
+                scan.known.push(entry);
+            } else if !name.as_bytes().starts_with(b".") {
+                self.scan_drop(name, entry, kind, now, arrivals, &mut scan);
             }
-            let arrival = arrivals.complete.get(&name).copied();
-            let mut seen = |completed, is_overdue| {
-                let arrival = arrival.unwrap_or(u64::MAX);
-                let (name, entry, place) = (name.clone(), entry_for(&name), Place::Incoming);
-                scan.complete.push(Seen {
-                    name,
-                    entry,
-                    completed,
-                    arrival,
-                    place,
-                    is_overdue,
-                });
-            };
-            if kind != Kind::Dir {
-                seen(now, false);
-                continue;
-            }
-            match self.completion(&name, arrivals) {
-                Completion::At(moment) => seen(moment, false),
-                Completion::Settles(moment) => {
-                    scan.settles = earliest(scan.settles, moment);
-                    scan.incomplete.push(name);
-                }
-                Completion::Since(moment) => {
-                    let overdue = moment.later(self.settings.incomplete_timeout);
-                    if overdue <= now {
-                        seen(now, true);
-                    } else {
-                        scan.overdue = earliest(scan.overdue, overdue);
-                        scan.without_manifest.insert(name.clone());
-                        scan.incomplete.push(name);
-                    }
-                }
-                Completion::Awaited => scan.incomplete.push(name),
-                Completion::Gone => {}
-            }
+            ControlFlow::Continue(())
+        })?;
+        scan.keep_first(MAX_SEEN);
+        if let Some(since) = scan.unsettled {
+            // It may be complete already, and for the same target: what came later waits with it.
+            scan.complete.retain(|seen| seen.completed < since);
         }
-        scan.complete.sort_by(in_order);
         Ok(scan)
+    }
+
+    fn scan_drop(
+        &self,
+        name: &OsStr,
+        entry: String,
+        kind: Kind,
+        now: Moment,
+        arrivals: &Arrivals,
+        scan: &mut Scan,
+    ) {
+        let arrival = arrivals.complete.get(name).copied();
+        let completion = match kind {
+            Kind::Dir => self.completion(name, arrivals),
+            // It is none, and never will be.
+            _ => match self.incoming.stat(name) {
+                Ok(Some(stat)) => Completion::At(stat.changed),
+                _ => Completion::Gone,
+            },
+        };
+        let (completed, is_overdue) = match completion {
+            // It may have come while this scan was under way, and one that came before it may have
+            // been missed. The next scan sees both.
+            Completion::At(moment) if arrival.is_none() && moment.later(TICK) > now => {
+                scan.settles = earliest(scan.settles, moment.later(TICK));
+                return;
+            }
+            Completion::At(moment) => (moment, false),
+            Completion::Settles { since } => {
+                scan.settles = earliest(scan.settles, since.later(SETTLED));
+                scan.unsettled = earliest(scan.unsettled, since);
+                return scan.incomplete.push(name.to_os_string());
+            }
+            Completion::Since(moment) => {
+                let overdue = moment.later(self.settings.incomplete_timeout);
+                if overdue > now {
+                    scan.overdue = earliest(scan.overdue, overdue);
+                    scan.without_manifest.insert(name.to_os_string());
+                    return scan.incomplete.push(name.to_os_string());
+                }
+                (moment, true)
+            }
+            Completion::Awaited => return scan.incomplete.push(name.to_os_string()),
+            Completion::Gone => return,
+        };
+        scan.complete.push(Seen {
+            name: name.to_os_string(),
+            entry,
+            completed,
+            arrival: arrival.unwrap_or(u64::MAX),
+            place: Place::Incoming,
+            is_overdue,
+        });
+        if scan.complete.len() >= 2 * MAX_SEEN {
+            scan.keep_first(MAX_SEEN);
+        }
     }
 
     /// Reads the manifest of a drop, which stays where it is.
@@ -571,20 +609,32 @@ impl Spool {
         } else if manifest.changed.age() >= SETTLED {
             Completion::At(completed)
         } else {
-            Completion::Settles(manifest.changed.later(SETTLED))
+            Completion::Settles {
+                since: manifest.changed,
+            }
         }
     }
 }
 
 enum Completion {
     At(Moment),
-    /// It may still be written; if nothing happens it is complete then.
-    Settles(Moment),
+    /// It may still be written, or be complete since then.
+    Settles {
+        since: Moment,
+    },
     /// An event will say when.
     Awaited,
     /// It has had no manifest since then.
     Since(Moment),
     Gone,
+}
+
+impl Scan {
+    fn keep_first(&mut self, count: usize) {
+        self.complete.sort_unstable_by(in_order);
+        self.has_more |= self.complete.len() > count;
+        self.complete.truncate(count);
+    }
 }
 
 impl Ready {

@@ -1,8 +1,8 @@
 //! What comes into the tree, and the one atomic step between two generations.
 //!
 //! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`] and is swapped in;
-//! each is made of the one before. To make drafts the [`Staging`] will do, which many may share;
-//! whatever a booting machine can see needs the [`Pointers`], of which there is one.
+//! each is made of the one before. For all but the last the [`Staging`] will do, which many may
+//! share; whatever a booting machine can see needs the [`Pointers`], of which there is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,6 +163,89 @@ impl Staging {
         self.tree.root().sync_file_system()
     }
 
+    /// Puts a staged generation, which has to be durable, and then its record in their place.
+    ///
+    /// # Errors
+    /// It stays in the staging, for another try or [`Pointers::discard`].
+    pub fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
+        let Head {
+            target, generation, ..
+        } = &staged.head;
+        let folder = self.target_folder(target)?;
+        let generations = self.sub_folder(&folder, &target.generations())?;
+        let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
+
+        if staged.is_kept {
+            // Gone by hand in the meantime? Then the next try copies it.
+            generations.existing_dir(generation.as_str())?;
+        } else {
+            at("place-generation")?;
+            self.folder
+                .rename(staged.number.to_string(), &generations, generation.as_str())?;
+        }
+        at("place-record")?;
+        let record = record_name(staged.number);
+        self.folder
+            .rename(record, &generations, generation.record())?;
+
+        let adopts = match &staged.replaces {
+            Replaces::Nothing => None,
+            Replaces::Generation(previous) => {
+                self.retire(&generations, previous)?;
+                None
+            }
+            Replaces::Plain(record) => {
+                // The pointer is made where the directory will go: exchanging the two then puts
+                // both in their place at once.
+                at("place-adopted")?;
+                let name = &record.head.generation;
+                generations.write_new(name.record(), record.to_toml().as_bytes())?;
+                generations.make_link(name.as_str(), pointer(target, generation))?;
+                Some(name.clone())
+            }
+        };
+        Ok(Placed {
+            target: target.clone(),
+            generation: generation.clone(),
+            adopts,
+        })
+    }
+
+    /// The folder that holds the target's pointer, made where it is not there.
+    fn target_folder(&self, target: &Target) -> Result<Dir, Failure> {
+        let root = self.tree.root();
+        if let Some(folder) = root.dir(target.folders().join("/"))? {
+            return Ok(folder);
+        }
+        let mut folder = self.sub_folder(root, target.folders()[0])?;
+        for name in &target.folders()[1..] {
+            folder = self.sub_folder(&folder, name)?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
+    /// shut machines out of it.
+    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
+        if let Some(folder) = parent.dir(name)? {
+            return Ok(folder);
+        }
+        parent.make_dir(name, DIR_MODE)?;
+        let folder = parent.existing_dir(name)?;
+        folder.make_plain(DIR_MODE)?;
+        Ok(folder)
+    }
+
+    /// Notes that a generation stops being current: its record was modified last at that time.
+    /// Before the swap, so that a crash can't leave an older time, by which it would go too early.
+    fn retire(&self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
+        match generations.set_modified(name.record(), Moment::now()) {
+            // A generation without its record is damaged; vacuum takes it for a leftover.
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     fn discard(&self, number: u64) {
         // What stays behind goes at the next start.
         let _ = self.folder.remove_tree(number.to_string());
@@ -202,6 +285,11 @@ impl Staged {
     pub fn head(&self) -> &Head {
         &self.head
     }
+
+    /// Whether something else is current until now.
+    pub fn has_replaced(&self) -> bool {
+        !matches!(self.replaces, Replaces::Nothing)
+    }
 }
 
 impl Pointers {
@@ -209,59 +297,9 @@ impl Pointers {
         &self.0.tree
     }
 
-    /// As [`Staging::sync`].
-    pub fn sync(&self) -> Result<(), Failure> {
-        self.0.sync()
-    }
-
-    /// Puts a staged generation, which has to be durable, and then its record in their place.
-    ///
-    /// # Errors
-    /// It stays in the staging, for another try or [`Pointers::discard`].
-    pub fn place(&mut self, staged: &Staged) -> Result<Placed, Failure> {
-        let Head {
-            target, generation, ..
-        } = &staged.head;
-        let folder = self.folder(target)?;
-        let generations = self.sub_folder(&folder, &target.generations())?;
-        let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
-
-        if staged.is_kept {
-            // Gone by hand in the meantime? Then the next try copies it.
-            generations.existing_dir(generation.as_str())?;
-        } else {
-            at("place-generation")?;
-            self.0
-                .folder
-                .rename(staged.number.to_string(), &generations, generation.as_str())?;
-        }
-        at("place-record")?;
-        let record = record_name(staged.number);
-        self.0
-            .folder
-            .rename(record, &generations, generation.record())?;
-
-        let adopts = match &staged.replaces {
-            Replaces::Nothing => None,
-            Replaces::Generation(previous) => {
-                self.retire(&generations, previous)?;
-                None
-            }
-            Replaces::Plain(record) => {
-                // The pointer is made where the directory will go: exchanging the two then puts
-                // both in their place at once.
-                at("place-adopted")?;
-                let name = &record.head.generation;
-                generations.write_new(name.record(), record.to_toml().as_bytes())?;
-                generations.make_link(name.as_str(), pointer(target, generation))?;
-                Some(name.clone())
-            }
-        };
-        Ok(Placed {
-            target: target.clone(),
-            generation: generation.clone(),
-            adopts,
-        })
+    /// Where generations are made.
+    pub fn staging(&self) -> &Staging {
+        &self.0
     }
 
     /// Makes a generation, which has to be durable in its place, the current one. This is the only
@@ -330,41 +368,6 @@ impl Pointers {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
-    }
-
-    /// The folder that holds the target's pointer, made where it is not there.
-    fn folder(&self, target: &Target) -> Result<Dir, Failure> {
-        let root = self.tree().root();
-        if let Some(folder) = root.dir(target.folders().join("/"))? {
-            return Ok(folder);
-        }
-        let mut folder = self.sub_folder(root, target.folders()[0])?;
-        for name in &target.folders()[1..] {
-            folder = self.sub_folder(&folder, name)?;
-        }
-        Ok(folder)
-    }
-
-    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
-    /// shut machines out of it.
-    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
-        if let Some(folder) = parent.dir(name)? {
-            return Ok(folder);
-        }
-        parent.make_dir(name, DIR_MODE)?;
-        let folder = parent.existing_dir(name)?;
-        folder.make_plain(DIR_MODE)?;
-        Ok(folder)
-    }
-
-    /// Notes that a generation stops being current: its record was modified last at that time.
-    /// Before the swap, so that a crash can't leave an older time, by which it would go too early.
-    fn retire(&self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-        match generations.set_modified(name.record(), Moment::now()) {
-            // A generation without its record is damaged; vacuum takes it for a leftover.
-            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
     }
 }
 

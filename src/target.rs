@@ -112,7 +112,7 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        let mut names = text.split('/').map(|part| Name::from_str(part));
+        let mut names = text.split('/').map(Name::from_str);
         let mut next = || {
             names
                 .next()

@@ -102,7 +102,9 @@ impl Watch {
         let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
         let (gone, has_lost_events) = {
             let mut hints = self.hints.numbered();
-            let stays = |name: &OsString, number: u64| number >= before || there.contains(name);
+            let is_all = !scan.has_more;
+            let stays =
+                |name: &OsString, number: u64| number >= before || there.contains(name) || !is_all;
             hints.drops.retain(|name, number| stays(name, *number));
             let gone = std::mem::take(&mut hints.gone);
             (gone, std::mem::take(&mut hints.has_lost_events))

@@ -280,8 +280,14 @@ impl Mount {
             .path()
     }
 
+    /// A process that another test has just forked has our files open until it runs its program:
+    /// for so long the mount may be busy.
     fn unmount(mut self) {
-        run(Command::new("umount").arg(self.path()));
+        let at = self.path().to_owned();
+        wait_until("the file system is unmounted", || {
+            let unmounted = Command::new("umount").arg("--quiet").arg(&at).output();
+            unmounted.expect("run umount").status.success()
+        });
         self.at = None;
     }
 }
@@ -609,13 +615,62 @@ fn run(command: &mut Command) {
     );
 }
 
-#[cfg(test)]
-mod tests {
+/// What the recorder itself is held to.
+pub mod trials {
     use std::fs;
     use std::io::{ErrorKind, Write};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use libtest_mimic::Trial;
+
     use super::*;
+    use crate::world::{Needs, test};
+
+    /// What a recording can't do without.
+    pub const NEEDS: &[Needs] = &[
+        Needs::Root,
+        Needs::Path("/dev/fuse"),
+        Needs::Path("/dev/loop-control"),
+        Needs::Program("qemu-storage-daemon"),
+        Needs::Program("mkfs.ext4"),
+        Needs::Program("mkfs.xfs"),
+        Needs::Program("mkfs.btrfs"),
+    ];
+
+    pub fn tests() -> Vec<Trial> {
+        vec![
+            test(
+                "an fsync is a flush in the log",
+                NEEDS,
+                an_fsync_is_a_flush_in_the_log,
+            ),
+            test(
+                "the whole log makes the recorded disk",
+                NEEDS,
+                the_whole_log_makes_the_recorded_disk,
+            ),
+            test(
+                "a seed always gives the same disk",
+                NEEDS,
+                a_seed_always_gives_the_same_disk,
+            ),
+            test(
+                "a forgetful publisher is found out",
+                NEEDS,
+                a_forgetful_publisher_is_found_out,
+            ),
+            test(
+                "a file system that does not flush is found out",
+                NEEDS,
+                a_file_system_that_does_not_flush_is_found_out,
+            ),
+            test(
+                "a panic leaves no mount behind",
+                NEEDS,
+                a_panic_leaves_no_mount_behind,
+            ),
+        ]
+    }
 
     const SIZE: u64 = 512 << 20;
     const VERSIONS: usize = 4;
@@ -715,7 +770,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn an_fsync_is_a_flush_in_the_log() {
         for fs in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
             let dir = tempfile::tempdir().expect("make a directory");
@@ -739,7 +793,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn the_whole_log_makes_the_recorded_disk() {
         for fs in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
             let dir = tempfile::tempdir().expect("make a directory");
@@ -766,7 +819,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn a_seed_always_gives_the_same_disk() {
         let dir = tempfile::tempdir().expect("make a directory");
         let published = Published::record(Publisher::Careful, FileSystem::Ext4, "", dir.path());
@@ -779,16 +831,6 @@ mod tests {
         run(Command::new("cmp").arg(first.image()).arg(second.image()));
     }
 
-    #[test]
-    fn a_careful_publisher_is_without_fault() {
-        for fs in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
-            let dir = tempfile::tempdir().expect("make a directory");
-            let mut published = Published::record(Publisher::Careful, fs, "", dir.path());
-            assert_eq!(published.faults(), [""; 0], "{fs}");
-        }
-    }
-
-    #[test]
     fn a_forgetful_publisher_is_found_out() {
         for (fs, options) in [(FileSystem::Ext4, "noauto_da_alloc"), (FileSystem::Xfs, "")] {
             let dir = tempfile::tempdir().expect("make a directory");
@@ -801,7 +843,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn a_file_system_that_does_not_flush_is_found_out() {
         let dir = tempfile::tempdir().expect("make a directory");
         let careful = Publisher::Careful;
@@ -810,7 +851,6 @@ mod tests {
         assert!(published.fault(reported, Unflushed::Lost).is_some());
     }
 
-    #[test]
     fn a_panic_leaves_no_mount_behind() {
         let dir = tempfile::tempdir().expect("make a directory");
         let mut open = None;

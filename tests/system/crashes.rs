@@ -1,7 +1,704 @@
 //! Killed at every step, and started again.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use libtest_mimic::Trial;
+use netboot_publisher::record::Head;
+use rustix::process::{Signal, WaitOptions, waitpid};
+
+use crate::scene::{Scene, drops};
+use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
+
+/// Every place that the program can be ended at from within.
+const PLACES: &[&str] = &[
+    "claim",
+    "copy-file",
+    "outcome",
+    "place-adopted",
+    "place-generation",
+    "place-record",
+    "reject",
+    "reject-drop",
+    "remove",
+    "remove-image",
+    "spool-sync",
+    "stage",
+    "stage-record",
+    "swap",
+    "tree-sync",
+    "vacuum",
+];
+
+/// With what the tests tell the program where to end.
+const FAILPOINT: &str = "NETBOOT_PUBLISHER_FAILPOINT";
 
 pub fn tests() -> Vec<Trial> {
-    Vec::new()
+    vec![
+        test(
+            "every failpoint of the program is tried",
+            &[],
+            every_place_is_tried,
+        ),
+        test(
+            "a daemon killed at any failpoint is finished by the next one",
+            &[Needs::Failpoints],
+            || killed_at_every_failpoint(1),
+        ),
+        test(
+            "a daemon killed at any failpoint while nothing old is kept is finished by the next one",
+            &[Needs::Failpoints],
+            || killed_at_every_failpoint(0),
+        ),
+        test(
+            "a daemon killed at any call that changes a file system is finished by the next one",
+            &[Needs::Program("strace")],
+            killed_at_every_change,
+        ),
+        test(
+            "a daemon killed at any call to a file system is finished by the next one",
+            &[Needs::Program("strace")],
+            killed_at_every_call,
+        ),
+        test(
+            "a daemon killed twice, also in its recovery, is finished by the next one",
+            &[Needs::Failpoints],
+            killed_twice,
+        ),
+        test(
+            "a recovery killed at any call that removes or renames is finished by the next one",
+            &[Needs::Failpoints, Needs::Program("strace")],
+            recovery_killed_at_every_change,
+        ),
+        test(
+            "a step that fails anywhere is done by the next daemon",
+            &[Needs::Failpoints],
+            failed_at_every_failpoint,
+        ),
+        test(
+            "under load no kill loses a drop or changes the order",
+            &[],
+            killed_under_load,
+        ),
+        test(
+            "SIGTERM in the middle of a copy ends the daemon, and the next one makes the copy",
+            &[Needs::Failpoints],
+            || stopped_in_a_copy(Signal::TERM),
+        ),
+        test(
+            "SIGINT in the middle of a copy ends the daemon, and the next one makes the copy",
+            &[Needs::Failpoints],
+            || stopped_in_a_copy(Signal::INT),
+        ),
+    ]
+}
+
+/// File-system calls that change nothing: what is seen after them is what was seen before.
+const READING: &[&str] = &[
+    "access",
+    "close",
+    "fcntl",
+    "flock",
+    "fstat",
+    "fstatfs",
+    "getdents64",
+    "ioctl",
+    "lseek",
+    "newfstatat",
+    "openat",
+    "pread64",
+    "read",
+    "readlink",
+    "readlinkat",
+    "statfs",
+    "statx",
+    "fadvise64",
+];
+
+/// Calls on descriptors that have nothing to do with files.
+const OTHER: &[&str] = &[
+    "clone3",
+    "epoll_create1",
+    "epoll_ctl",
+    "epoll_wait",
+    "eventfd2",
+    "execve",
+    "inotify_add_watch",
+    "inotify_init1",
+    "inotify_rm_watch",
+    "mmap",
+    "poll",
+    "socketpair",
+];
+
+fn every_place_is_tried() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeSet::new();
+    for file in fs::read_dir(sources).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        // Some files have a shorter name for `failpoint::at`.
+        let calls = text.match_indices("at(\"").filter(|(at, _)| {
+            let before = text[..*at].chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.')
+        });
+        for (at, call) in calls {
+            let name = text[at + call.len()..].split('"').next().unwrap();
+            found.insert(name.to_string());
+        }
+    }
+    let tried: BTreeSet<_> = PLACES.iter().map(|name| (*name).to_string()).collect();
+    assert_eq!(found, tried, "in src/, and in this list");
+}
+
+/// At every place, each time that it is reached.
+fn killed_at_every_failpoint(keep: usize) {
+    let scene = Scene::in_memory(keep, &drops());
+    let mut kills = BTreeMap::new();
+    for place in PLACES {
+        for nth in 1.. {
+            scene.begin();
+            let first = run_to(&scene, &format!("{place}:{nth}:kill"));
+            if first.status.success() {
+                scene.assert_finished(&scene.world);
+                break;
+            }
+            assert_killed(&first);
+            *kills.entry(*place).or_insert(0) += 1;
+            let told = format!("{place}:{nth}\n{}", text(&first));
+            checked(&told, || {
+                scene.assert_between(&scene.world);
+                let second = scene.recover();
+                scene.assert_finished(&scene.world);
+                assert_told_once(&[&first, &second]);
+            });
+        }
+    }
+    let untried: Vec<_> = PLACES
+        .iter()
+        .filter(|place| !kills.contains_key(*place))
+        .collect();
+    assert!(untried.is_empty(), "never reached: {untried:?}");
+    let total: u32 = kills.values().sum();
+    println!(
+        "keep = {keep}: {total} kills at {} failpoints: {kills:?}",
+        kills.len()
+    );
+}
+
+/// From the outside: at every call that changes a file system, with drops of all kinds.
+fn killed_at_every_change() {
+    let scene = Scene::in_memory(1, &drops());
+    let calls = traced(&scene);
+    // A call that makes a file opens it; hundreds of others do nothing but that.
+    let is_wanted = |call: &&Call| !READING.contains(&&*call.name) && call.name != "openat2";
+    let calls: BTreeSet<_> = calls.iter().filter(is_wanted).collect();
+    let (kills, hit) = killed_at_each(&scene, &names_of(calls.iter().copied()));
+    let missed: Vec<_> = calls.iter().filter(|call| !hit.contains(**call)).collect();
+    println!(
+        "{kills} kills at {} of {} calls that change something",
+        calls.len() - missed.len(),
+        calls.len()
+    );
+    assert!(kills > 100, "{kills} kills");
+    // What is in one commit, and so the order, differs a little from run to run.
+    assert!(missed.len() * 4 < calls.len(), "missed: {missed:#?}");
+}
+
+/// From the outside: at every call to a file system, with few drops.
+fn killed_at_every_call() {
+    let scene = Scene::in_memory(0, &["adopted", "bad"]);
+    let calls = traced(&scene);
+    let names = names_of(calls.iter());
+    let (kills, _) = killed_at_each(&scene, &names);
+    println!("{kills} kills at {} kinds of calls: {names:?}", names.len());
+    assert!(kills > 100, "{kills} kills");
+}
+
+fn names_of<'c>(calls: impl Iterator<Item = &'c Call>) -> BTreeSet<&'c str> {
+    calls.map(|call| call.name.as_str()).collect()
+}
+
+/// Kills at the n-th call of each of these names, for every n there is. Returns how often, and at
+/// which calls.
+fn killed_at_each(scene: &Scene, names: &BTreeSet<&str>) -> (usize, BTreeSet<Call>) {
+    let mut kills = 0;
+    let mut hit = BTreeSet::new();
+    for name in names {
+        for nth in 1.. {
+            scene.begin();
+            let (first, trace) = killed_at(scene, name, nth);
+            if first.status.success() {
+                scene.assert_finished(&scene.world);
+                assert!(nth > 1, "no {name} was met");
+                break;
+            }
+            assert_killed(&first);
+            kills += 1;
+            let last = trace.into_iter().rfind(|call| call.name == *name);
+            let told = format!("the {nth}th {name}, {last:?}\n{}", text(&first));
+            hit.extend(last);
+            checked(&told, || {
+                scene.assert_between(&scene.world);
+                let second = scene.recover();
+                scene.assert_finished(&scene.world);
+                assert_told_once(&[&first, &second]);
+            });
+        }
+    }
+    (kills, hit)
+}
+
+/// A run that ends before its `nth` call of this name.
+fn killed_at(scene: &Scene, name: &str, nth: usize) -> (Output, Vec<Call>) {
+    strace(scene, &[&format!("--inject={name}:signal=KILL:when={nth}")])
+}
+
+/// A call as the tracer shows it, without what differs from run to run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Call {
+    name: String,
+    arguments: String,
+}
+
+/// All calls to file systems of a run that nobody disturbs.
+fn traced(scene: &Scene) -> Vec<Call> {
+    scene.begin();
+    let (output, calls) = strace(scene, &[]);
+    assert!(output.status.success(), "{}", text(&output));
+    scene.assert_finished(&scene.world);
+    calls
+}
+
+/// Runs the program under `strace`. Of its pool of threads there is only one, for the tracer counts
+/// the calls of each thread for itself; and it does not log, which is the business of another.
+fn strace(scene: &Scene, arguments: &[&str]) -> (Output, Vec<Call>) {
+    let trace = scene.world.root.join("trace");
+    let output = Command::new("strace")
+        .args(["--follow-forks", "--decode-fds=path", "--string-limit=200"])
+        .arg("--output")
+        .arg(&trace)
+        .args([
+            "--trace=%file,%desc,clone3",
+            "--inject=clone3:error=EAGAIN:when=2+",
+        ])
+        .args(arguments)
+        .arg(PROGRAM)
+        .args(["run", "--once", "--config"])
+        .arg(&scene.world.config)
+        .env("RUST_LOG", "warn")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&fs::read(&trace).unwrap()).to_string();
+    (
+        output,
+        text.lines()
+            .filter_map(|line| Call::parse(line, scene))
+            .collect(),
+    )
+}
+
+impl Call {
+    fn parse(line: &str, scene: &Scene) -> Option<Self> {
+        // 4711 renameat(9</spool/incoming>, "x", 10</spool/processing>, "x") = 0
+        let (_, call) = line.split_once(' ')?;
+        let (name, rest) = call.trim_start().split_once('(')?;
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name || OTHER.contains(&name) || rest.contains("<pipe:") {
+            return None;
+        }
+        let arguments = rest.split(" = ").next()?.split(" <unfinished").next()?;
+        let root = scene.world.root.to_str().unwrap();
+        let arguments = arguments.trim_end().trim_end_matches(')').replace(root, "");
+        let digits = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        Some(Self {
+            name: name.to_string(),
+            arguments: digits(&arguments),
+        })
+    }
+}
+
+/// The second kill is at a failpoint as well; the third start finishes.
+fn killed_twice() {
+    let scene = Scene::in_memory(1, &drops());
+    let mut kills = 0;
+    for place in PLACES {
+        // Not the first time where there is a second: something was done by then.
+        let nth = [2, 1].into_iter().find(|nth| {
+            scene.begin();
+            !run_to(&scene, &format!("{place}:{nth}:kill"))
+                .status
+                .success()
+        });
+        let nth = nth.unwrap_or_else(|| panic!("{place} is never reached"));
+        for again in PLACES {
+            scene.begin();
+            let first = run_to(&scene, &format!("{place}:{nth}:kill"));
+            assert_killed(&first);
+            let second = run_to(&scene, &format!("{again}:1:kill"));
+            let told = format!("{place}, then {again}\n{}{}", text(&first), text(&second));
+            checked(&told, || {
+                scene.assert_between(&scene.world);
+                if second.status.success() {
+                    return scene.assert_finished(&scene.world);
+                }
+                assert_killed(&second);
+                kills += 1;
+                let third = scene.recover();
+                scene.assert_finished(&scene.world);
+                assert_told_once(&[&first, &second, &third]);
+            });
+        }
+    }
+    println!("{kills} recoveries killed at failpoints");
+    assert!(kills > 100, "{kills} kills");
+}
+
+/// The second kill is from the outside: what a recovery sweeps, it sweeps without failpoints.
+fn recovery_killed_at_every_change() {
+    let scene = Scene::in_memory(1, &["adopted", "back", "changed", "late"]);
+    let mut kills = 0;
+    for place in ["swap:2", "place-record:2", "remove-image:1"] {
+        for name in ["renameat", "renameat2", "unlinkat"] {
+            for nth in 1.. {
+                scene.begin();
+                let first = run_to(&scene, &format!("{place}:kill"));
+                assert_killed(&first);
+                let (second, _) = killed_at(&scene, name, nth);
+                let told = format!("{place}, then the {nth}th {name}\n{}", text(&second));
+                let is_killed = !second.status.success();
+                checked(&told, || {
+                    scene.assert_between(&scene.world);
+                    if is_killed {
+                        assert_killed(&second);
+                        scene.recover();
+                    }
+                    scene.assert_finished(&scene.world);
+                });
+                if !is_killed {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+    }
+    println!("{kills} recoveries killed from the outside");
+    assert!(kills > 50, "{kills} kills");
+}
+
+/// The daemon lives on, and gives up what it could not do.
+fn failed_at_every_failpoint() {
+    let scene = Scene::in_memory(1, &drops());
+    let mut failures = 0;
+    for place in PLACES {
+        for nth in 1.. {
+            scene.begin();
+            let first = run_to(&scene, &format!("{place}:{nth}:fail"));
+            let told = format!("{place}:{nth}\n{}", text(&first));
+            checked(&told, || {
+                assert_eq!(first.status.signal(), None, "it broke down");
+                scene.assert_between(&scene.world);
+                scene.recover();
+                scene.assert_finished(&scene.world);
+            });
+            // What can't be vacuumed is no drop that was not finished.
+            let was_reached = text(&first).contains("Input/output error");
+            if !was_reached {
+                assert!(nth > 1, "{place} was never reached");
+                break;
+            }
+            failures += 1;
+        }
+    }
+    println!("{failures} failures at {} failpoints", PLACES.len());
+}
+
+/// Importers that go on dropping, whatever happens to the daemon.
+struct Load {
+    world: World,
+    is_over: AtomicBool,
+}
+
+const TARGETS: usize = 4;
+const KILLS: usize = 30;
+
+/// What the n-th drop for a target is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    New,
+    /// The image of the one before.
+    Same,
+    Bad,
+}
+
+impl Kind {
+    fn of(number: usize) -> Self {
+        match number % 5 {
+            3 => Self::Same,
+            4 => Self::Bad,
+            _ => Self::New,
+        }
+    }
+
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::New => "published",
+            Self::Same => "unchanged",
+            Self::Bad => "rejected bad-manifest",
+        }
+    }
+}
+
+impl Load {
+    fn name(target: usize, number: usize) -> String {
+        format!("t{target}-{number:05}")
+    }
+
+    /// Drops for one target, a few ahead of the daemon. Returns how many.
+    fn import(&self, target: usize) -> usize {
+        const AHEAD: usize = 6;
+        let path = format!("amd64/generic/noble/t{target}");
+        for number in 0.. {
+            if number >= AHEAD {
+                self.wait_for_outcome(&Self::name(target, number - AHEAD));
+            }
+            if self.is_over.load(Ordering::Relaxed) {
+                for number in number.saturating_sub(AHEAD)..number {
+                    self.wait_for_outcome(&Self::name(target, number));
+                }
+                return number;
+            }
+            let kind = Kind::of(number);
+            let image = if kind == Kind::Same {
+                number - 1
+            } else {
+                number
+            };
+            let text = if kind == Kind::Bad {
+                "format = 0\n".into()
+            } else {
+                manifest(&path)
+            };
+            self.world
+                .drop_with(&Self::name(target, number), &text, |dir| {
+                    fs::write(dir.join("linux"), image.to_string()).unwrap();
+                    fs::write(dir.join("initrd.gz"), image.to_string()).unwrap();
+                });
+        }
+        unreachable!("numbers have no end")
+    }
+
+    fn wait_for_outcome(&self, drop: &str) {
+        let begin = Instant::now();
+        while self.world.outcome(drop).is_none() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{drop}: no outcome\n{}",
+                self.world
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What machines see all the while: whole images, and never an older one than before. Returns
+    /// how often it was looked.
+    fn watch(&self) -> usize {
+        let mut last = [None::<usize>; TARGETS];
+        let mut looks = 0;
+        while !self.is_over.load(Ordering::Relaxed) {
+            for (target, last) in last.iter_mut().enumerate() {
+                let pointer = self
+                    .world
+                    .published(&format!("amd64/generic/noble/t{target}"));
+                let Ok(to) = fs::read_link(&pointer) else {
+                    assert_eq!(*last, None, "{pointer:?} is missing");
+                    continue;
+                };
+                let read =
+                    |name| fs::read_to_string(pointer.with_file_name(&to).join(name)).unwrap();
+                let seen: usize = read("linux").parse().unwrap();
+                assert_eq!(read("initrd.gz"), seen.to_string(), "{pointer:?} is mixed");
+                assert!(
+                    last.is_none_or(|last| last <= seen),
+                    "{pointer:?}: {seen} after {last:?}"
+                );
+                *last = Some(seen);
+                looks += 1;
+            }
+            // Others need the processor as well.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        looks
+    }
+
+    /// Kills the daemon again and again, while it works or while it starts.
+    fn kill(&self) {
+        let mut random = Random(7);
+        for _ in 0..KILLS {
+            let mut command = self.world.command(&["run"]);
+            let mut daemon = Daemon::start_unready(&mut command);
+            if random.below(3) > 0 {
+                for _ in 0..=random.below(20) {
+                    daemon.wait_for(" drop=");
+                }
+            }
+            // Not right after a line: at any moment.
+            std::thread::sleep(Duration::from_micros(random.below(8_000)));
+            daemon.kill();
+        }
+    }
+
+    /// Every drop has the outcome it has to have, and what was published came in order.
+    fn assert_in_order(&self, target: usize, count: usize) {
+        let path = format!("amd64/generic/noble/t{target}");
+        for number in 0..count {
+            let name = Self::name(target, number);
+            self.world.assert_outcome(&name, Kind::of(number).outcome());
+        }
+        let mut published: Vec<_> = walk(&self.world.published(&format!("{path}@")))
+            .into_iter()
+            .filter(|file| file.extension() == Some("toml".as_ref()))
+            .map(|file| Head::parse(&fs::read_to_string(file).unwrap()).unwrap())
+            .map(|head| (head.published_at, head.from.unwrap().drop))
+            .collect();
+        published.sort();
+        let found: Vec<_> = published.into_iter().map(|(_, drop)| drop).collect();
+        let expected: Vec<_> = (0..count)
+            .filter(|number| Kind::of(*number) == Kind::New)
+            .map(|number| Self::name(target, number))
+            .collect();
+        assert_eq!(found, expected, "{}", self.world);
+    }
+}
+
+fn killed_under_load() {
+    let load = Load {
+        world: World::with(
+            "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 100000\n",
+        ),
+        is_over: AtomicBool::new(false),
+    };
+    let (counts, looks) = std::thread::scope(|scope| {
+        let importers: Vec<_> = (0..TARGETS)
+            .map(|target| {
+                scope.spawn({
+                    let load = &load;
+                    move || load.import(target)
+                })
+            })
+            .collect();
+        let watcher = scope.spawn(|| load.watch());
+        let killing = std::panic::AssertUnwindSafe(|| load.kill());
+        let killed = std::panic::catch_unwind(killing);
+        load.is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = killed {
+            std::panic::resume_unwind(panic);
+        }
+        let daemon = load.world.daemon();
+        let counts: Vec<_> = importers.into_iter().map(|it| it.join().unwrap()).collect();
+        daemon.stop();
+        (counts, watcher.join().unwrap())
+    });
+    load.world.run_once();
+    load.world.assert_at_rest();
+    assert_eq!(load.world.names("incoming"), [""; 0], "{}", load.world);
+    for (target, count) in counts.iter().enumerate() {
+        load.assert_in_order(target, *count);
+    }
+    println!(
+        "{KILLS} kills under load, {} drops, {looks} looks",
+        counts.iter().sum::<usize>()
+    );
+    assert!(looks > 0);
+}
+
+fn stopped_in_a_copy(signal: Signal) {
+    let world = World::new();
+    let size = 1 << 29;
+    let manifest = manifest("amd64/generic/noble/install");
+    world.drop_with("huge", &manifest, |image| {
+        let file = fs::File::create(image.join("initrd.gz")).unwrap();
+        file.set_len(size).unwrap();
+    });
+    let mut command = world.command(&["run"]);
+    command.env(FAILPOINT, "copy-file:1:stop");
+    let mut daemon = Daemon::start_unready(&mut command);
+    // It stops itself when it is about to copy, so both signals come in the middle.
+    let stopped = waitpid(Some(daemon.pid()), WaitOptions::UNTRACED).unwrap();
+    assert!(
+        stopped.is_some_and(|(_, status)| status.stopped()),
+        "{stopped:?}"
+    );
+    daemon.signal(signal);
+    daemon.signal(Signal::CONT);
+    let status = daemon.wait();
+    assert!(status.success(), "{status}:\n{}", daemon.log.join("\n"));
+    assert_eq!(world.outcome("huge"), None, "{world}");
+    assert_eq!(world.names("processing"), ["huge"], "{world}");
+    assert!(!world.published("amd64").exists(), "{world}");
+
+    world.run_once();
+    world.assert_at_rest();
+    let outcome = world.assert_outcome("huge", "published");
+    assert_eq!(outcome["bytes"], size, "{outcome}");
+}
+
+/// Numbers that look random, the same for the same seed (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut n = self.0;
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (n ^ (n >> 31)) % end
+    }
+}
+
+impl Scene {
+    /// Set, and all drops handed over.
+    fn begin(&self) {
+        self.set();
+        self.hand_over_all();
+    }
+
+    /// The next start, which has to end well.
+    fn recover(&self) -> Output {
+        let output = self.world.run(&["run", "--once"]);
+        assert!(output.status.success(), "{}\n{}", text(&output), self.world);
+        output
+    }
+}
+
+/// A run that ends at a failpoint.
+fn run_to(scene: &Scene, failpoint: &str) -> Output {
+    let mut command = scene.world.command(&["run", "--once"]);
+    command.env(FAILPOINT, failpoint).output().unwrap()
+}
+
+fn assert_killed(output: &Output) {
+    assert_eq!(output.status.signal(), Some(9), "{}", text(output));
+}
+
+/// Says where the program was ended when an assertion fails.
+fn checked(what: &str, check: impl FnOnce()) {
+    let check = std::panic::AssertUnwindSafe(check);
+    if let Err(panic) = std::panic::catch_unwind(check) {
+        eprintln!("after a kill at {what}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// No drop was reported twice.
+fn assert_told_once(runs: &[&Output]) {
+    let logs: String = runs.iter().map(|run| text(run)).collect();
+    for drop in drops() {
+        let told = logs.matches(&format!("drop=\"{drop}\"")).count();
+        assert!(told <= 1, "{drop} was reported {told} times:\n{logs}");
+    }
 }

@@ -12,7 +12,9 @@ mod images;
 mod load;
 mod orders;
 mod power;
+mod scene;
 mod swaps;
+mod tftp;
 mod threats;
 mod world;
 
@@ -23,6 +25,7 @@ fn main() {
         images::tests(),
         swaps::tests(),
         crashes::tests(),
+        blocklog::trials::tests(),
         power::tests(),
         threats::tests(),
         load::tests(),

@@ -89,9 +89,10 @@ impl World {
     pub fn with(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().to_path_buf();
-        let mut world = Self::at(&root, &root.join("spool"), &root.join("tree"), settings);
-        world._dir = Some(dir);
-        world
+        Self {
+            _dir: Some(dir),
+            ..Self::at(&root, &root.join("spool"), &root.join("tree"), settings)
+        }
     }
 
     /// With the spool and the tree at given places; `root` holds the configuration.
@@ -101,7 +102,7 @@ impl World {
             let keys = settings
                 .lines()
                 .filter_map(|line| line.strip_prefix(&prefix));
-            keys.map(|key| format!("{key}\n")).collect()
+            keys.flat_map(|key| [key, "\n"]).collect()
         };
         let config = root.join("config.toml");
         let text = format!(
@@ -113,12 +114,17 @@ impl World {
         for folder in ["incoming", "processing", "rejected", "outcomes"] {
             fs::create_dir_all(spool.join(folder)).expect("making the spool");
         }
+        Self::placed(root, spool, tree, &config)
+    }
+
+    /// One that is there already.
+    pub fn placed(root: &Path, spool: &Path, tree: &Path, config: &Path) -> Self {
         Self {
             _dir: None,
             root: root.into(),
             spool: spool.into(),
             tree: tree.into(),
-            config,
+            config: config.into(),
         }
     }
 
@@ -221,6 +227,20 @@ impl World {
         let staging = self.tree.join(".netboot-publisher/staging");
         assert_eq!(names(&staging), Vec::<String>::new(), "{self}");
         self.assert_whole();
+    }
+
+    /// Every pointer leads to a generation that is what its record says; what has to be so at any
+    /// moment, also right after a crash.
+    pub fn assert_pointers_whole(&self) {
+        for path in walk(&self.tree) {
+            let mut generations = path.clone().into_os_string();
+            generations.push("@");
+            if path.is_symlink() && Path::new(&generations).is_dir() {
+                let generation = path.with_file_name(fs::read_link(&path).unwrap());
+                assert!(generation.is_dir(), "{path:?} leads nowhere\n{self}");
+                assert_recorded(&generation, self);
+            }
+        }
     }
 
     /// Every pointer leads to a generation, every generation has a record and the files it names.

@@ -1,0 +1,485 @@
+//! A spool and a tree in the middle of their life, and one drop of every kind: what crashes and
+//! power cuts are tried on.
+//!
+//! It is built once and put in place again for every cut, so a cut costs a copy of a small
+//! directory. For every target it is known what machines may see on the way, and what they have to
+//! see in the end; for every drop, which outcome it has in a run that nobody disturbs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::world::{World, manifest, names, walk};
+
+/// Files of an image by their path.
+type Image = &'static [(&'static str, &'static str)];
+
+const OLDEST: Image = &[("linux", "oldest"), ("initrd.gz", "the same")];
+const OLD: Image = &[("linux", "old"), ("initrd.gz", "the same")];
+const NEW: Image = &[
+    ("linux", "new"),
+    ("initrd.gz", "the same"),
+    ("boot/menu", "new as well"),
+];
+const BAD: &str = "format = 0\n";
+
+/// What is put into the spool.
+#[derive(Clone, Copy)]
+enum Put {
+    Image(Image),
+    BadManifest,
+    NoManifest,
+    File,
+}
+
+/// One drop, by the name of which its target is called; all but the line's.
+struct Case {
+    drop: &'static str,
+    target: &'static str,
+    /// Published one after the other before the drop comes.
+    before: &'static [Image],
+    put: Put,
+    outcome: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        drop: "first",
+        target: "first",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "changed",
+        target: "changed",
+        before: &[OLDEST, OLD],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "same",
+        target: "same",
+        before: &[OLD],
+        put: Put::Image(OLD),
+        outcome: "unchanged",
+    },
+    Case {
+        drop: "back",
+        target: "back",
+        before: &[OLD, NEW],
+        put: Put::Image(OLD),
+        outcome: "published",
+    },
+    Case {
+        drop: "damaged",
+        target: "damaged",
+        before: &[OLD],
+        put: Put::Image(OLD),
+        outcome: "published",
+    },
+    Case {
+        drop: "adopted",
+        target: "adopted",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "line-1",
+        target: "line",
+        before: &[OLD],
+        put: Put::Image(OLDEST),
+        outcome: "published",
+    },
+    Case {
+        drop: "line-2",
+        target: "line",
+        before: &[],
+        put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "bad",
+        target: "bad",
+        before: &[OLD],
+        put: Put::BadManifest,
+        outcome: "rejected bad-manifest",
+    },
+    Case {
+        drop: "late",
+        target: "late",
+        before: &[OLD],
+        put: Put::NoManifest,
+        outcome: "rejected incomplete",
+    },
+    Case {
+        drop: "file",
+        target: "file",
+        before: &[],
+        put: Put::File,
+        outcome: "rejected not-a-directory",
+    },
+];
+
+/// What machines may see at a target: nothing, or one of these images.
+struct Seen {
+    may_be_missing: bool,
+    images: Vec<Image>,
+    /// The one that is there in the end.
+    last: Option<Image>,
+}
+
+pub struct Scene {
+    pub world: World,
+    /// The drops of this scene.
+    cases: Vec<&'static Case>,
+    template: PathBuf,
+    /// The outcomes that were there before; drops of the same names have come already.
+    earlier: BTreeMap<String, Value>,
+    settings: String,
+    dir: TempDir,
+}
+
+impl Scene {
+    /// One whose retention keeps `keep` generations, of any age. In memory: what a killed process
+    /// leaves does not depend on the disk.
+    pub fn in_memory(keep: usize, drops: &[&str]) -> Self {
+        let dir = memory();
+        let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
+        Self::at(dir, &spool, &tree, keep, drops)
+    }
+
+    /// With the spool and the tree at given places, where [`Scene::set`] puts them.
+    pub fn at(dir: TempDir, spool: &Path, tree: &Path, keep: usize, drops: &[&str]) -> Self {
+        let cases: Vec<_> = CASES
+            .iter()
+            .filter(|case| drops.contains(&case.drop))
+            .collect();
+        assert_eq!(cases.len(), drops.len(), "{drops:?}");
+        let template = dir.path().join("template");
+        fs::create_dir(&template).unwrap();
+        let before = World::at(
+            &template,
+            &template.join("spool"),
+            &template.join("tree"),
+            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n",
+        );
+        build(&before, &cases);
+        let earlier = outcomes(&before.spool);
+        let settings = format!(
+            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n\
+             [retention]\nmin_age = \"0s\"\nkeep = {keep}\n"
+        );
+        let world = World::at(dir.path(), spool, tree, &settings);
+        Self {
+            world,
+            cases,
+            template,
+            earlier,
+            settings,
+            dir,
+        }
+    }
+
+    /// The world of this scene where its file systems are mounted now.
+    pub fn seen_at(&self, spool: &Path, tree: &Path) -> World {
+        World::at(self.dir.path(), spool, tree, &self.settings)
+    }
+
+    /// Puts spool and tree in place. The drops are hidden still.
+    pub fn set(&self) {
+        for (from, to) in [("spool", &self.world.spool), ("tree", &self.world.tree)] {
+            if to.exists() {
+                fs::remove_dir_all(to).unwrap();
+            }
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(self.template.join(from))
+                .arg(to)
+                .status();
+            assert!(copied.unwrap().success());
+        }
+    }
+
+    /// Gives every drop its name.
+    pub fn hand_over_all(&self) {
+        for case in &self.cases {
+            self.hand_over(case.drop);
+        }
+    }
+
+    pub fn hand_over(&self, drop: &str) {
+        assert!(self.hand_over_at(&self.world, drop), "{}", self.world);
+    }
+
+    /// Gives a drop its name if it is hidden still.
+    pub fn hand_over_at(&self, world: &World, drop: &str) -> bool {
+        let hidden = world.incoming(&format!(".{drop}"));
+        let is_there = hidden.exists();
+        if is_there {
+            give_name(&hidden, &world.incoming(drop));
+        }
+        is_there
+    }
+
+    /// What has to hold whenever the daemon was ended: each pointer leads to a whole generation,
+    /// each target shows an image that it may show.
+    pub fn assert_between(&self, world: &World) {
+        world.assert_pointers_whole();
+        for (target, seen) in self.seen() {
+            let found = image(&world.published(&path_of(target)));
+            let may_be = match &found {
+                None => seen.may_be_missing,
+                Some(found) => seen.images.iter().any(|image| *found == files(image)),
+            };
+            assert!(may_be, "{target} shows {found:?}\n{world}");
+        }
+    }
+
+    /// What has to hold when the daemon had time to do its work.
+    pub fn assert_finished(&self, world: &World) {
+        world.assert_at_rest();
+        self.assert_between(world);
+        for (target, seen) in self.seen() {
+            let found = image(&world.published(&path_of(target)));
+            let expected = seen.last.map(files);
+            assert_eq!(found, expected, "{target}\n{world}");
+        }
+        assert_eq!(world.names("incoming"), [""; 0], "{world}");
+        for case in &self.cases {
+            self.assert_settled(world, case);
+        }
+    }
+
+    fn assert_settled(&self, world: &World, case: &Case) {
+        let outcome = world.assert_outcome(case.drop, case.outcome);
+        assert_ne!(
+            Some(&outcome),
+            self.earlier.get(case.drop),
+            "{}: an earlier drop's outcome\n{world}",
+            case.drop
+        );
+        let Put::Image(image) = case.put else {
+            return self.assert_kept(world, case);
+        };
+        let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
+        assert_eq!(outcome["files"], image.len(), "{outcome:#}\n{world}");
+        assert_eq!(outcome["bytes"], bytes, "{outcome:#}\n{world}");
+        if case.drop == "line-1" {
+            return;
+        }
+        // The generation that the outcome tells of is the one that is published.
+        let pointer = fs::read_link(world.published(&path_of(case.target))).unwrap();
+        let told = outcome["generation"].as_str().unwrap();
+        assert!(
+            pointer.ends_with(told),
+            "{pointer:?} and {outcome:#}\n{world}"
+        );
+    }
+
+    /// What was rejected is there, whole, beside its outcome; an earlier one of its name too.
+    fn assert_kept(&self, world: &World, case: &Case) {
+        let drop = case.drop;
+        let of = |name: String| {
+            let read = fs::read(world.spool.join("rejected").join(&name));
+            read.unwrap_or_else(|error| panic!("rejected/{name}: {error}\n{world}"))
+        };
+        let json = |name| serde_json::from_slice::<Value>(&of(name)).unwrap();
+        assert_eq!(
+            Some(json(format!("{drop}.json"))),
+            world.outcome(drop),
+            "{world}"
+        );
+        let file = match case.put {
+            Put::File => drop.to_string(),
+            _ => format!("{drop}/image/linux"),
+        };
+        assert_eq!(of(file), b"new", "{world}");
+        if drop == "bad" {
+            assert_eq!(
+                json(format!("{drop}~1.json")),
+                self.earlier[drop],
+                "{world}"
+            );
+            assert_eq!(
+                of(format!("{drop}~1/manifest.toml")),
+                BAD.as_bytes(),
+                "{world}"
+            );
+        }
+    }
+
+    /// What machines may see at each target.
+    fn seen(&self) -> BTreeMap<&'static str, Seen> {
+        let mut seen = BTreeMap::<_, Seen>::new();
+        for case in &self.cases {
+            let last = case.before.last().copied();
+            let at = seen.entry(case.target).or_insert_with(|| Seen {
+                may_be_missing: last.is_none(),
+                images: Vec::new(),
+                last,
+            });
+            at.images.extend(last);
+            if let Put::Image(image) = case.put {
+                at.images.push(image);
+                at.last = Some(image);
+            }
+            // A folder that somebody made by hand.
+            if case.target == "adopted" {
+                at.may_be_missing = false;
+                at.images.push(OLD);
+            }
+        }
+        seen
+    }
+
+    /// Asserts that machines see what a drop was to bring, or what came after it.
+    pub fn assert_shown(&self, world: &World, drop: &str) {
+        let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
+        let Put::Image(mut expected) = case.put else {
+            return;
+        };
+        let found = image(&world.published(&path_of(case.target)));
+        if drop == "line-1" && found == Some(files(NEW)) {
+            expected = NEW;
+        }
+        assert_eq!(found, Some(files(expected)), "{drop}\n{world}");
+    }
+
+    /// Whether a drop has an outcome of its own by now. One that is torn is none.
+    pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
+        let file = world.spool.join("outcomes").join(format!("{drop}.json"));
+        let text = fs::read(file).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text)
+            .is_ok_and(|outcome| self.earlier.get(drop) != Some(&outcome))
+    }
+}
+
+/// A temporary directory in memory, where there is one.
+pub fn memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    dir.expect("a temporary directory")
+}
+
+/// All drops that a scene can have.
+pub fn drops() -> Vec<&'static str> {
+    CASES.iter().map(|case| case.drop).collect()
+}
+
+/// Where a target is in the tree.
+fn path_of(target: &str) -> String {
+    format!("amd64/generic/noble/{target}")
+}
+
+/// The time before the scene: generations are published, folders made, files damaged, drops built.
+fn build(world: &World, cases: &[&Case]) {
+    let rounds = cases.iter().map(|case| case.before.len()).max().unwrap();
+    for round in 0..rounds {
+        for case in cases.iter().filter(|case| case.before.len() > round) {
+            world.drop_with(case.drop, &manifest(&path_of(case.target)), |image| {
+                write(image, case.before[round]);
+            });
+        }
+        world.run_once();
+    }
+    // An earlier drop of this name was rejected.
+    world.drop_with("bad", BAD, |_| {});
+    world.run_once();
+
+    write(&world.published(&path_of("adopted")), OLD);
+    // What machines can't read is damaged.
+    if cases.iter().any(|case| case.drop == "damaged") {
+        let victim = world.published(&path_of("damaged")).join("linux");
+        fs::set_permissions(victim, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    for case in cases {
+        let hidden = world.spool.join("incoming").join(format!(".{}", case.drop));
+        let text = match case.put {
+            Put::Image(image) => {
+                write(&hidden.join("image"), image);
+                Some(manifest(&path_of(case.target)))
+            }
+            Put::BadManifest => {
+                write(&hidden.join("image"), NEW);
+                Some(BAD.to_string())
+            }
+            Put::NoManifest => {
+                write(&hidden.join("image"), NEW);
+                None
+            }
+            Put::File => {
+                fs::write(&hidden, "new").unwrap();
+                continue;
+            }
+        };
+        if let Some(text) = text {
+            fs::write(hidden.join("manifest.toml"), text).unwrap();
+        }
+    }
+}
+
+/// Renames a drop to its name, as the last step of its importer. Where the clock of the file system
+/// has not moved on since the manifest was written, the daemon could not tell that the drop was
+/// renamed, and would wait; so it is renamed again then.
+fn give_name(hidden: &Path, name: &Path) {
+    loop {
+        fs::rename(hidden, name).unwrap();
+        let Ok(manifest) = fs::metadata(name.join("manifest.toml")) else {
+            return;
+        };
+        let changed = |stat: &fs::Metadata| (stat.ctime(), stat.ctime_nsec());
+        if changed(&fs::metadata(name).unwrap()) > changed(&manifest) {
+            return;
+        }
+        fs::rename(name, hidden).unwrap();
+    }
+}
+
+fn write(directory: &Path, image: Image) {
+    for (path, text) in image {
+        let path = directory.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    symlink("linux", directory.join("vmlinuz")).unwrap();
+}
+
+fn files(image: Image) -> BTreeMap<String, String> {
+    image
+        .iter()
+        .map(|(path, text)| ((*path).to_string(), (*text).to_string()))
+        .collect()
+}
+
+/// The regular files of what stands at a path, if anything does.
+fn image(path: &Path) -> Option<BTreeMap<String, String>> {
+    fs::symlink_metadata(path).ok()?;
+    let is_file = |path: &PathBuf| fs::symlink_metadata(path).unwrap().is_file();
+    let read = |file: PathBuf| {
+        let name = file.strip_prefix(path).unwrap().display().to_string();
+        let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).to_string();
+        (name, text)
+    };
+    Some(walk(path).into_iter().filter(is_file).map(read).collect())
+}
+
+fn outcomes(spool: &Path) -> BTreeMap<String, Value> {
+    let folder = spool.join("outcomes");
+    let read = |name: String| {
+        let value = serde_json::from_slice(&fs::read(folder.join(&name)).unwrap()).unwrap();
+        Some((name.strip_suffix(".json")?.to_string(), value))
+    };
+    names(&folder).into_iter().filter_map(read).collect()
+}
