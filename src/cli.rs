@@ -201,7 +201,7 @@ impl Submit {
                 return print(&format!("{drop}\n"));
             };
             let outcome = tokio::select! {
-                outcome = submit::outcome(&spool, &drop, limit.map(Duration::from_secs)) => outcome?,
+                outcome = submit::wait(&spool, &drop, limit.map(Duration::from_secs)) => outcome?,
                 () = &mut end => return Ok(interrupted(&format!("{drop} has no outcome yet"))),
             };
             match outcome {

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use crate::crew::{self, Progress};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::dir::{self, Dir};
 use crate::failpoint;
 use crate::fault::{Failure, Fault};
@@ -16,6 +17,10 @@ use crate::listing::{FileMark, Listing};
 
 /// Read, hashed and written at a time, in bytes.
 const BLOCK: usize = 256 << 10;
+
+/// A larger file is hashed in a thread of its own, with so many blocks on their way.
+const LARGE: u64 = 8 << 20;
+const BUFFERS: usize = 8;
 
 /// After so many bytes of a file the kernel is told to begin writing them to the disk.
 const WRITE_BEHIND: u64 = 16 << 20;
@@ -63,6 +68,7 @@ pub fn copy(
         }
     }
     own(".")?;
+    let can_clone = AtomicBool::new(true);
     each_file(image, |path, size| {
         if let Some(mark) = base.and_then(|base| share_file(base, path, size, into)) {
             return Ok(mark);
@@ -70,12 +76,27 @@ pub fn copy(
         failpoint::at("copy-file").map_err(|e| Failure::new("creating", path, e))?;
         let from = image.open(path, size)?;
         let to = into.create(path)?;
-        if let Some(Ownership { uid, gid }) = owner {
-            dir::set_file_owner(&to, uid, gid).map_err(|error| {
-                Failure::new("changing the owner of", into.path().join(path), error)
-            })?;
+        own(path)?;
+        // Blocks that are shared are never written again by the importer: what is hashed is ours.
+        if can_clone.load(Ordering::Relaxed) && size > 0 {
+            if dir::reflink(&from, &to) {
+                return read_file(
+                    image,
+                    path,
+                    size,
+                    &into.existing_file(path)?,
+                    None,
+                    progress,
+                );
+            }
+            can_clone.store(false, Ordering::Relaxed);
         }
-        copy_file(image, path, size, &from, Some((into, &to)), progress)
+        let written = Written {
+            file: &to,
+            into,
+            path,
+        };
+        read_file(image, path, size, &from, Some(&written), progress)
     })
 }
 
@@ -85,7 +106,7 @@ pub fn copy(
 /// What is wrong with one of them.
 pub fn hash(image: &Image, progress: &Progress) -> Result<Listing, Fault> {
     each_file(image, |path, size| {
-        copy_file(image, path, size, &image.open(path, size)?, None, progress)
+        read_file(image, path, size, &image.open(path, size)?, None, progress)
     })
 }
 
@@ -135,61 +156,135 @@ fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<File
     (is_same && base.dir.hard_link(path, into, path).is_ok()).then_some(*mark)
 }
 
-/// Reads one file to its end, hashes it, and writes it to `to` if that is given.
-fn copy_file(
+/// A file that takes what is read.
+struct Written<'a> {
+    file: &'a File,
+    into: &'a Dir,
+    path: &'a str,
+}
+
+impl Written<'_> {
+    /// Appends a block that ends at byte `end`.
+    fn append(&self, block: &[u8], end: u64) -> Result<(), Failure> {
+        let mut file = self.file;
+        file.write_all(block)
+            .map_err(|error| Failure::new("writing", self.into.path().join(self.path), error))?;
+        let behind = end % WRITE_BEHIND;
+        if end >= WRITE_BEHIND && behind < block.len() as u64 {
+            dir::start_writing(file, end - behind - WRITE_BEHIND, WRITE_BEHIND);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the file `path` of `image` to its end, hashes it, and passes on what is read.
+fn read_file(
     image: &Image,
     path: &str,
     size: u64,
     from: &File,
-    to: Option<(&Dir, &File)>,
+    to: Option<&Written<'_>>,
     progress: &Progress,
 ) -> Result<FileMark, Fault> {
+    let mut reading = Reading {
+        image,
+        path,
+        size,
+        from,
+        to,
+        progress,
+        done: 0,
+    };
+    let sha256 = if size > LARGE {
+        hash_beside(&mut reading)?
+    } else {
+        hash_in_turn(&mut reading)?
+    };
+    Ok(FileMark { sha256, size })
+}
+
+fn hash_in_turn(reading: &mut Reading<'_>) -> Result<Digest, Fault> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
     }
-    let failure = |error| match to {
-        Some((into, _)) => Failure::new("writing", into.path().join(path), error),
-        None => Failure::new("reading", image.dir().path().join(path), error),
-    };
-    // A clone is ours: what is hashed then can't be written any more by whoever holds the original.
-    let (mut from, to) = match to {
-        Some((into, to)) if size > 0 && dir::reflink(from, to) => {
-            (&into.existing_file(path)?, None)
-        }
-        to => (from, to.map(|(_, to)| to)),
-    };
     BUFFER.with_borrow_mut(|buffer| {
         let mut hasher = Hasher::default();
-        let mut done = 0;
-        loop {
-            if progress.is_stop_requested() {
-                return Err(Fault::Interrupted);
-            }
-            let length = match from.read(buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(image.failure("reading", path, error)),
-            };
-            done += length as u64;
-            if done > size || (length == 0 && done < size) {
-                return Err(changed(path));
-            }
+        while let Some(length) = reading.next(buffer)? {
             hasher.update(&buffer[..length]);
-            progress.advance(length as u64);
-            if let Some(mut to) = to {
-                to.write_all(&buffer[..length]).map_err(failure)?;
-                let unwritten = done % WRITE_BEHIND;
-                if done >= WRITE_BEHIND && unwritten < length as u64 {
-                    dir::start_writing(to, done - unwritten - WRITE_BEHIND, WRITE_BEHIND);
-                }
-            }
-            // A read that leaves room in the buffer has met the file's end.
-            if length < buffer.len() && done == size {
-                return Ok(FileMark {
-                    sha256: hasher.finish(),
-                    size,
-                });
-            }
         }
+        Ok(hasher.finish())
     })
+}
+
+/// Hashes in a thread of its own, so that a single large file keeps two processors busy.
+fn hash_beside(reading: &mut Reading<'_>) -> Result<Digest, Fault> {
+    std::thread::scope(|scope| {
+        let (full, blocks) = mpsc::channel::<(Vec<u8>, usize)>();
+        let (hashed, buffers) = mpsc::channel();
+        for _ in 0..BUFFERS {
+            hashed.send(vec![0; BLOCK]).expect("the other end is here");
+        }
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::default();
+            for (block, length) in blocks {
+                hasher.update(&block[..length]);
+                // At the end nobody wants it back.
+                let _ = hashed.send(block);
+            }
+            hasher.finish()
+        });
+        let mut buffer: Vec<u8> = buffers.recv().expect("one was sent");
+        while let Some(length) = reading.next(&mut buffer)? {
+            full.send((buffer, length))
+                .expect("the hashing goes on until this end is closed");
+            buffer = buffers
+                .recv()
+                .expect("the hashing goes on until that end is closed");
+        }
+        drop(full);
+        Ok(hashing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+/// A file on its way, block by block.
+struct Reading<'a> {
+    image: &'a Image,
+    path: &'a str,
+    size: u64,
+    from: &'a File,
+    to: Option<&'a Written<'a>>,
+    progress: &'a Progress,
+    done: u64,
+}
+
+impl Reading<'_> {
+    /// Reads the next block, and writes it. Returns its length; `None` at the file's end, which has
+    /// to come where the file's size says.
+    fn next(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Fault> {
+        if self.progress.is_stop_requested() {
+            return Err(Fault::Interrupted);
+        }
+        let mut from = self.from;
+        let length = loop {
+            match from.read(buffer) {
+                Ok(length) => break length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.image.failure("reading", self.path, error)),
+            }
+        };
+        self.done += length as u64;
+        if self.done > self.size || (length == 0 && self.done < self.size) {
+            return Err(changed(self.path));
+        }
+        if length == 0 {
+            return Ok(None);
+        }
+        if let Some(to) = self.to {
+            to.append(&buffer[..length], self.done)?;
+        }
+        self.progress.advance(length as u64);
+        Ok(Some(length))
+    }
 }

@@ -1,5 +1,6 @@
 //! Several threads that share one list of work.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// How far long work has come, and whether it is to end before it is done.
@@ -32,7 +33,9 @@ impl Progress {
 
 /// How many threads the machine runs at once.
 pub fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    // Finding it out reads the files of every control group above the process.
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Calls `work` with every number below `items`, on as many threads as there are processors when

@@ -62,6 +62,8 @@ async fn publish(
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
         let watch = match watching {
+            // Nobody waits for what comes later.
+            _ if once => Watch::blind(opened.incoming()),
             settings::Watch::Poll => Watch::blind(opened.incoming()),
             settings::Watch::Auto => Watch::new(opened.incoming()).unwrap_or_else(|error| {
                 tracing::warn!("watching the spool: {error}, going on with rescans only");

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
@@ -57,6 +58,8 @@ pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     keep_atime: bool,
+    /// It was listed: the next listing has to begin with a rewind.
+    is_listed: AtomicBool,
 }
 
 /// What a name stands for.
@@ -127,6 +130,7 @@ impl Dir {
             fd,
             path: path.to_path_buf(),
             keep_atime: false,
+            is_listed: AtomicBool::new(false),
         })
     }
 
@@ -152,11 +156,7 @@ impl Dir {
     pub fn dir(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = path.as_ref();
         match self.open_beneath(path, OPEN_DIR) {
-            Ok(fd) => Ok(Some(Self {
-                fd,
-                path: self.path.join(path),
-                keep_atime: self.keep_atime,
-            })),
+            Ok(fd) => Ok(Some(self.beneath(fd, path))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failure("opening directory", path, errno)),
         }
@@ -253,11 +253,11 @@ impl Dir {
     }
 
     /// Puts a file with these contents at `name`, in place of what was there. `temporary` is a name
-    /// in this directory that is the caller's.
+    /// in this directory that is free; after an error nothing is left of it.
     pub fn replace(&self, name: &str, temporary: &str, contents: &[u8]) -> Result<()> {
-        self.remove_file(temporary)?;
-        self.write_new(temporary, contents)?;
-        self.rename(temporary, self, name)
+        self.write_new(temporary, contents)
+            .and_then(|()| self.rename(temporary, self, name))
+            .inspect_err(|_| drop(self.remove_file(temporary)))
     }
 
     /// Makes a directory; `false` when the name is taken.
@@ -368,36 +368,36 @@ impl Dir {
     /// The first name that could not be removed; the rest is still there then.
     pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<()> {
         let name = name.as_ref();
-        match self.unlink(name, AtFlags::empty()) {
-            Ok(_) => return Ok(()),
-            Err(failure) if is_errno(&failure, Errno::ISDIR) => {}
-            Err(failure) => return Err(failure),
-        }
-        let Some(top) = self.dir(name)? else {
-            return Ok(());
+        let top = match self.open_beneath(name, OPEN_DIR) {
+            Ok(fd) => self.beneath(fd, name),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => return self.remove_file(name).map(|_| ()),
+            Err(errno) => return Err(self.failure("opening directory", name, errno)),
         };
-        top.empty(&top, MAX_DESCENT)?;
+        while top.empty(&top, MAX_DESCENT)? {}
         self.remove_dir(name).map(|_| ())
     }
 
     /// Removes all that is in this directory. Deeper than `descent` folders are lifted into `top`,
     /// which is emptied until nothing comes up any more: neither the stack nor the number of open
     /// directories grows with the depth.
-    fn empty(&self, top: &Self, descent: usize) -> Result<()> {
+    ///
+    /// Returns whether a folder was lifted.
+    fn empty(&self, top: &Self, descent: usize) -> Result<bool> {
+        // A slice of a directory at a time: memory stays small beside a million names.
+        const SLICE: usize = 4_096;
+        let mut has_lifted = false;
         loop {
             let mut names = Vec::new();
             self.each(|name, kind| {
                 names.push((name.to_os_string(), kind));
-                // A slice of a directory at a time: memory stays small beside a million names.
-                if names.len() < 4_096 {
+                if names.len() < SLICE {
                     ControlFlow::Continue(())
                 } else {
                     ControlFlow::Break(())
                 }
             })?;
-            if names.is_empty() {
-                return Ok(());
-            }
+            let is_all = names.len() < SLICE;
             for (name, kind) in names {
                 if kind != Kind::Dir {
                     self.remove_file(&name)?;
@@ -409,10 +409,14 @@ impl Dir {
                 if descent == 0 {
                     let (device, inode) = dir.stat_self()?.id;
                     self.rename(&name, top, format!("lifted-{device}-{inode}"))?;
+                    has_lifted = true;
                 } else {
-                    dir.empty(top, descent - 1)?;
+                    has_lifted |= dir.empty(top, descent - 1)?;
                     self.remove_dir(&name)?;
                 }
+            }
+            if is_all {
+                return Ok(has_lifted);
             }
         }
     }
@@ -420,7 +424,9 @@ impl Dir {
     /// Calls `see` with every name in this directory but `.` and `..`, in no order.
     pub fn each(&self, mut see: impl FnMut(&OsStr, Kind) -> ControlFlow<()>) -> Result<()> {
         let failed = |errno| Failure::new("listing", &self.path, errno);
-        fs::seek(&self.fd, fs::SeekFrom::Start(0)).map_err(failed)?;
+        if self.is_listed.swap(true, Ordering::Relaxed) {
+            fs::seek(&self.fd, fs::SeekFrom::Start(0)).map_err(failed)?;
+        }
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         let mut names = RawDir::new(&self.fd, &mut buffer);
         while let Some(entry) = names.next() {
@@ -490,21 +496,25 @@ impl Dir {
             .map_err(|errno| self.failure("changing the time of", name, errno))
     }
 
-    /// Sets this directory's permission bits, and takes away what new entries would inherit: the
-    /// set-group-id bit and the default ACL.
+    /// Sets this directory's permission bits, and takes away what it inherited and would pass on:
+    /// the set-group-id bit and ACLs.
     pub fn make_plain(&self, mode: u32) -> Result<()> {
+        for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
+            // Only what is there is removed: a read-only file system is no reason to fail then.
+            let removed = fs::fgetxattr(&self.fd, acl, &mut [0_u8; 0])
+                .and_then(|_| fs::fremovexattr(&self.fd, acl));
+            match removed {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => {
+                    return Err(Failure::new("removing an ACL of", &self.path, errno));
+                }
+            }
+        }
         if self.stat_self()?.mode != mode {
             fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
                 .map_err(|errno| Failure::new("changing the mode of", &self.path, errno))?;
         }
-        match fs::fremovexattr(&self.fd, "system.posix_acl_default") {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(Failure::new(
-                "removing the default ACL of",
-                &self.path,
-                errno,
-            )),
-        }
+        Ok(())
     }
 
     /// Locks this directory against other processes until it is closed; `false` when another
@@ -544,6 +554,15 @@ impl Dir {
         fs::openat2(&self.fd, path, flags, Mode::empty(), BENEATH)
     }
 
+    fn beneath(&self, fd: OwnedFd, path: &Path) -> Self {
+        Self {
+            fd,
+            path: self.path.join(path),
+            keep_atime: self.keep_atime,
+            is_listed: AtomicBool::new(false),
+        }
+    }
+
     fn unlink(&self, name: &Path, flags: AtFlags) -> Result<bool> {
         match fs::unlinkat(&self.fd, name, flags) {
             Ok(()) => Ok(true),
@@ -562,16 +581,7 @@ pub fn stat_file(file: &File) -> io::Result<Stat> {
     Ok(fs::fstat(file)?.into())
 }
 
-/// Gives an open file to a user and a group.
-pub fn set_file_owner(file: &File, uid: u32, gid: u32) -> io::Result<()> {
-    Ok(fs::fchown(
-        file,
-        Some(Uid::from_raw(uid)),
-        Some(Gid::from_raw(gid)),
-    )?)
-}
-
-/// Makes `to` share the blocks of `from` where the file system can do that; `false` where not.
+/// Makes `to` share the blocks of `from`; `false` where the file system can't do that.
 pub fn reflink(from: &File, to: &File) -> bool {
     fs::ioctl_ficlone(to, from).is_ok()
 }
@@ -585,8 +595,4 @@ pub fn start_writing(file: &File, offset: u64, length: u64) {
         std::num::NonZeroU64::new(length),
         fs::Advice::DontNeed,
     );
-}
-
-fn is_errno(failure: &Failure, errno: Errno) -> bool {
-    failure.source.raw_os_error() == Some(errno.raw_os_error())
 }

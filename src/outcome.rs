@@ -12,6 +12,9 @@ use crate::target::Target;
 /// The only format there is.
 pub const FORMAT: u32 = 1;
 
+/// A longer one is none, in bytes.
+pub const MAX_SIZE: u64 = 1 << 20;
+
 /// What is written to `outcomes/<drop>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {

@@ -1,7 +1,7 @@
 //! One drop from claim to outcome.
 //!
 //! ```text
-//! Ready --claim, check--> Checked --compare, stage--> Decided --commit--> Finished
+//! Ready --claim, check--> Checked --compare, stage--> Decided --commit--> Settled
 //! ```
 //! The first two steps may run side by side for several drops; the commit is the owner's, in order.
 //! It takes many drops at once: what makes them durable is done once for all of them.
@@ -74,26 +74,19 @@ pub struct Postponed {
     pub fault: Fault,
 }
 
-/// A drop whose outcome is written.
+/// A drop whose outcome is written, and that is to be put away.
 #[derive(Debug)]
 pub struct Settled {
-    claimed: Claimed,
-    outcome: Outcome,
-}
-
-/// A drop that is done with.
-#[derive(Debug)]
-pub struct Finished {
-    pub settled: Settled,
-    pub took: Duration,
-    /// Why it could not be put away: to be tried again.
-    pub failure: Option<Failure>,
+    /// Its name in `processing/`.
+    pub entry: String,
+    pub outcome: Outcome,
 }
 
 /// What a commit has done.
 #[derive(Debug, Default)]
 pub struct Committed {
-    pub finished: Vec<Finished>,
+    /// With the time that each took.
+    pub settled: Vec<(Settled, Duration)>,
     /// With the target that each is for.
     pub postponed: Vec<(Option<Target>, Postponed)>,
 }
@@ -258,7 +251,11 @@ impl Workshop {
                 bytes: listing.bytes(),
             }));
         }
-        let record = self.record(&manifest.target, listing, None, None)?;
+        let kept = self
+            .staging
+            .tree()
+            .kept(&manifest.target, &listing.digest())?;
+        let record = new_record(&manifest.target, listing, &kept, None, None);
         self.stage(
             claimed,
             manifest,
@@ -292,8 +289,10 @@ impl Workshop {
             received_at: claimed.received_at,
         };
         let version = manifest.version.clone();
-        let mut record = self.record(&manifest.target, listing, version, Some(origin))?;
-        let staged = match self.find_kept(&manifest.target, &record.head.digest, &replaces)? {
+        let target = &manifest.target;
+        let kept = self.staging.tree().kept(target, &listing.digest())?;
+        let mut record = new_record(target, listing, &kept, version, Some(origin));
+        let staged = match self.find_kept(&record, kept, &replaces)? {
             Some(name) => {
                 record.head.generation = name;
                 self.staging.stage_kept(&record, replaces)?
@@ -303,37 +302,15 @@ impl Workshop {
         Ok(Decision::Publish(Box::new(staged)))
     }
 
-    fn record(
-        &self,
-        target: &Target,
-        listing: Listing,
-        version: Option<String>,
-        from: Option<Origin>,
-    ) -> Result<Record, Failure> {
-        let now = Moment::now();
-        let digest = listing.digest();
-        let head = Head {
-            format: record::FORMAT,
-            target: target.clone(),
-            generation: self.staging.tree().new_name(target, now, &digest)?,
-            digest,
-            file_count: listing.files.len(),
-            bytes: listing.bytes(),
-            published_at: now,
-            version,
-            from,
-        };
-        Ok(Record { head, listing })
-    }
-
-    /// A generation that is kept, holds the very image, and is undamaged.
+    /// The one of these generations that holds the very image of `record`, and is undamaged.
     fn find_kept(
         &self,
-        target: &Target,
-        digest: &Digest,
+        record: &Record,
+        kept: Vec<GenerationName>,
         replaces: &Replaces,
     ) -> Result<Option<GenerationName>, Fault> {
-        for name in self.staging.tree().kept(target, digest)? {
+        let Head { target, digest, .. } = &record.head;
+        for name in kept {
             // The current one was compared already.
             if matches!(replaces, Replaces::Generation(current) if *current == name) {
                 continue;
@@ -371,9 +348,9 @@ impl Workshop {
     }
 }
 
-/// Finishes drops: makes them durable, swaps, writes the outcomes, removes the drops; each step for
-/// all of them before the next. A crash between any two leaves every pointer on a whole generation,
-/// and every drop in the spool or with its outcome.
+/// Makes drops durable, swaps, and writes the outcomes; each step for all of them before the next. A
+/// crash between any two leaves every pointer on a whole generation, and every drop in the spool or
+/// with its outcome.
 ///
 /// A drop that fails on the way is postponed, and the others go on.
 pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Committed {
@@ -395,38 +372,11 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
         }
     }
     for (decided, outcome) in written {
-        let settled = Settled {
-            claimed: decided.claimed,
-            outcome,
-        };
-        let failure = settled.put_away(spool).err();
+        let entry = decided.claimed.entry().to_string();
         let took = decided.started.elapsed();
-        committed.finished.push(Finished {
-            settled,
-            took,
-            failure,
-        });
+        committed.settled.push((Settled { entry, outcome }, took));
     }
     committed
-}
-
-impl Settled {
-    /// Its name in `processing/`.
-    pub fn entry(&self) -> &str {
-        self.claimed.entry()
-    }
-
-    pub fn outcome(&self) -> &Outcome {
-        &self.outcome
-    }
-
-    /// Removes the drop, or keeps it where rejected ones are kept.
-    pub fn put_away(&self, spool: &Spool) -> Result<(), Failure> {
-        match self.outcome.outcome {
-            Verdict::Rejected => spool.keep_rejected(&self.claimed, &self.outcome),
-            Verdict::Published | Verdict::Unchanged => spool.remove(&self.claimed),
-        }
-    }
 }
 
 /// The part of the commit that machines see. Returns the drops whose outcome is due.
@@ -541,6 +491,30 @@ impl Decided {
             finished_at: Moment::now(),
         }
     }
+}
+
+/// The record of an image that is published now; `kept` are the generations with its digest.
+fn new_record(
+    target: &Target,
+    listing: Listing,
+    kept: &[GenerationName],
+    version: Option<String>,
+    from: Option<Origin>,
+) -> Record {
+    let now = Moment::now();
+    let digest = listing.digest();
+    let head = Head {
+        format: record::FORMAT,
+        target: target.clone(),
+        generation: GenerationName::new(now, &digest, |name| kept.contains(name)),
+        digest,
+        file_count: listing.files.len(),
+        bytes: listing.bytes(),
+        published_at: now,
+        version,
+        from,
+    };
+    Record { head, listing }
 }
 
 /// Where a fault is the drop's own, it is a decision: to reject it.

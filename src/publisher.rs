@@ -21,11 +21,9 @@ use crate::crew;
 use crate::fault::{Failure, Fault};
 use crate::moment::Moment;
 use crate::outcome::{Outcome, Verdict};
-use crate::publish::{
-    self, Checked, Committed, Decided, Finished, Postponed, Settled, Start, Workshop,
-};
+use crate::publish::{self, Checked, Committed, Decided, Postponed, Settled, Start, Workshop};
 use crate::settings::{Retention, SpoolSettings};
-use crate::spool::{Peeked, Ready, Scan, Seen};
+use crate::spool::{Left, Peeked, Ready, Scan, Seen};
 use crate::staging::Pointers;
 use crate::target::Target;
 use crate::troubles::Troubles;
@@ -39,7 +37,15 @@ const HEAVY: u64 = 64 << 20;
 const HEAVY_LANE: usize = 2;
 
 /// Manifests read ahead of the work.
-const AHEAD: usize = 64;
+const AHEAD: usize = 128;
+
+/// Drops whose removal is put off at most while there is other work, and their bytes.
+const MAX_PUT_OFF: usize = 4_096;
+const MAX_PUT_OFF_BYTES: u64 = 256 << 20;
+
+/// Drops that one light lane takes at a time, and how long it may hold on to them.
+const MAX_SHARE: usize = 16;
+const MAX_HOLD: Duration = Duration::from_millis(20);
 
 /// Whose trouble it is when `incoming/` can't be read.
 const SPOOL: &str = "the spool";
@@ -70,7 +76,10 @@ pub struct Publisher {
     /// Heavy drops that were let into their lane before they are checked again.
     admitted: HashSet<String>,
     decided: Vec<Decided>,
-    unremoved: Vec<Settled>,
+    /// Drops with their outcome that are to be put away.
+    settled: Vec<Settled>,
+    /// Those that could not be put away.
+    stuck: Vec<Settled>,
     troubles: Troubles,
     postponed: Vec<(Seen, Option<Target>)>,
     /// When vacuum has something to do for which target.
@@ -107,11 +116,14 @@ enum Hand {
 /// For each target that is being worked on, the drops that come after.
 type Lines = HashMap<Target, VecDeque<Seen>>;
 
+type Started = (Seen, Option<Target>, Result<Start, Postponed>);
+
 /// A piece of work that has ended.
 enum Job {
     Scanned(Result<Scan, Failure>, u64),
     Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
-    Started(Seen, Option<Target>, Result<Start, Postponed>),
+    /// With the drops that were given back.
+    Started(Vec<Started>, Vec<Ready>),
     Decided(Target, Result<Decided, Postponed>),
     Committed(Pointers, Committed),
     Vacuumed(Pointers, Vec<(Target, Result<Option<Moment>, Fault>)>),
@@ -153,25 +165,36 @@ impl Publisher {
                 Err(fault) => tracing::warn!(%target, "sweeping: {fault}, going on without"),
             }
         }
-        let seen = shop
+        let left = shop
             .spool
             .claimed_before()
             .context("looking for claimed drops")?;
-        if leftovers > 0 || !seen.is_empty() {
+        if leftovers > 0 || !left.is_empty() {
             tracing::info!(
                 "recovered: swept {leftovers} leftovers, taking up {} claimed drops",
-                seen.len()
+                left.len()
             );
         }
-        let claimed = Hand::Claimed {
-            another_waits: false,
-        };
+        let mut hands = HashMap::new();
+        let (mut seen, mut settled) = (VecDeque::new(), Vec::new());
+        for left in left {
+            let claimed = Hand::Claimed {
+                another_waits: false,
+            };
+            match left {
+                Left::Claimed(drop) => {
+                    hands.insert(drop.entry().to_string(), claimed);
+                    seen.push_back(drop);
+                }
+                Left::Settled(entry, outcome) => {
+                    hands.insert(entry.clone(), claimed);
+                    settled.push(Settled { entry, outcome });
+                }
+            }
+        }
         Ok(Self {
-            hands: seen
-                .iter()
-                .map(|seen| (seen.entry().to_string(), claimed))
-                .collect(),
-            seen: seen.into(),
+            hands,
+            seen,
             shop,
             pointers: Some(pointers),
             watch,
@@ -184,7 +207,8 @@ impl Publisher {
             heavy: VecDeque::new(),
             admitted: HashSet::new(),
             decided: Vec::new(),
-            unremoved: Vec::new(),
+            settled,
+            stuck: Vec::new(),
             troubles: Troubles::default(),
             postponed: Vec::new(),
             vacuums,
@@ -226,7 +250,9 @@ impl Publisher {
         self.shop.progress.request_stop();
         while let Some(job) = self.jobs.join_next().await {
             if let Job::Committed(_, committed) = job.context("a piece of work broke off")? {
-                committed.finished.iter().for_each(report);
+                for (settled, took) in &committed.settled {
+                    report(&settled.outcome, *took);
+                }
             }
         }
         Ok(())
@@ -245,11 +271,11 @@ impl Publisher {
         if !self.running.peek && self.ready.len() < AHEAD {
             self.peek();
         }
-        while self.running.light < 2 * crew::processors() && self.decided.len() < MAX_BATCH {
-            let Some(ready) = self.ready.pop_front() else {
-                break;
-            };
-            self.start(ready);
+        while self.running.light < light_lanes()
+            && self.decided.len() < MAX_BATCH
+            && !self.ready.is_empty()
+        {
+            self.start();
         }
         if self.running.heavy < HEAVY_LANE {
             if let Some((seen, target)) = self.heavy.pop_front() {
@@ -260,6 +286,7 @@ impl Publisher {
             }
         }
         self.commit_or_vacuum(now);
+        self.put_away();
         if self.next_expiry.is_some_and(|at| at <= now) && !self.running.expiry {
             self.running.expiry = true;
             let shop = Arc::clone(&self.shop);
@@ -298,29 +325,37 @@ impl Publisher {
         });
     }
 
-    fn start(&mut self, ready: Ready) {
-        self.running.light += 1;
-        let seen = ready.seen.clone();
-        self.hands.insert(
-            seen.entry().to_string(),
-            Hand::Claimed {
+    /// Hands drops to one of the light lanes. Small ones go several at a time: to hand one over
+    /// costs about as much as to stage it.
+    fn start(&mut self) {
+        let share = (self.ready.len() / light_lanes()).clamp(1, MAX_SHARE);
+        let batch: Vec<_> = self.ready.drain(..share).collect();
+        for ready in &batch {
+            let claimed = Hand::Claimed {
                 another_waits: false,
-            },
-        );
-        let target = ready
-            .manifest
-            .as_ref()
-            .ok()
-            .map(|manifest| manifest.target.clone());
+            };
+            self.hands.insert(ready.seen.entry().to_string(), claimed);
+        }
+        self.running.light += 1;
         let shop = Arc::clone(&self.shop);
         self.jobs.spawn_blocking(move || {
-            let started = match shop.start(ready) {
-                Ok(Start::Checked(checked)) if checked.weight() < HEAVY => {
-                    shop.decide(*checked).map(Start::Decided)
-                }
-                started => started,
-            };
-            Job::Started(seen, target, started)
+            let began = std::time::Instant::now();
+            let mut rest = batch.into_iter();
+            let mut started = Vec::new();
+            // The others of a drop that takes long are given back.
+            while began.elapsed() < MAX_HOLD {
+                let Some(ready) = rest.next() else { break };
+                let seen = ready.seen.clone();
+                let target = ready.target().cloned();
+                let start = match shop.start(ready) {
+                    Ok(Start::Checked(checked)) if checked.weight() < HEAVY => {
+                        shop.decide(*checked).map(Start::Decided)
+                    }
+                    start => start,
+                };
+                started.push((seen, target, start));
+            }
+            Job::Started(started, rest.collect())
         });
     }
 
@@ -385,9 +420,14 @@ impl Publisher {
                     self.take_peeked(seen, line, peeked);
                 }
             }
-            Job::Started(seen, target, started) => {
+            Job::Started(started, rest) => {
                 self.running.light -= 1;
-                self.take_started(&seen, target, started);
+                for ready in rest.into_iter().rev() {
+                    self.ready.push_front(ready);
+                }
+                for (seen, target, start) in started {
+                    self.take_started(&seen, target, start);
+                }
             }
             Job::Decided(target, decided) => {
                 self.running.heavy -= 1;
@@ -427,8 +467,11 @@ impl Publisher {
             Job::PutAway(drops) => {
                 for (settled, result) in drops {
                     match result {
-                        Ok(()) => self.let_go(settled.entry()),
-                        Err(failure) => self.put_away_later(settled, failure),
+                        Ok(()) => self.let_go(&settled.entry),
+                        Err(failure) => {
+                            self.troubles.meet(&settled.entry, &failure.into());
+                            self.stuck.push(settled);
+                        }
                     }
                 }
             }
@@ -449,18 +492,11 @@ impl Publisher {
             }
         };
         self.troubles.is_over(SPOOL);
-        let there: HashSet<_> = scan
-            .complete
-            .iter()
-            .map(|seen| &seen.name)
-            .chain(&scan.incomplete)
-            .collect();
-        self.watch.forget(arrivals, |name| there.contains(name));
         self.settles = scan.settles;
         if let Some(overdue) = scan.overdue {
             self.next_scan = self.next_scan.min(instant(overdue));
         }
-        match self.watch.look_inside(&scan.incomplete) {
+        match self.watch.follow(&scan, arrivals) {
             Ok(is_new) => self.wants_scan |= is_new,
             Err(error) => self.troubles.meet_watch(&error),
         }
@@ -494,11 +530,7 @@ impl Publisher {
                 return self.postpone(line, postponed);
             }
         };
-        let target = ready
-            .manifest
-            .as_ref()
-            .ok()
-            .map(|manifest| &manifest.target);
+        let target = ready.target();
         if line.is_some() && line.as_ref() != target {
             self.release(seen.entry());
             self.advance(line);
@@ -559,23 +591,14 @@ impl Publisher {
         for (target, postponed) in committed.postponed {
             self.postpone(target, postponed);
         }
-        for finished in committed.finished {
-            report(&finished);
-            let Finished {
-                settled, failure, ..
-            } = finished;
-            let Outcome {
-                target,
-                outcome: verdict,
-                ..
-            } = settled.outcome().clone();
-            match failure {
-                None => self.let_go(settled.entry()),
-                Some(failure) => self.put_away_later(settled, failure),
-            }
-            if let (Verdict::Published, Some(target)) = (verdict, &target) {
+        for (settled, took) in committed.settled {
+            let outcome = &settled.outcome;
+            report(outcome, took);
+            let target = outcome.target.clone();
+            if let (Verdict::Published, Some(target)) = (outcome.outcome, &target) {
                 self.vacuum_at(Moment::now().later(self.retention.min_age), target.clone());
             }
+            self.settled.push(settled);
             self.advance(target);
         }
     }
@@ -616,9 +639,27 @@ impl Publisher {
         self.postponed.push((seen, target));
     }
 
-    fn put_away_later(&mut self, settled: Settled, failure: Failure) {
-        self.troubles.meet(settled.entry(), &failure.into());
-        self.unremoved.push(settled);
+    /// Removes drops that have their outcome, or keeps them where rejected ones are kept. Nothing
+    /// waits for that but drops of the same name.
+    ///
+    /// While there is work it is put off, within bounds: ext4, for one, searches long for free
+    /// inodes among many that were freed a moment ago.
+    fn put_away(&mut self) {
+        let is_busy = self.running.light > 0 || !self.ready.is_empty() || !self.decided.is_empty();
+        let bytes = |settled: &Settled| settled.outcome.image.as_ref().map_or(0, |i| i.bytes);
+        let is_much = || self.settled.iter().map(bytes).sum::<u64>() > MAX_PUT_OFF_BYTES;
+        if self.settled.is_empty() || is_busy && self.settled.len() < MAX_PUT_OFF && !is_much() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.settled);
+        let shop = Arc::clone(&self.shop);
+        self.jobs.spawn_blocking(move || {
+            let put_away = |settled: Settled| {
+                let result = shop.spool.put_away(&settled.entry, &settled.outcome);
+                (settled, result)
+            };
+            Job::PutAway(batch.into_iter().map(put_away).collect())
+        });
     }
 
     fn retry_postponed(&mut self) {
@@ -632,17 +673,7 @@ impl Publisher {
                 None => self.seen.push_front(seen),
             }
         }
-        let unremoved = std::mem::take(&mut self.unremoved);
-        if !unremoved.is_empty() {
-            let shop = Arc::clone(&self.shop);
-            self.jobs.spawn_blocking(move || {
-                let put_away = |settled: Settled| {
-                    let result = settled.put_away(&shop.spool);
-                    (settled, result)
-                };
-                Job::PutAway(unremoved.into_iter().map(put_away).collect())
-            });
-        }
+        self.settled.append(&mut self.stuck);
     }
 
     /// Behind a backlog that is known, another look can wait: what is new comes after it.
@@ -678,7 +709,7 @@ impl Publisher {
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {
-        let left = self.postponed.len() + self.unremoved.len();
+        let left = self.postponed.len() + self.stuck.len();
         anyhow::ensure!(
             left == 0,
             "{left} drops could not be finished; they stay in the spool"
@@ -687,14 +718,18 @@ impl Publisher {
     }
 }
 
+/// Light drops are worked on in so many threads: more than there are processors, because they wait
+/// for the disk.
+fn light_lanes() -> usize {
+    2 * crew::processors()
+}
+
 fn instant(moment: Moment) -> Instant {
     Instant::now() + moment.ahead()
 }
 
 /// The one line about an outcome.
-fn report(finished: &Finished) {
-    let Finished { settled, took, .. } = finished;
-    let outcome = settled.outcome();
+fn report(outcome: &Outcome, took: Duration) {
     let Outcome {
         drop,
         target,
@@ -707,7 +742,7 @@ fn report(finished: &Finished) {
         (Some(image), verdict) => {
             let generation = image.generation.as_ref().map(tracing::field::display);
             let bytes = bytesize::ByteSize(image.bytes);
-            let (files, took) = (image.files, humantime::format_duration(round(*took)));
+            let (files, took) = (image.files, humantime::format_duration(round(took)));
             let verdict = if verdict == Verdict::Published {
                 "published"
             } else {

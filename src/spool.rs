@@ -9,7 +9,7 @@
 //! A drop comes in as [`Seen`], and goes on as [`Ready`] and [`Claimed`]; that one is settled or
 //! rejected. Each is made of the one before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
@@ -27,8 +27,9 @@ use crate::failpoint;
 use crate::fault::{Failure, Fault, Reason, StartError};
 use crate::manifest::{self, Manifest};
 use crate::moment::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome, Verdict};
 use crate::settings::SpoolSettings;
+use crate::target::Target;
 
 /// The folder of a drop that holds the image.
 pub const IMAGE: &str = "image";
@@ -39,12 +40,15 @@ pub const PROCESSING: &str = "processing";
 pub const REJECTED: &str = "rejected";
 pub const OUTCOMES: &str = "outcomes";
 
+/// Ends the names of files that are being written.
+const TEMPORARY: &str = ".tmp";
+
 /// Room for the endings that are put to a drop's name.
 const MAX_NAME: usize = 200;
 
-/// A manifest that was written in place is complete once it was closed. Where no event told of
+/// A manifest that was written in place is complete once it was closed. Where no event can tell of
 /// that, it is taken for complete when nothing changed it for this long.
-const SETTLED: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// The open spool; locked against other daemons.
 #[derive(Debug)]
@@ -58,8 +62,17 @@ pub struct Spool {
     next: AtomicU64,
 }
 
-/// Drops of which an event said that they are complete, each with its place in their order.
-pub type Arrivals = HashMap<OsString, u64>;
+/// No event takes this long; if it does, it is lost.
+const AWAITED: Duration = Duration::from_secs(60);
+
+/// What events have said of drops.
+#[derive(Clone, Debug, Default)]
+pub struct Arrivals {
+    /// Those that are complete, each with its place in their order.
+    pub complete: HashMap<OsString, u64>,
+    /// Those of which an event will say so: they are watched since before they had a manifest.
+    pub awaited: HashSet<OsString>,
+}
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +88,9 @@ pub struct Seen {
     /// It was incomplete for too long.
     is_overdue: bool,
 }
+
+/// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
+const REMOVED: &str = ".";
 
 /// Begins the name in `processing/` and `rejected/` of a drop whose own name is not fit for one.
 const BAD_NAME: &str = "bad-name-";
@@ -93,10 +109,21 @@ pub struct Scan {
     pub complete: Vec<Seen>,
     /// Drops that somebody is still writing.
     pub incomplete: Vec<OsString>,
+    /// Those of them that have no manifest yet.
+    pub without_manifest: HashSet<OsString>,
     /// When the first of those that may be complete already will be taken for complete.
     pub settles: Option<Moment>,
     /// When the first of the others will have been incomplete for too long.
     pub overdue: Option<Moment>,
+}
+
+/// A drop in `processing/` that a daemon left there.
+#[derive(Debug)]
+pub enum Left {
+    /// To be taken up again.
+    Claimed(Seen),
+    /// By its name in `processing/`: it has its outcome, and is only to be put away.
+    Settled(String, Outcome),
 }
 
 /// What a drop holds, as far as its manifest says.
@@ -143,42 +170,69 @@ impl Spool {
         if !processing.lock()? {
             return Err(StartError::InUse(settings.path.clone()));
         }
+        let rejected = root.dir_or_make(REJECTED, 0o755)?;
+        let outcomes = root.dir_or_make(OUTCOMES, 0o755)?;
+        for dir in [&rejected, &outcomes] {
+            sweep(dir)?;
+        }
         Ok(Self {
             settings: settings.clone(),
             incoming: root.dir_or_make(INCOMING, 0o755)?,
-            rejected: root.dir_or_make(REJECTED, 0o755)?,
-            outcomes: root.dir_or_make(OUTCOMES, 0o755)?,
+            rejected,
+            outcomes,
             next: AtomicU64::new(0),
             root,
             processing,
         })
     }
 
-    /// Drops that were claimed by a daemon that did not finish them, in the order in which it
-    /// claimed them. Finishes the removal of those that have their outcome.
-    pub fn claimed_before(&self) -> Result<Vec<Seen>, Failure> {
-        let mut seen = Vec::new();
-        for (name, kind) in self.processing.names()? {
+    /// What a daemon that did not finish has left in `processing/`, in the order in which it was
+    /// claimed.
+    pub fn claimed_before(&self) -> Result<Vec<Left>, Failure> {
+        let mut left = Vec::new();
+        for (name, _) in self.processing.names()? {
+            if name.as_bytes().starts_with(REMOVED.as_bytes()) {
+                // What can't be removed still is no reason not to start.
+                let _ = self.processing.remove_tree(&name);
+                continue;
+            }
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
-            if kind == Kind::Dir && self.is_half_removed(&name)? {
-                self.processing.remove_tree(&name)?;
+            let entry = name.to_string_lossy().to_string();
+            if let Some(outcome) = self.own_outcome(&entry, &stat)? {
+                left.push(Left::Settled(entry, outcome));
                 continue;
             }
-            let (place, completed) = (Place::Processing, stat.changed);
-            let entry = name.to_string_lossy().to_string();
-            seen.push(Seen {
+            left.push(Left::Claimed(Seen {
                 name,
                 entry,
-                completed,
+                completed: stat.changed,
                 arrival: u64::MAX,
-                place,
+                place: Place::Processing,
                 is_overdue: false,
-            });
+            }));
         }
-        seen.sort_by(in_order);
-        Ok(seen)
+        left.sort_by(|a, b| match (a, b) {
+            (Left::Claimed(a), Left::Claimed(b)) => in_order(a, b),
+            _ => std::cmp::Ordering::Equal,
+        });
+        Ok(left)
+    }
+
+    /// The outcome of the very drop that is `entry` in `processing/`, if it was written.
+    ///
+    /// It must not be handled a second time: a later drop for its target may have been published
+    /// since. One of an earlier drop of this name is older than the claim.
+    fn own_outcome(&self, entry: &str, drop: &Stat) -> Result<Option<Outcome>, Failure> {
+        let file = format!("{entry}.json");
+        let Some(bytes) = self.outcomes.read(file, outcome::MAX_SIZE)? else {
+            return Ok(None);
+        };
+        let Ok(outcome) = serde_json::from_slice::<Outcome>(&bytes) else {
+            return Ok(None);
+        };
+        Ok((outcome.finished_at >= drop.changed).then_some(outcome))
     }
 
     /// Looks at everything in `incoming/`.
@@ -201,7 +255,7 @@ impl Spool {
             if name.as_bytes().starts_with(b".") {
                 continue;
             }
-            let arrival = arrivals.get(&name).copied();
+            let arrival = arrivals.complete.get(&name).copied();
             let mut seen = |completed, is_overdue| {
                 let arrival = arrival.unwrap_or(u64::MAX);
                 let (name, entry, place) = (name.clone(), entry_for(&name), Place::Incoming);
@@ -218,7 +272,7 @@ impl Spool {
                 seen(now, false);
                 continue;
             }
-            match self.completion(&name, arrival.is_some()) {
+            match self.completion(&name, arrivals) {
                 Completion::At(moment) => seen(moment, false),
                 Completion::Settles(moment) => {
                     scan.settles = earliest(scan.settles, moment);
@@ -230,9 +284,11 @@ impl Spool {
                         seen(now, true);
                     } else {
                         scan.overdue = earliest(scan.overdue, overdue);
+                        scan.without_manifest.insert(name.clone());
                         scan.incomplete.push(name);
                     }
                 }
+                Completion::Awaited => scan.incomplete.push(name),
                 Completion::Gone => {}
             }
         }
@@ -262,9 +318,11 @@ impl Spool {
         let dir = match place.dir(&seen.name) {
             Ok(Some(dir)) => dir,
             Ok(None) => return Ok(Peeked::Gone),
-            Err(failure) => return reject(seen, id, Reason::Unreadable, failure.to_string()),
+            Err(failure) => {
+                return unreadable(failure).and_then(|(reason, why)| reject(seen, id, reason, why));
+            }
         };
-        let manifest = match read_manifest(&dir, stat.uid) {
+        let manifest = match read_manifest(&dir, stat.uid)? {
             Ok(Some(manifest)) => manifest,
             Ok(None) if seen.is_incoming() && !seen.is_overdue => return Ok(Peeked::Incomplete),
             Ok(None) => {
@@ -379,40 +437,51 @@ impl Spool {
         self.root.sync_file_system()
     }
 
-    /// Removes a drop that has its outcome.
-    pub fn remove(&self, claimed: &Claimed) -> Result<(), Failure> {
-        failpoint::at("remove").map_err(|e| Failure::new("removing", self.processing.path(), e))?;
-        // The manifest first: a drop without one that has an outcome is one that was being removed.
-        self.processing
-            .remove_file(format!("{}/{}", claimed.entry, manifest::FILE))?;
-        failpoint::at("remove-image")
-            .map_err(|e| Failure::new("removing", self.processing.path(), e))?;
-        self.processing.remove_tree(&claimed.entry)
+    /// Removes a drop that has its outcome; one that was rejected is kept beside it.
+    ///
+    /// `entry` is the drop's name in `processing/`.
+    pub fn put_away(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+        match outcome.outcome {
+            Verdict::Rejected => self.keep_rejected(entry, outcome),
+            Verdict::Published | Verdict::Unchanged => self.remove(entry),
+        }
     }
 
-    /// Keeps a rejected drop, whole, beside its outcome. One of this name that was rejected before
-    /// makes room.
-    pub fn keep_rejected(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
-        failpoint::at("reject").map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
-        let (entry, json) = (&claimed.entry, format!("{}.json", claimed.entry));
-        if self.rejected.stat(entry)?.is_some() {
+    fn remove(&self, entry: &str) -> Result<(), Failure> {
+        let processing = &self.processing;
+        let failure = |error| Failure::new("removing", processing.path(), error);
+        failpoint::at("remove").map_err(failure)?;
+        // In one step it is no drop any more, however far the removal comes.
+        let removed = format!("{REMOVED}{entry}");
+        match processing.rename(entry, processing, &removed) {
+            // It is another try.
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        failpoint::at("remove-image").map_err(failure)?;
+        processing.remove_tree(removed)
+    }
+
+    /// A drop of this name that was rejected before makes room.
+    fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+        let rejected = &self.rejected;
+        let failure = |error| Failure::new("rejecting", rejected.path(), error);
+        failpoint::at("reject").map_err(failure)?;
+        let json = format!("{entry}.json");
+        if rejected.stat(entry)?.is_some() {
             let mut number = 1;
-            while !self
-                .rejected
-                .rename_new(entry, &self.rejected, format!("{entry}~{number}"))?
-            {
+            while rejected.stat(format!("{entry}~{number}"))?.is_some() {
                 number += 1;
             }
-            if self.rejected.stat(&json)?.is_some() {
-                self.rejected
-                    .rename(&json, &self.rejected, format!("{entry}~{number}.json"))?;
+            // The outcome first: once the drop has gone, another outcome takes its place.
+            if rejected.stat(&json)?.is_some() {
+                rejected.rename(&json, rejected, format!("{entry}~{number}.json"))?;
             }
+            rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
         }
-        self.rejected
-            .replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
-        failpoint::at("reject-drop")
-            .map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
-        self.processing.rename(entry, &self.rejected, entry)
+        rejected.replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
+        failpoint::at("reject-drop").map_err(failure)?;
+        self.processing.rename(entry, rejected, entry)
     }
 
     /// Removes outcomes and rejected drops that were kept long enough.
@@ -457,23 +526,14 @@ impl Spool {
     }
 
     fn temporary(&self) -> String {
-        format!(".{}.tmp", self.next.fetch_add(1, Ordering::Relaxed))
+        format!(".{}{TEMPORARY}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     fn is_overdue(&self, drop: &Stat) -> bool {
         drop.changed.age() >= self.settings.incomplete_timeout
     }
 
-    fn is_half_removed(&self, name: &OsStr) -> Result<bool, Failure> {
-        let Some(dir) = self.processing.dir(name)? else {
-            return Ok(false);
-        };
-        let mut outcome = name.to_os_string();
-        outcome.push(".json");
-        Ok(dir.stat(manifest::FILE)?.is_none() && self.outcomes.stat(outcome)?.is_some())
-    }
-
-    fn completion(&self, name: &OsStr, has_arrived: bool) -> Completion {
+    fn completion(&self, name: &OsStr, arrivals: &Arrivals) -> Completion {
         // What can't be looked into is taken for complete: to claim it says what is wrong with it.
         let unknown = Completion::At(Moment::now());
         let dir = match self.incoming.dir(name) {
@@ -491,7 +551,11 @@ impl Spool {
         // Renaming a directory changes its inode, yet not what it holds: it was renamed after its
         // manifest was written.
         let was_renamed = drop.changed > manifest.changed && drop.changed > drop.modified;
-        if has_arrived || was_renamed || manifest.changed.age() >= SETTLED {
+        if was_renamed || arrivals.complete.contains_key(name) {
+            Completion::At(completed)
+        } else if arrivals.awaited.contains(name) && manifest.changed.age() < AWAITED {
+            Completion::Awaited
+        } else if manifest.changed.age() >= SETTLED {
             Completion::At(completed)
         } else {
             Completion::Settles(manifest.changed.later(SETTLED))
@@ -503,9 +567,18 @@ enum Completion {
     At(Moment),
     /// It may still be written; if nothing happens it is complete then.
     Settles(Moment),
+    /// An event will say when.
+    Awaited,
     /// It has had no manifest since then.
     Since(Moment),
     Gone,
+}
+
+impl Ready {
+    /// What it is for; `None` when its manifest can't be read.
+    pub fn target(&self) -> Option<&Target> {
+        self.manifest.as_ref().ok().map(|manifest| &manifest.target)
+    }
 }
 
 impl Claimed {
@@ -536,6 +609,17 @@ impl Seen {
     pub fn entry(&self) -> &str {
         &self.entry
     }
+}
+
+/// Removes outcomes that a crash left half written.
+fn sweep(dir: &Dir) -> Result<(), Failure> {
+    for (name, _) in dir.names()? {
+        let name = name.as_bytes();
+        if name.starts_with(b".") && name.ends_with(TEMPORARY.as_bytes()) {
+            dir.remove_file(OsStr::from_bytes(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn earliest(known: Option<Moment>, moment: Moment) -> Option<Moment> {
@@ -577,43 +661,52 @@ fn plain_name(name: &OsStr) -> Result<(), String> {
     if is_plain { Ok(()) } else { Err(rule()) }
 }
 
+/// What a drop is rejected for: the reason, and a text for people.
+type Refusal = (Reason, String);
+
+/// That something of a drop can't be read is its own fault, but where the machine is to blame.
+///
+/// # Errors
+/// The failure itself, when it is the machine's: it is tried again.
+fn unreadable(failure: Failure) -> Result<Refusal, Failure> {
+    match Errno::from_io_error(&failure.source) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE) => Err(failure),
+        _ => Ok((Reason::Unreadable, failure.to_string())),
+    }
+}
+
 /// The manifest of a drop whose owner is `uid`; `None` when there is none yet.
-fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, (Reason, String)> {
-    let unreadable = |failure: Failure| (Reason::Unreadable, failure.to_string());
+fn read_manifest(dir: &Dir, uid: u32) -> Result<Result<Option<Manifest>, Refusal>, Failure> {
+    let failure = |doing, error| Failure::new(doing, dir.path().join(manifest::FILE), error);
     let file = match dir.file(manifest::FILE) {
         Ok(Some(file)) => file,
-        Ok(None) => return Ok(None),
+        Ok(None) => return Ok(Ok(None)),
         Err(failure) if Errno::from_io_error(&failure.source) == Some(Errno::LOOP) => {
-            return Err((Reason::UnsafeFile, format!("{} is a link", manifest::FILE)));
+            let refusal = (Reason::UnsafeFile, format!("{} is a link", manifest::FILE));
+            return Ok(Err(refusal));
         }
-        Err(failure) => return Err(unreadable(failure)),
+        Err(failure) => return unreadable(failure).map(Err),
     };
-    let stat = dir::stat_file(&file).map_err(|error| {
-        unreadable(Failure::new(
-            "looking at",
-            dir.path().join(manifest::FILE),
-            error,
-        ))
-    })?;
+    let stat = dir::stat_file(&file).map_err(|error| failure("looking at", error))?;
     // Errors quote the manifest: a hard link must not let an importer read another's file that way.
     if stat.kind != Kind::File || (stat.uid != uid && uid != 0) {
         let detail = format!(
             "{}: expected a regular file that belongs to user {uid}",
             manifest::FILE
         );
-        return Err((Reason::UnsafeFile, detail));
+        return Ok(Err((Reason::UnsafeFile, detail)));
     }
-    let text = read_text(&file, manifest::MAX_SIZE).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidData => (Reason::BadManifest, error.to_string()),
-        _ => unreadable(Failure::new(
-            "reading",
-            dir.path().join(manifest::FILE),
-            error,
-        )),
-    })?;
-    Manifest::parse(&text)
+    let text = match read_text(&file, manifest::MAX_SIZE) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Ok(Err((Reason::BadManifest, error.to_string())));
+        }
+        Err(error) => return unreadable(failure("reading", error)).map(Err),
+    };
+    let manifest = Manifest::parse(&text)
         .map(Some)
-        .map_err(|error| (Reason::BadManifest, error.to_string()))
+        .map_err(|error| (Reason::BadManifest, error.to_string()));
+    Ok(manifest)
 }
 
 fn read_text(file: &File, max: u64) -> std::io::Result<String> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::account;
-use crate::dir::Dir;
+use crate::dir::{Dir, Kind};
 use crate::failpoint;
 use crate::fault::{Failure, Fault, StartError};
 use crate::generation::GenerationName;
@@ -146,7 +146,8 @@ impl Staging {
     pub fn stage_kept(&self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.folder
-            .write_new(record_name(number), record.to_toml().as_bytes())?;
+            .write_new(record_name(number), record.to_toml().as_bytes())
+            .inspect_err(|_| self.discard(number))?;
         Ok(Staged {
             number,
             head: record.head.clone(),
@@ -221,15 +222,8 @@ impl Pointers {
         let Head {
             target, generation, ..
         } = &staged.head;
-        let mut folder = self
-            .0
-            .tree
-            .root()
-            .dir_or_make(target.folders()[0], DIR_MODE)?;
-        for name in &target.folders()[1..] {
-            folder = folder.dir_or_make(name, DIR_MODE)?;
-        }
-        let generations = folder.dir_or_make(target.generations(), DIR_MODE)?;
+        let folder = self.folder(target)?;
+        let generations = self.sub_folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
         if staged.is_kept {
@@ -288,10 +282,11 @@ impl Pointers {
             let generations = folder.existing_dir(target.generations())?;
             return folder.exchange(target.purpose(), &generations, adopted.as_str());
         }
-        let link = "pointer";
-        self.0.folder.remove_file(link)?;
-        self.0.folder.make_link(link, pointer(target, generation))?;
-        self.0.folder.rename(link, &folder, target.purpose())
+        let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
+        self.0
+            .folder
+            .make_link(&link, pointer(target, generation))?;
+        self.0.folder.rename(&link, &folder, target.purpose())
     }
 
     /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
@@ -307,7 +302,9 @@ impl Pointers {
         };
         if let Replaces::Plain(record) = &staged.replaces {
             let adopted = &record.head.generation;
-            if generations.link(adopted.as_str())?.is_some() {
+            // Once the two were exchanged, it is the directory.
+            let there = generations.stat(adopted.as_str())?;
+            if there.is_none_or(|stat| stat.kind == Kind::Link) {
                 generations.remove_file(adopted.as_str())?;
                 generations.remove_file(adopted.record())?;
             }
@@ -333,6 +330,31 @@ impl Pointers {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
+    }
+
+    /// The folder that holds the target's pointer, made where it is not there.
+    fn folder(&self, target: &Target) -> Result<Dir, Failure> {
+        let root = self.tree().root();
+        if let Some(folder) = root.dir(target.folders().join("/"))? {
+            return Ok(folder);
+        }
+        let mut folder = self.sub_folder(root, target.folders()[0])?;
+        for name in &target.folders()[1..] {
+            folder = self.sub_folder(&folder, name)?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
+    /// shut machines out of it.
+    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
+        if let Some(folder) = parent.dir(name)? {
+            return Ok(folder);
+        }
+        parent.make_dir(name, DIR_MODE)?;
+        let folder = parent.existing_dir(name)?;
+        folder.make_plain(DIR_MODE)?;
+        Ok(folder)
     }
 
     /// Notes that a generation stops being current: its record was modified last at that time.

@@ -14,7 +14,7 @@ use crate::excerpt::quoted;
 use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
 use crate::moment::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::record::Head;
 use crate::spool::{INCOMING, PROCESSING, REJECTED};
 use crate::target::Target;
@@ -22,9 +22,6 @@ use crate::tree::Tree;
 
 /// From this many targets on, several threads read them.
 const MANY: usize = 256;
-
-/// An outcome is never longer.
-const MAX_OUTCOME: u64 = 1 << 20;
 
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -191,7 +188,7 @@ fn rejected(spool: &Dir, only: Option<&Target>) -> Result<Vec<Outcome>, Failure>
     for (name, kind) in dir.names()? {
         let is_outcome = kind == Kind::File && name.to_string_lossy().ends_with(".json");
         if let Some(bytes) = if is_outcome {
-            dir.read(&name, MAX_OUTCOME)?
+            dir.read(&name, outcome::MAX_SIZE)?
         } else {
             None
         } {

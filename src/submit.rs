@@ -13,16 +13,13 @@ use crate::dir::Dir;
 use crate::image::{DIR_MODE, Image};
 use crate::manifest::{self, FileClaim, Manifest};
 use crate::moment::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{self, Outcome};
 use crate::settings::Limits;
 use crate::spool::{IMAGE, INCOMING, OUTCOMES};
 use crate::target::Target;
 
 /// How often an outcome is looked for where no event tells of it.
 const POLL: Duration = Duration::from_secs(1);
-
-/// An outcome is never longer.
-const MAX_OUTCOME: u64 = 1 << 20;
 
 /// Room for the time in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
@@ -137,7 +134,7 @@ impl Drop for Draft {
 ///
 /// # Errors
 /// When the spool can't be read.
-pub async fn outcome(
+pub async fn wait(
     spool: &Path,
     drop: &str,
     limit: Option<Duration>,
@@ -157,7 +154,7 @@ pub async fn outcome(
     let _ = watcher.watch(outcomes.path(), RecursiveMode::NonRecursive);
     let found = async {
         loop {
-            if let Some(bytes) = outcomes.read(&file, MAX_OUTCOME)? {
+            if let Some(bytes) = outcomes.read(&file, outcome::MAX_SIZE)? {
                 return serde_json::from_slice(&bytes).context("reading the outcome");
             }
             let _ = tokio::time::timeout(POLL, look.notified()).await;

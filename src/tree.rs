@@ -18,7 +18,6 @@ use crate::digest::Digest;
 use crate::dir::{Dir, Kind};
 use crate::fault::{Failure, Fault, Reason};
 use crate::generation::GenerationName;
-use crate::moment::Moment;
 use crate::record::{Head, Record};
 use crate::target::Target;
 
@@ -158,22 +157,6 @@ impl Tree {
         kept.retain(|name| name.may_be(digest));
         kept.reverse();
         Ok(kept)
-    }
-
-    /// A name for an image that is published now.
-    pub fn new_name(
-        &self,
-        target: &Target,
-        now: Moment,
-        digest: &Digest,
-    ) -> Result<GenerationName, Failure> {
-        let generations = self.generations(target)?;
-        let is_taken = |name: &GenerationName| {
-            let taken = generations.as_ref().map(|dir| dir.stat(name.as_str()));
-            // A failure here comes up again when the generation is put there.
-            matches!(taken, Some(Ok(Some(_))))
-        };
-        Ok(GenerationName::new(now, digest, is_taken))
     }
 
     /// Every target that the tree has a folder of generations for.

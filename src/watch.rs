@@ -12,16 +12,22 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 use crate::manifest;
+use crate::spool::{Arrivals, Scan};
 
 /// Drops that are still written are watched one by one, up to this many. Others wait for the next
 /// scan: nobody can use up the machine's watches.
 const MAX_INSIDE: usize = 512;
+
+/// More names that left are as good as lost events: the daemon's own claims are among them.
+const MAX_GONE: usize = 4_096;
 
 /// Watches `incoming/` and the drops in it that are still written.
 pub struct Watch {
     incoming: PathBuf,
     watcher: Option<RecommendedWatcher>,
     inside: HashSet<OsString>,
+    /// Drops that were watched before they had a manifest.
+    awaited: HashSet<OsString>,
     hints: Arc<Hints>,
 }
 
@@ -35,6 +41,9 @@ struct Hints {
 struct Numbered {
     next: u64,
     drops: HashMap<OsString, u64>,
+    /// Names that left `incoming/`, and with them the watch on their inside.
+    gone: HashSet<OsString>,
+    has_lost_events: bool,
 }
 
 impl Watch {
@@ -45,6 +54,7 @@ impl Watch {
             incoming: std::path::absolute(incoming).unwrap_or_else(|_| incoming.to_path_buf()),
             watcher: None,
             inside: HashSet::new(),
+            awaited: HashSet::new(),
             hints: Arc::default(),
         }
     }
@@ -66,24 +76,48 @@ impl Watch {
         self.hints.look.notified().await;
     }
 
-    /// The drops of which an event said that they are complete, each with its place in their order;
-    /// and the number that the next one will have.
-    pub fn arrivals(&self) -> (HashMap<OsString, u64>, u64) {
-        let arrivals = self.hints.arrivals();
-        (arrivals.drops.clone(), arrivals.next)
+    /// What events have said of drops, and the number that the next one will have.
+    pub fn arrivals(&self) -> (Arrivals, u64) {
+        let hints = self.hints.numbered();
+        let mut arrivals = Arrivals {
+            complete: hints.drops.clone(),
+            ..Arrivals::default()
+        };
+        if !hints.has_lost_events {
+            arrivals.awaited.clone_from(&self.awaited);
+        }
+        (arrivals, hints.next)
     }
 
-    /// Forgets arrivals with numbers below `before`, but those that `is_there`.
-    pub fn forget(&self, before: u64, is_there: impl Fn(&OsString) -> bool) {
-        let drops = &mut self.hints.arrivals().drops;
-        drops.retain(|name, number| *number >= before || is_there(name));
-    }
-
-    /// Watches the inside of these drops, and of no others, for their manifest.
+    /// Takes up what a scan has shown that began when the next arrival had the number `before`:
+    /// forgets older arrivals of drops that are not there any more, and watches the inside of the
+    /// incomplete ones, and of no others, for their manifest.
     ///
-    /// Returns whether one was added: what happened in it until now was not seen. Errors are as
-    /// those of [`Watch::new`].
-    pub fn look_inside(&mut self, drops: &[OsString]) -> notify::Result<bool> {
+    /// Returns whether one was added: what happened in it until now was not seen.
+    ///
+    /// # Errors
+    /// As those of [`Watch::new`].
+    pub fn follow(&mut self, scan: &Scan, before: u64) -> notify::Result<bool> {
+        let complete = scan.complete.iter().map(|seen| &seen.name);
+        let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
+        let (gone, has_lost_events) = {
+            let mut hints = self.hints.numbered();
+            let stays = |name: &OsString, number: u64| number >= before || there.contains(name);
+            hints.drops.retain(|name, number| stays(name, *number));
+            let gone = std::mem::take(&mut hints.gone);
+            (gone, std::mem::take(&mut hints.has_lost_events))
+        };
+        self.inside.retain(|name| !gone.contains(name));
+        // Watched already when they had no manifest: its closing can't be missed.
+        let stays = |name: &OsString| there.contains(name) && !gone.contains(name);
+        self.awaited.retain(|name| stays(name) && !has_lost_events);
+        let absent = scan.without_manifest.iter();
+        let watched = absent.filter(|name| self.inside.contains(*name));
+        self.awaited.extend(watched.cloned());
+        self.look_inside(&scan.incomplete)
+    }
+
+    fn look_inside(&mut self, drops: &[OsString]) -> notify::Result<bool> {
         let Some(watcher) = &mut self.watcher else {
             return Ok(false);
         };
@@ -112,13 +146,16 @@ impl Watch {
 }
 
 impl Hints {
-    fn arrivals(&self) -> MutexGuard<'_, Numbered> {
+    fn numbered(&self) -> MutexGuard<'_, Numbered> {
         self.arrivals.lock().expect("no thread panics here")
     }
 
     /// Called in the watcher's own thread. An error, and an overflow of the kernel's queue (which
     /// comes as an event without a path), are reasons to look as well.
     fn take(&self, incoming: &Path, event: notify::Result<Event>) {
+        if event.as_ref().map_or(true, Event::need_rescan) {
+            self.numbered().has_lost_events = true;
+        }
         if let Ok(event) = event {
             let is_move = matches!(
                 event.kind,
@@ -129,12 +166,29 @@ impl Hints {
                 EventKind::Access(AccessKind::Close(AccessMode::Write))
             );
             let is_new = matches!(event.kind, EventKind::Create(_));
+            let is_end = matches!(
+                event.kind,
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
+            );
+            if is_end {
+                let names = event
+                    .paths
+                    .iter()
+                    .filter(|path| path.parent() == Some(incoming));
+                let names = names.filter_map(|path| path.file_name());
+                let hints = &mut *self.numbered();
+                hints.gone.extend(names.map(OsString::from));
+                if hints.gone.len() > MAX_GONE {
+                    hints.gone.clear();
+                    hints.has_lost_events = true;
+                }
+            }
             if !(is_move || is_close || is_new || event.need_rescan()) {
                 return;
             }
             for path in event.paths.iter().filter(|_| is_move || is_close) {
                 if let Some(drop) = completed(incoming, path, is_move) {
-                    let arrivals = &mut *self.arrivals();
+                    let arrivals = &mut *self.numbered();
                     arrivals.drops.insert(drop, arrivals.next);
                     arrivals.next += 1;
                 }
