@@ -265,17 +265,26 @@ impl Publisher {
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
-        // Long work ends at the next block it reads; a commit that has begun is finished. The rest
-        // stays where it is, for the next start.
+        self.finish().await
+    }
+
+    /// Long work ends at the next block it reads; a commit that has begun is finished, and so are
+    /// the drops that have their outcome. The rest stays where it is, for the next start.
+    async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
         while let Some(ended) = self.work.join_next().await {
             if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
-                for (settled, took) in &committed.settled {
-                    report(&settled.outcome, *took);
+                for (settled, took) in committed.settled {
+                    report(&settled.outcome, took);
+                    self.settled.push(settled);
                 }
             }
         }
-        Ok(())
+        self.begin_to_put_away();
+        match self.work.join_next().await {
+            Some(ended) => self.take(ended.context("a piece of work broke off")?),
+            None => Ok(()),
+        }
     }
 
     /// Begins whatever can be begun.
@@ -709,6 +718,10 @@ impl Publisher {
         if self.settled.is_empty() || is_busy && self.settled.len() < MAX_PUT_OFF && !is_much() {
             return;
         }
+        self.begin_to_put_away();
+    }
+
+    fn begin_to_put_away(&mut self) {
         let batch = std::mem::take(&mut self.settled);
         let shop = Arc::clone(&self.shop);
         self.work.spawn_blocking(move || {
