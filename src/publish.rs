@@ -378,7 +378,7 @@ impl Workshop {
 /// A drop that fails on the way is postponed, and the others go on.
 pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Committed {
     let mut committed = Committed::default();
-    let batch = publish(batch, pointers, &mut committed);
+    let batch = publish(batch, pointers, spool, &mut committed);
 
     let mut written = Vec::new();
     for decided in batch {
@@ -438,6 +438,7 @@ impl Settled {
 fn publish(
     batch: Vec<Decided>,
     pointers: &mut Pointers,
+    spool: &Spool,
     committed: &mut Committed,
 ) -> Vec<Decided> {
     let (mut due, others): (Vec<_>, Vec<_>) = batch
@@ -445,6 +446,16 @@ fn publish(
         .partition(|decided| decided.touches_tree());
     if due.is_empty() {
         return others;
+    }
+    // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with the
+    // power would not be known again as one that was published.
+    if pointers
+        .tree()
+        .root()
+        .stat_self()
+        .is_ok_and(|tree| !spool.is_on(&tree))
+    {
+        due = all_or_none(due, spool.sync(), pointers, committed);
     }
     // What was staged has to be durable before it is given a name that the record vouches for.
     due = all_or_none(due, pointers.sync(), pointers, committed);

@@ -389,6 +389,13 @@ impl Spool {
         self.root.sync_file_system()
     }
 
+    /// Whether drops are on the same file system as what `stat` is of.
+    pub fn is_on(&self, stat: &Stat) -> bool {
+        self.processing
+            .stat_self()
+            .is_ok_and(|spool| spool.id.0 == stat.id.0)
+    }
+
     /// Lets go of a drop that has its outcome: in one step it is no drop any more. One that stayed
     /// would be published again at the next start, over what had come after it.
     pub fn release(&self, claimed: &Claimed) -> Result<(), Failure> {
