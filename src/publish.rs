@@ -428,7 +428,7 @@ impl Settled {
     /// Removes the drop, or keeps it where rejected ones are kept.
     pub fn put_away(&self, spool: &Spool) -> Result<(), Failure> {
         match self.outcome.outcome {
-            Verdict::Rejected => spool.keep_rejected(&self.claimed, &self.outcome),
+            Verdict::Rejected => spool.keep_rejected(&self.claimed),
             Verdict::Published | Verdict::Unchanged => spool.remove(&self.claimed),
         }
     }

@@ -27,7 +27,7 @@ use crate::failpoint;
 use crate::fault::{Failure, Fault, Reason, StartError};
 use crate::manifest::{self, Manifest};
 use crate::moment::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Verdict};
 use crate::settings::SpoolSettings;
 
 /// The folder of a drop that holds the image.
@@ -375,12 +375,22 @@ impl Spool {
         }
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name.
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name; also where a
+    /// rejected one will be kept.
     pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
         failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         let name = format!("{}.json", claimed.entry);
+        let text = outcome.to_json();
         self.outcomes
-            .replace(&name, &self.temporary(), outcome.to_json().as_bytes())
+            .replace(&name, &self.temporary(), text.as_bytes())?;
+        if outcome.outcome == Verdict::Rejected {
+            failpoint::at("reject")
+                .map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
+            self.make_room(&claimed.entry, &name)?;
+            self.rejected
+                .replace(&name, &self.temporary(), text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Makes the outcomes, and before that all that happened in the spool, durable.
@@ -413,29 +423,30 @@ impl Spool {
             .remove_tree(format!("{REMOVED}{}", claimed.entry))
     }
 
-    /// Keeps a rejected drop, whole, beside its outcome. One of this name that was rejected before
-    /// makes room.
-    pub fn keep_rejected(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
-        failpoint::at("reject").map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
-        let (entry, json) = (&claimed.entry, format!("{}.json", claimed.entry));
+    /// Keeps a rejected drop, whole, beside its outcome, which has to be durable there.
+    pub fn keep_rejected(&self, claimed: &Claimed) -> Result<(), Failure> {
+        failpoint::at("reject-drop")
+            .map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
+        self.processing
+            .rename(&claimed.entry, &self.rejected, &claimed.entry)
+    }
+
+    /// Renames a drop of this name that was rejected before, and its outcome.
+    fn make_room(&self, entry: &str, json: &str) -> Result<(), Failure> {
         if self.rejected.stat(entry)?.is_some() {
             let mut number = 1;
             while self.rejected.stat(format!("{entry}~{number}"))?.is_some() {
                 number += 1;
             }
             // The outcome first: once the drop has gone, another outcome takes its place.
-            if self.rejected.stat(&json)?.is_some() {
+            if self.rejected.stat(json)?.is_some() {
                 self.rejected
-                    .rename(&json, &self.rejected, format!("{entry}~{number}.json"))?;
+                    .rename(json, &self.rejected, format!("{entry}~{number}.json"))?;
             }
             self.rejected
                 .rename_new(entry, &self.rejected, format!("{entry}~{number}"))?;
         }
-        self.rejected
-            .replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
-        failpoint::at("reject-drop")
-            .map_err(|e| Failure::new("rejecting", self.rejected.path(), e))?;
-        self.processing.rename(entry, &self.rejected, entry)
+        Ok(())
     }
 
     /// Removes outcomes and rejected drops that were kept long enough.
