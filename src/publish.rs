@@ -360,7 +360,7 @@ impl Workshop {
 /// A drop that fails on the way is postponed, and the others go on.
 pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Committed {
     let mut committed = Committed::default();
-    let batch = publish(batch, pointers, &mut committed);
+    let batch = publish(batch, pointers, spool, &mut committed);
 
     let write = |decided: Decided| {
         let outcome = decided.outcome();
@@ -399,11 +399,18 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
 fn publish(
     batch: Vec<Decided>,
     pointers: &mut Pointers,
+    spool: &Spool,
     committed: &mut Committed,
 ) -> Vec<Decided> {
     let (mut due, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(Decided::touches_tree);
     if due.is_empty() {
         return others;
+    }
+    // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with the
+    // power would not be known again as one that was published.
+    let tree = pointers.tree().root().stat_self();
+    if !tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree)) {
+        due = all_or_none(due, spool.sync(), pointers, committed);
     }
     // What was staged has to be durable before it is given a name that the record vouches for.
     due = all_or_none(due, pointers.staging().sync(), pointers, committed);

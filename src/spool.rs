@@ -474,12 +474,21 @@ impl Spool {
         }
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name.
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name. That of a
+    /// rejected one also, and first, where the drop will be kept.
     pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
-        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         let name = format!("{}.json", claimed.entry);
+        let text = outcome.to_json();
+        if outcome.outcome == Verdict::Rejected {
+            let path = self.rejected.path();
+            failpoint::at("reject").map_err(|e| Failure::new("rejecting", path, e))?;
+            self.make_room(&claimed.entry, &name)?;
+            self.rejected
+                .replace(&name, &self.temporary(), text.as_bytes())?;
+        }
+        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         self.outcomes
-            .replace(&name, &self.temporary(), outcome.to_json().as_bytes())
+            .replace(&name, &self.temporary(), text.as_bytes())
     }
 
     /// Makes the outcomes, and before that all that happened in the spool, durable.
@@ -488,12 +497,22 @@ impl Spool {
         self.root.sync_file_system()
     }
 
+    /// Whether drops are on the file system of `stat`.
+    pub fn is_on_file_system_of(&self, stat: &Stat) -> bool {
+        let own = self.processing.stat_self();
+        own.is_ok_and(|own| own.id.0 == stat.id.0)
+    }
+
     /// Removes a drop that has its outcome; one that was rejected is kept beside it.
     ///
     /// `entry` is the drop's name in `processing/`.
     pub fn put_away(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
         match outcome.outcome {
-            Verdict::Rejected => self.keep_rejected(entry, outcome),
+            Verdict::Rejected => {
+                let path = self.rejected.path();
+                failpoint::at("reject-drop").map_err(|e| Failure::new("rejecting", path, e))?;
+                self.processing.rename(entry, &self.rejected, entry)
+            }
             Verdict::Published | Verdict::Unchanged => self.remove(entry),
         }
     }
@@ -513,26 +532,22 @@ impl Spool {
         processing.remove_tree(removed)
     }
 
-    /// A drop of this name that was rejected before makes room.
-    fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+    /// Renames a drop of this name that was rejected before, and its outcome.
+    fn make_room(&self, entry: &str, json: &str) -> Result<(), Failure> {
         let rejected = &self.rejected;
-        let failure = |error| Failure::new("rejecting", rejected.path(), error);
-        failpoint::at("reject").map_err(failure)?;
-        let json = format!("{entry}.json");
-        if rejected.stat(entry)?.is_some() {
-            let mut number = 1;
-            while rejected.stat(format!("{entry}~{number}"))?.is_some() {
-                number += 1;
-            }
-            // The outcome first: once the drop has gone, another outcome takes its place.
-            if rejected.stat(&json)?.is_some() {
-                rejected.rename(&json, rejected, format!("{entry}~{number}.json"))?;
-            }
-            rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
+        if rejected.stat(entry)?.is_none() {
+            return Ok(());
         }
-        rejected.replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
-        failpoint::at("reject-drop").map_err(failure)?;
-        self.processing.rename(entry, rejected, entry)
+        let mut number = 1;
+        while rejected.stat(format!("{entry}~{number}"))?.is_some() {
+            number += 1;
+        }
+        // The outcome first: once the drop has gone, another outcome takes its place.
+        if rejected.stat(json)?.is_some() {
+            rejected.rename(json, rejected, format!("{entry}~{number}.json"))?;
+        }
+        rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
+        Ok(())
     }
 
     /// Removes outcomes and rejected drops that were kept long enough.
