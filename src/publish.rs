@@ -131,7 +131,7 @@ impl Workshop {
     pub fn start(&self, ready: Ready) -> Result<Start, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();
-        let claimed = match self.spool.claim(ready) {
+        let (claimed, manifest) = match self.spool.claim(ready) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Start::Gone),
             Err(failure) => {
@@ -141,10 +141,10 @@ impl Workshop {
                 });
             }
         };
-        let manifest = match &claimed.manifest {
-            Ok(manifest) => manifest.clone(),
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
             Err((reason, detail)) => {
-                let decision = Decision::Reject(*reason, detail.clone());
+                let decision = Decision::Reject(reason, detail);
                 return Ok(Start::Decided(Decided {
                     claimed,
                     target: None,

@@ -57,7 +57,7 @@ const MANY: usize = 16;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
-const MAX_BATCH: usize = 1_024;
+const MAX_BATCH: usize = 512;
 
 /// Looks at the spool, hands out work, commits.
 pub struct Publisher {
@@ -180,40 +180,27 @@ impl Publisher {
                 }
             }
         }
-        let left = shop
-            .spool
-            .claimed_before()
-            .context("looking for claimed drops")?;
-        if leftovers > 0 || !left.is_empty() {
-            tracing::info!(
-                "recovered: swept {leftovers} leftovers, taking up {} claimed drops",
-                left.len()
-            );
+        let left = shop.spool.left_behind();
+        let Left { claimed, settled } = left.context("looking for claimed drops")?;
+        let count = claimed.len() + settled.len();
+        if leftovers > 0 || count > 0 {
+            tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
         }
-        let mut hands = HashMap::new();
-        let (mut seen, mut settled) = (VecDeque::new(), Vec::new());
-        for left in left {
-            let claimed = Hand::Claimed {
-                another_waits: false,
-            };
-            match left {
-                Left::Claimed(drop) => {
-                    hands.insert(drop.entry().to_string(), claimed);
-                    seen.push_back(drop);
-                }
-                Left::Settled(entry, outcome) => {
-                    hands.insert(entry.clone(), claimed);
-                    settled.push(Settled {
-                        has_replaced: false,
-                        entry,
-                        outcome,
-                    });
-                }
-            }
-        }
+        let claimed_names = claimed.iter().map(Seen::entry);
+        let settled_names = settled.iter().map(|(entry, _)| entry.as_str());
+        let hand = Hand::Claimed {
+            another_waits: false,
+        };
+        let names = claimed_names.chain(settled_names);
+        let hands = names.map(|entry| (entry.to_string(), hand)).collect();
+        let settle = |(entry, outcome)| Settled {
+            has_replaced: false,
+            entry,
+            outcome,
+        };
         Ok(Self {
             hands,
-            seen,
+            seen: claimed.into(),
             shop,
             pointers: Some(pointers),
             watch,
@@ -227,7 +214,7 @@ impl Publisher {
             admitted: HashSet::new(),
             decided: Vec::new(),
             gathering: None,
-            settled,
+            settled: settled.into_iter().map(settle).collect(),
             stuck: Vec::new(),
             troubles,
             postponed: Vec::new(),

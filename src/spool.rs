@@ -133,13 +133,13 @@ pub struct Scan {
     pub overdue: Option<Moment>,
 }
 
-/// A drop in `processing/` that a daemon left there.
-#[derive(Debug)]
-pub enum Left {
-    /// To be taken up again.
-    Claimed(Seen),
-    /// By its name in `processing/`: it has its outcome, and is only to be put away.
-    Settled(String, Outcome),
+/// What a daemon that ended left in `processing/`.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// To be taken up again, in the order in which they were claimed.
+    pub claimed: Vec<Seen>,
+    /// Those that have their outcome, by their name in `processing/`: to be put away.
+    pub settled: Vec<(String, Outcome)>,
 }
 
 /// What a drop holds, as far as its manifest says.
@@ -152,13 +152,16 @@ pub enum Peeked {
     Gone,
 }
 
+/// A manifest, or why the drop is rejected without a look at its image.
+pub type Checkable = Result<Manifest, (Reason, String)>;
+
 /// A drop whose manifest was read, or can't be.
 #[derive(Debug)]
 pub struct Ready {
     pub seen: Seen,
     /// `None` when it is no directory.
     id: Option<(u64, u64)>,
-    pub manifest: Result<Manifest, (Reason, String)>,
+    pub manifest: Checkable,
 }
 
 /// A drop that is the daemon's.
@@ -172,7 +175,6 @@ pub struct Claimed {
     pub received_at: Moment,
     /// When it became the daemon's; a generation made of it is younger.
     pub claimed_at: Moment,
-    pub manifest: Result<Manifest, (Reason, String)>,
 }
 
 impl Spool {
@@ -202,10 +204,9 @@ impl Spool {
         })
     }
 
-    /// What a daemon that did not finish has left in `processing/`, in the order in which it was
-    /// claimed.
-    pub fn claimed_before(&self) -> Result<Vec<Left>, Failure> {
-        let mut left = Vec::new();
+    /// What a daemon that ended has left in `processing/`.
+    pub fn left_behind(&self) -> Result<Left, Failure> {
+        let mut left = Left::default();
         for (name, _) in self.processing.names()? {
             if name.as_bytes().starts_with(REMOVED.as_bytes()) {
                 // What can't be removed still is no reason not to start.
@@ -217,22 +218,19 @@ impl Spool {
             };
             let entry = name.to_string_lossy().to_string();
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
-                left.push(Left::Settled(entry, outcome));
+                left.settled.push((entry, outcome));
                 continue;
             }
-            left.push(Left::Claimed(Seen {
+            left.claimed.push(Seen {
                 name,
                 entry,
                 completed: stat.changed,
                 arrival: u64::MAX,
                 place: Place::Processing,
                 is_overdue: false,
-            }));
+            });
         }
-        left.sort_by(|a, b| match (a, b) {
-            (Left::Claimed(a), Left::Claimed(b)) => in_order(a, b),
-            _ => std::cmp::Ordering::Equal,
-        });
+        left.claimed.sort_by(in_order);
         Ok(left)
     }
 
@@ -385,7 +383,7 @@ impl Spool {
     }
 
     /// Makes a drop the daemon's, by a rename. `None` when its importer has taken it away.
-    pub fn claim(&self, ready: Ready) -> Result<Option<Claimed>, Failure> {
+    pub fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
         let Ready {
             seen,
             id,
@@ -419,14 +417,14 @@ impl Spool {
             let detail = "the drop was replaced while it was claimed".to_string();
             manifest = Err((Reason::Changed, detail));
         }
-        Ok(Some(Claimed {
+        let claimed = Claimed {
             name: name.to_string_lossy().escape_debug().collect(),
             entry,
             importer: Importer::of(stat.uid),
             received_at: completed,
             claimed_at: stat.changed,
-            manifest,
-        }))
+        };
+        Ok(Some((claimed, manifest)))
     }
 
     /// Opens the image of a claimed drop.
