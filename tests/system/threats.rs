@@ -170,6 +170,11 @@ pub fn tests() -> Vec<Trial> {
             mounted_file,
         ),
         test(
+            "a drop that can not be looked into or moved is told of and holds up nobody",
+            &[Needs::Root],
+            mounted_drop,
+        ),
+        test(
             "huge drops are overtaken by small ones",
             &[],
             huge_is_overtaken,
@@ -1345,11 +1350,12 @@ fn swapped(
         let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
             let image = drop.join("image");
             fs::create_dir(image.join("sub")).unwrap();
+            fs::create_dir(image.join("filler")).unwrap();
             for path in ["linux", "sub/linux", "sub/secret"] {
                 fs::write(image.join(path), "h".repeat(64)).unwrap();
             }
             for number in 0..100 {
-                fs::write(image.join(format!("sub/{number}-{round}")), "filler").unwrap();
+                fs::write(image.join(format!("filler/{number}-{round}")), "filler").unwrap();
             }
             own(drop, uid);
             make(drop);
@@ -1740,25 +1746,29 @@ fn leased_file() {
     siege.end();
 }
 
-/// A mount that goes with the test.
+/// What is mounted below a world's root: goes with the test, wherever its drop is by then.
 struct Mount(PathBuf);
 
 impl Mount {
-    fn bind(what: &Path, at: &Path) -> Self {
-        let mounted = Command::new("mount")
-            .arg("--bind")
-            .arg(what)
-            .arg(at)
-            .status()
-            .unwrap();
+    fn bind(root: &Path, what: &Path, at: &Path) -> Self {
+        let mount = Self(root.into());
+        let mut command = Command::new("mount");
+        let mounted = command.arg("--bind").arg(what).arg(at).status().unwrap();
         assert!(mounted.success());
-        Self(at.into())
+        mount
     }
+
+    /// Takes it away.
+    fn end(self) {}
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for place in places.filter(|place| Path::new(place).starts_with(&self.0)) {
+            let _ = Command::new("umount").arg(place).status();
+        }
     }
 }
 
@@ -1771,18 +1781,15 @@ fn refuses_mount(what: &str, at: &str) {
         if outside.is_dir() {
             fs::create_dir(drop.join(at)).unwrap();
         }
-        mount = Some(Mount::bind(&outside, &drop.join(at)));
+        mount = Some(Mount::bind(&siege.world.root, &outside, &drop.join(at)));
     });
-    let mut mount = mount.unwrap();
-    // It goes where the drop goes.
-    mount.0 = siege.world.spool.join("rejected/mounted").join(at);
     let name = at.strip_prefix("image/").unwrap();
     siege.assert_refused(
         "mounted",
         "unsafe-file",
         &["another file system is mounted there", name],
     );
-    drop(mount);
+    mount.unwrap().end();
     siege.end();
 }
 
@@ -1792,6 +1799,23 @@ fn mount_in_drop() {
 
 fn mounted_file() {
     refuses_mount("secret", "image/linux");
+}
+
+fn mounted_drop() {
+    let mut siege = Siege::new();
+    let drop = siege.world.incoming("mounted");
+    fs::create_dir(&drop).unwrap();
+    let mount = Mount::bind(&siege.world.root, &siege.outside, &drop);
+    // An event for something else makes it look at all of them.
+    siege
+        .world
+        .drop_image("other", OTHER, &[("linux", b"other")]);
+    siege.daemon.wait_for("`mounted` has to wait: renaming ");
+    siege.assert_goes_on();
+    mount.end();
+    fs::remove_dir(&drop).unwrap();
+    siege.assert_goes_on();
+    siege.end();
 }
 
 fn huge_is_overtaken() {
