@@ -44,8 +44,8 @@ pub fn compare(drop: &Image, published: &Image, progress: &Progress) -> Result<C
         .collect();
     let bytes: u64 = pairs.iter().map(|((_, size), _)| size).sum();
 
-    crew::share(shares.len(), bytes > SHARE, |item| {
-        let (index, share) = shares[item];
+    crew::share(shares.len(), bytes > SHARE, |number| {
+        let (index, share) = shares[number];
         let ((path, size), differs) = &pairs[index];
         if differs.load(Ordering::Relaxed) {
             return Ok(());

@@ -120,8 +120,8 @@ fn each_file(
     files.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
     let is_worth_it = image.bytes() > MANY_BYTES || files.len() > MANY_FILES;
     let marks = Mutex::new(BTreeMap::new());
-    crew::share(files.len(), is_worth_it, |item| {
-        let (path, size) = files[item];
+    crew::share(files.len(), is_worth_it, |number| {
+        let (path, size) = files[number];
         let mark = mark(path, size)?;
         marks
             .lock()

@@ -39,64 +39,64 @@ pub fn processors() -> usize {
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Calls `work` with every number below `items`, on as many threads as there are processors when
+/// Calls `work` with every number below `count`, on as many threads as there are processors when
 /// `is_worth_it`, and on the caller's own when not. After an error no further work is begun.
 ///
 /// # Errors
 /// One that `work` returned.
 pub fn share<E: Send>(
-    items: usize,
+    count: usize,
     is_worth_it: bool,
     work: impl Fn(usize) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let next = AtomicUsize::new(0);
     let take = || {
         loop {
-            let item = next.fetch_add(1, Ordering::Relaxed);
-            if item >= items {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
                 return Ok(());
             }
-            work(item).inspect_err(|_| next.store(items, Ordering::Relaxed))?;
+            work(number).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
         }
     };
-    let helpers = if is_worth_it {
-        processors().min(items).saturating_sub(1)
+    let others = if is_worth_it {
+        processors().min(count).saturating_sub(1)
     } else {
         0
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(take)).collect();
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(take)).collect();
         let own = take();
-        let join = |helper: std::thread::ScopedJoinHandle<'_, _>| {
-            helper
+        let join = |other: std::thread::ScopedJoinHandle<'_, _>| {
+            other
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        helpers.into_iter().map(join).fold(own, Result::and)
+        others.into_iter().map(join).fold(own, Result::and)
     })
 }
 
-/// What `work` makes of each item, in the items' order; with several threads as [`share`] does it.
+/// What `work` makes of each thing, in their order; with several threads as [`share`] does it.
 pub fn map<T: Send, R: Send>(
-    items: Vec<T>,
+    things: Vec<T>,
     is_worth_it: bool,
     work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
-    let slots: Vec<_> = items
+    let slots: Vec<_> = things
         .into_iter()
-        .map(|item| Mutex::new((Some(item), None)))
+        .map(|thing| Mutex::new((Some(thing), None)))
         .collect();
     let lock = |index: usize| slots[index].lock().expect("no thread panics here");
     let done = share(slots.len(), is_worth_it, |index| {
-        let item = lock(index).0.take().expect("every item is taken once");
-        let result = work(item);
+        let thing = lock(index).0.take().expect("each is taken once");
+        let result = work(thing);
         lock(index).1 = Some(result);
         Ok::<_, Infallible>(())
     });
     let Ok(()) = done;
     let result = |slot: Mutex<(Option<T>, Option<R>)>| {
         let (_, result) = slot.into_inner().expect("no thread panics here");
-        result.expect("every item was worked on")
+        result.expect("each was worked on")
     };
     slots.into_iter().map(result).collect()
 }
@@ -106,11 +106,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_item_is_worked_on_once() {
+    fn every_number_is_worked_on_once() {
         for is_worth_it in [false, true] {
             let seen: Vec<_> = (0..1_000).map(|_| AtomicUsize::new(0)).collect();
-            let done = share(seen.len(), is_worth_it, |item| {
-                seen[item].fetch_add(1, Ordering::Relaxed);
+            let done = share(seen.len(), is_worth_it, |number| {
+                seen[number].fetch_add(1, Ordering::Relaxed);
                 Ok::<_, ()>(())
             });
             assert_eq!(done, Ok(()));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn results_come_in_the_order_of_the_items() {
+    fn results_come_in_order() {
         let squares: Vec<_> = (0..1_000).map(|n| n * n).collect();
         for is_worth_it in [false, true] {
             assert_eq!(map((0..1_000).collect(), is_worth_it, |n| n * n), squares);
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn an_error_of_any_thread_is_returned() {
         for is_worth_it in [false, true] {
-            let fail = |item| if item == 7 { Err(item) } else { Ok(()) };
+            let fail = |number| if number == 7 { Err(number) } else { Ok(()) };
             assert_eq!(share(8, is_worth_it, fail), Err(7));
         }
     }

@@ -312,6 +312,10 @@ impl Dir {
     }
 
     /// Renames atomically to a name that is free; `false` when it is taken.
+    ///
+    /// NFS and others know no `RENAME_NOREPLACE`. There the name is looked at first. Nobody but the
+    /// daemon makes names in its own folders; in `incoming/`, a drop that is there already can't be
+    /// replaced by a rename anyway, because it isn't empty.
     pub fn rename_new(
         &self,
         name: impl AsRef<Path>,
@@ -323,6 +327,8 @@ impl Dir {
         match fs::renameat_with(&self.fd, name, &to.fd, new.as_ref(), flags) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
+            Err(Errno::INVAL) if to.stat(&new)?.is_some() => Ok(false),
+            Err(Errno::INVAL) => self.rename(name, to, new).map(|()| true),
             Err(errno) => Err(self.failure("renaming", name, errno)),
         }
     }

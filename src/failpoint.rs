@@ -10,7 +10,6 @@
 /// # Errors
 /// `EIO` when the test wants this step to fail.
 #[cfg(not(feature = "failpoints"))]
-#[inline(always)]
 pub fn at(_name: &'static str) -> std::io::Result<()> {
     Ok(())
 }

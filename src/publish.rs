@@ -131,7 +131,7 @@ impl Workshop {
     pub fn start(&self, ready: Ready) -> Result<Start, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();
-        let claimed = match self.spool.claim(ready) {
+        let (claimed, manifest) = match self.spool.claim(ready) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Start::Gone),
             Err(failure) => {
@@ -141,10 +141,10 @@ impl Workshop {
                 });
             }
         };
-        let manifest = match &claimed.manifest {
-            Ok(manifest) => manifest.clone(),
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
             Err((reason, detail)) => {
-                let decision = Decision::Reject(*reason, detail.clone());
+                let decision = Decision::Reject(reason, detail);
                 return Ok(Start::Decided(Decided {
                     claimed,
                     target: None,
@@ -360,7 +360,7 @@ impl Workshop {
 /// A drop that fails on the way is postponed, and the others go on.
 pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Committed {
     let mut committed = Committed::default();
-    let batch = publish(batch, pointers, &mut committed);
+    let batch = publish(batch, pointers, spool, &mut committed);
 
     let write = |decided: Decided| {
         let outcome = decided.outcome();
@@ -399,13 +399,18 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
 fn publish(
     batch: Vec<Decided>,
     pointers: &mut Pointers,
+    spool: &Spool,
     committed: &mut Committed,
 ) -> Vec<Decided> {
-    let (mut due, others): (Vec<_>, Vec<_>) = batch
-        .into_iter()
-        .partition(|decided| decided.touches_tree());
+    let (mut due, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(Decided::touches_tree);
     if due.is_empty() {
         return others;
+    }
+    // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with the
+    // power would not be known again as one that was published.
+    let tree = pointers.tree().root().stat_self();
+    if !tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree)) {
+        due = all_or_none(due, spool.sync(), pointers, committed);
     }
     // What was staged has to be durable before it is given a name that the record vouches for.
     due = all_or_none(due, pointers.staging().sync(), pointers, committed);
@@ -422,7 +427,7 @@ fn publish(
     for (decided, place) in crew::map(due, is_worth_it, place) {
         match place {
             Ok(place) => placed.push((decided, place)),
-            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
         }
     }
     // The generation and its record have to be durable before the pointer names them.
@@ -433,7 +438,7 @@ fn publish(
     for (decided, place) in due.into_iter().zip(places) {
         match place.map_or(Ok(()), |place| pointers.swap(&place)) {
             Ok(()) => swapped.push(decided),
-            Err(failure) => postpone_staged(decided, failure, pointers, committed),
+            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
         }
     }
     // The swap has to be durable before an outcome tells of it, and before the drop goes.
@@ -451,13 +456,13 @@ fn all_or_none(
 ) -> Vec<Decided> {
     let Err(failure) = step else { return drops };
     for decided in drops {
-        postpone_staged(decided, failure.again(), pointers, committed);
+        postpone_staged(&decided, failure.again(), pointers, committed);
     }
     Vec::new()
 }
 
 fn postpone_staged(
-    decided: Decided,
+    decided: &Decided,
     failure: Failure,
     pointers: &mut Pointers,
     committed: &mut Committed,
@@ -466,7 +471,7 @@ fn postpone_staged(
         // What can't be removed now is a leftover that the next start sweeps.
         let _ = pointers.discard(staged);
     }
-    committed.postpone(&decided, failure);
+    committed.postpone(decided, failure);
 }
 
 impl Committed {

@@ -57,7 +57,7 @@ const MANY: usize = 16;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
-const MAX_BATCH: usize = 1_024;
+const MAX_BATCH: usize = 512;
 
 /// Looks at the spool, hands out work, commits.
 pub struct Publisher {
@@ -67,7 +67,7 @@ pub struct Publisher {
     watch: Watch,
     settings: SpoolSettings,
     retention: Retention,
-    jobs: JoinSet<Job>,
+    work: JoinSet<Work>,
 
     /// Every drop that is on its way, by its name in `processing/`.
     hands: HashMap<String, Hand>,
@@ -127,7 +127,7 @@ type Lines = HashMap<Target, VecDeque<Seen>>;
 type Started = (Seen, Option<Target>, Result<Start, Postponed>);
 
 /// A piece of work that has ended.
-enum Job {
+enum Work {
     Scanned(Result<Scan, Failure>),
     Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
     /// With the drops that were given back.
@@ -153,8 +153,11 @@ impl Publisher {
         settings: SpoolSettings,
         retention: Retention,
     ) -> anyhow::Result<Self> {
-        pointers.empty_staging().context("sweeping the staging")?;
+        if let Err(failure) = pointers.empty_staging() {
+            tracing::warn!("sweeping the staging: {failure}, going on without");
+        }
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
+        let mut troubles = Troubles::default();
         let mut leftovers = 0;
         let targets = pointers
             .tree()
@@ -170,49 +173,40 @@ impl Publisher {
                         vacuums.entry(next).or_default().push(target);
                     }
                 }
-                Err(fault) => tracing::warn!(%target, "sweeping: {fault}, going on without"),
-            }
-        }
-        let left = shop
-            .spool
-            .claimed_before()
-            .context("looking for claimed drops")?;
-        if leftovers > 0 || !left.is_empty() {
-            tracing::info!(
-                "recovered: swept {leftovers} leftovers, taking up {} claimed drops",
-                left.len()
-            );
-        }
-        let mut hands = HashMap::new();
-        let (mut seen, mut settled) = (VecDeque::new(), Vec::new());
-        for left in left {
-            let claimed = Hand::Claimed {
-                another_waits: false,
-            };
-            match left {
-                Left::Claimed(drop) => {
-                    hands.insert(drop.entry().to_string(), claimed);
-                    seen.push_back(drop);
-                }
-                Left::Settled(entry, outcome) => {
-                    hands.insert(entry.clone(), claimed);
-                    settled.push(Settled {
-                        has_replaced: false,
-                        entry,
-                        outcome,
-                    });
+                Err(fault) => {
+                    troubles.meet_leftover(&target.to_string(), &fault);
+                    let later = Moment::now().later(settings.rescan_interval);
+                    vacuums.entry(later).or_default().push(target);
                 }
             }
         }
+        let left = shop.spool.left_behind();
+        let Left { claimed, settled } = left.context("looking for claimed drops")?;
+        let count = claimed.len() + settled.len();
+        if leftovers > 0 || count > 0 {
+            tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
+        }
+        let claimed_names = claimed.iter().map(Seen::entry);
+        let settled_names = settled.iter().map(|(entry, _)| entry.as_str());
+        let hand = Hand::Claimed {
+            another_waits: false,
+        };
+        let names = claimed_names.chain(settled_names);
+        let hands = names.map(|entry| (entry.to_string(), hand)).collect();
+        let settle = |(entry, outcome)| Settled {
+            has_replaced: false,
+            entry,
+            outcome,
+        };
         Ok(Self {
             hands,
-            seen,
+            seen: claimed.into(),
             shop,
             pointers: Some(pointers),
             watch,
             settings,
             retention,
-            jobs: JoinSet::new(),
+            work: JoinSet::new(),
             recalled: VecDeque::new(),
             lines: HashMap::new(),
             ready: VecDeque::new(),
@@ -220,9 +214,9 @@ impl Publisher {
             admitted: HashSet::new(),
             decided: Vec::new(),
             gathering: None,
-            settled,
+            settled: settled.into_iter().map(settle).collect(),
             stuck: Vec::new(),
-            troubles: Troubles::default(),
+            troubles,
             postponed: Vec::new(),
             vacuums,
             running: Running::default(),
@@ -247,28 +241,37 @@ impl Publisher {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(job) = self.jobs.join_next() => {
-                    self.take(job.context("a piece of work broke off")?)?;
+                Some(ended) = self.work.join_next() => {
+                    self.take(ended.context("a piece of work broke off")?)?;
                     // What else has ended by now is taken along: fewer, larger commits.
-                    while let Some(job) = self.jobs.try_join_next() {
-                        self.take(job.context("a piece of work broke off")?)?;
+                    while let Some(ended) = self.work.try_join_next() {
+                        self.take(ended.context("a piece of work broke off")?)?;
                     }
                 }
                 () = self.watch.changed() => self.wants_scan = true,
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
-        // Long work ends at the next block it reads; a commit that has begun is finished. The rest
-        // stays where it is, for the next start.
+        self.finish().await
+    }
+
+    /// Long work ends at the next block it reads; a commit that has begun is finished, and so are
+    /// the drops that have their outcome. The rest stays where it is, for the next start.
+    async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
-        while let Some(job) = self.jobs.join_next().await {
-            if let Job::Committed(_, committed) = job.context("a piece of work broke off")? {
-                for (settled, took) in &committed.settled {
-                    report(&settled.outcome, *took);
+        while let Some(ended) = self.work.join_next().await {
+            if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
+                for (settled, took) in committed.settled {
+                    report(&settled.outcome, took);
+                    self.settled.push(settled);
                 }
             }
         }
-        Ok(())
+        self.begin_to_put_away();
+        match self.work.join_next().await {
+            Some(ended) => self.take(ended.context("a piece of work broke off")?),
+            None => Ok(()),
+        }
     }
 
     /// Begins whatever can be begun.
@@ -290,21 +293,21 @@ impl Publisher {
         {
             self.start();
         }
-        if self.running.heavy < HEAVY_LANE {
-            if let Some((seen, target)) = self.heavy.pop_front() {
-                self.running.heavy += 1;
-                self.admitted.insert(seen.entry().to_string());
-                self.recalled.push_back((seen, target));
-                return self.hand_out();
-            }
+        if self.running.heavy < HEAVY_LANE
+            && let Some((seen, target)) = self.heavy.pop_front()
+        {
+            self.running.heavy += 1;
+            self.admitted.insert(seen.entry().to_string());
+            self.recalled.push_back((seen, target));
+            return self.hand_out();
         }
         self.commit_or_vacuum(now);
         self.put_away();
         if self.next_expiry <= now && !self.running.expiry {
             self.running.expiry = true;
             let shop = Arc::clone(&self.shop);
-            self.jobs
-                .spawn_blocking(move || Job::Expired(shop.spool.expire()));
+            self.work
+                .spawn_blocking(move || Work::Expired(shop.spool.expire()));
         }
     }
 
@@ -315,8 +318,8 @@ impl Publisher {
         let shop = Arc::clone(&self.shop);
         let arrivals = self.watch.arrivals();
         let known = self.hands.keys().cloned().collect();
-        self.jobs
-            .spawn_blocking(move || Job::Scanned(shop.spool.scan(&arrivals, &known)));
+        self.work
+            .spawn_blocking(move || Work::Scanned(shop.spool.scan(&arrivals, &known)));
     }
 
     /// Reads manifests, so that the targets of the next drops are known.
@@ -333,9 +336,9 @@ impl Publisher {
         }
         self.running.peek = true;
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let peek = |(seen, line): (Seen, _)| (seen.clone(), line, shop.spool.peek(seen));
-            Job::Peeked(drops.into_iter().map(peek).collect())
+            Work::Peeked(drops.into_iter().map(peek).collect())
         });
     }
 
@@ -352,7 +355,7 @@ impl Publisher {
         }
         self.running.light += 1;
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let began = std::time::Instant::now();
             let mut rest = batch.into_iter();
             let mut started = Vec::new();
@@ -369,15 +372,15 @@ impl Publisher {
                 };
                 started.push((seen, target, start));
             }
-            Job::Started(started, rest.collect())
+            Work::Started(started, rest.collect())
         });
     }
 
     fn decide_heavy(&mut self, checked: Checked) {
         let shop = Arc::clone(&self.shop);
         let target = checked.target().clone();
-        self.jobs
-            .spawn_blocking(move || Job::Decided(target, shop.decide(checked)));
+        self.work
+            .spawn_blocking(move || Work::Decided(target, shop.decide(checked)));
     }
 
     fn commit_or_vacuum(&mut self, now: Moment) {
@@ -395,9 +398,9 @@ impl Publisher {
             self.gathering = None;
             let batch = std::mem::take(&mut self.decided);
             let shop = Arc::clone(&self.shop);
-            self.jobs.spawn_blocking(move || {
+            self.work.spawn_blocking(move || {
                 let committed = publish::commit(batch, &mut pointers, &shop.spool);
-                Job::Committed(pointers, committed)
+                Work::Committed(pointers, committed)
             });
             return;
         }
@@ -412,13 +415,13 @@ impl Publisher {
             self.vacuums.insert(now.later(Duration::from_secs(1)), busy);
         }
         let retention = self.retention.clone();
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let vacuum = |target: Target| {
                 let next = vacuum::vacuum(&mut pointers, &target, &retention);
                 (target, next)
             };
             let done = free.into_iter().map(vacuum).collect();
-            Job::Vacuumed(pointers, done)
+            Work::Vacuumed(pointers, done)
         });
     }
 
@@ -435,16 +438,16 @@ impl Publisher {
         self.vacuums.entry(at).or_default().push(target);
     }
 
-    fn take(&mut self, job: Job) -> anyhow::Result<()> {
-        match job {
-            Job::Scanned(scan) => self.take_scan(scan)?,
-            Job::Peeked(drops) => {
+    fn take(&mut self, work: Work) -> anyhow::Result<()> {
+        match work {
+            Work::Scanned(scan) => self.take_scan(scan)?,
+            Work::Peeked(drops) => {
                 self.running.peek = false;
                 for (seen, line, peeked) in drops {
                     self.take_peeked(seen, line, peeked);
                 }
             }
-            Job::Started(started, rest) => {
+            Work::Started(started, rest) => {
                 self.running.light -= 1;
                 for ready in rest.into_iter().rev() {
                     self.ready.push_front(ready);
@@ -453,22 +456,26 @@ impl Publisher {
                     self.take_started(&seen, target, start);
                 }
             }
-            Job::Decided(target, decided) => {
+            Work::Decided(target, decided) => {
                 self.running.heavy -= 1;
                 self.take_decided(Some(target), decided);
             }
-            Job::Committed(pointers, committed) => {
+            Work::Committed(pointers, committed) => {
                 self.pointers = Some(pointers);
                 self.take_committed(committed);
             }
-            Job::Vacuumed(pointers, done) => {
+            Work::Vacuumed(pointers, done) => {
                 self.pointers = Some(pointers);
                 for (target, next) in done {
                     match next {
-                        Ok(Some(next)) => self.vacuum_at(next, target),
-                        Ok(None) => {}
+                        Ok(next) => {
+                            self.troubles.is_cleared(&target.to_string());
+                            if let Some(next) = next {
+                                self.vacuum_at(next, target);
+                            }
+                        }
                         Err(fault) => {
-                            tracing::warn!(%target, "removing old generations: {fault}, trying again later");
+                            self.troubles.meet_leftover(&target.to_string(), &fault);
                             self.vacuum_at(
                                 Moment::now().later(self.settings.rescan_interval),
                                 target,
@@ -477,22 +484,24 @@ impl Publisher {
                     }
                 }
             }
-            Job::Expired(next) => {
+            Work::Expired(next) => {
                 self.running.expiry = false;
                 let soonest = Moment::now().later(self.settings.rescan_interval);
                 // What comes later than now goes later than this.
                 let kept = self.settings.keep_outcomes.min(self.settings.keep_rejected);
                 self.next_expiry = match next {
-                    Ok(next) => next
-                        .unwrap_or_else(|| Moment::now().later(kept))
-                        .max(soonest),
+                    Ok(next) => {
+                        self.troubles.is_cleared(SPOOL);
+                        next.unwrap_or_else(|| Moment::now().later(kept))
+                            .max(soonest)
+                    }
                     Err(failure) => {
-                        tracing::warn!("removing old outcomes: {failure}, trying again later");
+                        self.troubles.meet_leftover(SPOOL, &failure.into());
                         soonest
                     }
                 };
             }
-            Job::PutAway(drops) => {
+            Work::PutAway(drops) => {
                 for (settled, result) in drops {
                     match result {
                         Ok(()) => self.let_go(&settled.entry),
@@ -696,15 +705,19 @@ impl Publisher {
         if self.settled.is_empty() || is_busy && self.settled.len() < MAX_PUT_OFF && !is_much() {
             return;
         }
+        self.begin_to_put_away();
+    }
+
+    fn begin_to_put_away(&mut self) {
         let batch = std::mem::take(&mut self.settled);
         let shop = Arc::clone(&self.shop);
-        self.jobs.spawn_blocking(move || {
+        self.work.spawn_blocking(move || {
             let put_away = |settled: Settled| {
                 let result = shop.spool.put_away(&settled.entry, &settled.outcome);
                 (settled, result)
             };
             let is_worth_it = batch.len() > MANY;
-            Job::PutAway(crew::map(batch, is_worth_it, put_away))
+            Work::PutAway(crew::map(batch, is_worth_it, put_away))
         });
     }
 
@@ -753,7 +766,7 @@ impl Publisher {
 
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && !self.wants_scan && self.settles.is_none()
+        self.work.is_empty() && !self.wants_scan && self.settles.is_none()
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {

@@ -146,13 +146,13 @@ pub struct Scan {
     pub overdue: Option<Moment>,
 }
 
-/// A drop in `processing/` that a daemon left there.
-#[derive(Debug)]
-pub enum Left {
-    /// To be taken up again.
-    Claimed(Seen),
-    /// By its name in `processing/`: it has its outcome, and is only to be put away.
-    Settled(String, Outcome),
+/// What a daemon that ended left in `processing/`.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// To be taken up again, in the order in which they were claimed.
+    pub claimed: Vec<Seen>,
+    /// Those that have their outcome, by their name in `processing/`: to be put away.
+    pub settled: Vec<(String, Outcome)>,
 }
 
 /// What a drop holds, as far as its manifest says.
@@ -161,9 +161,12 @@ pub enum Peeked {
     Ready(Ready),
     /// Not every file that the manifest lists is there: it waits.
     Incomplete,
-    /// Its importer has taken it away.
+    /// Its importer has taken it away, or it was removed.
     Gone,
 }
+
+/// A manifest, or why the drop is rejected without a look at its image.
+pub type Checkable = Result<Manifest, (Reason, String)>;
 
 /// A drop whose manifest was read, or can't be.
 #[derive(Debug)]
@@ -171,7 +174,7 @@ pub struct Ready {
     pub seen: Seen,
     /// `None` when it is no directory.
     id: Option<(u64, u64)>,
-    pub manifest: Result<Manifest, (Reason, String)>,
+    pub manifest: Checkable,
 }
 
 /// A drop that is the daemon's.
@@ -185,7 +188,6 @@ pub struct Claimed {
     pub received_at: Moment,
     /// When it became the daemon's; a generation made of it is younger.
     pub claimed_at: Moment,
-    pub manifest: Result<Manifest, (Reason, String)>,
 }
 
 impl Spool {
@@ -215,10 +217,9 @@ impl Spool {
         })
     }
 
-    /// What a daemon that did not finish has left in `processing/`, in the order in which it was
-    /// claimed.
-    pub fn claimed_before(&self) -> Result<Vec<Left>, Failure> {
-        let mut left = Vec::new();
+    /// What a daemon that ended has left in `processing/`.
+    pub fn left_behind(&self) -> Result<Left, Failure> {
+        let mut left = Left::default();
         for (name, _) in self.processing.names()? {
             if name.as_bytes().starts_with(REMOVED.as_bytes()) {
                 // What can't be removed still is no reason not to start.
@@ -230,22 +231,19 @@ impl Spool {
             };
             let entry = name.to_string_lossy().to_string();
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
-                left.push(Left::Settled(entry, outcome));
+                left.settled.push((entry, outcome));
                 continue;
             }
-            left.push(Left::Claimed(Seen {
+            left.claimed.push(Seen {
                 name,
                 entry,
                 completed: stat.changed,
                 arrival: u64::MAX,
                 place: Place::Processing,
                 is_overdue: false,
-            }));
+            });
         }
-        left.sort_by(|a, b| match (a, b) {
-            (Left::Claimed(a), Left::Claimed(b)) => in_order(a, b),
-            _ => std::cmp::Ordering::Equal,
-        });
+        left.claimed.sort_by(in_order);
         Ok(left)
     }
 
@@ -290,6 +288,7 @@ impl Spool {
         scan.keep_first(MAX_SEEN);
         if let Some(since) = scan.unsettled {
             // It may be complete already, and for the same target: what came later waits with it.
+            // Not for long: a manifest that is written again and again counts from then on.
             scan.complete.retain(|seen| seen.completed < since);
         }
         Ok(scan)
@@ -318,19 +317,19 @@ impl Spool {
             // been missed. The next scan sees both. And where its event is still to come, nobody
             // knows its place among others of its tick.
             Completion::At(moment) if arrival.is_none() && arrivals.settles(moment) > now => {
-                scan.settles = earliest(scan.settles, arrivals.settles(moment));
+                note_earliest(&mut scan.settles, arrivals.settles(moment));
                 return;
             }
             Completion::At(moment) => (moment, false),
-            Completion::Settles { since } => {
-                scan.settles = earliest(scan.settles, since.later(SETTLED));
-                scan.unsettled = earliest(scan.unsettled, since);
+            Completion::Settles { since, until } => {
+                note_earliest(&mut scan.settles, until);
+                note_earliest(&mut scan.unsettled, since);
                 return scan.incomplete.push(name.to_os_string());
             }
             Completion::Since(moment) => {
                 let overdue = moment.later(self.settings.incomplete_timeout);
                 if overdue > now {
-                    scan.overdue = earliest(scan.overdue, overdue);
+                    note_earliest(&mut scan.overdue, overdue);
                     scan.without_manifest.insert(name.to_os_string());
                     return scan.incomplete.push(name.to_os_string());
                 }
@@ -398,7 +397,7 @@ impl Spool {
     }
 
     /// Makes a drop the daemon's, by a rename. `None` when its importer has taken it away.
-    pub fn claim(&self, ready: Ready) -> Result<Option<Claimed>, Failure> {
+    pub fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
         let Ready {
             seen,
             id,
@@ -432,14 +431,14 @@ impl Spool {
             let detail = "the drop was replaced while it was claimed".to_string();
             manifest = Err((Reason::Changed, detail));
         }
-        Ok(Some(Claimed {
+        let claimed = Claimed {
             name: name.to_string_lossy().escape_debug().collect(),
             entry,
             importer: Importer::of(stat.uid),
             received_at: completed,
             claimed_at: stat.changed,
-            manifest,
-        }))
+        };
+        Ok(Some((claimed, manifest)))
     }
 
     /// Opens the image of a claimed drop.
@@ -487,12 +486,21 @@ impl Spool {
         }
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name.
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name. That of a
+    /// rejected one also, and first, where the drop will be kept.
     pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
-        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         let name = format!("{}.json", claimed.entry);
+        let text = outcome.to_json();
+        if outcome.outcome == Verdict::Rejected {
+            let path = self.rejected.path();
+            failpoint::at("reject").map_err(|e| Failure::new("rejecting", path, e))?;
+            self.make_room(&claimed.entry, &name)?;
+            self.rejected
+                .replace(&name, &self.temporary(), text.as_bytes())?;
+        }
+        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         self.outcomes
-            .replace(&name, &self.temporary(), outcome.to_json().as_bytes())
+            .replace(&name, &self.temporary(), text.as_bytes())
     }
 
     /// Makes the outcomes, and before that all that happened in the spool, durable.
@@ -501,12 +509,22 @@ impl Spool {
         self.root.sync_file_system()
     }
 
+    /// Whether drops are on the file system of `stat`.
+    pub fn is_on_file_system_of(&self, stat: &Stat) -> bool {
+        let own = self.processing.stat_self();
+        own.is_ok_and(|own| own.id.0 == stat.id.0)
+    }
+
     /// Removes a drop that has its outcome; one that was rejected is kept beside it.
     ///
     /// `entry` is the drop's name in `processing/`.
     pub fn put_away(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
         match outcome.outcome {
-            Verdict::Rejected => self.keep_rejected(entry, outcome),
+            Verdict::Rejected => {
+                let path = self.rejected.path();
+                failpoint::at("reject-drop").map_err(|e| Failure::new("rejecting", path, e))?;
+                self.processing.rename(entry, &self.rejected, entry)
+            }
             Verdict::Published | Verdict::Unchanged => self.remove(entry),
         }
     }
@@ -526,38 +544,38 @@ impl Spool {
         processing.remove_tree(removed)
     }
 
-    /// A drop of this name that was rejected before makes room.
-    fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+    /// Renames a drop of this name that was rejected before, and its outcome.
+    fn make_room(&self, entry: &str, json: &str) -> Result<(), Failure> {
         let rejected = &self.rejected;
-        let failure = |error| Failure::new("rejecting", rejected.path(), error);
-        failpoint::at("reject").map_err(failure)?;
-        let json = format!("{entry}.json");
-        if rejected.stat(entry)?.is_some() {
-            let mut number = 1;
-            while rejected.stat(format!("{entry}~{number}"))?.is_some() {
-                number += 1;
-            }
-            // The outcome first: once the drop has gone, another outcome takes its place.
-            if rejected.stat(&json)?.is_some() {
-                rejected.rename(&json, rejected, format!("{entry}~{number}.json"))?;
-            }
-            rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
+        if rejected.stat(entry)?.is_none() {
+            return Ok(());
         }
-        rejected.replace(&json, &self.temporary(), outcome.to_json().as_bytes())?;
-        failpoint::at("reject-drop").map_err(failure)?;
-        self.processing.rename(entry, rejected, entry)
+        let mut number = 1;
+        while rejected.stat(format!("{entry}~{number}"))?.is_some() {
+            number += 1;
+        }
+        // The outcome first: once the drop has gone, another outcome takes its place.
+        if rejected.stat(json)?.is_some() {
+            rejected.rename(json, rejected, format!("{entry}~{number}.json"))?;
+        }
+        rejected.rename_new(entry, rejected, format!("{entry}~{number}"))?;
+        Ok(())
     }
 
     /// Removes outcomes and rejected drops that were kept long enough.
     ///
     /// Returns when the next one will have to go.
+    ///
+    /// # Errors
+    /// One that could not be removed; the others are gone all the same.
     pub fn expire(&self) -> Result<Option<Moment>, Failure> {
         let SpoolSettings {
             keep_outcomes,
             keep_rejected,
             ..
         } = self.settings;
-        let (mut next, mut failed) = (None, None);
+        let mut next = None;
+        let mut failure = None;
         for (dir, keep) in [
             (&self.outcomes, keep_outcomes),
             (&self.rejected, keep_rejected),
@@ -568,14 +586,13 @@ impl Spool {
                     continue;
                 };
                 if stat.changed.age() >= keep {
-                    // One that can't be removed keeps no other.
-                    failed = dir.remove_tree(&name).err().or(failed);
+                    failure = dir.remove_tree(&name).err().or(failure);
                 } else {
-                    next = earliest(next, stat.changed.later(keep));
+                    note_earliest(&mut next, stat.changed.later(keep));
                 }
             }
         }
-        failed.map_or(Ok(next), Err)
+        failure.map_or(Ok(next), Err)
     }
 
     /// The folder that importers put drops into.
@@ -627,7 +644,8 @@ impl Spool {
             Completion::At(completed)
         } else {
             Completion::Settles {
-                since: manifest.changed,
+                since: completed,
+                until: manifest.changed.later(SETTLED),
             }
         }
     }
@@ -635,9 +653,10 @@ impl Spool {
 
 enum Completion {
     At(Moment),
-    /// It may still be written, or be complete since then.
+    /// It may still be written, or be complete since then. If nothing happens, it is.
     Settles {
         since: Moment,
+        until: Moment,
     },
     /// An event will say when.
     Awaited,
@@ -702,8 +721,9 @@ fn sweep(dir: &Dir) -> Result<(), Failure> {
     Ok(())
 }
 
-fn earliest(known: Option<Moment>, moment: Moment) -> Option<Moment> {
-    Some(known.map_or(moment, |known| known.min(moment)))
+/// Notes `moment` if nothing earlier is known.
+fn note_earliest(known: &mut Option<Moment>, moment: Moment) {
+    *known = Some(known.map_or(moment, |known| known.min(moment)));
 }
 
 /// By the time of completion; of one tick of the clock, by the order of events, and without any by

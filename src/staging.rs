@@ -4,6 +4,7 @@
 //! each is made of the one before. For all but the last the [`Staging`] will do, which many may
 //! share; whatever a booting machine can see needs the [`Pointers`], of which there is one.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,7 +98,11 @@ impl Staging {
             gid: account_or(settings.group.as_deref(), account::group, "group", own.gid)?,
         };
         let gives_away = (ownership.uid, ownership.gid) != (own.uid, own.gid);
-        let next = AtomicU64::new(0);
+        // What a crash left, and can't be removed, is in nobody's way.
+        let left = folder.names()?;
+        let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
+        let next = left.iter().filter_map(|(name, _)| number(name)).max();
+        let next = AtomicU64::new(next.map_or(0, |last| last.saturating_add(1)));
         let staging = Arc::new(Self {
             tree,
             folder,
@@ -172,7 +177,7 @@ impl Staging {
             target, generation, ..
         } = &staged.head;
         let folder = self.target_folder(target)?;
-        let generations = self.sub_folder(&folder, &target.generations())?;
+        let generations = sub_folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
         if staged.is_kept {
@@ -191,7 +196,7 @@ impl Staging {
         let adopts = match &staged.replaces {
             Replaces::Nothing => None,
             Replaces::Generation(previous) => {
-                self.retire(&generations, previous)?;
+                retire(&generations, previous)?;
                 None
             }
             Replaces::Plain(record) => {
@@ -217,33 +222,11 @@ impl Staging {
         if let Some(folder) = root.dir(target.folders().join("/"))? {
             return Ok(folder);
         }
-        let mut folder = self.sub_folder(root, target.folders()[0])?;
+        let mut folder = sub_folder(root, target.folders()[0])?;
         for name in &target.folders()[1..] {
-            folder = self.sub_folder(&folder, name)?;
+            folder = sub_folder(&folder, name)?;
         }
         Ok(folder)
-    }
-
-    /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
-    /// shut machines out of it.
-    fn sub_folder(&self, parent: &Dir, name: &str) -> Result<Dir, Failure> {
-        if let Some(folder) = parent.dir(name)? {
-            return Ok(folder);
-        }
-        parent.make_dir(name, DIR_MODE)?;
-        let folder = parent.existing_dir(name)?;
-        folder.make_plain(DIR_MODE)?;
-        Ok(folder)
-    }
-
-    /// Notes that a generation stops being current: its record was modified last at that time.
-    /// Before the swap, so that a crash can't leave an older time, by which it would go too early.
-    fn retire(&self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-        match generations.set_modified(name.record(), Moment::now()) {
-            // A generation without its record is damaged; vacuum takes it for a leftover.
-            Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
     }
 
     fn discard(&self, number: u64) {
@@ -354,11 +337,14 @@ impl Pointers {
     }
 
     /// Removes whatever the staging holds.
+    ///
+    /// # Errors
+    /// One of the things that could not be removed; the others are gone all the same.
     pub fn empty_staging(&mut self) -> Result<(), Failure> {
-        for (name, _) in self.0.folder.names()? {
-            self.0.folder.remove_tree(name)?;
-        }
-        Ok(())
+        let folder = &self.0.folder;
+        let failed = |(name, _)| folder.remove_tree(name).err();
+        let failure = folder.names()?.into_iter().filter_map(failed).next_back();
+        failure.map_or(Ok(()), Err)
     }
 
     /// Removes a generation that isn't current: the record first, then the rest in one step.
@@ -368,6 +354,28 @@ impl Pointers {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
+    }
+}
+
+/// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
+/// shut machines out of it.
+fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
+    if let Some(folder) = parent.dir(name)? {
+        return Ok(folder);
+    }
+    parent.make_dir(name, DIR_MODE)?;
+    let folder = parent.existing_dir(name)?;
+    folder.make_plain(DIR_MODE)?;
+    Ok(folder)
+}
+
+/// Notes that a generation stops being current: its record was modified last at that time.
+/// Before the swap, so that a crash can't leave an older time, by which it would go too early.
+fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
+    match generations.set_modified(name.record(), Moment::now()) {
+        // A generation without its record is damaged; vacuum takes it for a leftover.
+        Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 

@@ -69,8 +69,8 @@ impl Status {
             None => tree.targets()?,
         };
         let statuses = Mutex::new(Vec::with_capacity(targets.len()));
-        crew::share(targets.len(), targets.len() > MANY, |item| {
-            let status = target_status(&tree, &targets[item])?;
+        crew::share(targets.len(), targets.len() > MANY, |number| {
+            let status = target_status(&tree, &targets[number])?;
             statuses
                 .lock()
                 .expect("no thread panics here")

@@ -22,6 +22,8 @@ pub struct Troubles {
     tries: u32,
     next: Option<Instant>,
     watch_failed: bool,
+    /// Who has something old that can't be removed.
+    leftovers: HashSet<String>,
 }
 
 impl Troubles {
@@ -49,6 +51,21 @@ impl Troubles {
     pub fn meet_watch(&mut self, error: &notify::Error) {
         if !std::mem::replace(&mut self.watch_failed, true) {
             tracing::warn!("watching the spool: {error}, going on with rescans only");
+        }
+    }
+
+    /// Something old of `who` can't be removed: said once for all who have this trouble.
+    pub fn meet_leftover(&mut self, who: &str, fault: &Fault) {
+        if self.leftovers.is_empty() {
+            tracing::warn!("removing what is old of {who}: {fault}, trying again later");
+        }
+        self.leftovers.insert(who.to_string());
+    }
+
+    /// Nothing old is left of `who`.
+    pub fn is_cleared(&mut self, who: &str) {
+        if self.leftovers.remove(who) && self.leftovers.is_empty() {
+            tracing::info!("what was old could be removed");
         }
     }
 

@@ -61,7 +61,7 @@ fn is_same_file(mut ours: File, mut theirs: File) -> io::Result<bool> {
     if length != theirs.metadata()?.len() {
         return Ok(false);
     }
-    let (mut left, mut right) = ([0; 32 << 10], [0; 32 << 10]);
+    let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
     loop {
         let read = ours.read(&mut left)?;
         if read == 0 {

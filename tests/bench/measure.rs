@@ -24,7 +24,7 @@ impl Cost {
         work();
         Self {
             wall: started.elapsed(),
-            cpu: cpu_time("self") - cpu,
+            cpu: cpu_time("self").checked_sub(cpu).unwrap(),
         }
     }
 }

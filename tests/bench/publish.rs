@@ -214,7 +214,7 @@ fn latency(bench: &Bench) {
 
     let mut sides = Sides::default();
     // The first rounds warm both up.
-    for round in 0..2 * bench.rounds + 1 {
+    for round in 0..=(2 * bench.rounds) {
         for path in &paths {
             stamp(path, 0, round);
         }
@@ -229,7 +229,7 @@ fn latency(bench: &Bench) {
             while !is_there(events.recv().unwrap().expect("an event")) {}
             let wall = started.elapsed();
             daemon.wait_for_drop(&drop);
-            let cpu = cpu_time(&pid) - cpu;
+            let cpu = cpu_time(&pid).checked_sub(cpu).unwrap();
             Cost { wall, cpu }
         };
         sides.round(ours, || copy_and_sync(&world, &master));
@@ -272,7 +272,7 @@ fn show_idle(bench: &Bench, when: &str, daemon: &Daemon) {
     let seconds = if bench.is_quick { 10 } else { 65 };
     std::thread::sleep(Duration::from_secs(seconds));
     let switches = context_switches(pid).saturating_sub(switches);
-    let cpu = cpu_time(&pid.to_string()) - cpu;
+    let cpu = cpu_time(&pid.to_string()).checked_sub(cpu).unwrap();
     println!(
         "{:54} | resident at once {at_once}, later {} | goal 16 MiB, aim 8",
         format!("idle beside 2,000 targets {when}"),
@@ -435,7 +435,7 @@ fn noise(length: usize) -> Vec<u8> {
         state ^= state << 17;
         state
     };
-    (0..length / 8 + 1)
+    (0..=(length / 8))
         .flat_map(|_| next().to_le_bytes())
         .take(length)
         .collect()

@@ -1,7 +1,743 @@
-//! Full disks, read-only trees, missing permissions.
+//! A machine that can't do what is asked of it, for a while.
+//!
+//! In each of these troubles the daemon says so once, waits without haste, ends when it is told to,
+//! and does what it could not do as soon as it can.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use notify::{RecursiveMode, Watcher as _};
+
+use crate::filesystems::{FileSystem, expect};
+use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, walk};
+
+const TARGET: &str = "amd64/generic/noble/install";
+const OTHER: &str = "arm64/generic/noble/install";
+
+const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
+
+/// A user who owns nothing.
+const NOBODY: u32 = 65_534;
+
+const UNPRIVILEGED: [Needs; 2] = [Needs::Root, Needs::Program("setpriv")];
+const LOOPED: [Needs; 3] = [
+    Needs::Root,
+    Needs::Path("/dev/loop-control"),
+    Needs::Program("mkfs.ext4"),
+];
 
 pub fn tests() -> Vec<Trial> {
-    Vec::new()
+    let mut tests = vec![
+        test(
+            "a drop that fills the disk waits for room, and others go on",
+            &[Needs::Root],
+            disk_is_full,
+        ),
+        test(
+            "a drop that would leave too little room waits for it",
+            &[Needs::Root],
+            room_is_kept_free,
+        ),
+        test(
+            "an outcome that does not fit the spool's disk is written when it does",
+            &[Needs::Root],
+            spool_is_full,
+        ),
+        test(
+            "a tree that is mounted read-only is written to when it can be",
+            &LOOPED,
+            tree_is_read_only,
+        ),
+        test(
+            "a target whose folder the daemon may not write to waits until it may",
+            &UNPRIVILEGED,
+            target_is_forbidden,
+        ),
+        test(
+            "drops that can't be claimed are claimed when they can be",
+            &UNPRIVILEGED,
+            incoming_is_forbidden,
+        ),
+        test(
+            "an outcome that may not be written is written when it may be",
+            &UNPRIVILEGED,
+            outcomes_is_forbidden,
+        ),
+        test(
+            "a rejected drop that can't be put away is put away when it can be",
+            &UNPRIVILEGED,
+            rejected_is_forbidden,
+        ),
+        test(
+            "a drop that can't be removed is published once and removed when it can be",
+            &LOOPED,
+            drop_is_immutable,
+        ),
+        test(
+            "a drop with a folder that the daemon may not empty is published once",
+            &UNPRIVILEGED,
+            drop_is_forbidden,
+        ),
+    ];
+    tests.push(test(
+        "a daemon that has no file descriptor left rejects nothing",
+        &[Needs::Program("prlimit")],
+        no_descriptor_is_left,
+    ));
+    tests.extend([
+        test(
+            "old generations that can't be removed are spoken of once and removed when they can be",
+            &LOOPED,
+            old_generations_stay,
+        ),
+        test(
+            "an old outcome that can't be removed is spoken of once and keeps no other",
+            &LOOPED,
+            old_outcomes_stay,
+        ),
+        test(
+            "what a crash left in the staging and can't be removed is in nobody's way",
+            &LOOPED,
+            staging_stays,
+        ),
+        test(
+            "drops are claimed where a rename can't refuse to replace",
+            &[Needs::Program("strace")],
+            renames_as_on_nfs,
+        ),
+        test(
+            "an adoption that fails half-way leaves nothing behind",
+            &[Needs::Program("strace")],
+            adoption_fails,
+        ),
+    ]);
+    tests.extend(failpoints().into_iter().map(|(name, nth)| {
+        test(
+            &format!("every drop is finished after an I/O error at {name} {nth}"),
+            &[Needs::Failpoints],
+            move || step_fails(&name, nth),
+        )
+    }));
+    tests
+}
+
+/// A trouble, and what the daemon does in it.
+struct Trouble<'w> {
+    world: &'w World,
+    /// What the warning says.
+    cause: &'static str,
+    start: &'w dyn Fn() -> Daemon,
+    /// All that was logged, by every daemon.
+    log: Vec<String>,
+}
+
+impl<'w> Trouble<'w> {
+    fn new(world: &'w World, cause: &'static str, start: &'w dyn Fn() -> Daemon) -> Self {
+        Self {
+            world,
+            cause,
+            start,
+            log: Vec::new(),
+        }
+    }
+
+    /// A daemon meets it, says so, waits quietly, and ends well.
+    fn is_waited_out(&mut self) {
+        let mut daemon = (self.start)();
+        let warning = daemon.wait_for(" has to wait: ");
+        assert!(warning.contains(self.cause), "{warning}\n{}", self.world);
+        let (began, before) = (Instant::now(), processor_time(&daemon));
+        daemon.wait_for("still have to wait, tried 2 times");
+        let (took, used) = (began.elapsed(), processor_time(&daemon) - before);
+        assert!(used < took / 4, "{used:?} of {took:?} used for waiting");
+        let log = daemon.stop();
+        let warnings: Vec<_> = log.iter().filter(|line| line.contains(" WARN ")).collect();
+        assert!(warnings.len() <= 4, "{warnings:#?}");
+        self.log.extend(log);
+    }
+
+    /// Another daemon meets it, and once it is over (`end`), finishes these drops.
+    fn is_overcome(&mut self, end: impl FnOnce(&mut Daemon), drops: &[(&str, &str)]) {
+        let mut daemon = (self.start)();
+        see(&mut daemon, " has to wait: ");
+        end(&mut daemon);
+        daemon.wait_for("what had to wait could go on");
+        for (drop, _) in drops {
+            if !self.log.iter().any(|line| is_about(line, drop)) {
+                see(&mut daemon, &format!("drop=\"{drop}\""));
+            }
+        }
+        self.log.extend(daemon.stop());
+        for (drop, expected) in drops {
+            self.world.assert_outcome(drop, expected);
+            let lines = self.log.iter().filter(|line| is_about(line, drop)).count();
+            assert_eq!(lines, 1, "{drop}: {:#?}", self.log);
+        }
+        let outcomes: BTreeSet<_> = self.world.names("outcomes").into_iter().collect();
+        let expected = drops.iter().map(|(drop, _)| format!("{drop}.json"));
+        assert_eq!(outcomes, expected.collect(), "{}", self.world);
+        self.world.assert_at_rest();
+    }
+}
+
+fn is_about(line: &str, drop: &str) -> bool {
+    line.contains(&format!("drop=\"{drop}\""))
+}
+
+/// Waits for a line, which may have been read before.
+fn see(daemon: &mut Daemon, text: &str) {
+    if !daemon.log.iter().any(|line| line.contains(text)) {
+        daemon.wait_for(text);
+    }
+}
+
+/// What the daemon has used of the processors until now.
+fn processor_time(daemon: &Daemon) -> Duration {
+    let pid = daemon.pid().as_raw_nonzero();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // proc_pid_stat(5): utime and stime are fields 14 and 15; the name ends field 2.
+    let fields = stat[stat.rfind(')').unwrap() + 2..].split(' ').skip(11);
+    let ticks: u64 = fields
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap())
+        .sum();
+    // USER_HZ: a hundredth of a second wherever Linux runs today.
+    Duration::from_millis(ticks * 10)
+}
+
+fn generations(world: &World, target: &str) -> usize {
+    let names = names(&world.tree.join(format!("{target}@")));
+    names.iter().filter(|name| !name.ends_with(".toml")).count()
+}
+
+/// Waits for something that no line tells of: looks again whenever something changes in `folder`.
+fn wait_until(folder: &Path, holds: impl Fn() -> bool) {
+    let (sender, events) = std::sync::mpsc::channel();
+    let mut watcher = notify::recommended_watcher(sender).unwrap();
+    watcher.watch(folder, RecursiveMode::NonRecursive).unwrap();
+    while !holds() {
+        let event = events.recv_timeout(PATIENCE);
+        event.expect("a change in time").expect("no lost event");
+    }
+}
+
+fn disk_is_full() {
+    // Files of one byte each take a page each: their sizes alone would fit.
+    const FILES: usize = 3_000;
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    world.drop_with("big", &manifest(TARGET), |image| {
+        for number in 0..FILES {
+            fs::write(image.join(number.to_string()), "x").unwrap();
+        }
+    });
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "No space left on device", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            world.drop_image("small", OTHER, &[("linux", b"1")]);
+            see(daemon, "drop=\"small\"");
+            assert_eq!(world.names("processing"), ["big"], "{world}");
+            disk.remount("size=64m");
+        },
+        &[("big", "published"), ("small", "published")],
+    );
+    assert_eq!(names(&world.published(TARGET)).len(), FILES);
+}
+
+fn room_is_kept_free() {
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let settings = SETTINGS.replace("\"0B\"", "\"4MiB\"");
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, &settings);
+    world.drop_image("big", TARGET, &[("linux", &[7; 5 << 20])]);
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "limits.min_free_space", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            world.drop_image("small", OTHER, &[("linux", b"1")]);
+            see(daemon, "drop=\"small\"");
+            disk.remount("size=64m");
+        },
+        &[("big", "published"), ("small", "published")],
+    );
+}
+
+fn spool_is_full() {
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(
+        dir.path(),
+        &disk.root.join("spool"),
+        &dir.path().join("tree"),
+        SETTINGS,
+    );
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    let filler = disk.root.join("filler");
+    let error = fs::write(&filler, vec![0; 16 << 20]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "No space left on device", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(|_| fs::remove_file(&filler).unwrap(), &[("a", "published")]);
+    assert_eq!(generations(&world, TARGET), 1, "published once\n{world}");
+}
+
+fn tree_is_read_only() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let tree = disk.root.join("tree");
+    let world = World::at(dir.path(), &dir.path().join("spool"), &tree, SETTINGS);
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    world.run_once();
+    fs::remove_file(world.spool.join("outcomes/a.json")).unwrap();
+    world.drop_image("b", TARGET, &[("linux", b"2")]);
+    world.drop_image("same", OTHER, &[("linux", b"1")]);
+    disk.remount("ro");
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "Read-only file system", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| disk.remount("rw"),
+        &[("b", "published"), ("same", "published")],
+    );
+}
+
+/// A world whose daemon runs as nobody.
+struct Unprivileged {
+    world: World,
+    program: std::path::PathBuf,
+}
+
+impl Unprivileged {
+    fn new() -> Self {
+        let world = World::with(SETTINGS);
+        // Where the tests were built, others may have no way in.
+        let program = world.root.join("netboot-publisher");
+        if fs::hard_link(PROGRAM, &program).is_err() {
+            fs::copy(PROGRAM, &program).unwrap();
+        }
+        fs::create_dir(&world.tree).unwrap();
+        set_mode(&world.root, 0o755);
+        for folder in [&world.spool, &world.tree] {
+            give_away(folder);
+        }
+        Self { world, program }
+    }
+
+    fn daemon(&self) -> Daemon {
+        let mut command = Command::new("setpriv");
+        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        command
+            .args(nobody)
+            .arg("--clear-groups")
+            .arg(&self.program);
+        command.args(["run", "--config"]).arg(&self.world.config);
+        Daemon::start(command)
+    }
+
+    /// Drops an image that belongs to nobody.
+    fn drop_image(&self, name: &str, target: &str, content: &[u8]) {
+        let hidden = format!(".{name}");
+        self.world
+            .drop_image(&hidden, target, &[("linux", content)]);
+        give_away(&self.world.incoming(&hidden));
+        fs::rename(self.world.incoming(&hidden), self.world.incoming(name)).unwrap();
+    }
+}
+
+fn give_away(folder: &Path) {
+    for path in walk(folder) {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn target_is_forbidden() {
+    let poor = Unprivileged::new();
+    let folder = poor.world.tree.join("amd64/generic/noble");
+    fs::create_dir_all(&folder).unwrap();
+    set_mode(&folder, 0o555);
+    poor.drop_image("a", TARGET, b"1");
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |daemon| {
+            poor.drop_image("other", OTHER, b"1");
+            see(daemon, "drop=\"other\"");
+            set_mode(&folder, 0o777);
+        },
+        &[("a", "published"), ("other", "published")],
+    );
+}
+
+fn incoming_is_forbidden() {
+    let poor = Unprivileged::new();
+    let incoming = poor.world.spool.join("incoming");
+    poor.drop_image("a", TARGET, b"1");
+    poor.drop_image("b", TARGET, b"2");
+    set_mode(&incoming, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| set_mode(&incoming, 0o755),
+        &[("a", "published"), ("b", "published")],
+    );
+    let current = fs::read(poor.world.published(TARGET).join("linux")).unwrap();
+    assert_eq!(current, b"2", "in order\n{}", poor.world);
+}
+
+fn outcomes_is_forbidden() {
+    let poor = Unprivileged::new();
+    let outcomes = poor.world.spool.join("outcomes");
+    poor.drop_image("a", TARGET, b"1");
+    set_mode(&outcomes, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(|_| set_mode(&outcomes, 0o755), &[("a", "published")]);
+    assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+fn rejected_is_forbidden() {
+    let poor = Unprivileged::new();
+    let rejected = poor.world.spool.join("rejected");
+    poor.drop_image("a", TARGET, b"1");
+    fs::write(poor.world.incoming("a").join("manifest.toml"), "format = 7").unwrap();
+    set_mode(&rejected, 0o555);
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    poor.world.assert_outcome("a", "rejected bad-manifest");
+    trouble.log.clear();
+    trouble.is_overcome(
+        |_| set_mode(&rejected, 0o755),
+        &[("a", "rejected bad-manifest")],
+    );
+    assert_eq!(poor.world.names("rejected"), ["a", "a.json"]);
+}
+
+fn drop_is_immutable() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(
+        dir.path(),
+        &disk.root.join("spool"),
+        &dir.path().join("tree"),
+        SETTINGS,
+    );
+    let file = "image/linux";
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    expect(
+        Command::new("chattr")
+            .arg("+i")
+            .arg(world.incoming("a").join(file)),
+    );
+    let start = || world.daemon();
+    let mut trouble = Trouble::new(&world, "Operation not permitted", &start);
+    trouble.is_waited_out();
+    world.assert_outcome("a", "published");
+    trouble.is_overcome(
+        |daemon| {
+            // It is in nobody's way: not in that of a later drop for its target.
+            world.drop_image("b", TARGET, &[("linux", b"2")]);
+            see(daemon, "drop=\"b\"");
+            let stuck = world.spool.join("processing/a").join(file);
+            expect(Command::new("chattr").arg("-i").arg(stuck));
+        },
+        &[("a", "published"), ("b", "published")],
+    );
+    assert_eq!(generations(&world, TARGET), 2, "each once\n{world}");
+}
+
+fn drop_is_forbidden() {
+    let poor = Unprivileged::new();
+    poor.drop_image("a", TARGET, b"1");
+    let foreign = poor.world.incoming("a").join("image/sub");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("initrd.gz"), "1").unwrap();
+    chown(foreign.join("initrd.gz"), Some(NOBODY), None).unwrap();
+    let start = || poor.daemon();
+    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
+    trouble.is_waited_out();
+    trouble.is_overcome(
+        |_| give_away(&poor.world.spool.join("processing/a")),
+        &[("a", "published")],
+    );
+    assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+fn no_descriptor_is_left() {
+    // Enough to open a drop, and not its manifest; then not even the drop.
+    for spare in [1, 0] {
+        let world = World::new();
+        let limit = |daemon: &Daemon, number: usize| {
+            let pid = daemon.pid().as_raw_nonzero();
+            let mut prlimit = Command::new("prlimit");
+            expect(prlimit.args([format!("--pid={pid}"), format!("--nofile={number}:")]));
+        };
+        let start = || {
+            let daemon = world.daemon();
+            let pid = daemon.pid().as_raw_nonzero();
+            let open = names(Path::new(&format!("/proc/{pid}/fd")));
+            let is_free = |number: &usize| !open.contains(&number.to_string());
+            limit(&daemon, (0..).find(is_free).unwrap() + spare);
+            world.drop_image("a", TARGET, &[("linux", b"1")]);
+            daemon
+        };
+        let mut trouble = Trouble::new(&world, "Too many open files", &start);
+        trouble.is_waited_out();
+        fs::rename(world.incoming("a"), world.incoming(".was-a")).unwrap();
+        trouble.is_overcome(|daemon| limit(daemon, 256), &[("a", "published")]);
+    }
+}
+
+/// Lets several tries go by: those of a drop that has to wait for something else.
+fn wait_for_tries(daemon: &mut Daemon) {
+    see(daemon, "still have to wait, tried 2 times");
+}
+
+fn old_generations_stay() {
+    const TARGETS: usize = 5;
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (dir.path().join("spool"), disk.root.join("tree"));
+    let world = |min_age: &str| {
+        let settings = format!(
+            "#spool rescan_interval = \"1s\"\n[limits]\nmin_free_space = \"0B\"\n\
+             [retention]\nkeep = 0\nmin_age = \"{min_age}\"\n"
+        );
+        World::at(dir.path(), &spool, &tree, &settings)
+    };
+    let target = |number: usize| format!("amd64/generic/noble/target-{number}");
+    let keeping = world("1h");
+    for content in ["1", "2"] {
+        for number in 0..TARGETS {
+            let name = format!("{content}-{number}");
+            keeping.drop_image(&name, &target(number), &[("linux", content.as_bytes())]);
+        }
+        keeping.run_once();
+    }
+    disk.remount("ro");
+    let world = world("0s");
+    world.drop_image("waiting", OTHER, &[("linux", b"1")]);
+    let mut daemon = world.daemon();
+    wait_for_tries(&mut daemon);
+    let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
+    assert!(warnings.count() <= 4, "{:#?}", daemon.log);
+    disk.remount("rw");
+    see(&mut daemon, "what was old could be removed");
+    for number in 0..TARGETS {
+        assert_eq!(generations(&world, &target(number)), 1, "{world}");
+    }
+    see(&mut daemon, "drop=\"waiting\"");
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+fn old_outcomes_stay() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "#spool rescan_interval = \"1s\"\n#spool keep_outcomes = \"0s\"\n{}",
+        SETTINGS.replace("\"0B\"", "\"1EiB\"")
+    );
+    let spool = disk.root.join("spool");
+    let world = World::at(dir.path(), &spool, &dir.path().join("tree"), &settings);
+    let outcomes = spool.join("outcomes");
+    let stuck = outcomes.join("a.json");
+    for name in ["a.json", "b.json", "c.json"] {
+        fs::write(outcomes.join(name), "{}").unwrap();
+    }
+    expect(Command::new("chattr").arg("+i").arg(&stuck));
+    world.drop_image("waiting", TARGET, &[("linux", b"1")]);
+    let mut daemon = world.daemon();
+    wait_for_tries(&mut daemon);
+    let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
+    let count = warnings.count();
+    let left = world.names("outcomes");
+    expect(Command::new("chattr").arg("-i").arg(&stuck));
+    assert!(count <= 4, "{:#?}", daemon.log);
+    assert_eq!(left, ["a.json"]);
+    see(&mut daemon, "what was old could be removed");
+    assert_eq!(world.names("outcomes"), Vec::<String>::new());
+    daemon.stop();
+}
+
+fn staging_stays() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    let staging = disk.root.join(".netboot-publisher/staging");
+    for number in ["0", "1", "2"] {
+        fs::create_dir_all(staging.join(number)).unwrap();
+        fs::write(staging.join(number).join("initrd.gz"), "of the crash").unwrap();
+    }
+    let stuck = staging.join("1/initrd.gz");
+    expect(Command::new("chattr").arg("+i").arg(&stuck));
+    let drops = [("a", TARGET), ("b", OTHER)];
+    for (name, target) in drops {
+        world.drop_image(name, target, &[("linux", b"1")]);
+    }
+    let mut daemon = world.daemon();
+    for (name, _) in drops {
+        see(&mut daemon, &format!("drop=\"{name}\""));
+    }
+    daemon.stop();
+    let left = names(&staging);
+    expect(Command::new("chattr").arg("-i").arg(&stuck));
+    assert_eq!(left, ["1"]);
+    for (_, target) in drops {
+        assert_eq!(names(&world.published(target)), ["linux"]);
+    }
+    world.run_once();
+    world.assert_at_rest();
+}
+
+/// Drains the spool while the kernel refuses some calls.
+fn run_once_with(world: &World, injected: &str) -> std::process::Output {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", injected]);
+    strace.args([PROGRAM, "run", "--once", "--config"]);
+    strace.arg(&world.config).output().unwrap()
+}
+
+fn renames_as_on_nfs() {
+    // renameat2 is the call with flags; rename and renameat go on.
+    let refusal = "inject=renameat2:error=EINVAL";
+    let world = World::new();
+    for content in ["1", "2"] {
+        world.drop_image("a", TARGET, &[("linux", content.as_bytes())]);
+        let output = run_once_with(&world, refusal);
+        assert!(output.status.success(), "{}\n{world}", text(&output));
+        world.assert_outcome("a", "published");
+    }
+    // Rejected twice under one name: both are kept.
+    for _ in 0..2 {
+        world.drop_with("bad", "format = 7\n", |_| {});
+        let output = run_once_with(&world, refusal);
+        assert!(output.status.success(), "{}\n{world}", text(&output));
+    }
+    assert_eq!(
+        world.names("rejected"),
+        ["bad", "bad.json", "bad~1", "bad~1.json"]
+    );
+    world.assert_at_rest();
+}
+
+fn adoption_fails() {
+    let world = World::new();
+    fs::create_dir_all(world.published(TARGET)).unwrap();
+    fs::write(world.published(TARGET).join("linux"), "0").unwrap();
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    // The link that is to be exchanged with the folder.
+    let output = run_once_with(&world, "inject=symlinkat:error=ENOSPC:when=1");
+    assert!(!output.status.success(), "{}", text(&output));
+    assert_eq!(
+        fs::read(world.published(TARGET).join("linux")).unwrap(),
+        b"0"
+    );
+    assert_eq!(
+        names(&world.tree.join(format!("{TARGET}@"))),
+        Vec::<String>::new()
+    );
+    world.run_once();
+    world.assert_outcome("a", "published");
+    world.assert_at_rest();
+}
+
+/// Every failpoint of the program, and how often a way through it is worth failing.
+fn failpoints() -> Vec<(String, u32)> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeSet::new();
+    for name in names(&sources) {
+        let source = fs::read_to_string(sources.join(name)).unwrap();
+        // `failpoint::at("swap")`, or a closure that calls it: `at("place-record")`.
+        for (at, _) in source.match_indices("at(\"") {
+            let is_call = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+            let name = source[at + 4..].split('"').next().unwrap();
+            if is_call && !name.is_empty() {
+                found.insert(name.to_string());
+            }
+        }
+    }
+    assert!(found.len() > 10, "{found:?}");
+    let times = |name: String| {
+        let last = match name.as_str() {
+            "place-adopted" => 1,
+            "tree-sync" | "spool-sync" => 6,
+            _ => 2,
+        };
+        (1..=last).map(move |nth| (name.clone(), nth))
+    };
+    found.into_iter().flat_map(times).collect()
+}
+
+/// Drops that go every way, with one step that fails.
+fn step_fails(name: &str, nth: u32) {
+    let settings = "#spool rescan_interval = \"1s\"\n[limits]\nmin_free_space = \"0B\"\n\
+                    [retention]\nkeep = 0\nmin_age = \"0s\"\n";
+    let world = World::with(settings);
+    let plain = "amd64/generic/noble/plain";
+    fs::create_dir_all(world.published(plain)).unwrap();
+    fs::write(world.published(plain).join("linux"), "0").unwrap();
+    let mut command = world.command(&["run"]);
+    let failpoint = format!("{name}:{nth}:fail");
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", failpoint);
+    let mut daemon = Daemon::start(command);
+
+    let drops = [
+        ("first", TARGET, "1", "published"),
+        ("changed", TARGET, "2", "published"),
+        ("same", TARGET, "2", "unchanged"),
+        ("adopting", plain, "1", "published"),
+        ("bad", "", "", "rejected bad-manifest"),
+        ("worse", "", "", "rejected bad-manifest"),
+    ];
+    for (drop, target, content, expected) in drops {
+        match target {
+            "" => world.drop_with(drop, "format = 7\n", |_| {}),
+            target => world.drop_image(drop, target, &[("linux", content.as_bytes())]),
+        }
+        see(&mut daemon, &format!("drop=\"{drop}\""));
+        world.assert_outcome(drop, expected);
+    }
+    // What retention does not keep is removed beside all that.
+    for target in [TARGET, plain] {
+        wait_until(&world.tree.join(format!("{target}@")), || {
+            generations(&world, target) == 1
+        });
+    }
+    wait_until(&world.spool.join("processing"), || {
+        world.names("processing").is_empty()
+    });
+    let log = daemon.stop();
+    assert!(
+        log.iter().any(|line| line.contains("os error 5")),
+        "{name} was not reached {nth} times: {log:#?}"
+    );
+    for (drop, ..) in drops {
+        let lines = log.iter().filter(|line| is_about(line, drop)).count();
+        assert_eq!(lines, 1, "{drop}: {log:#?}");
+    }
+    for (target, content) in [(TARGET, "2"), (plain, "1")] {
+        assert_eq!(names(&world.published(target)), ["linux"]);
+        let current = fs::read_to_string(world.published(target).join("linux")).unwrap();
+        assert_eq!(current, content, "{world}");
+    }
+    world.assert_at_rest();
 }
