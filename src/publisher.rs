@@ -726,7 +726,8 @@ impl Publisher {
             return;
         }
         self.wants_scan = true;
-        for (seen, target) in std::mem::take(&mut self.postponed) {
+        // From the last to the first, each to the front: the first is first again.
+        for (seen, target) in std::mem::take(&mut self.postponed).into_iter().rev() {
             match target {
                 Some(target) => self.recalled.push_back((seen, target)),
                 None => self.seen.push_front(seen),
