@@ -1296,7 +1296,7 @@ fn unremovable_rejected() {
     siege.daemon.wait_for_drop("a-stuck");
     siege.put_in("b-free", "", |_| {});
     siege.daemon.wait_for_drop("b-free");
-    siege.daemon.wait_for("removing old outcomes");
+    siege.daemon.wait_for("Operation not permitted");
     until("the other to go", || {
         !siege.world.spool.join("rejected/b-free").exists()
     });
