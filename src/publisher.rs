@@ -128,7 +128,7 @@ type Started = (Seen, Option<Target>, Result<Start, Postponed>);
 
 /// A piece of work that has ended.
 enum Work {
-    Scanned(Result<Scan, Failure>, u64),
+    Scanned(Result<Scan, Failure>),
     Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
     /// With the drops that were given back.
     Started(Vec<Started>, Vec<Ready>),
@@ -316,10 +316,10 @@ impl Publisher {
         self.running.scan = true;
         self.next_scan = Instant::now() + self.settings.rescan_interval;
         let shop = Arc::clone(&self.shop);
-        let (arrivals, next) = self.watch.arrivals();
+        let arrivals = self.watch.arrivals();
         let known = self.hands.keys().cloned().collect();
         self.work
-            .spawn_blocking(move || Work::Scanned(shop.spool.scan(&arrivals, &known), next));
+            .spawn_blocking(move || Work::Scanned(shop.spool.scan(&arrivals, &known)));
     }
 
     /// Reads manifests, so that the targets of the next drops are known.
@@ -440,7 +440,7 @@ impl Publisher {
 
     fn take(&mut self, work: Work) -> anyhow::Result<()> {
         match work {
-            Work::Scanned(scan, arrivals) => self.take_scan(scan, arrivals)?,
+            Work::Scanned(scan) => self.take_scan(scan)?,
             Work::Peeked(drops) => {
                 self.running.peek = false;
                 for (seen, line, peeked) in drops {
@@ -516,7 +516,7 @@ impl Publisher {
         Ok(())
     }
 
-    fn take_scan(&mut self, scan: Result<Scan, Failure>, arrivals: u64) -> anyhow::Result<()> {
+    fn take_scan(&mut self, scan: Result<Scan, Failure>) -> anyhow::Result<()> {
         self.running.scan = false;
         let scan = match scan {
             Ok(scan) => scan,
@@ -533,7 +533,7 @@ impl Publisher {
         if let Some(overdue) = scan.overdue {
             self.next_scan = self.next_scan.min(instant(overdue));
         }
-        match self.watch.follow(&scan, arrivals) {
+        match self.watch.follow(&scan) {
             Ok(is_new) => self.wants_scan |= is_new,
             Err(error) => self.troubles.meet_watch(&error),
         }
@@ -726,7 +726,8 @@ impl Publisher {
             return;
         }
         self.wants_scan = true;
-        for (seen, target) in std::mem::take(&mut self.postponed) {
+        // From the last to the first, each to the front: the first is first again.
+        for (seen, target) in std::mem::take(&mut self.postponed).into_iter().rev() {
             match target {
                 Some(target) => self.recalled.push_back((seen, target)),
                 None => self.seen.push_front(seen),

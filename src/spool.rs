@@ -82,6 +82,19 @@ pub struct Arrivals {
     pub complete: HashMap<OsString, u64>,
     /// Those of which an event will say so: they are watched since before they had a manifest.
     pub awaited: HashSet<OsString>,
+    /// An event tells of every drop that became complete later; `None` when there are no events.
+    pub since: Option<Moment>,
+}
+
+impl Arrivals {
+    /// When a drop that became complete at that `moment`, and of which no event has told, has its
+    /// place among the others.
+    fn settles(&self, moment: Moment) -> Moment {
+        match self.since {
+            Some(since) if moment > since => moment.later(SETTLED),
+            _ => moment.later(TICK),
+        }
+    }
 }
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
@@ -301,9 +314,10 @@ impl Spool {
         };
         let (completed, is_overdue) = match completion {
             // It may have come while this scan was under way, and one that came before it may have
-            // been missed. The next scan sees both.
-            Completion::At(moment) if arrival.is_none() && moment.later(TICK) > now => {
-                note_earliest(&mut scan.settles, moment.later(TICK));
+            // been missed. The next scan sees both. And where its event is still to come, nobody
+            // knows its place among others of its tick.
+            Completion::At(moment) if arrival.is_none() && arrivals.settles(moment) > now => {
+                note_earliest(&mut scan.settles, arrivals.settles(moment));
                 return;
             }
             Completion::At(moment) => (moment, false),
@@ -603,14 +617,17 @@ impl Spool {
 
     fn completion(&self, name: &OsStr, arrivals: &Arrivals) -> Completion {
         // What can't be looked into is taken for complete: to claim it says what is wrong with it.
-        let unknown = Completion::At(Moment::now());
+        let unknown = || match self.incoming.stat(name) {
+            Ok(Some(stat)) => Completion::At(stat.changed),
+            _ => Completion::Gone,
+        };
         let dir = match self.incoming.dir(name) {
             Ok(Some(dir)) => dir,
             Ok(None) => return Completion::Gone,
-            Err(_) => return unknown,
+            Err(_) => return unknown(),
         };
         let (Ok(drop), Ok(manifest)) = (dir.stat_self(), dir.stat(manifest::FILE)) else {
-            return unknown;
+            return unknown();
         };
         let Some(manifest) = manifest else {
             return Completion::Since(drop.changed);

@@ -12,6 +12,7 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 use crate::manifest;
+use crate::moment::Moment;
 use crate::spool::{Arrivals, Scan};
 
 /// Drops that are still written are watched one by one, up to this many. Others wait for the next
@@ -40,10 +41,13 @@ struct Hints {
 #[derive(Default)]
 struct Numbered {
     next: u64,
+    /// Of what is in `incoming/`.
     drops: HashMap<OsString, u64>,
     /// Names that left `incoming/`, and with them the watch on their inside.
     gone: HashSet<OsString>,
     has_lost_events: bool,
+    /// None was lost since then.
+    since: Option<Moment>,
 }
 
 impl Watch {
@@ -68,6 +72,7 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(move |event| hints.take(&folder, event))?;
         watcher.watch(&watch.incoming, RecursiveMode::NonRecursive)?;
         watch.watcher = Some(watcher);
+        watch.hints.numbered().since = Some(Moment::now());
         Ok(watch)
     }
 
@@ -76,36 +81,32 @@ impl Watch {
         self.hints.look.notified().await;
     }
 
-    /// What events have said of drops, and the number that the next one will have.
-    pub fn arrivals(&self) -> (Arrivals, u64) {
+    /// What events have said of the drops that are in `incoming/`.
+    pub fn arrivals(&self) -> Arrivals {
         let hints = self.hints.numbered();
         let mut arrivals = Arrivals {
             complete: hints.drops.clone(),
+            since: hints.since,
             ..Arrivals::default()
         };
         if !hints.has_lost_events {
             arrivals.awaited.clone_from(&self.awaited);
         }
-        (arrivals, hints.next)
+        arrivals
     }
 
-    /// Takes up what a scan has shown that began when the next arrival had the number `before`:
-    /// forgets older arrivals of drops that are not there any more, and watches the inside of the
-    /// incomplete ones, and of no others, for their manifest.
+    /// Takes up what a scan has shown: watches the inside of the incomplete drops, and of no others,
+    /// for their manifest.
     ///
     /// Returns whether one was added: what happened in it until now was not seen.
     ///
     /// # Errors
     /// As those of [`Watch::new`].
-    pub fn follow(&mut self, scan: &Scan, before: u64) -> notify::Result<bool> {
+    pub fn follow(&mut self, scan: &Scan) -> notify::Result<bool> {
         let complete = scan.complete.iter().map(|seen| &seen.name);
         let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
         let (gone, has_lost_events) = {
             let mut hints = self.hints.numbered();
-            let is_all = !scan.has_more && scan.unsettled.is_none();
-            let stays =
-                |name: &OsString, number: u64| number >= before || there.contains(name) || !is_all;
-            hints.drops.retain(|name, number| stays(name, *number));
             let gone = std::mem::take(&mut hints.gone);
             (gone, std::mem::take(&mut hints.has_lost_events))
         };
@@ -156,7 +157,11 @@ impl Hints {
     /// comes as an event without a path), are reasons to look as well.
     fn take(&self, incoming: &Path, event: notify::Result<Event>) {
         if event.as_ref().map_or(true, Event::need_rescan) {
-            self.numbered().has_lost_events = true;
+            let hints = &mut *self.numbered();
+            hints.has_lost_events = true;
+            hints.since = Some(Moment::now());
+            // Some of them may have left, and others have come under their names.
+            hints.drops.clear();
         }
         if let Ok(event) = event {
             let is_move = matches!(
@@ -179,7 +184,11 @@ impl Hints {
                     .filter(|path| path.parent() == Some(incoming));
                 let names = names.filter_map(|path| path.file_name());
                 let hints = &mut *self.numbered();
-                hints.gone.extend(names.map(OsString::from));
+                for name in names {
+                    // Only now: a scan may put off what it has seen.
+                    hints.drops.remove(name);
+                    hints.gone.insert(name.to_os_string());
+                }
                 if hints.gone.len() > MAX_GONE {
                     hints.gone.clear();
                     hints.has_lost_events = true;

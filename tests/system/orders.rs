@@ -105,6 +105,15 @@ fn world(settings: &str) -> World {
     World::with(&format!("{settings}{REST}"))
 }
 
+/// Ends the daemon when it has nothing to do: nothing is left then.
+fn rest(daemon: Daemon, world: &World) {
+    until("the drops to be put away", || {
+        world.names("processing").is_empty()
+    });
+    daemon.stop();
+    world.assert_at_rest();
+}
+
 /// A drop under a hidden name, with an image of its own; returns the hidden name.
 fn build(world: &World, name: &str, target: &str) -> String {
     let hidden = format!(".{name}");
@@ -170,8 +179,7 @@ fn renames_in_order() {
             "seed {seed}"
         );
         assert_eq!(recorded(&world, TARGET), names, "seed {seed}");
-        daemon.stop();
-        world.assert_at_rest();
+        rest(daemon, &world);
     }
 }
 
@@ -203,8 +211,7 @@ fn down_in_order() {
     let expected: Vec<_> = names.into_iter().chain(["a-last".to_string()]).collect();
     assert_eq!(published(&mut daemon, "a-last"), expected);
     assert_eq!(recorded(&world, TARGET), expected);
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn manifests_in_order() {
@@ -225,8 +232,7 @@ fn manifests_in_order() {
         let mut found = published(&mut daemon, names.last().unwrap());
         found.retain(|name| name != "first");
         assert_eq!(found, names, "seed {seed}");
-        daemon.stop();
-        world.assert_at_rest();
+        rest(daemon, &world);
     }
 }
 
@@ -260,8 +266,7 @@ fn huge_first() {
     world.assert_outcome("huge", "rejected changed");
     daemon.wait_for_drop("small");
     world.assert_outcome("small", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn in_place() {
@@ -281,8 +286,7 @@ fn in_place() {
     fs::write(world.incoming("slow/manifest.toml"), manifest(TARGET)).unwrap();
     daemon.wait_for_drop("slow");
     world.assert_outcome("slow", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn manifest_renamed() {
@@ -304,8 +308,7 @@ fn manifest_renamed() {
     .unwrap();
     daemon.wait_for_drop("slow");
     world.assert_outcome("slow", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn manifest_held() {
@@ -336,8 +339,7 @@ fn manifest_held() {
     drop(file);
     daemon.wait_for_drop("slow");
     world.assert_outcome("slow", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn age(path: &Path) -> Duration {
@@ -358,8 +360,7 @@ fn manifest_unwatched() {
     daemon.signal(Signal::CONT);
     daemon.wait_for_drop("slow");
     world.assert_outcome("slow", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn listing(target: &str, path: &str, contents: &[u8]) -> String {
@@ -397,8 +398,7 @@ fn missing_file() {
     .unwrap();
     daemon.wait_for_drop("slow");
     world.assert_outcome("slow", "published");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn incomplete_timeout() {
@@ -435,8 +435,7 @@ fn incomplete_timeout() {
     );
     world.drop_image("next", TARGET, &[("linux", b"next")]);
     daemon.wait_for_drop("next");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn hidden() {
@@ -482,8 +481,7 @@ fn same_name() {
         fs::read(world.published(TARGET).join("linux")).unwrap(),
         b"second"
     );
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn same_name_rejected() {
@@ -496,6 +494,7 @@ fn same_name_rejected() {
             fs::write(image.join("linux"), &number).unwrap();
         });
         daemon.wait_for_drop(name);
+        until("it to be kept", || world.names("processing").is_empty());
     }
     daemon.stop();
     let rejected = world.names("rejected");
@@ -546,8 +545,7 @@ fn poll() {
         .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
     let watches = links.filter(|link| link.to_string_lossy().contains("inotify"));
     assert_eq!(watches.count(), 0, "it waits for events");
-    daemon.stop();
-    world.assert_at_rest();
+    rest(daemon, &world);
 }
 
 fn expiry() {
@@ -578,8 +576,7 @@ fn expiry() {
         ["bad-0", "bad-0.json", "bad-1", "bad-1.json"]
     );
     keeper.stop();
-    remover.stop();
-    gone.assert_at_rest();
+    rest(remover, &gone);
 }
 
 fn reused_name() {
