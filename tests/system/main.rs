@@ -3,6 +3,11 @@
 //! A test that can't run here (no root, a package that is missing) is reported as ignored, with
 //! what it misses.
 
+#![allow(
+    clippy::pedantic,
+    reason = "a test is read from top to bottom, and panics where something is amiss"
+)]
+
 mod blocklog;
 mod commands;
 mod crashes;

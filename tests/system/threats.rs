@@ -987,7 +987,8 @@ fn bad_names() {
 fn drops_that_are_no_folder() {
     let mut siege = Siege::new();
     let victim = siege.build(OsStr::new("victim"), &manifest(TARGET), |_| {});
-    let cases: Vec<(&str, Box<dyn Fn(&Path)>)> = vec![
+    type Make = Box<dyn Fn(&Path)>;
+    let cases: Vec<(&str, Make)> = vec![
         ("file", Box::new(|path| fs::write(path, "x").unwrap())),
         ("fifo", Box::new(|path| node(path, FileType::Fifo, 0))),
         ("socket", Box::new(drop_socket_beside)),
