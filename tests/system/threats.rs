@@ -987,8 +987,8 @@ fn bad_names() {
 fn drops_that_are_no_folder() {
     let mut siege = Siege::new();
     let victim = siege.build(OsStr::new("victim"), &manifest(TARGET), |_| {});
-    type Make = Box<dyn Fn(&Path)>;
-    let cases: Vec<(&str, Make)> = vec![
+    type Make<'a> = Box<dyn Fn(&Path) + 'a>;
+    let cases: Vec<(&str, Make<'_>)> = vec![
         ("file", Box::new(|path| fs::write(path, "x").unwrap())),
         ("fifo", Box::new(|path| node(path, FileType::Fifo, 0))),
         ("socket", Box::new(drop_socket_beside)),
