@@ -244,13 +244,12 @@ fn cut_two_disks() {
     }
     scene.assert_finished(&scene.world);
     let (mut spools, mut trees) = (spools.finish(), trees.finish());
-    let moments = thinned(&moments);
-    for ((at_spool, at_tree), named, reported) in &moments {
+    for n in 0..CUTS {
+        let ((at_spool, at_tree), named, reported) = &moments[n * moments.len() / CUTS];
         let (at_spool, at_tree) = (*at_spool, *at_tree);
-        let unflushed = if at_tree % 2 == 0 {
-            Unflushed::Lost
-        } else {
-            Unflushed::Mixed(at_spool)
+        let unflushed = match n % 2 {
+            0 => Unflushed::Lost,
+            _ => Unflushed::Mixed(n as u64 / 2),
         };
         let disks = (
             spools.cut(at_spool, unflushed),
@@ -270,7 +269,8 @@ fn cut_two_disks() {
             });
         });
     }
-    println!("{} power cuts of two disks", moments.len());
+    let count = moments.len();
+    println!("{CUTS} power cuts of two disks, at {count} moments");
 }
 
 /// Positions of two recordings that were held at the same time, until `is_done`.
