@@ -835,8 +835,8 @@ fn bad_manifests() {
         let other = good
             .lines()
             .filter(|line| !line.starts_with(&format!("{key} =")));
-        let other: String = other.map(|line| format!("{line}\n")).collect();
-        format!("{other}{key} = {value}\n").into_bytes()
+        let other: Vec<_> = other.collect();
+        format!("{}\n{key} = {value}\n", other.join("\n")).into_bytes()
     };
     let files = |path: &str| {
         format!(
