@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -196,14 +197,12 @@ fn down_in_order() {
     // Not by name alone: this one is first by name, and the last by a later tick.
     let last = build(&world, "a-last", TARGET);
     let changed = |name: &str| {
-        use std::os::unix::fs::MetadataExt as _;
         let stat = world.incoming(name).metadata().unwrap();
         (stat.ctime(), stat.ctime_nsec())
     };
     until("a later tick of the clock", || {
         fs::write(world.incoming(&last).join("image/tick"), "").unwrap();
         let tick = world.incoming(&last).join("image/tick").metadata().unwrap();
-        use std::os::unix::fs::MetadataExt as _;
         (tick.ctime(), tick.ctime_nsec()) > changed("d199")
     });
     fs::rename(world.incoming(&last), world.incoming("a-last")).unwrap();

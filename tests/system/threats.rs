@@ -43,7 +43,12 @@ pub fn tests() -> Vec<Trial> {
         };
         test(refusal.sentence, refusal.needs, body)
     });
-    let others = vec![
+    refusals.chain(inputs()).chain(races()).collect()
+}
+
+/// What a drop is, and where it goes.
+fn inputs() -> Vec<Trial> {
+    vec![
         test(
             "a manifest that is no good is refused with the place and what was expected",
             &[],
@@ -104,6 +109,12 @@ pub fn tests() -> Vec<Trial> {
             &[Needs::Root, Needs::Program("chattr")],
             unremovable_published,
         ),
+    ]
+}
+
+/// What happens to a drop, and beside it, while it is handled.
+fn races() -> Vec<Trial> {
+    vec![
         test(
             "files that are swapped for links during the work never lead outside",
             &[],
@@ -199,8 +210,7 @@ pub fn tests() -> Vec<Trial> {
             &[],
             no_injection,
         ),
-    ];
-    refusals.chain(others).collect()
+    ]
 }
 
 /// A drop that is refused for what is in it.
@@ -825,8 +835,8 @@ fn bad_manifests() {
         let other = good
             .lines()
             .filter(|line| !line.starts_with(&format!("{key} =")));
-        let other: String = other.map(|line| format!("{line}\n")).collect();
-        format!("{other}{key} = {value}\n").into_bytes()
+        let other: Vec<_> = other.collect();
+        format!("{}\n{key} = {value}\n", other.join("\n")).into_bytes()
     };
     let files = |path: &str| {
         format!(
