@@ -412,6 +412,9 @@ impl Spool {
             ..
         } = seen;
         if is_incoming {
+            // From here on an outcome of this name is this drop's. One of an earlier drop that can't
+            // be removed is told apart by its time.
+            let _ = self.outcomes.remove_file(format!("{entry}.json"));
             match self.incoming.rename_new(&name, &self.processing, &entry) {
                 Ok(true) => {}
                 Ok(false) => {
@@ -432,7 +435,10 @@ impl Spool {
             manifest = Err((Reason::Changed, detail));
         }
         let claimed = Claimed {
-            name: name.to_string_lossy().escape_debug().collect(),
+            name: match plain_name(&name) {
+                Ok(()) => name.to_string_lossy().to_string(),
+                Err(_) => name.to_string_lossy().escape_debug().collect(),
+            },
             entry,
             importer: Importer::of(stat.uid),
             received_at: completed,
