@@ -39,6 +39,10 @@ const HEAVY_LANE: usize = 2;
 /// Manifests read ahead of the work.
 const AHEAD: usize = 128;
 
+/// Files that the manifests in memory may list, about: some list a hundred thousand.
+const MAX_LISTED: usize = 100_000;
+const MAX_SHARE_LISTED: usize = 10_000;
+
 /// Drops whose removal is put off at most while there is other work, and their bytes.
 const MAX_PUT_OFF: usize = 4_096;
 const MAX_PUT_OFF_BYTES: u64 = 256 << 20;
@@ -129,7 +133,11 @@ type Started = (Seen, Option<Target>, Result<Start, Postponed>);
 /// A piece of work that has ended.
 enum Work {
     Scanned(Result<Scan, Failure>),
-    Peeked(Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>),
+    /// With those that there was no room for.
+    Peeked(
+        Vec<(Seen, Option<Target>, Result<Peeked, Failure>)>,
+        VecDeque<(Seen, Option<Target>)>,
+    ),
     /// With the drops that were given back.
     Started(Vec<Started>, Vec<Ready>),
     Decided(Target, Result<Decided, Postponed>),
@@ -284,7 +292,7 @@ impl Publisher {
                 self.scan();
             }
         }
-        if !self.running.peek && self.ready.len() < AHEAD {
+        if !self.running.peek && !self.is_well_ahead() {
             self.peek();
         }
         while self.running.light < light_lanes()
@@ -324,11 +332,8 @@ impl Publisher {
 
     /// Reads manifests, so that the targets of the next drops are known.
     fn peek(&mut self) {
-        let recalled = self
-            .recalled
-            .drain(..)
-            .map(|(seen, target)| (seen, Some(target)));
-        let mut drops: Vec<_> = recalled.collect();
+        let recalled = self.recalled.drain(..);
+        let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
         let others = self.seen.len().min(AHEAD);
         drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
         if drops.is_empty() {
@@ -337,21 +342,44 @@ impl Publisher {
         self.running.peek = true;
         let shop = Arc::clone(&self.shop);
         self.work.spawn_blocking(move || {
-            let peek = |(seen, line): (Seen, _)| (seen.clone(), line, shop.spool.peek(seen));
-            Work::Peeked(drops.into_iter().map(peek).collect())
+            let mut rest = VecDeque::from(drops);
+            let mut peeked = Vec::new();
+            let mut listed = 0;
+            while listed < MAX_LISTED
+                && let Some((seen, line)) = rest.pop_front()
+            {
+                let peek = shop.spool.peek(seen.clone());
+                if let Ok(Peeked::Ready(ready)) = &peek {
+                    listed += ready.listed();
+                }
+                peeked.push((seen, line, peek));
+            }
+            Work::Peeked(peeked, rest)
         });
+    }
+
+    /// Whether enough manifests are in memory.
+    fn is_well_ahead(&self) -> bool {
+        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
+        self.ready.len() >= AHEAD || listed() >= MAX_LISTED
     }
 
     /// Hands drops to one of the light lanes. Small ones go several at a time: to hand one over
     /// costs about as much as to stage it.
     fn start(&mut self) {
         let share = (self.ready.len() / light_lanes()).clamp(1, MAX_SHARE);
-        let batch: Vec<_> = self.ready.drain(..share).collect();
-        for ready in &batch {
+        let mut batch = Vec::with_capacity(share);
+        let mut listed = 0;
+        while batch.len() < share
+            && listed < MAX_SHARE_LISTED
+            && let Some(ready) = self.ready.pop_front()
+        {
+            listed += ready.listed();
             let claimed = Hand::Claimed {
                 another_waits: false,
             };
             self.hands.insert(ready.seen.entry().to_string(), claimed);
+            batch.push(ready);
         }
         self.running.light += 1;
         let shop = Arc::clone(&self.shop);
@@ -441,8 +469,14 @@ impl Publisher {
     fn take(&mut self, work: Work) -> anyhow::Result<()> {
         match work {
             Work::Scanned(scan) => self.take_scan(scan)?,
-            Work::Peeked(drops) => {
+            Work::Peeked(drops, rest) => {
                 self.running.peek = false;
+                for (seen, line) in rest.into_iter().rev() {
+                    match line {
+                        Some(target) => self.recalled.push_front((seen, target)),
+                        None => self.seen.push_front(seen),
+                    }
+                }
                 for (seen, line, peeked) in drops {
                     self.take_peeked(seen, line, peeked);
                 }

@@ -680,6 +680,13 @@ impl Scan {
 }
 
 impl Ready {
+    /// How many files its manifest lists: what it costs in memory.
+    pub fn listed(&self) -> usize {
+        let manifest = self.manifest.as_ref().ok();
+        let files = manifest.and_then(|manifest| manifest.files.as_ref());
+        files.map_or(0, std::collections::BTreeMap::len)
+    }
+
     /// What it is for; `None` when its manifest can't be read.
     pub fn target(&self) -> Option<&Target> {
         self.manifest.as_ref().ok().map(|manifest| &manifest.target)
