@@ -220,6 +220,7 @@ impl Spool {
     /// What a daemon that ended has left in `processing/`.
     pub fn left_behind(&self) -> Result<Left, Failure> {
         let mut left = Left::default();
+        let mut has_rejected = false;
         for (name, _) in self.processing.names()? {
             if name.as_bytes().starts_with(REMOVED.as_bytes()) {
                 // What can't be removed still is no reason not to start.
@@ -231,6 +232,9 @@ impl Spool {
             };
             let entry = name.to_string_lossy().to_string();
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
+                has_rejected |= outcome.outcome == Verdict::Rejected;
+                // After a power cut one of its two files can be whole and the other not.
+                let _ = self.write_rejected(&entry, &outcome);
                 left.settled.push((entry, outcome));
                 continue;
             }
@@ -242,6 +246,9 @@ impl Spool {
                 place: Place::Processing,
                 is_overdue: false,
             });
+        }
+        if has_rejected {
+            self.sync()?;
         }
         left.claimed.sort_by(in_order);
         Ok(left)
@@ -495,17 +502,24 @@ impl Spool {
     /// Writes the outcome of a drop, in place of one of an earlier drop of this name. That of a
     /// rejected one also, and first, where the drop will be kept.
     pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
+        self.write_rejected(&claimed.entry, outcome)?;
+        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         let name = format!("{}.json", claimed.entry);
         let text = outcome.to_json();
-        if outcome.outcome == Verdict::Rejected {
-            let path = self.rejected.path();
-            failpoint::at("reject").map_err(|e| Failure::new("rejecting", path, e))?;
-            self.make_room(&claimed.entry, &name)?;
-            self.rejected
-                .replace(&name, &self.temporary(), text.as_bytes())?;
-        }
-        failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         self.outcomes
+            .replace(&name, &self.temporary(), text.as_bytes())
+    }
+
+    /// Writes the outcome of a rejected drop where the drop will be kept; of others nothing.
+    fn write_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+        if outcome.outcome != Verdict::Rejected {
+            return Ok(());
+        }
+        let (name, path) = (format!("{entry}.json"), self.rejected.path());
+        failpoint::at("reject").map_err(|e| Failure::new("rejecting", path, e))?;
+        self.make_room(entry, &name)?;
+        let text = outcome.to_json();
+        self.rejected
             .replace(&name, &self.temporary(), text.as_bytes())
     }
 
