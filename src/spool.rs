@@ -220,7 +220,6 @@ impl Spool {
     /// What a daemon that ended has left in `processing/`.
     pub fn left_behind(&self) -> Result<Left, Failure> {
         let mut left = Left::default();
-        let mut has_rejected = false;
         for (name, _) in self.processing.names()? {
             if name.as_bytes().starts_with(REMOVED.as_bytes()) {
                 // What can't be removed still is no reason not to start.
@@ -232,9 +231,6 @@ impl Spool {
             };
             let entry = name.to_string_lossy().to_string();
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
-                has_rejected |= outcome.outcome == Verdict::Rejected;
-                // After a power cut one of its two files can be whole and the other not.
-                let _ = self.write_rejected(&entry, &outcome);
                 left.settled.push((entry, outcome));
                 continue;
             }
@@ -246,9 +242,6 @@ impl Spool {
                 place: Place::Processing,
                 is_overdue: false,
             });
-        }
-        if has_rejected {
-            self.sync()?;
         }
         left.claimed.sort_by(in_order);
         Ok(left)
@@ -499,26 +492,24 @@ impl Spool {
         }
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name. That of a
-    /// rejected one also, and first, where the drop will be kept.
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name.
     pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
-        self.write_rejected(&claimed.entry, outcome)?;
         failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
-        let name = format!("{}.json", claimed.entry);
-        let text = outcome.to_json();
+        let (name, text) = (format!("{}.json", claimed.entry), outcome.to_json());
         self.outcomes
-            .replace(&name, &self.temporary(), text.as_bytes())
+            .replace(&name, &self.temporary(), text.as_bytes())?;
+        if outcome.outcome == Verdict::Rejected {
+            // Where that fails, putting the drop away fails as well, and is tried again.
+            let _ = self.write_rejected(&claimed.entry, &text);
+        }
+        Ok(())
     }
 
-    /// Writes the outcome of a rejected drop where the drop will be kept; of others nothing.
-    fn write_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
-        if outcome.outcome != Verdict::Rejected {
-            return Ok(());
-        }
+    /// Writes the outcome of a rejected drop where the drop will be kept.
+    fn write_rejected(&self, entry: &str, text: &str) -> Result<(), Failure> {
         let (name, path) = (format!("{entry}.json"), self.rejected.path());
         failpoint::at("reject").map_err(|e| Failure::new("rejecting", path, e))?;
         self.make_room(entry, &name)?;
-        let text = outcome.to_json();
         self.rejected
             .replace(&name, &self.temporary(), text.as_bytes())
     }
@@ -540,11 +531,7 @@ impl Spool {
     /// `entry` is the drop's name in `processing/`.
     pub fn put_away(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
         match outcome.outcome {
-            Verdict::Rejected => {
-                let path = self.rejected.path();
-                failpoint::at("reject-drop").map_err(|e| Failure::new("rejecting", path, e))?;
-                self.processing.rename(entry, &self.rejected, entry)
-            }
+            Verdict::Rejected => self.keep_rejected(entry, outcome),
             Verdict::Published | Verdict::Unchanged => self.remove(entry),
         }
     }
@@ -562,6 +549,21 @@ impl Spool {
         }
         failpoint::at("remove-image").map_err(failure)?;
         processing.remove_tree(removed)
+    }
+
+    fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
+        let text = outcome.to_json();
+        let written = self
+            .rejected
+            .read(format!("{entry}.json"), outcome::MAX_SIZE)?;
+        // It could not be written before, or a power cut has torn it.
+        if written.as_deref() != Some(text.as_bytes()) {
+            self.write_rejected(entry, &text)?;
+            self.sync()?;
+        }
+        let path = self.rejected.path();
+        failpoint::at("reject-drop").map_err(|e| Failure::new("rejecting", path, e))?;
+        self.processing.rename(entry, &self.rejected, entry)
     }
 
     /// Renames a drop of this name that was rejected before, and its outcome.

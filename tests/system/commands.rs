@@ -13,7 +13,7 @@ use notify::Watcher as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text};
+use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const SUBMIT: &[&str] = &[
@@ -363,6 +363,7 @@ error: missing key `files.linux.sha256`
     assert!(log.contains("reason=bad-manifest"), "{log}");
     let logged = daemon.log.join("\n");
     assert!(logged.contains(expected), "{logged}");
+    wait_for_names(&world.spool.join("rejected"), &["bad", "bad.json"]);
     assert_eq!(world.names("rejected"), ["bad", "bad.json"], "{world}");
     let kept = fs::read_to_string(world.spool.join("rejected/bad/manifest.toml")).unwrap();
     assert_eq!(kept, bad);

@@ -8,7 +8,8 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::world::{
-    Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, snapshot, test, text, walk,
+    Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, snapshot, test, text,
+    wait_for_names, walk,
 };
 
 const TARGET: &str = "amd64/generic/bookworm/install";
@@ -277,6 +278,7 @@ fn goes_every_way(spool: &Path, tree: &Path) {
     });
     daemon.wait_for_drop("lies");
     world.assert_outcome("lies", "rejected checksum-mismatch");
+    wait_for_names(&spool.join("processing"), &[]);
     assert!(spool.join("rejected/lies/image/a").is_file(), "{world}");
     assert_eq!(before, snapshot(&tree.join("amd64")), "{world}");
     daemon.stop();

@@ -14,7 +14,9 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, walk};
+use crate::world::{
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, wait_for_names, walk,
+};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -244,6 +246,7 @@ fn disk_is_full() {
         |daemon| {
             world.drop_image("small", OTHER, &[("linux", b"1")]);
             see(daemon, "drop=\"small\"");
+            wait_for_names(&world.spool.join("processing"), &["big"]);
             assert_eq!(world.names("processing"), ["big"], "{world}");
             disk.remount("size=64m");
         },

@@ -228,7 +228,7 @@ impl World {
     /// Nothing is on its way, and nothing was left behind: what has to be so whenever the daemon
     /// has nothing to do. A drop may go a moment after its outcome was written.
     pub fn assert_at_rest(&self) {
-        wait_until_empty(&self.spool.join("processing"));
+        wait_for_names(&self.spool.join("processing"), &[]);
         assert_eq!(self.names("processing"), Vec::<String>::new(), "{self}");
         let staging = self.tree.join(".netboot-publisher/staging");
         assert_eq!(names(&staging), Vec::<String>::new(), "{self}");
@@ -401,13 +401,13 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until nothing is in a directory any more, or for longer than anything takes.
-fn wait_until_empty(directory: &Path) {
+/// Waits until these names are all that is in a directory, or for longer than anything takes.
+pub fn wait_for_names(directory: &Path, expected: &[&str]) {
     let (sender, events) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(sender).expect("watching a directory");
     notify::Watcher::watch(&mut watcher, directory, notify::RecursiveMode::NonRecursive)
         .expect("watching a directory");
-    while !names(directory).is_empty() && events.recv_timeout(PATIENCE).is_ok() {}
+    while names(directory) != expected && events.recv_timeout(PATIENCE).is_ok() {}
 }
 
 /// The smallest manifest for a target.
