@@ -23,7 +23,7 @@ use crate::moment::Moment;
 use crate::outcome::{Outcome, Verdict};
 use crate::publish::{self, Checked, Committed, Decided, Postponed, Settled, Start, Workshop};
 use crate::settings::{Retention, SpoolSettings};
-use crate::spool::{Left, Peeked, Ready, Scan, Seen};
+use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
 use crate::staging::Pointers;
 use crate::target::Target;
 use crate::troubles::Troubles;
@@ -88,10 +88,9 @@ pub struct Publisher {
     decided: Vec<Decided>,
     /// When those will be committed, whatever else is being worked on.
     gathering: Option<Instant>,
-    /// Drops with their outcome that are to be put away.
-    settled: Vec<Settled>,
+    leaving: Vec<Leaving>,
     /// Those that could not be put away.
-    stuck: Vec<Settled>,
+    stuck: Vec<Leaving>,
     troubles: Troubles,
     postponed: Vec<(Seen, Option<Target>)>,
     /// When vacuum has something to do for which target.
@@ -144,7 +143,7 @@ enum Work {
     Committed(Pointers, Committed),
     Vacuumed(Pointers, Vec<(Target, Result<Option<Moment>, Fault>)>),
     Expired(Result<Option<Moment>, Failure>),
-    PutAway(Vec<(Settled, Result<(), Failure>)>),
+    PutAway(Vec<(Leaving, Result<(), Failure>)>),
 }
 
 impl Publisher {
@@ -189,23 +188,17 @@ impl Publisher {
             }
         }
         let left = shop.spool.left_behind();
-        let Left { claimed, settled } = left.context("looking for claimed drops")?;
-        let count = claimed.len() + settled.len();
+        let Left { claimed, leaving } = left.context("looking for claimed drops")?;
+        let count = claimed.len() + leaving.len();
         if leftovers > 0 || count > 0 {
             tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
         }
-        let claimed_names = claimed.iter().map(Seen::entry);
-        let settled_names = settled.iter().map(|(entry, _)| entry.as_str());
         let hand = Hand::Claimed {
             another_waits: false,
         };
-        let names = claimed_names.chain(settled_names);
+        let leaving_names = leaving.iter().map(|drop| drop.entry.as_str());
+        let names = claimed.iter().map(Seen::entry).chain(leaving_names);
         let hands = names.map(|entry| (entry.to_string(), hand)).collect();
-        let settle = |(entry, outcome)| Settled {
-            has_replaced: false,
-            entry,
-            outcome,
-        };
         Ok(Self {
             hands,
             seen: claimed.into(),
@@ -222,7 +215,7 @@ impl Publisher {
             admitted: HashSet::new(),
             decided: Vec::new(),
             gathering: None,
-            settled: settled.into_iter().map(settle).collect(),
+            leaving,
             stuck: Vec::new(),
             troubles,
             postponed: Vec::new(),
@@ -271,7 +264,8 @@ impl Publisher {
             if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
                 for (settled, took) in committed.settled {
                     report(&settled.outcome, took);
-                    self.settled.push(settled);
+                    self.leaving
+                        .push(Leaving::new(settled.entry, settled.outcome));
                 }
             }
         }
@@ -536,12 +530,12 @@ impl Publisher {
                 };
             }
             Work::PutAway(drops) => {
-                for (settled, result) in drops {
+                for (drop, result) in drops {
                     match result {
-                        Ok(()) => self.let_go(&settled.entry),
+                        Ok(()) => self.let_go(&drop.entry),
                         Err(failure) => {
-                            self.troubles.meet(&settled.entry, &failure.into());
-                            self.stuck.push(settled);
+                            self.troubles.meet(&drop.entry, &failure.into());
+                            self.stuck.push(drop);
                         }
                     }
                 }
@@ -686,7 +680,8 @@ impl Publisher {
                 let due = Moment::now().later(self.retention.min_age);
                 self.vacuum_at(due, target.clone());
             }
-            self.settled.push(settled);
+            let Settled { entry, outcome, .. } = settled;
+            self.leaving.push(Leaving::new(entry, outcome));
             self.advance(target);
         }
     }
@@ -734,21 +729,21 @@ impl Publisher {
     /// inodes among many that were freed a moment ago.
     fn put_away(&mut self) {
         let is_busy = self.running.light > 0 || !self.ready.is_empty() || !self.decided.is_empty();
-        let bytes = |settled: &Settled| settled.outcome.image.as_ref().map_or(0, |i| i.bytes);
-        let is_much = || self.settled.iter().map(bytes).sum::<u64>() > MAX_PUT_OFF_BYTES;
-        if self.settled.is_empty() || is_busy && self.settled.len() < MAX_PUT_OFF && !is_much() {
+        let bytes = || self.leaving.iter().map(|drop| drop.bytes).sum::<u64>();
+        let is_much = || self.leaving.len() >= MAX_PUT_OFF || bytes() > MAX_PUT_OFF_BYTES;
+        if self.leaving.is_empty() || is_busy && !is_much() {
             return;
         }
         self.begin_to_put_away();
     }
 
     fn begin_to_put_away(&mut self) {
-        let batch = std::mem::take(&mut self.settled);
+        let batch = std::mem::take(&mut self.leaving);
         let shop = Arc::clone(&self.shop);
         self.work.spawn_blocking(move || {
-            let put_away = |settled: Settled| {
-                let result = shop.spool.put_away(&settled.entry, &settled.outcome);
-                (settled, result)
+            let put_away = |drop: Leaving| {
+                let result = shop.spool.put_away(&drop);
+                (drop, result)
             };
             let is_worth_it = batch.len() > MANY;
             Work::PutAway(crew::map(batch, is_worth_it, put_away))
@@ -767,7 +762,7 @@ impl Publisher {
                 None => self.seen.push_front(seen),
             }
         }
-        self.settled.append(&mut self.stuck);
+        self.leaving.append(&mut self.stuck);
     }
 
     /// Behind a backlog that is known, another look can wait: what is new comes after it.

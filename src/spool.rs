@@ -151,8 +151,32 @@ pub struct Scan {
 pub struct Left {
     /// To be taken up again, in the order in which they were claimed.
     pub claimed: Vec<Seen>,
-    /// Those that have their outcome, by their name in `processing/`: to be put away.
-    pub settled: Vec<(String, Outcome)>,
+    /// To be put away.
+    pub leaving: Vec<Leaving>,
+}
+
+/// A drop that has its outcome, and is to be put away.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Its name in `processing/`.
+    pub entry: String,
+    /// The outcome of a rejected one, which is kept beside it; any other is removed.
+    pub rejected: Option<Outcome>,
+    /// Of its image.
+    pub bytes: u64,
+}
+
+impl Leaving {
+    /// The drop `entry` whose outcome this is.
+    pub fn new(entry: String, outcome: Outcome) -> Self {
+        let bytes = outcome.image.as_ref().map_or(0, |image| image.bytes);
+        let rejected = (outcome.outcome == Verdict::Rejected).then_some(outcome);
+        Self {
+            entry,
+            rejected,
+            bytes,
+        }
+    }
 }
 
 /// What a drop holds, as far as its manifest says.
@@ -221,17 +245,20 @@ impl Spool {
     pub fn left_behind(&self) -> Result<Left, Failure> {
         let mut left = Left::default();
         for (name, _) in self.processing.names()? {
-            if name.as_bytes().starts_with(REMOVED.as_bytes()) {
-                // What can't be removed still is no reason not to start.
-                let _ = self.processing.remove_tree(&name);
-                continue;
-            }
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
             let entry = name.to_string_lossy().to_string();
+            if let Some(entry) = entry.strip_prefix(REMOVED) {
+                left.leaving.push(Leaving {
+                    entry: entry.to_string(),
+                    rejected: None,
+                    bytes: 0,
+                });
+                continue;
+            }
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
-                left.settled.push((entry, outcome));
+                left.leaving.push(Leaving::new(entry, outcome));
                 continue;
             }
             left.claimed.push(Seen {
@@ -527,12 +554,10 @@ impl Spool {
     }
 
     /// Removes a drop that has its outcome; one that was rejected is kept beside it.
-    ///
-    /// `entry` is the drop's name in `processing/`.
-    pub fn put_away(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
-        match outcome.outcome {
-            Verdict::Rejected => self.keep_rejected(entry, outcome),
-            Verdict::Published | Verdict::Unchanged => self.remove(entry),
+    pub fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
+        match &drop.rejected {
+            Some(outcome) => self.keep_rejected(&drop.entry, outcome),
+            None => self.remove(&drop.entry),
         }
     }
 

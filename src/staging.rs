@@ -342,9 +342,11 @@ impl Pointers {
     /// One of the things that could not be removed; the others are gone all the same.
     pub fn empty_staging(&mut self) -> Result<(), Failure> {
         let folder = &self.0.folder;
-        let failed = |(name, _)| folder.remove_tree(name).err();
-        let failure = folder.names()?.into_iter().filter_map(failed).next_back();
-        failure.map_or(Ok(()), Err)
+        let mut result = Ok(());
+        for (name, _) in folder.names()? {
+            result = folder.remove_tree(name).and(result);
+        }
+        result
     }
 
     /// Removes a generation that isn't current: the record first, then the rest in one step.
