@@ -85,6 +85,8 @@ pub struct Settled {
     /// Its name in `processing/`.
     pub entry: String,
     pub outcome: Outcome,
+    /// What keeps it from being put away, for now.
+    pub trouble: Option<Failure>,
 }
 
 /// What a commit has done.
@@ -371,24 +373,23 @@ pub fn commit(batch: Vec<Decided>, pointers: &mut Pointers, spool: &Spool) -> Co
     let mut written = Vec::new();
     for (decided, outcome, result) in crew::map(batch, is_worth_it, write) {
         match result {
-            Ok(()) => written.push((decided, outcome)),
+            Ok(trouble) => written.push((decided, outcome, trouble)),
             Err(failure) => committed.postpone(&decided, failure),
         }
     }
     // Before a drop goes, its outcome has to be durable.
     if let Some(Err(failure)) = (!written.is_empty()).then(|| spool.sync()) {
-        for (decided, _) in written.drain(..) {
+        for (decided, ..) in written.drain(..) {
             committed.postpone(&decided, failure.again());
         }
     }
-    for (decided, outcome) in written {
-        let entry = decided.claimed.entry().to_string();
+    for (decided, outcome, trouble) in written {
         let took = decided.started.elapsed();
-        let has_replaced = decided.has_replaced();
         let settled = Settled {
-            has_replaced,
-            entry,
+            has_replaced: decided.has_replaced(),
+            entry: decided.claimed.entry().to_string(),
             outcome,
+            trouble,
         };
         committed.settled.push((settled, took));
     }

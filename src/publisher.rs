@@ -680,7 +680,15 @@ impl Publisher {
                 let due = Moment::now().later(self.retention.min_age);
                 self.vacuum_at(due, target.clone());
             }
-            let Settled { entry, outcome, .. } = settled;
+            let Settled {
+                entry,
+                outcome,
+                trouble,
+                ..
+            } = settled;
+            if let Some(failure) = trouble {
+                self.troubles.meet(&entry, &failure.into());
+            }
             self.leaving.push(Leaving::new(entry, outcome));
             self.advance(target);
         }

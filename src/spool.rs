@@ -519,17 +519,23 @@ impl Spool {
         }
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name.
-    pub fn write_outcome(&self, claimed: &Claimed, outcome: &Outcome) -> Result<(), Failure> {
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name; that of a
+    /// rejected one also where the drop will be kept.
+    ///
+    /// Returns why the latter was not possible: putting the drop away tries it again.
+    pub fn write_outcome(
+        &self,
+        claimed: &Claimed,
+        outcome: &Outcome,
+    ) -> Result<Option<Failure>, Failure> {
         failpoint::at("outcome").map_err(|e| Failure::new("writing", self.outcomes.path(), e))?;
         let (name, text) = (format!("{}.json", claimed.entry), outcome.to_json());
         self.outcomes
             .replace(&name, &self.temporary(), text.as_bytes())?;
-        if outcome.outcome == Verdict::Rejected {
-            // Where that fails, putting the drop away fails as well, and is tried again.
-            let _ = self.write_rejected(&claimed.entry, &text);
+        if outcome.outcome != Verdict::Rejected {
+            return Ok(None);
         }
-        Ok(())
+        Ok(self.write_rejected(&claimed.entry, &text).err())
     }
 
     /// Writes the outcome of a rejected drop where the drop will be kept.
