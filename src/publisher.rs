@@ -434,7 +434,8 @@ impl Publisher {
             .into_iter()
             .partition(|target| self.lines.contains_key(target));
         if !busy.is_empty() {
-            self.vacuums.insert(now.later(Duration::from_secs(1)), busy);
+            let later = now.later(Duration::from_secs(1));
+            self.vacuums.entry(later).or_default().extend(busy);
         }
         let retention = self.retention.clone();
         self.work.spawn_blocking(move || {
@@ -465,12 +466,7 @@ impl Publisher {
             Work::Scanned(scan) => self.take_scan(scan)?,
             Work::Peeked(drops, rest) => {
                 self.running.peek = false;
-                for (seen, line) in rest.into_iter().rev() {
-                    match line {
-                        Some(target) => self.recalled.push_front((seen, target)),
-                        None => self.seen.push_front(seen),
-                    }
-                }
+                self.take_back(rest);
                 for (seen, line, peeked) in drops {
                     self.take_peeked(seen, line, peeked);
                 }
@@ -486,7 +482,10 @@ impl Publisher {
             }
             Work::Decided(target, decided) => {
                 self.running.heavy -= 1;
-                self.take_decided(Some(target), decided);
+                match decided {
+                    Ok(decided) => self.gather(decided),
+                    Err(postponed) => self.postpone(Some(target), postponed),
+                }
             }
             Work::Committed(pointers, committed) => {
                 self.pointers = Some(pointers);
@@ -655,13 +654,6 @@ impl Publisher {
         }
     }
 
-    fn take_decided(&mut self, target: Option<Target>, decided: Result<Decided, Postponed>) {
-        match decided {
-            Ok(decided) => self.gather(decided),
-            Err(postponed) => self.postpone(target, postponed),
-        }
-    }
-
     fn gather(&mut self, decided: Decided) {
         self.decided.push(decided);
         self.gathering
@@ -763,14 +755,23 @@ impl Publisher {
             return;
         }
         self.wants_scan = true;
+        let postponed = std::mem::take(&mut self.postponed);
+        self.take_back(postponed);
+        self.leaving.append(&mut self.stuck);
+    }
+
+    /// Drops whose manifest is to be read again come before all others, in their order.
+    fn take_back(
+        &mut self,
+        drops: impl IntoIterator<IntoIter: DoubleEndedIterator<Item = (Seen, Option<Target>)>>,
+    ) {
         // From the last to the first, each to the front: the first is first again.
-        for (seen, target) in std::mem::take(&mut self.postponed).into_iter().rev() {
-            match target {
-                Some(target) => self.recalled.push_back((seen, target)),
+        for (seen, line) in drops.into_iter().rev() {
+            match line {
+                Some(target) => self.recalled.push_front((seen, target)),
                 None => self.seen.push_front(seen),
             }
         }
-        self.leaving.append(&mut self.stuck);
     }
 
     /// Behind a backlog that is known, another look can wait: what is new comes after it.

@@ -304,10 +304,13 @@ impl Spool {
         }
         let mut scan = Scan::default();
         self.incoming.each(|name, kind| {
+            if name.as_bytes().starts_with(b".") {
+                return ControlFlow::Continue(());
+            }
             let entry = entry_for(name);
             if known.contains(&entry) {
                 scan.known.push(entry);
-            } else if !name.as_bytes().starts_with(b".") {
+            } else {
                 self.scan_drop(name, entry, kind, now, arrivals, &mut scan);
             }
             ControlFlow::Continue(())
@@ -334,10 +337,7 @@ impl Spool {
         let completion = match kind {
             Kind::Dir => self.completion(name, arrivals),
             // It is none, and never will be.
-            _ => match self.incoming.stat(name) {
-                Ok(Some(stat)) => Completion::At(stat.changed),
-                _ => Completion::Gone,
-            },
+            _ => self.as_it_is(name),
         };
         let (completed, is_overdue) = match completion {
             // It may have come while this scan was under way, and one that came before it may have
@@ -483,16 +483,14 @@ impl Spool {
         let (mut hidden, mut unexpected) = (0, None);
         drop.each(|name, _| {
             // A name with a dot is an editor's or an NFS server's, and there are few.
-            if name.as_bytes().starts_with(b".") {
-                hidden += 1;
-            } else if name == manifest::FILE || name == IMAGE {
+            let is_hidden = name.as_bytes().starts_with(b".");
+            hidden += usize::from(is_hidden);
+            let is_ours = name == manifest::FILE || name == IMAGE;
+            if is_ours || (is_hidden && hidden <= MAX_HIDDEN) {
                 return ControlFlow::Continue(());
             }
-            if hidden > MAX_HIDDEN || !name.as_bytes().starts_with(b".") {
-                unexpected = Some(quoted(&name.to_string_lossy()));
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
+            unexpected = Some(quoted(&name.to_string_lossy()));
+            ControlFlow::Break(())
         })?;
         if let Some(name) = unexpected {
             let detail = format!(
@@ -668,19 +666,23 @@ impl Spool {
         drop.changed.age() >= self.settings.incomplete_timeout
     }
 
-    fn completion(&self, name: &OsStr, arrivals: &Arrivals) -> Completion {
-        // What can't be looked into is taken for complete: to claim it says what is wrong with it.
-        let unknown = || match self.incoming.stat(name) {
+    /// For a name that nobody has to be waited for: complete since it changed last.
+    fn as_it_is(&self, name: &OsStr) -> Completion {
+        match self.incoming.stat(name) {
             Ok(Some(stat)) => Completion::At(stat.changed),
             _ => Completion::Gone,
-        };
+        }
+    }
+
+    fn completion(&self, name: &OsStr, arrivals: &Arrivals) -> Completion {
+        // What can't be looked into is taken for complete: to claim it says what is wrong with it.
         let dir = match self.incoming.dir(name) {
             Ok(Some(dir)) => dir,
             Ok(None) => return Completion::Gone,
-            Err(_) => return unknown(),
+            Err(_) => return self.as_it_is(name),
         };
         let (Ok(drop), Ok(manifest)) = (dir.stat_self(), dir.stat(manifest::FILE)) else {
-            return unknown();
+            return self.as_it_is(name);
         };
         let Some(manifest) = manifest else {
             return Completion::Since(drop.changed);

@@ -228,19 +228,10 @@ fn wait_until(folder: &Path, holds: impl Fn() -> bool) {
     }
 }
 
-fn disk_is_full() {
-    // Files of one byte each take a page each: their sizes alone would fit.
-    const FILES: usize = 3_000;
-    let disk = FileSystem::tmpfs("8m");
-    let dir = tempfile::tempdir().unwrap();
-    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
-    world.drop_with("big", &manifest(TARGET), |image| {
-        for number in 0..FILES {
-            fs::write(image.join(number.to_string()), "x").unwrap();
-        }
-    });
+/// The drop `big` waits while another is published, until there is more room on the disk.
+fn waits_for_room(world: &World, disk: &FileSystem, message: &'static str) {
     let start = || world.daemon();
-    let mut trouble = Trouble::new(&world, "No space left on device", &start);
+    let mut trouble = Trouble::new(world, message, &start);
     trouble.is_waited_out();
     trouble.is_overcome(
         |daemon| {
@@ -252,6 +243,20 @@ fn disk_is_full() {
         },
         &[("big", "published"), ("small", "published")],
     );
+}
+
+fn disk_is_full() {
+    // Files of one byte each take a page each: their sizes alone would fit.
+    const FILES: usize = 3_000;
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    world.drop_with("big", &manifest(TARGET), |image| {
+        for number in 0..FILES {
+            fs::write(image.join(number.to_string()), "x").unwrap();
+        }
+    });
+    waits_for_room(&world, &disk, "No space left on device");
     assert_eq!(names(&world.published(TARGET)).len(), FILES);
 }
 
@@ -261,17 +266,7 @@ fn room_is_kept_free() {
     let settings = SETTINGS.replace("\"0B\"", "\"4MiB\"");
     let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, &settings);
     world.drop_image("big", TARGET, &[("linux", &[7; 5 << 20])]);
-    let start = || world.daemon();
-    let mut trouble = Trouble::new(&world, "limits.min_free_space", &start);
-    trouble.is_waited_out();
-    trouble.is_overcome(
-        |daemon| {
-            world.drop_image("small", OTHER, &[("linux", b"1")]);
-            see(daemon, "drop=\"small\"");
-            disk.remount("size=64m");
-        },
-        &[("big", "published"), ("small", "published")],
-    );
+    waits_for_room(&world, &disk, "limits.min_free_space");
 }
 
 fn spool_is_full() {
