@@ -15,8 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::crew::Progress;
 use crate::daemon;
 use crate::excerpt::InputError;
+use crate::fault::Verdict;
 use crate::manifest;
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::Outcome;
 use crate::settings::{DEFAULT_PATH, Settings};
 use crate::status::Status;
 use crate::submit;
@@ -259,19 +260,16 @@ fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
         .as_ref()
         .map(ToString::to_string)
         .unwrap_or_default();
-    let verdict = match outcome.outcome {
-        Verdict::Published => "published",
-        Verdict::Unchanged => "unchanged",
-        Verdict::Rejected => {
-            let reason = outcome
-                .reason
-                .map(|reason| reason.to_string())
-                .unwrap_or_default();
-            let detail = outcome.detail.as_deref().unwrap_or_default();
-            let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
-            return Ok(ExitCode::from(REJECTED));
-        }
-    };
+    let verdict = outcome.outcome;
+    if verdict == Verdict::Rejected {
+        let reason = outcome
+            .reason
+            .map(|reason| reason.to_string())
+            .unwrap_or_default();
+        let detail = outcome.detail.as_deref().unwrap_or_default();
+        let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
+        return Ok(ExitCode::from(REJECTED));
+    }
     let generation = outcome
         .image
         .as_ref()

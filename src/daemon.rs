@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::crew::Progress;
+use crate::news::Listeners;
 use crate::publish::Workshop;
 use crate::publisher::Publisher;
 use crate::settings::{self, Settings};
@@ -56,7 +57,9 @@ async fn publish(
         tree,
         limits,
         retention,
+        ..
     } = settings;
+    let listeners = Listeners::default();
     let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
     let recover = move || -> anyhow::Result<Publisher> {
         let opened = Spool::open(&spool).context("opening the spool")?;
@@ -76,7 +79,8 @@ async fn publish(
             limits,
             progress: Progress::default(),
         };
-        Publisher::recover(Arc::new(shop), pointers, watch, spool, retention)
+        let shop = Arc::new(shop);
+        Publisher::recover(shop, pointers, watch, listeners, spool, retention)
     };
     let publisher = tokio::task::spawn_blocking(recover)
         .await

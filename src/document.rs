@@ -103,6 +103,33 @@ impl<'i> Table<'_, 'i> {
         self.sub_table(key_span, key, value, read)
     }
 
+    /// Every table of the array of tables `key` (`[[key]]`): `read` takes what it knows from each.
+    pub fn tables<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Table<'_, 'i>) -> T,
+    ) -> Vec<T> {
+        let Some((key_span, value)) = self.take(key) else {
+            return Vec::new();
+        };
+        let span = value.span();
+        let DeValue::Array(tables) = value.into_inner() else {
+            let problem = format!("invalid {}", self.named(key));
+            self.complain(span, problem, format!("expected tables, each `[[{key}]]`"));
+            return Vec::new();
+        };
+        let tables = tables.into_iter().filter_map(|table| {
+            // The header of this very table, where it has one.
+            let span = if table.span().is_empty() {
+                key_span.clone()
+            } else {
+                table.span()
+            };
+            self.sub_table(span, key, table, &mut read)
+        });
+        tables.collect()
+    }
+
     /// Every remaining key with the sub-table it names.
     pub fn each_table<T>(&mut self, mut read: impl FnMut(&str, &mut Table<'_, 'i>) -> T) -> Vec<T> {
         let rest = std::mem::take(&mut self.rest);
@@ -180,6 +207,15 @@ impl<'i> Table<'_, 'i> {
 /// A text; `what` says what it should have been.
 pub fn text<'v>(value: &'v DeValue<'_>, what: &str) -> Result<&'v str, Expected> {
     value.as_str().ok_or_else(|| what.to_string())
+}
+
+/// A list of texts; `what` says what it should have been.
+pub fn texts(value: &DeValue<'_>, what: &str) -> Result<Vec<String>, Expected> {
+    let list = value.as_array().ok_or_else(|| what.to_string())?;
+    let texts = list
+        .iter()
+        .map(|value| text(value.get_ref(), what).map(String::from));
+    texts.collect()
 }
 
 /// A whole number that is not negative and at most `max`.

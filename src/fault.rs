@@ -4,6 +4,44 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+/// What became of a drop, in a word. The words are part of the outcome's format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// What it asked for is current now.
+    Published,
+    /// It was current already.
+    Unchanged,
+    /// The target was taken out of the tree.
+    Withdrawn,
+    Rejected,
+}
+
+impl Verdict {
+    pub const ALL: [Self; 4] = [
+        Self::Published,
+        Self::Unchanged,
+        Self::Withdrawn,
+        Self::Rejected,
+    ];
+
+    /// The word that stands in an outcome and in a log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Unchanged => "unchanged",
+            Self::Withdrawn => "withdrawn",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,6 +73,12 @@ pub enum Reason {
     TooDeep,
     /// Something that the daemon did not publish stands where the pointer belongs.
     TargetOccupied,
+    /// The current generation is not the one that the drop replaces.
+    Conflict,
+    /// There is nothing to roll back or to withdraw.
+    UnknownTarget,
+    /// The generation to go back to is not kept any more.
+    UnknownGeneration,
 }
 
 impl fmt::Display for Reason {

@@ -46,6 +46,7 @@
 //! | 6 | [`watch`] | events of the kernel: "look again" |
 //! | 6 | [`troubles`] | what has to wait, and when to try again |
 //! | 6 | [`submit`] | a drop made from a directory |
+//! | 6 | [`news`] | what became of drops, for whoever wants to know |
 //! | 7 | [`publisher`] | the one task that owns the tree |
 //! | 8 | [`daemon`] | opening, signals, the end |
 //! | 9 | [`cli`] | the commands |
@@ -74,6 +75,7 @@ pub mod image;
 pub mod listing;
 pub mod manifest;
 pub mod moment;
+pub mod news;
 pub mod outcome;
 pub mod publish;
 pub mod publisher;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Importer;
 use crate::digest::Digest;
-use crate::fault::Reason;
+use crate::fault::{Reason, Verdict};
 use crate::generation::GenerationName;
 use crate::moment::Moment;
 use crate::target::Target;
@@ -46,14 +46,6 @@ pub struct Published {
     pub files: usize,
     /// All files' bytes together.
     pub bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Published,
-    Unchanged,
-    Rejected,
 }
 
 impl Outcome {

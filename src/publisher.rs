@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::crew;
 use crate::fault::{Failure, Fault};
 use crate::moment::Moment;
-use crate::outcome::{Outcome, Verdict};
+use crate::news::{Listeners, News};
+use crate::outcome::Outcome;
 use crate::publish::{self, Checked, Committed, Decided, Postponed, Settled, Start, Workshop};
 use crate::settings::{Retention, SpoolSettings};
 use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
@@ -69,6 +70,7 @@ pub struct Publisher {
     /// `None` while a commit or a vacuum has them.
     pointers: Option<Pointers>,
     watch: Watch,
+    listeners: Listeners,
     settings: SpoolSettings,
     retention: Retention,
     work: JoinSet<Work>,
@@ -157,6 +159,7 @@ impl Publisher {
         shop: Arc<Workshop>,
         mut pointers: Pointers,
         watch: Watch,
+        listeners: Listeners,
         settings: SpoolSettings,
         retention: Retention,
     ) -> anyhow::Result<Self> {
@@ -205,6 +208,7 @@ impl Publisher {
             shop,
             pointers: Some(pointers),
             watch,
+            listeners,
             settings,
             retention,
             work: JoinSet::new(),
@@ -263,7 +267,7 @@ impl Publisher {
         while let Some(ended) = self.work.join_next().await {
             if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
                 for (settled, took) in committed.settled {
-                    report(&settled.outcome, took);
+                    self.report(&settled.outcome, took);
                     self.leaving
                         .push(Leaving::new(settled.entry, settled.outcome));
                 }
@@ -665,9 +669,8 @@ impl Publisher {
             self.postpone(target, postponed);
         }
         for (settled, took) in committed.settled {
-            let outcome = &settled.outcome;
-            report(outcome, took);
-            let target = outcome.target.clone();
+            self.report(&settled.outcome, took);
+            let target = settled.outcome.target.clone();
             if let (true, Some(target)) = (settled.has_replaced, &target) {
                 let due = Moment::now().later(self.retention.min_age);
                 self.vacuum_at(due, target.clone());
@@ -684,6 +687,14 @@ impl Publisher {
             self.leaving.push(Leaving::new(entry, outcome));
             self.advance(target);
         }
+    }
+
+    fn report(&self, outcome: &Outcome, took: Duration) {
+        log(outcome, took);
+        self.listeners.tell(News {
+            outcome: outcome.clone(),
+            took,
+        });
     }
 
     /// A target is free: the next drop in its line may go on.
@@ -829,7 +840,7 @@ fn instant(moment: Moment) -> Instant {
 }
 
 /// The one line about an outcome.
-fn report(outcome: &Outcome, took: Duration) {
+fn log(outcome: &Outcome, took: Duration) {
     let Outcome {
         drop,
         target,
@@ -843,11 +854,6 @@ fn report(outcome: &Outcome, took: Duration) {
             let generation = image.generation.as_ref().map(tracing::field::display);
             let bytes = bytesize::ByteSize(image.bytes);
             let (files, took) = (image.files, humantime::format_duration(round(took)));
-            let verdict = if verdict == Verdict::Published {
-                "published"
-            } else {
-                "unchanged"
-            };
             tracing::info!(target, generation, drop, importer, files, %bytes, %took, "{verdict}");
         }
         (None, _) => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::de::DeValue;
 
-use crate::document::{self, Expected, Table, number, text};
+use crate::document::{self, Expected, Table, number, text, texts};
 use crate::excerpt::InputError;
+use crate::fault::Verdict;
 
 /// Where the configuration is looked for when nobody says where.
 pub const DEFAULT_PATH: &str = "/etc/netboot-publisher/config.toml";
@@ -19,6 +20,12 @@ pub struct Settings {
     pub tree: TreeSettings,
     pub limits: Limits,
     pub retention: Retention,
+    pub swap: SwapSettings,
+    pub tftp: TftpSettings,
+    pub boot_configs: Vec<BootConfig>,
+    pub hooks: Vec<Hook>,
+    pub metrics: MetricsSettings,
+    pub log: LogSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +47,10 @@ pub enum Watch {
     Auto,
     /// Nothing but the rescan: for file systems that send no events.
     Poll,
+}
+
+impl Watch {
+    const WORDS: &[(&str, Self)] = &[("auto", Self::Auto), ("poll", Self::Poll)];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +82,88 @@ pub struct Retention {
     pub keep: usize,
     /// None goes sooner than this after it stopped being current.
     pub min_age: Duration,
+}
+
+/// When a changed image takes the place of the current one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwapSettings {
+    /// When none of the current generation's files was in use for this long; zero: at once.
+    pub quiet_period: Duration,
+    /// After this long in any case.
+    pub max_delay: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct TftpSettings {
+    /// What the TFTP server calls `/`; `None`: the tree itself.
+    pub root: Option<PathBuf>,
+}
+
+/// A boot configuration that is rendered after each change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootConfig {
+    pub template: PathBuf,
+    /// Below the TFTP server's root.
+    pub output: PathBuf,
+}
+
+/// A program of the admin's that is run after an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// After which outcomes.
+    pub on: Vec<Verdict>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// It is ended when it runs longer.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct MetricsSettings {
+    /// Where the textfile collector of Prometheus looks; `None`: no metrics are written.
+    pub textfile: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// What is logged: this, and all that is more important.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The journal's own under systemd, and text elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+impl Default for SwapSettings {
+    fn default() -> Self {
+        Self {
+            quiet_period: Duration::from_secs(15),
+            max_delay: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Auto,
+        }
+    }
 }
 
 impl Default for SpoolSettings {
@@ -131,6 +224,20 @@ impl Settings {
             });
             top.table("limits", |table| settings.limits.take(table));
             top.table("retention", |table| settings.retention.take(table));
+            top.table("swap", |table| settings.swap.take(table));
+            top.table("tftp", |table| {
+                settings.tftp.take(table, &settings.tree.path);
+            });
+            let mut outputs = Vec::new();
+            let configs = top.tables("boot_config", |table| boot_config(table, &mut outputs));
+            settings.boot_configs = configs.into_iter().flatten().collect();
+            let hooks = top.tables("hook", hook);
+            settings.hooks = hooks.into_iter().flatten().collect();
+            top.table("metrics", |table| {
+                let textfile = table.optional("textfile", optional_path);
+                set(&mut settings.metrics.textfile, textfile);
+            });
+            top.table("log", |table| settings.log.take(table));
             Some(settings)
         })
     }
@@ -139,7 +246,10 @@ impl Settings {
 impl SpoolSettings {
     fn take(&mut self, table: &mut Table<'_, '_>) {
         set(&mut self.path, table.optional("path", path));
-        set(&mut self.watch, table.optional("watch", watch));
+        set(
+            &mut self.watch,
+            table.optional("watch", |value| word(value, Watch::WORDS)),
+        );
         set(
             &mut self.rescan_interval,
             table.optional("rescan_interval", interval),
@@ -201,6 +311,123 @@ impl Retention {
     }
 }
 
+impl SwapSettings {
+    fn take(&mut self, table: &mut Table<'_, '_>) {
+        set(
+            &mut self.quiet_period,
+            table.optional("quiet_period", duration),
+        );
+        set(&mut self.max_delay, table.optional("max_delay", duration));
+    }
+}
+
+impl TftpSettings {
+    fn take(&mut self, table: &mut Table<'_, '_>, tree: &Path) {
+        let root = table.optional("root", |value| match optional_path(value)? {
+            Some(root) if !tree.starts_with(&root) => Err(format!(
+                "`tree.path`, {}, or a folder above it",
+                tree.display()
+            )),
+            root => Ok(root),
+        });
+        set(&mut self.root, root);
+    }
+}
+
+impl LogSettings {
+    fn take(&mut self, table: &mut Table<'_, '_>) {
+        set(
+            &mut self.level,
+            table.optional("level", |value| word(value, LogLevel::WORDS)),
+        );
+        set(
+            &mut self.format,
+            table.optional("format", |value| word(value, LogFormat::WORDS)),
+        );
+    }
+}
+
+impl LogLevel {
+    /// Every level with the word for it.
+    pub const WORDS: &[(&str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl LogFormat {
+    /// Every format with the word for it.
+    pub const WORDS: &[(&str, Self)] = &[
+        ("auto", Self::Auto),
+        ("text", Self::Text),
+        ("json", Self::Json),
+    ];
+}
+
+/// `outputs` are those of the configurations before.
+fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<BootConfig> {
+    let template = table.required("template", path);
+    let output = table.required("output", |value| {
+        const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.`";
+        let output = path(value)?;
+        let is_plain = |part: std::path::Component<'_>| match part {
+            std::path::Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
+            _ => false,
+        };
+        if !output.components().all(is_plain) {
+            return Err(RULE.to_string());
+        }
+        if outputs.contains(&output) {
+            return Err("a path that no other `boot_config` has".to_string());
+        }
+        outputs.push(output.clone());
+        Ok(output)
+    });
+    Some(BootConfig {
+        template: template?,
+        output: output?,
+    })
+}
+
+fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
+    let on = table.required("on", |value| {
+        let words = Verdict::ALL
+            .map(|verdict| format!("\"{verdict}\""))
+            .join(", ");
+        let rule = format!("a list of {words}");
+        let verdict = |word: String| {
+            let mut known = Verdict::ALL.into_iter();
+            known
+                .find(|verdict| verdict.as_str() == word)
+                .ok_or_else(|| rule.clone())
+        };
+        match texts(value, &rule)? {
+            words if words.is_empty() => Err(rule.clone()),
+            words => words.into_iter().map(verdict).collect(),
+        }
+    });
+    let command = table.required("command", |value| {
+        const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
+        let command = texts(value, RULE)?;
+        let has_program = command.first().is_some_and(|path| path.starts_with('/'));
+        if !has_program || command.iter().any(|text| text.contains('\0')) {
+            return Err(RULE.to_string());
+        }
+        Ok(command)
+    });
+    let timeout = table
+        .optional("timeout", interval)
+        .unwrap_or(Duration::from_secs(30));
+    Some(Hook {
+        on: on?,
+        command: command?,
+        timeout,
+    })
+}
+
 fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
@@ -212,6 +439,14 @@ fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     match text(value, RULE)? {
         text if text.is_empty() || text.contains('\0') => Err(RULE.to_string()),
         text => Ok(text.into()),
+    }
+}
+
+/// An empty one stands for none.
+fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
+    match text(value, "a path")? {
+        "" => Ok(None),
+        _ => path(value).map(Some),
     }
 }
 
@@ -227,13 +462,18 @@ fn apart_from(spool: &Path, tree: PathBuf) -> Result<PathBuf, Expected> {
     Ok(tree)
 }
 
-fn watch(value: &DeValue<'_>) -> Result<Watch, Expected> {
-    const RULE: &str = "\"auto\" or \"poll\"";
-    match text(value, RULE)? {
-        "auto" => Ok(Watch::Auto),
-        "poll" => Ok(Watch::Poll),
-        _ => Err(RULE.to_string()),
-    }
+/// One of these words.
+fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Expected> {
+    let rule = || {
+        let words: Vec<_> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        words.join(" or ")
+    };
+    let given = value.as_str().ok_or_else(rule)?;
+    let found = words.iter().find(|(word, _)| *word == given);
+    found.map(|(_, meaning)| *meaning).ok_or_else(rule)
 }
 
 fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
@@ -315,6 +555,9 @@ mod tests {
         "limits.max_files",
         "limits.max_image_size",
         "limits.min_free_space",
+        "log.format",
+        "log.level",
+        "metrics.textfile",
         "retention.keep",
         "retention.min_age",
         "spool.incomplete_timeout",
@@ -323,12 +566,16 @@ mod tests {
         "spool.path",
         "spool.rescan_interval",
         "spool.watch",
+        "swap.max_delay",
+        "swap.quiet_period",
+        "tftp.root",
         "tree.group",
         "tree.owner",
         "tree.path",
     ];
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "there are so many keys")]
     fn every_key_is_read() {
         let settings = Settings::parse(
             "x.toml",
@@ -352,6 +599,29 @@ mod tests {
             [retention]
             keep = 0
             min_age = "9s"
+            [swap]
+            quiet_period = "10s"
+            max_delay = "11m"
+            [tftp]
+            root = "/"
+            [[boot_config]]
+            template = "/etc/grub.cfg.j2"
+            output = "grub/grub.cfg"
+            [[boot_config]]
+            template = "menu.j2"
+            output = "menu.ipxe"
+            [[hook]]
+            on = ["published", "withdrawn"]
+            command = ["/bin/echo", "hello"]
+            timeout = "12s"
+            [[hook]]
+            on = ["rejected", "unchanged"]
+            command = ["/bin/true"]
+            [metrics]
+            textfile = "/var/lib/x.prom"
+            [log]
+            level = "debug"
+            format = "json"
             "#,
         );
         let expected = Settings {
@@ -378,8 +648,115 @@ mod tests {
                 keep: 0,
                 min_age: Duration::from_secs(9),
             },
+            swap: SwapSettings {
+                quiet_period: Duration::from_secs(10),
+                max_delay: Duration::from_secs(660),
+            },
+            tftp: TftpSettings {
+                root: Some("/".into()),
+            },
+            boot_configs: vec![
+                BootConfig {
+                    template: "/etc/grub.cfg.j2".into(),
+                    output: "grub/grub.cfg".into(),
+                },
+                BootConfig {
+                    template: "menu.j2".into(),
+                    output: "menu.ipxe".into(),
+                },
+            ],
+            hooks: vec![
+                Hook {
+                    on: vec![Verdict::Published, Verdict::Withdrawn],
+                    command: vec!["/bin/echo".into(), "hello".into()],
+                    timeout: Duration::from_secs(12),
+                },
+                Hook {
+                    on: vec![Verdict::Rejected, Verdict::Unchanged],
+                    command: vec!["/bin/true".into()],
+                    timeout: Duration::from_secs(30),
+                },
+            ],
+            metrics: MetricsSettings {
+                textfile: Some("/var/lib/x.prom".into()),
+            },
+            log: LogSettings {
+                level: LogLevel::Debug,
+                format: LogFormat::Json,
+            },
         };
         assert_eq!(settings.unwrap(), expected);
+    }
+
+    /// An example is `#   key = value`, in the middle of the prose.
+    #[test]
+    fn the_examples_of_the_shipped_configuration_are_good() {
+        let shipped = include_str!("../config/netboot-publisher.toml");
+        let examples: Vec<_> = shipped
+            .lines()
+            .filter_map(|line| line.strip_prefix("#   "))
+            .collect();
+        let settings = Settings::parse("examples", &examples.join("\n")).unwrap();
+        assert_eq!(settings.boot_configs.len(), 1);
+        assert_eq!(settings.hooks.len(), 1);
+    }
+
+    #[test]
+    fn every_error_in_tables_of_an_array_is_reported_at_once() {
+        let bad = "\
+[tftp]
+root = \"/srv/other\"
+[[boot_config]]
+template = \"a.j2\"
+output = \"../grub.cfg\"
+[[boot_config]]
+output = \"menu\"
+[[hook]]
+on = [\"publish\"]
+command = [\"echo\"]
+[log]
+level = \"loud\"
+";
+        let expected = "\
+error: invalid `tftp.root`
+ --> config.toml:2:8
+  |
+2 | root = \"/srv/other\"
+  |        ^^^^^^^^^^^^ expected `tree.path`, /srv/tftp/netboot, or a folder above it
+
+error: invalid `boot_config.output`
+ --> config.toml:5:10
+  |
+5 | output = \"../grub.cfg\"
+  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.`
+
+error: missing key `boot_config.template`
+ --> config.toml:6:1
+  |
+6 | [[boot_config]]
+  | ^^^^^^^^^^^^^^^
+
+error: invalid `hook.on`
+ --> config.toml:9:6
+  |
+9 | on = [\"publish\"]
+  |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"withdrawn\", \"rejected\"
+
+error: invalid `hook.command`
+  --> config.toml:10:11
+   |
+10 | command = [\"echo\"]
+   |           ^^^^^^^^ expected a list of texts: a program's absolute path, and its arguments
+
+error: invalid `log.level`
+  --> config.toml:12:9
+   |
+12 | level = \"loud\"
+   |         ^^^^^^ expected \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"";
+        assert_eq!(
+            Settings::parse("config.toml", bad).unwrap_err().to_string(),
+            expected
+        );
     }
 
     #[test]
@@ -445,7 +822,8 @@ error: unknown key `retenion`
   --> config.toml:12:2
    |
 12 | [retenion]
-   |  ^^^^^^^^ expected one of `spool`, `tree`, `limits`, `retention`";
+   |  ^^^^^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, \
+`boot_config`, `hook`, `metrics`, `log`";
         assert_eq!(
             Settings::parse("config.toml", bad).unwrap_err().to_string(),
             expected

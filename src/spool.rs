@@ -25,10 +25,10 @@ use crate::digest::Digest;
 use crate::dir::{self, Dir, Kind, Stat};
 use crate::excerpt::quoted;
 use crate::failpoint;
-use crate::fault::{Failure, Fault, Reason, StartError};
+use crate::fault::{Failure, Fault, Reason, StartError, Verdict};
 use crate::manifest::{self, Manifest};
 use crate::moment::Moment;
-use crate::outcome::{self, Outcome, Verdict};
+use crate::outcome::{self, Outcome};
 use crate::settings::SpoolSettings;
 use crate::target::Target;
 

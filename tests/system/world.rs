@@ -110,8 +110,14 @@ impl World {
             keys.flat_map(|key| [key, "\n"]).collect()
         };
         let config = root.join("config.toml");
+        // Nobody boots from most of these trees.
+        let swap = if settings.contains("[swap]") {
+            ""
+        } else {
+            "[swap]\nquiet_period = \"0s\"\n"
+        };
         let text = format!(
-            "[spool]\npath = {spool:?}\n{}[tree]\npath = {tree:?}\n{}{settings}",
+            "[spool]\npath = {spool:?}\n{}[tree]\npath = {tree:?}\n{}{settings}{swap}",
             of("spool"),
             of("tree")
         );
