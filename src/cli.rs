@@ -16,7 +16,10 @@ use crate::crew::Progress;
 use crate::daemon;
 use crate::excerpt::InputError;
 use crate::fault::Verdict;
-use crate::manifest;
+use crate::generation::GenerationName;
+use crate::history::History;
+use crate::image::Image;
+use crate::manifest::{self, Action, Manifest, Replaces};
 use crate::outcome::Outcome;
 use crate::settings::{DEFAULT_PATH, Settings};
 use crate::status::Status;
@@ -55,6 +58,31 @@ enum Command {
     },
     /// Make a drop from a directory
     Submit(Submit),
+    /// Make an older generation of a target current again
+    Rollback {
+        /// arch/subarch/release/purpose
+        target: Target,
+        /// The generation, as `history` shows it; without it the one before the current
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<GenerationName>,
+        #[command(flatten)]
+        drop: DropOptions,
+    },
+    /// Take a target out of the tree
+    Withdraw {
+        /// arch/subarch/release/purpose
+        target: Target,
+        #[command(flatten)]
+        drop: DropOptions,
+    },
+    /// Show which generations of a target are kept, and what happened when
+    History {
+        /// arch/subarch/release/purpose
+        target: Target,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what is published, what waits and what was rejected
     Status {
         /// arch/subarch/release/purpose
@@ -80,6 +108,19 @@ struct Submit {
     /// Shown to people
     #[arg(long, value_parser = version)]
     version: Option<String>,
+    /// Refuse (`conflict`) unless the current generation's digest begins so; `none`: unless the target
+    /// is new
+    #[arg(long, value_name = "DIGEST")]
+    replaces: Option<Replaces>,
+    #[command(flatten)]
+    drop: DropOptions,
+    /// The directory to be published
+    image: PathBuf,
+}
+
+/// Where a drop goes, and whether somebody waits for it.
+#[derive(Debug, Args)]
+struct DropOptions {
     /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
     /// rejected, 4 when there is no outcome in time
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
@@ -91,8 +132,6 @@ struct Submit {
     /// The spool, instead of the configured one
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
-    /// The directory to be published
-    image: PathBuf,
 }
 
 /// The configuration can't be read, or says what it may not.
@@ -132,6 +171,24 @@ impl Command {
                 daemon::run(&settings, once).map(|()| ExitCode::SUCCESS)
             }
             Self::Submit(submit) => submit.run(settings),
+            Self::Rollback { target, to, drop } => {
+                drop.hand_over(settings, ask(target, Action::Rollback(to)), None)
+            }
+            Self::Withdraw { target, drop } => {
+                drop.hand_over(settings, ask(target, Action::Withdraw), None)
+            }
+            Self::History { target, json } => {
+                let history = History::read(&settings.tree.path, &target)?;
+                let Some(history) = history else {
+                    anyhow::bail!("{target} is not in the tree; expected one that is");
+                };
+                let text = if json {
+                    serde_json::to_string_pretty(&history)? + "\n"
+                } else {
+                    history.to_text()
+                };
+                print(&text)
+            }
             Self::Status { target, json } => {
                 let (tree, spool) = (&settings.tree.path, &settings.spool.path);
                 let status = Status::read(tree, spool, target.as_ref())?;
@@ -169,6 +226,36 @@ fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
 impl Submit {
     fn run(self, settings: Settings) -> anyhow::Result<ExitCode> {
         let target = Target::new(self.arch, self.subarch, self.release, self.purpose)?;
+        let manifest = Manifest {
+            replaces: self.replaces,
+            version: self.version,
+            ..ask(target, Action::Publish)
+        };
+        let image = submit::look_at(&self.image, &settings.limits)
+            .with_context(|| format!("submitting {:?}", self.image))?;
+        self.drop.hand_over(settings, manifest, Some(image))
+    }
+}
+
+/// A manifest that asks for no more than this.
+fn ask(target: Target, action: Action) -> Manifest {
+    Manifest {
+        target,
+        action,
+        replaces: None,
+        version: None,
+        files: None,
+    }
+}
+
+impl DropOptions {
+    /// Makes a drop, puts it into the spool, and reports its outcome where that is wanted.
+    fn hand_over(
+        self,
+        settings: Settings,
+        mut manifest: Manifest,
+        image: Option<Image>,
+    ) -> anyhow::Result<ExitCode> {
         let spool = self.spool.unwrap_or(settings.spool.path);
         // The daemon has to be able to read the drop, whatever this user's mask.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -178,13 +265,17 @@ impl Submit {
         runtime.block_on(async {
             // Before the drop is begun: from here on a signal leaves nothing of it behind.
             let mut end = pin!(end()?);
-            let draft = submit::Draft::begin(&spool, &self.image, &target, &settings.limits)
-                .with_context(|| format!("submitting {:?}", self.image))?;
+            let draft = submit::Draft::begin(&spool, &manifest.target)?;
             let progress = Arc::new(Progress::default());
-            let bar = tokio::spawn(show(draft.bytes(), Arc::clone(&progress)));
+            let bytes = image.as_ref().map_or(0, Image::bytes);
+            let bar = tokio::spawn(show(bytes, Arc::clone(&progress)));
             let copying = Arc::clone(&progress);
-            let copy = move || draft.finish(target, self.version, &copying);
-            let mut finish = tokio::task::spawn_blocking(copy);
+            let mut finish = tokio::task::spawn_blocking(move || {
+                if let Some(image) = image {
+                    draft.add_image(&image, &mut manifest, &copying)?;
+                }
+                draft.finish(&manifest)
+            });
             let finished = tokio::select! {
                 finished = &mut finish => finished,
                 () = &mut end => {

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crew::Progress;
 use crate::news::Listeners;
-use crate::publish::Workshop;
 use crate::publisher::Publisher;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
 use crate::staging::Staging;
 use crate::watch::Watch;
+use crate::workshop::Workshop;
 
 /// Work that runs side by side, and a few more.
 const MAX_THREADS: usize = 12;
@@ -57,6 +57,7 @@ async fn publish(
         tree,
         limits,
         retention,
+        swap,
         ..
     } = settings;
     let listeners = Listeners::default();
@@ -80,7 +81,7 @@ async fn publish(
             progress: Progress::default(),
         };
         let shop = Arc::new(shop);
-        Publisher::recover(shop, pointers, watch, listeners, spool, retention)
+        Publisher::recover(shop, pointers, watch, listeners, spool, retention, swap)
     };
     let publisher = tokio::task::spawn_blocking(recover)
         .await

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,6 +150,11 @@ impl Dir {
     /// The path that messages show.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path that leads to this very directory, whatever its name is by now.
+    pub fn path_of_descriptor(&self) -> String {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
 
     /// The directory `path` beneath this one; `None` when there is none of that name.

@@ -38,9 +38,14 @@ impl GenerationName {
         format!("{}.toml", self.0)
     }
 
+    /// The first digits of the image digest.
+    pub fn digits(&self) -> &str {
+        &self.0[self.0.len() - SHORT..]
+    }
+
     /// Whether it may be of an image with this digest.
     pub fn may_be(&self, digest: &Digest) -> bool {
-        self.0.ends_with(&digest.short())
+        self.digits() == digest.short()
     }
 }
 

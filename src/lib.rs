@@ -3,11 +3,11 @@
 //! # The way of a drop
 //!
 //! ```text
-//! incoming/x ── spool::Seen ── Ready ── Claimed ──┐ publish::Workshop: claim, check, compare, stage
+//! incoming/x ── spool::Seen ── Ready ── Claimed ──┐ workshop: claim, check, compare, stage
 //!                                                 │ (several drops side by side)
-//!            publish::Decided ◄── staging::Staged ┘
+//!           workshop::Decided ◄── staging::Staged ┘
 //!                  │
-//!                  └─ publish::commit: sync ▸ place ▸ sync ▸ swap ▸ sync ▸ outcome ▸ sync ▸ remove
+//!                  └─ publish::commit: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
 //!                     (one at a time: whoever has the staging::Pointers)
 //! ```
 //!
@@ -26,27 +26,34 @@
 //! | 0 | [`failpoint`] | where tests end the daemon |
 //! | 0 | [`crew`] | several threads, one list of work |
 //! | 0 | [`account`] | users and groups |
+//! | 1 | [`columns`] | tables for people |
 //! | 1 | [`document`] | TOML, key by key |
 //! | 1 | [`dir`] | open directories: all system calls on names |
 //! | 1 | [`listing`] | what an image consists of; the image digest |
 //! | 1 | [`generation`] | names of generations |
+//! | 2 | [`open_files`] | which files are open |
 //! | 2 | [`settings`] | text to settings |
 //! | 2 | [`manifest`] | text to manifest |
 //! | 2 | [`record`] | what is known of a generation |
 //! | 2 | [`outcome`] | what became of a drop |
 //! | 3 | [`image`] | one image directory, walked and checked |
 //! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
+//! | 3 | [`lookout`] | whether a machine uses what a swap would replace |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
+//! | 4 | [`claims`] | what a manifest says, held against the image |
 //! | 4 | [`compare`] | two images, byte for byte |
 //! | 4 | [`copy`] | an image, copied and hashed |
 //! | 4 | [`staging`] | drafts of generations; the swap |
 //! | 5 | [`vacuum`] | what is removed from the tree |
-//! | 5 | [`publish`] | one drop from claim to outcome |
+//! | 5 | [`workshop`] | one drop from its claim to the decision |
+//! | 5 | [`history`] | what happened to a target |
 //! | 5 | [`status`] | what is published, waits, was rejected |
+//! | 6 | [`publish`] | from the decision to the outcome, many drops at once |
 //! | 6 | [`watch`] | events of the kernel: "look again" |
 //! | 6 | [`troubles`] | what has to wait, and when to try again |
 //! | 6 | [`submit`] | a drop made from a directory |
 //! | 6 | [`news`] | what became of drops, for whoever wants to know |
+//! | 6 | [`queue`] | drops on their way to the work; a line for each target |
 //! | 7 | [`publisher`] | the one task that owns the tree |
 //! | 8 | [`daemon`] | opening, signals, the end |
 //! | 9 | [`cli`] | the commands |
@@ -59,7 +66,9 @@
 //! - No `unsafe`. No `tokio` below floor 6, and no `anyhow`.
 
 pub mod account;
+pub mod claims;
 pub mod cli;
+pub mod columns;
 pub mod compare;
 pub mod copy;
 pub mod crew;
@@ -71,14 +80,18 @@ pub mod excerpt;
 pub mod failpoint;
 pub mod fault;
 pub mod generation;
+pub mod history;
 pub mod image;
 pub mod listing;
+pub mod lookout;
 pub mod manifest;
 pub mod moment;
 pub mod news;
+pub mod open_files;
 pub mod outcome;
 pub mod publish;
 pub mod publisher;
+pub mod queue;
 pub mod record;
 pub mod settings;
 pub mod spool;
@@ -90,3 +103,4 @@ pub mod tree;
 pub mod troubles;
 pub mod vacuum;
 pub mod watch;
+pub mod workshop;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, SHORT};
 use crate::document::{self, Expected, Table, number, text};
 use crate::excerpt::{Complaint, InputError};
+use crate::generation::GenerationName;
 use crate::target::{NAME_RULE, Name, Target};
 
 /// Its name in a drop.
@@ -20,14 +21,38 @@ const MAX_SIGNS: usize = 5 << 19;
 /// The only format there is.
 const FORMAT: u64 = 1;
 
-/// What an importer says of an image.
+/// What an importer wants, and says of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub target: Target,
+    pub action: Action,
+    /// What has to be current, or nothing is done.
+    pub replaces: Option<Replaces>,
     /// For people.
     pub version: Option<String>,
     /// Every regular file of the image by its path, when the importer lists them.
     pub files: Option<BTreeMap<String, FileClaim>>,
+}
+
+/// What is to be done with the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// The drop's image becomes the current one.
+    #[default]
+    Publish,
+    /// An older generation becomes the current one: this, or the one before.
+    Rollback(Option<GenerationName>),
+    /// The target is taken out of the tree.
+    Withdraw,
+}
+
+/// Compare-and-set: what a drop expects to be current.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    /// Nothing: the target has to be new.
+    Nothing,
+    /// A generation whose image digest begins with these hex digits, in lower case.
+    Digest(String),
 }
 
 /// What an importer says of one file.
@@ -54,10 +79,19 @@ impl Manifest {
                 .or_else(|| "generic".parse().ok());
             let release = top.required("release", name);
             let purpose = top.required("purpose", name);
-            let version = top.optional("version", version);
-            let files = top.table("files", |table| {
-                table.each_table(file_claim).into_iter().flatten().collect()
-            });
+            let action = action(top);
+            let replaces = top.optional("replaces", replaces);
+            let (mut version, mut files) = (None, None);
+            // Where there is no image, what is said of one is an unknown key.
+            if action
+                .as_ref()
+                .is_none_or(|action| *action == Action::Publish)
+            {
+                version = top.optional("version", self::version);
+                files = top.table("files", |table| {
+                    table.each_table(file_claim).into_iter().flatten().collect()
+                });
+            }
             let target = Target::new(arch?, subarch?, release?, purpose?);
             let target = target.map_err(|error| {
                 let rule = "a target where the daemon writes nothing itself";
@@ -65,6 +99,8 @@ impl Manifest {
             });
             Some(Self {
                 target: target.ok()?,
+                action: action?,
+                replaces,
                 version,
                 files,
             })
@@ -79,6 +115,16 @@ impl Manifest {
         head.insert("subarch".into(), subarch.into());
         head.insert("release".into(), release.into());
         head.insert("purpose".into(), self.target.purpose().into());
+        match &self.action {
+            Action::Publish => {}
+            Action::Rollback(to) => {
+                head.insert("action".into(), "rollback".into());
+                head.extend(to.iter().map(|to| ("to".to_string(), to.as_str().into())));
+            }
+            Action::Withdraw => drop(head.insert("action".into(), "withdraw".into())),
+        }
+        let replaces = self.replaces.iter();
+        head.extend(replaces.map(|it| ("replaces".to_string(), it.to_string().into())));
         head.extend(
             self.version
                 .iter()
@@ -94,6 +140,47 @@ impl Manifest {
             }
         }
         toml
+    }
+}
+
+impl Replaces {
+    /// Whether an image with this digest may be replaced.
+    pub fn is(&self, current: &Digest) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Digest(digits) => current.to_string().starts_with(digits),
+        }
+    }
+
+    /// As [`Replaces::is`], for a generation of which no more than the name is known.
+    pub fn may_be(&self, current: &GenerationName) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Digest(digits) => digits.starts_with(current.digits()),
+        }
+    }
+}
+
+impl std::fmt::Display for Replaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => NOTHING,
+            Self::Digest(digits) => digits,
+        })
+    }
+}
+
+impl std::str::FromStr for Replaces {
+    type Err = ReplacesError;
+
+    fn from_str(text: &str) -> Result<Self, ReplacesError> {
+        let is_digest =
+            (SHORT..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match text {
+            NOTHING => Ok(Self::Nothing),
+            _ if is_digest => Ok(Self::Digest(text.to_ascii_lowercase())),
+            _ => Err(ReplacesError),
+        }
     }
 }
 
@@ -120,6 +207,46 @@ fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
     text(value, NAME_RULE)?
         .parse()
         .map_err(|_| NAME_RULE.to_string())
+}
+
+/// `action`, and for a rollback `to`. `None` after a complaint.
+fn action(top: &mut Table<'_, '_>) -> Option<Action> {
+    const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
+    let mut is_good = true;
+    let action = top.optional("action", |value| {
+        let action = match text(value, RULE) {
+            Ok("publish") => Ok(Action::Publish),
+            Ok("rollback") => Ok(Action::Rollback(None)),
+            Ok("withdraw") => Ok(Action::Withdraw),
+            _ => Err(RULE.to_string()),
+        };
+        is_good = action.is_ok();
+        action
+    });
+    if action == Some(Action::Rollback(None)) {
+        let to = top.optional("to", |value| {
+            const RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
+            text(value, RULE)?.parse().map_err(|_| RULE.to_string())
+        });
+        return Some(Action::Rollback(to));
+    }
+    is_good.then(|| action.unwrap_or_default())
+}
+
+/// `replaces` for a target that has to be new.
+const NOTHING: &str = "none";
+
+/// What `replaces` has to look like.
+const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an image digest";
+
+/// A text that is no [`Replaces`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {REPLACES_RULE}")]
+pub struct ReplacesError;
+
+fn replaces(value: &toml::de::DeValue<'_>) -> Result<Replaces, Expected> {
+    let parsed = text(value, REPLACES_RULE)?.parse();
+    parsed.map_err(|ReplacesError| REPLACES_RULE.to_string())
 }
 
 /// What a version has to look like.
@@ -167,6 +294,50 @@ mod tests {
         let manifest = Manifest::parse(GOOD).unwrap();
         assert_eq!(manifest.target.to_string(), "amd64/generic/noble/install");
         assert_eq!((manifest.version, manifest.files), (None, None));
+        assert_eq!(
+            (manifest.action, manifest.replaces),
+            (Action::Publish, None)
+        );
+    }
+
+    #[test]
+    fn a_rollback_names_a_generation_or_none_and_says_nothing_of_an_image() {
+        let parse = |more: &str| Manifest::parse(&format!("{GOOD}{more}"));
+        let action = |more: &str| parse(more).map(|manifest| manifest.action);
+        let generation = "20261122T161500Z-9f3c2ab1d4e5";
+        assert_eq!(
+            action(&format!("action = \"rollback\"\nto = \"{generation}\"\n")),
+            Ok(Action::Rollback(Some(generation.parse().unwrap())))
+        );
+        assert_eq!(action("action = \"rollback\""), Ok(Action::Rollback(None)));
+        assert_eq!(action("action = \"withdraw\""), Ok(Action::Withdraw));
+        assert_eq!(action("action = \"publish\""), Ok(Action::Publish));
+        for (bad, problem) in [
+            ("action = \"remove\"", "invalid `action`"),
+            ("action = \"rollback\"\nto = \"../x\"", "invalid `to`"),
+            ("action = \"withdraw\"\nto = \"x\"", "unknown key `to`"),
+            (
+                "action = \"rollback\"\nversion = \"1\"",
+                "unknown key `version`",
+            ),
+            ("action = \"rollback\"\n[files]", "unknown key `files`"),
+            ("replaces = \"9f3c\"", "invalid `replaces`"),
+            ("replaces = \"9f3c2ab1d4eg\"", "invalid `replaces`"),
+        ] {
+            let shown = parse(bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_drop_replaces_is_told_by_the_first_digits_of_its_digest() {
+        let digest = Digest::of(b"abc");
+        let of = |text: &str| text.parse::<Replaces>().unwrap();
+        assert!(of("ba7816bf8f01").is(&digest));
+        assert!(of("BA7816BF8F01CF").is(&digest));
+        assert!(of(&digest.to_string()).is(&digest));
+        assert!(!of("ba7816bf8f02").is(&digest));
+        assert!(!of("none").is(&digest));
     }
 
     #[test]
@@ -205,7 +376,8 @@ error: unknown key `relaese`
  --> manifest.toml:3:1
   |
 3 | relaese = \"noble\"
-  | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `version`, `files`
+  | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `action`, `replaces`, \
+`version`, `files`
 
 error: invalid `purpose`
  --> manifest.toml:4:11
@@ -313,15 +485,26 @@ error: invalid `files.linux`
         let path = "[^/\\p{C}.]{1,8}(/[^/\\p{C}.]{1,8}){0,3}";
         let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
         let version = proptest::option::of("[^\\p{Cc}]{0,30}");
-        ([name; 4], version, files).prop_map(|(names, version, files)| {
-            let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
-            let target = Target::new(arch, subarch, release, purpose).unwrap();
-            Manifest {
-                target,
-                version,
-                files,
-            }
-        })
+        let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
+        let action = prop_oneof![
+            Just(Action::Publish),
+            Just(Action::Withdraw),
+            to.prop_map(|to| Action::Rollback(to.map(|to| to.parse().unwrap()))),
+        ];
+        let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
+        ([name; 4], version, files, action, replaces).prop_map(
+            |(names, version, files, action, replaces)| {
+                let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
+                let is_image = action == Action::Publish;
+                Manifest {
+                    target: Target::new(arch, subarch, release, purpose).unwrap(),
+                    action,
+                    replaces: replaces.map(|text| text.parse().unwrap()),
+                    version: version.filter(|_| is_image),
+                    files: files.filter(|_| is_image),
+                }
+            },
+        )
     }
 
     proptest::proptest! {

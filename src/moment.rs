@@ -34,6 +34,11 @@ impl Moment {
             .collect()
     }
 
+    /// For people: `2026-11-22T16:15:00Z`.
+    pub fn to_seconds(self) -> String {
+        humantime::format_rfc3339_seconds(self.0).to_string()
+    }
+
     /// How long ago it was; zero when it lies ahead.
     pub fn age(&self) -> Duration {
         SystemTime::now().duration_since(self.0).unwrap_or_default()

@@ -6,9 +6,10 @@
 //! one commit at a time. While one runs, the next batch gathers: the more there is to do, the more
 //! drops share what a commit costs.
 //!
-//! Drops for one target stand in a line (`Lines`): only its head is claimed and worked on.
+//! A drop that replaces what machines may be using is held until none does, and looked at now and
+//! then; the others go on.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,37 +20,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crew;
 use crate::fault::{Failure, Fault};
+use crate::lookout::Lookout;
 use crate::moment::Moment;
 use crate::news::{Listeners, News};
+use crate::open_files::OpenFiles;
 use crate::outcome::Outcome;
-use crate::publish::{self, Checked, Committed, Decided, Postponed, Settled, Start, Workshop};
-use crate::settings::{Retention, SpoolSettings};
+use crate::publish::{self, Batch, Committed, Held, Settled};
+use crate::queue::{MAX_LISTED, Queue};
+use crate::settings::{Retention, SpoolSettings, SwapSettings};
 use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
 use crate::staging::Pointers;
 use crate::target::Target;
 use crate::troubles::Troubles;
 use crate::vacuum;
 use crate::watch::Watch;
+use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 
 /// A heavier drop is worked on in a lane of its own, so that it holds up no light one.
 const HEAVY: u64 = 64 << 20;
-
-/// Heavy drops at a time. A second, so that one endless drop holds up no other either.
-const HEAVY_LANE: usize = 2;
-
-/// Manifests read ahead of the work.
-const AHEAD: usize = 128;
-
-/// Files that the manifests in memory may list, about: some list a hundred thousand.
-const MAX_LISTED: usize = 100_000;
-const MAX_SHARE_LISTED: usize = 10_000;
 
 /// Drops whose removal is put off at most while there is other work, and their bytes.
 const MAX_PUT_OFF: usize = 4_096;
 const MAX_PUT_OFF_BYTES: u64 = 256 << 20;
 
-/// Drops that one light lane takes at a time, and how long it may hold on to them.
-const MAX_SHARE: usize = 16;
+/// How long a light lane may hold on to the drops that it took at a time.
 const MAX_HOLD: Duration = Duration::from_millis(20);
 
 /// Whose trouble it is when `incoming/` can't be read.
@@ -73,20 +67,10 @@ pub struct Publisher {
     listeners: Listeners,
     settings: SpoolSettings,
     retention: Retention,
+    swap: SwapSettings,
     work: JoinSet<Work>,
 
-    /// Every drop that is on its way, by its name in `processing/`.
-    hands: HashMap<String, Hand>,
-    /// Complete drops whose manifest was not read yet, in order.
-    seen: VecDeque<Seen>,
-    /// Heads of a line that may go on.
-    recalled: VecDeque<(Seen, Target)>,
-    lines: Lines,
-    ready: VecDeque<Ready>,
-    /// Heavy drops that wait for their lane.
-    heavy: VecDeque<(Seen, Target)>,
-    /// Heavy drops that were let into their lane before they are checked again.
-    admitted: HashSet<String>,
+    queue: Queue,
     decided: Vec<Decided>,
     /// When those will be committed, whatever else is being worked on.
     gathering: Option<Instant>,
@@ -94,7 +78,11 @@ pub struct Publisher {
     /// Those that could not be put away.
     stuck: Vec<Leaving>,
     troubles: Troubles,
-    postponed: Vec<(Seen, Option<Target>)>,
+    /// Drops that wait until no machine uses what they replace.
+    held: Vec<Held>,
+    lookout: Arc<Lookout>,
+    /// When those are looked at again.
+    next_look: Instant,
     /// When vacuum has something to do for which target.
     vacuums: BTreeMap<Moment, Vec<Target>>,
 
@@ -113,21 +101,7 @@ struct Running {
     peek: bool,
     expiry: bool,
     light: usize,
-    heavy: usize,
 }
-
-/// How far a drop that is on its way has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hand {
-    Queued,
-    /// In `processing/`. A new drop of this name has to wait until it is gone from there.
-    Claimed {
-        another_waits: bool,
-    },
-}
-
-/// For each target that is being worked on, the drops that come after.
-type Lines = HashMap<Target, VecDeque<Seen>>;
 
 type Started = (Seen, Option<Target>, Result<Start, Postponed>);
 
@@ -162,6 +136,7 @@ impl Publisher {
         listeners: Listeners,
         settings: SpoolSettings,
         retention: Retention,
+        swap: SwapSettings,
     ) -> anyhow::Result<Self> {
         if let Err(failure) = pointers.empty_staging() {
             tracing::warn!("sweeping the staging: {failure}, going on without");
@@ -169,13 +144,18 @@ impl Publisher {
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
         let mut troubles = Troubles::default();
         let mut leftovers = 0;
+        let open = OpenFiles::now();
         let targets = pointers
             .tree()
             .targets()
             .context("looking for targets in the tree")?;
         for target in targets {
-            let swept = vacuum::sweep(&mut pointers, &target)
-                .and_then(|n| Ok((n, vacuum::vacuum(&mut pointers, &target, &retention)?)));
+            let swept = vacuum::sweep(&mut pointers, &target).and_then(|n| {
+                Ok((
+                    n,
+                    vacuum::vacuum(&mut pointers, &target, &retention, &open)?,
+                ))
+            });
             match swept {
                 Ok((n, next)) => {
                     leftovers += n;
@@ -196,33 +176,24 @@ impl Publisher {
         if leftovers > 0 || count > 0 {
             tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
         }
-        let hand = Hand::Claimed {
-            another_waits: false,
-        };
-        let leaving_names = leaving.iter().map(|drop| drop.entry.as_str());
-        let names = claimed.iter().map(Seen::entry).chain(leaving_names);
-        let hands = names.map(|entry| (entry.to_string(), hand)).collect();
         Ok(Self {
-            hands,
-            seen: claimed.into(),
+            queue: Queue::new(claimed, &leaving),
             shop,
             pointers: Some(pointers),
             watch,
             listeners,
             settings,
             retention,
+            swap,
             work: JoinSet::new(),
-            recalled: VecDeque::new(),
-            lines: HashMap::new(),
-            ready: VecDeque::new(),
-            heavy: VecDeque::new(),
-            admitted: HashSet::new(),
             decided: Vec::new(),
             gathering: None,
             leaving,
             stuck: Vec::new(),
             troubles,
-            postponed: Vec::new(),
+            held: Vec::new(),
+            lookout: Arc::default(),
+            next_look: Instant::now(),
             vacuums,
             running: Running::default(),
             wants_scan: true,
@@ -290,22 +261,15 @@ impl Publisher {
                 self.scan();
             }
         }
-        if !self.running.peek && !self.is_well_ahead() {
+        self.queue.admit();
+        if !self.running.peek {
             self.peek();
         }
         while self.running.light < light_lanes()
             && self.decided.len() < MAX_BATCH
-            && !self.ready.is_empty()
+            && self.queue.has_ready()
         {
             self.start();
-        }
-        if self.running.heavy < HEAVY_LANE
-            && let Some((seen, target)) = self.heavy.pop_front()
-        {
-            self.running.heavy += 1;
-            self.admitted.insert(seen.entry().to_string());
-            self.recalled.push_back((seen, target));
-            return self.hand_out();
         }
         self.commit_or_vacuum(now);
         self.put_away();
@@ -323,17 +287,14 @@ impl Publisher {
         self.next_scan = Instant::now() + self.settings.rescan_interval;
         let shop = Arc::clone(&self.shop);
         let arrivals = self.watch.arrivals();
-        let known = self.hands.keys().cloned().collect();
+        let known = self.queue.known();
         self.work
             .spawn_blocking(move || Work::Scanned(shop.spool.scan(&arrivals, &known)));
     }
 
     /// Reads manifests, so that the targets of the next drops are known.
     fn peek(&mut self) {
-        let recalled = self.recalled.drain(..);
-        let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
-        let others = self.seen.len().min(AHEAD);
-        drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
+        let drops = self.queue.next_to_peek();
         if drops.is_empty() {
             return;
         }
@@ -356,29 +317,9 @@ impl Publisher {
         });
     }
 
-    /// Whether enough manifests are in memory.
-    fn is_well_ahead(&self) -> bool {
-        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        self.ready.len() >= AHEAD || listed() >= MAX_LISTED
-    }
-
-    /// Hands drops to one of the light lanes. Small ones go several at a time: to hand one over
-    /// costs about as much as to stage it.
+    /// Hands drops to one of the light lanes.
     fn start(&mut self) {
-        let share = (self.ready.len() / light_lanes()).clamp(1, MAX_SHARE);
-        let mut batch = Vec::with_capacity(share);
-        let mut listed = 0;
-        while batch.len() < share
-            && listed < MAX_SHARE_LISTED
-            && let Some(ready) = self.ready.pop_front()
-        {
-            listed += ready.listed();
-            let claimed = Hand::Claimed {
-                another_waits: false,
-            };
-            self.hands.insert(ready.seen.entry().to_string(), claimed);
-            batch.push(ready);
-        }
+        let batch = self.queue.share(light_lanes());
         self.running.light += 1;
         let shop = Arc::clone(&self.shop);
         self.work.spawn_blocking(move || {
@@ -402,11 +343,11 @@ impl Publisher {
         });
     }
 
-    fn decide_heavy(&mut self, checked: Checked) {
+    fn decide_heavy(&mut self, checked: Box<Checked>) {
         let shop = Arc::clone(&self.shop);
         let target = checked.target().clone();
         self.work
-            .spawn_blocking(move || Work::Decided(target, shop.decide(checked)));
+            .spawn_blocking(move || Work::Decided(target, shop.decide(*checked)));
     }
 
     fn commit_or_vacuum(&mut self, now: Moment) {
@@ -414,18 +355,25 @@ impl Publisher {
             .vacuums
             .first_key_value()
             .is_some_and(|(at, _)| *at <= now);
-        if !self.is_commit_due() && !is_due {
+        let is_commit_due = self.is_commit_due();
+        let released = self.release_held();
+        if !is_commit_due && released.is_empty() && !is_due {
             return;
         }
         let Some(mut pointers) = self.pointers.take() else {
+            self.held.extend(released);
             return;
         };
-        if self.is_commit_due() {
+        if is_commit_due || !released.is_empty() {
             self.gathering = None;
-            let batch = std::mem::take(&mut self.decided);
-            let shop = Arc::clone(&self.shop);
+            let batch = Batch {
+                decided: std::mem::take(&mut self.decided),
+                released,
+                swap: self.swap.clone(),
+            };
+            let (shop, lookout) = (Arc::clone(&self.shop), Arc::clone(&self.lookout));
             self.work.spawn_blocking(move || {
-                let committed = publish::commit(batch, &mut pointers, &shop.spool);
+                let committed = publish::commit(batch, &mut pointers, &shop.spool, &lookout);
                 Work::Committed(pointers, committed)
             });
             return;
@@ -436,15 +384,16 @@ impl Publisher {
         // A drop that is being staged may be about to use an older generation again.
         let (busy, free): (Vec<_>, Vec<_>) = targets
             .into_iter()
-            .partition(|target| self.lines.contains_key(target));
+            .partition(|target| self.queue.is_busy(target));
         if !busy.is_empty() {
             let later = now.later(Duration::from_secs(1));
             self.vacuums.entry(later).or_default().extend(busy);
         }
         let retention = self.retention.clone();
         self.work.spawn_blocking(move || {
+            let open = OpenFiles::now();
             let vacuum = |target: Target| {
-                let next = vacuum::vacuum(&mut pointers, &target, &retention);
+                let next = vacuum::vacuum(&mut pointers, &target, &retention, &open);
                 (target, next)
             };
             let done = free.into_iter().map(vacuum).collect();
@@ -454,11 +403,24 @@ impl Publisher {
 
     /// Whether drops wait for a commit, and none that will be decided soon is worth waiting for.
     fn is_commit_due(&self) -> bool {
-        let is_more_to_come = self.running.light > 0 || !self.ready.is_empty();
+        let is_more_to_come = self.running.light > 0 || self.queue.has_ready();
         !self.decided.is_empty()
             && (!is_more_to_come
                 || self.decided.len() >= MAX_BATCH / 2
                 || self.gathering.is_some_and(|until| until <= Instant::now()))
+    }
+
+    /// The held drops that may be swapped in now. One that is looked at again in vain comes back.
+    fn release_held(&mut self) -> Vec<Held> {
+        if self.held.is_empty() || self.next_look > Instant::now() || self.pointers.is_none() {
+            return Vec::new();
+        }
+        self.next_look = Instant::now() + look_interval(&self.swap);
+        self.lookout.look();
+        let held = std::mem::take(&mut self.held);
+        let (due, held) = held.into_iter().partition(Held::is_due);
+        self.held = held;
+        due
     }
 
     fn vacuum_at(&mut self, at: Moment, target: Target) {
@@ -470,22 +432,20 @@ impl Publisher {
             Work::Scanned(scan) => self.take_scan(scan)?,
             Work::Peeked(drops, rest) => {
                 self.running.peek = false;
-                self.take_back(rest);
+                self.queue.take_back(rest);
                 for (seen, line, peeked) in drops {
                     self.take_peeked(seen, line, peeked);
                 }
             }
             Work::Started(started, rest) => {
                 self.running.light -= 1;
-                for ready in rest.into_iter().rev() {
-                    self.ready.push_front(ready);
-                }
+                self.queue.take_unbegun(rest);
                 for (seen, target, start) in started {
                     self.take_started(&seen, target, start);
                 }
             }
             Work::Decided(target, decided) => {
-                self.running.heavy -= 1;
+                self.queue.leave_lane();
                 match decided {
                     Ok(decided) => self.gather(decided),
                     Err(postponed) => self.postpone(Some(target), postponed),
@@ -568,55 +528,23 @@ impl Publisher {
             Ok(is_new) => self.wants_scan |= is_new,
             Err(error) => self.troubles.meet_watch(&error),
         }
-        for entry in &scan.known {
-            if let Some(Hand::Claimed { another_waits }) = self.hands.get_mut(entry) {
-                *another_waits = true;
-            }
-        }
-        // One that was claimed while the scan was under way is in hand already.
-        for seen in scan.complete {
-            if !self.hands.contains_key(seen.entry()) {
-                self.hands.insert(seen.entry().to_string(), Hand::Queued);
-                self.seen.push_back(seen);
-            }
-        }
+        self.queue.take_found(scan.complete, &scan.known);
         self.wants_scan |= scan.has_more;
         Ok(())
     }
 
-    /// `line`: the drop is the head of that target's line already.
     fn take_peeked(&mut self, seen: Seen, line: Option<Target>, peeked: Result<Peeked, Failure>) {
-        let ready = match peeked {
-            Ok(Peeked::Ready(ready)) => ready,
-            Ok(Peeked::Gone | Peeked::Incomplete) => {
-                self.release(seen.entry());
-                self.let_go(seen.entry());
-                return self.advance(line);
+        match peeked {
+            Ok(peeked) => {
+                if !matches!(peeked, Peeked::Ready(_)) {
+                    self.troubles.is_over(seen.entry());
+                }
+                self.wants_scan |= self.queue.take_peeked(seen, line, peeked);
             }
             Err(failure) => {
-                let postponed = Postponed {
-                    seen,
-                    fault: failure.into(),
-                };
-                return self.postpone(line, postponed);
+                let fault = failure.into();
+                self.postpone(line, Postponed { seen, fault });
             }
-        };
-        let target = ready.target();
-        if line.is_some() && line.as_ref() != target {
-            self.release(seen.entry());
-            self.advance(line);
-        } else if line.is_some() {
-            return self.ready.push_back(ready);
-        }
-        match target.cloned() {
-            None => self.ready.push_back(ready),
-            Some(target) => match self.lines.get_mut(&target) {
-                Some(line) => line.push_back(seen),
-                None => {
-                    self.lines.insert(target, VecDeque::new());
-                    self.ready.push_back(ready);
-                }
-            },
         }
     }
 
@@ -626,36 +554,28 @@ impl Publisher {
         target: Option<Target>,
         started: Result<Start, Postponed>,
     ) {
-        let is_admitted = self.admitted.remove(seen.entry());
         match started {
-            Ok(Start::Checked(checked)) if is_admitted => return self.decide_heavy(*checked),
             Ok(Start::Checked(checked)) => {
-                if self.running.heavy < HEAVY_LANE && self.heavy.is_empty() {
-                    self.running.heavy += 1;
-                    return self.decide_heavy(*checked);
+                if let Some(checked) = self.queue.take_heavy(checked) {
+                    self.decide_heavy(checked);
                 }
-                // What it has opened is closed: many may wait.
-                return self
-                    .heavy
-                    .push_back((checked.again(), checked.target().clone()));
+                return;
             }
             Ok(Start::Decided(decided)) => {
                 // One that was replaced while it was claimed is for nothing any more: the line of
                 // the one before goes on.
                 if decided.target().is_none() {
-                    self.advance(target);
+                    self.queue.advance(target);
                 }
                 self.gather(decided);
             }
             Ok(Start::Gone) => {
                 self.let_go(seen.entry());
-                self.advance(target);
+                self.queue.advance(target);
             }
             Err(postponed) => self.postpone(target, postponed),
         }
-        if is_admitted {
-            self.running.heavy -= 1;
-        }
+        self.queue.release(seen.entry());
     }
 
     fn gather(&mut self, decided: Decided) {
@@ -668,6 +588,14 @@ impl Publisher {
         for (target, postponed) in committed.postponed {
             self.postpone(target, postponed);
         }
+        if let Some(failure) = self.lookout.trouble() {
+            tracing::warn!("{failure}, going on by looking at open files only");
+        }
+        for target in committed.overdue {
+            let delay = humantime::format_duration(self.swap.max_delay);
+            tracing::warn!(%target, "swapping after {delay} though machines use what is replaced");
+        }
+        self.held.extend(committed.held);
         for (settled, took) in committed.settled {
             self.report(&settled.outcome, took);
             let target = settled.outcome.target.clone();
@@ -685,7 +613,7 @@ impl Publisher {
                 self.troubles.meet(&entry, &failure.into());
             }
             self.leaving.push(Leaving::new(entry, outcome));
-            self.advance(target);
+            self.queue.advance(target);
         }
     }
 
@@ -697,40 +625,16 @@ impl Publisher {
         });
     }
 
-    /// A target is free: the next drop in its line may go on.
-    fn advance(&mut self, target: Option<Target>) {
-        let Some(target) = target else { return };
-        match self.lines.get_mut(&target).map(VecDeque::pop_front) {
-            Some(Some(next)) => self.recalled.push_back((next, target)),
-            Some(None) => drop(self.lines.remove(&target)),
-            None => {}
-        }
-    }
-
     /// A drop is not on its way any more.
     fn let_go(&mut self, entry: &str) {
         self.troubles.is_over(entry);
-        if let Some(Hand::Claimed {
-            another_waits: true,
-        }) = self.hands.remove(entry)
-        {
-            self.wants_scan = true;
-        }
+        self.wants_scan |= self.queue.let_go(entry);
     }
 
-    /// A heavy drop that was let into its lane does not come.
-    fn release(&mut self, entry: &str) {
-        if self.admitted.remove(entry) {
-            self.running.heavy -= 1;
-        }
-    }
-
-    /// The target stays taken: a later drop for it must not overtake.
     fn postpone(&mut self, target: Option<Target>, postponed: Postponed) {
         let Postponed { seen, fault } = postponed;
-        self.release(seen.entry());
         self.troubles.meet(seen.entry(), &fault);
-        self.postponed.push((seen, target));
+        self.queue.postpone(seen, target);
     }
 
     /// Removes drops that have their outcome, or keeps them where rejected ones are kept. Nothing
@@ -739,7 +643,7 @@ impl Publisher {
     /// While there is work it is put off, within bounds: ext4, for one, searches long for free
     /// inodes among many that were freed a moment ago.
     fn put_away(&mut self) {
-        let is_busy = self.running.light > 0 || !self.ready.is_empty() || !self.decided.is_empty();
+        let is_busy = self.running.light > 0 || self.queue.has_ready() || !self.decided.is_empty();
         let bytes = || self.leaving.iter().map(|drop| drop.bytes).sum::<u64>();
         let is_much = || self.leaving.len() >= MAX_PUT_OFF || bytes() > MAX_PUT_OFF_BYTES;
         if self.leaving.is_empty() || is_busy && !is_much() {
@@ -766,28 +670,12 @@ impl Publisher {
             return;
         }
         self.wants_scan = true;
-        let postponed = std::mem::take(&mut self.postponed);
-        self.take_back(postponed);
+        self.queue.retry_postponed();
         self.leaving.append(&mut self.stuck);
     }
 
-    /// Drops whose manifest is to be read again come before all others, in their order.
-    fn take_back(
-        &mut self,
-        drops: impl IntoIterator<IntoIter: DoubleEndedIterator<Item = (Seen, Option<Target>)>>,
-    ) {
-        // From the last to the first, each to the front: the first is first again.
-        for (seen, line) in drops.into_iter().rev() {
-            match line {
-                Some(target) => self.recalled.push_front((seen, target)),
-                None => self.seen.push_front(seen),
-            }
-        }
-    }
-
-    /// Behind a backlog that is known, another look can wait: what is new comes after it.
     fn can_scan(&self) -> bool {
-        !self.running.scan && self.seen.len() < AHEAD
+        !self.running.scan && !self.queue.is_long()
     }
 
     /// When there will be something to begin even if nothing happens. What can't be begun yet has
@@ -807,7 +695,9 @@ impl Publisher {
             .flatten()
             .map(instant);
         let gathering = self.gathering.filter(|_| self.pointers.is_some());
+        let may_look = !self.held.is_empty() && self.pointers.is_some();
         moments
+            .chain(may_look.then_some(self.next_look))
             .chain(gathering)
             .chain(scan)
             .chain(self.troubles.next_try())
@@ -816,11 +706,12 @@ impl Publisher {
 
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
-        self.work.is_empty() && !self.wants_scan && self.settles.is_none()
+        let waits = self.settles.is_some() || !self.held.is_empty();
+        self.work.is_empty() && !self.wants_scan && !waits
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {
-        let left = self.postponed.len() + self.stuck.len();
+        let left = self.queue.postponed() + self.stuck.len();
         anyhow::ensure!(
             left == 0,
             "{left} drops could not be finished; they stay in the spool"
@@ -833,6 +724,14 @@ impl Publisher {
 /// for the disk.
 fn light_lanes() -> usize {
     2 * crew::processors()
+}
+
+/// Held drops are looked at so often.
+fn look_interval(swap: &SwapSettings) -> Duration {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    // The kernel's queue has room for what a thousand clients read in that time.
+    const LONGEST: Duration = Duration::from_millis(250);
+    (swap.quiet_period / 8).clamp(SHORTEST, LONGEST)
 }
 
 fn instant(moment: Moment) -> Instant {

@@ -1,7 +1,7 @@
 //! The record beside a generation: what was published, from which drop, by whom and when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ use crate::target::Target;
 /// The only format there is.
 pub const FORMAT: u32 = 1;
 
+/// A longer history forgets what is oldest.
+const MAX_HISTORY: usize = 100;
+
 /// What stands between the head, which is short, and the listing, which may be long.
 const LISTING: &str = "\n[files]\n";
 
@@ -24,6 +27,36 @@ const LISTING: &str = "\n[files]\n";
 pub struct Record {
     pub head: Head,
     pub listing: Listing,
+    /// What happened to the generation, the oldest first.
+    pub history: Vec<Event>,
+}
+
+/// What happened to a generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    pub at: Moment,
+    pub what: Happened,
+    /// Missing when it came from no drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importer: Option<Importer>,
+}
+
+/// That a generation stops being current because another takes its place is no event of its own:
+/// the record's file was modified last at that time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Happened {
+    /// It became the current one, by a drop with this image.
+    Published,
+    /// It was a folder that somebody else had made, and became a generation.
+    Adopted,
+    /// It became the current one again.
+    RolledBack,
+    /// It was the current one, and its target was taken out of the tree.
+    Withdrawn,
 }
 
 /// A record without the listing.
@@ -46,6 +79,12 @@ pub struct Head {
     pub from: Option<Origin>,
 }
 
+impl fmt::Display for Happened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Where a generation came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +103,8 @@ struct Stored {
     links: BTreeMap<String, String>,
     #[serde(default)]
     folders: Folders,
+    #[serde(default)]
+    history: Vec<Event>,
 }
 
 #[derive(Default, Deserialize)]
@@ -97,7 +138,38 @@ impl Record {
         Ok(Self {
             head: Head::parse(head)?,
             listing,
+            history: stored.history,
         })
+    }
+
+    /// When it was published last by a drop with its image; going back to it does not count.
+    pub fn published_at(&self) -> Moment {
+        let is_publishing =
+            |event: &&Event| matches!(event.what, Happened::Published | Happened::Adopted);
+        let last = self.history.iter().rev().find(is_publishing);
+        last.map_or(self.head.published_at, |event| event.at)
+    }
+
+    /// Whether the last thing that happened to it is that its target was taken out of the tree.
+    pub fn is_withdrawn(&self) -> bool {
+        let last = self.history.last();
+        last.is_some_and(|event| event.what == Happened::Withdrawn)
+    }
+
+    /// Notes what happened to the generation.
+    pub fn note(&mut self, at: Moment, what: Happened, from: Option<&Origin>) {
+        let event = Event {
+            at,
+            what,
+            drop: from.map(|from| from.drop.clone()),
+            importer: from.map(|from| from.importer.clone()),
+        };
+        // A crash can have kept it from happening after it was noted.
+        self.history
+            .pop_if(|last| last.what == what && last.drop.is_some() && last.drop == event.drop);
+        self.history.push(event);
+        let surplus = self.history.len().saturating_sub(MAX_HISTORY);
+        self.history.drain(..surplus);
     }
 
     pub fn to_toml(&self) -> String {
@@ -120,6 +192,17 @@ impl Record {
                 let _ = writeln!(text, "    {},", document::key(path));
             }
             text.push_str("]\n");
+        }
+        if !self.history.is_empty() {
+            #[derive(Serialize)]
+            struct History<'a> {
+                history: &'a [Event],
+            }
+            let history = History {
+                history: &self.history,
+            };
+            text.push('\n');
+            text.push_str(&toml::to_string(&history).expect("events are plain data"));
         }
         text
     }
@@ -186,6 +269,23 @@ mod tests {
                 links: [("vmlinuz".into(), "d/\"linux\"".into())].into(),
                 folders: ["d".into()].into(),
             },
+            history: vec![
+                Event {
+                    at,
+                    what: Happened::Published,
+                    drop: Some("noble-1".into()),
+                    importer: Some(Importer {
+                        uid: 1000,
+                        name: "ci".into(),
+                    }),
+                },
+                Event {
+                    at,
+                    what: Happened::RolledBack,
+                    drop: None,
+                    importer: None,
+                },
+            ],
         }
     }
 
@@ -219,6 +319,19 @@ name = "ci"
 paths = [
     "d",
 ]
+
+[[history]]
+at = "2026-11-22T16:15:00.250000Z"
+what = "published"
+drop = "noble-1"
+
+[history.importer]
+uid = 1000
+name = "ci"
+
+[[history]]
+at = "2026-11-22T16:15:00.250000Z"
+what = "rolled-back"
 "#;
         assert_eq!(sample().to_toml(), pinned);
         assert_eq!(Record::parse(pinned).unwrap(), sample());

@@ -480,25 +480,7 @@ impl Spool {
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
         let drop = self.processing.existing_dir(&claimed.entry)?;
-        let (mut hidden, mut unexpected) = (0, None);
-        drop.each(|name, _| {
-            // A name with a dot is an editor's or an NFS server's, and there are few.
-            let is_hidden = name.as_bytes().starts_with(b".");
-            hidden += usize::from(is_hidden);
-            let is_ours = name == manifest::FILE || name == IMAGE;
-            if is_ours || (is_hidden && hidden <= MAX_HIDDEN) {
-                return ControlFlow::Continue(());
-            }
-            unexpected = Some(quoted(&name.to_string_lossy()));
-            ControlFlow::Break(())
-        })?;
-        if let Some(name) = unexpected {
-            let detail = format!(
-                "{name}; expected nothing but {} and {IMAGE}/ in a drop",
-                manifest::FILE
-            );
-            return Err(Fault::Reject(Reason::UnexpectedFile, detail));
-        }
+        check_names(&drop, &[manifest::FILE, IMAGE])?;
         let missing = || {
             let detail =
                 format!("no {IMAGE}/; expected a folder that holds what is to be published");
@@ -515,6 +497,15 @@ impl Spool {
                 _ => Err(Fault::Retry(failure)),
             },
         }
+    }
+
+    /// Makes sure that a claimed drop, whose manifest asks for something else, brings no image.
+    ///
+    /// # Errors
+    /// [`Fault::Reject`] when something besides the manifest is in it.
+    pub fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
+        let drop = self.processing.existing_dir(&claimed.entry)?;
+        check_names(&drop, &[manifest::FILE])
     }
 
     /// Writes the outcome of a drop, in place of one of an earlier drop of this name; that of a
@@ -821,6 +812,30 @@ fn plain_name(name: &OsStr) -> Result<(), String> {
         )
     };
     if is_plain { Ok(()) } else { Err(rule()) }
+}
+
+/// Makes sure that a drop holds nothing but what is `expected`.
+fn check_names(drop: &Dir, expected: &[&str]) -> Result<(), Fault> {
+    let (mut hidden, mut unexpected) = (0, None);
+    drop.each(|name, _| {
+        // A name with a dot is an editor's or an NFS server's, and there are few.
+        let is_hidden = name.as_bytes().starts_with(b".");
+        hidden += usize::from(is_hidden);
+        let is_expected = expected.iter().any(|expected| name == *expected);
+        if is_expected || (is_hidden && hidden <= MAX_HIDDEN) {
+            return ControlFlow::Continue(());
+        }
+        unexpected = Some(quoted(&name.to_string_lossy()));
+        ControlFlow::Break(())
+    })?;
+    let Some(name) = unexpected else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{name}; expected nothing but {} in this drop",
+        expected.join(" and ")
+    );
+    Err(Fault::Reject(Reason::UnexpectedFile, detail))
 }
 
 /// What a drop is rejected for: the reason, and a text for people.

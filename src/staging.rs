@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::account;
 use crate::dir::{Dir, Kind};
 use crate::failpoint;
-use crate::fault::{Failure, Fault, StartError};
+use crate::fault::{Failure, Fault, StartError, Verdict};
 use crate::generation::GenerationName;
 use crate::image::{DIR_MODE, Ownership};
 use crate::moment::Moment;
@@ -51,31 +51,49 @@ pub struct Draft<'s> {
     is_finished: bool,
 }
 
-/// A whole generation with its record, in the staging.
+/// A record in the staging, with a whole generation where that is new, and what is to be done with
+/// the pointer.
 #[derive(Debug)]
 pub struct Staged {
     number: u64,
     head: Head,
-    replaces: Replaces,
-    /// The image stands in its place already: an older generation comes back.
-    is_kept: bool,
+    change: Change,
 }
 
-/// What has to be done with what the pointer leads to until now.
 #[derive(Debug)]
-pub enum Replaces {
+enum Change {
+    /// The pointer is to name the generation. One that is kept stands in its place already.
+    Swap { previous: Previous, is_kept: bool },
+    /// The pointer, which names the generation, is to go.
+    Withdraw,
+}
+
+/// What the pointer leads to until now.
+#[derive(Debug)]
+pub enum Previous {
     Nothing,
     Generation(GenerationName),
     /// A directory that somebody else made becomes the previous generation, with this record.
     Plain(Box<Record>),
 }
 
-/// A generation that stands in its place and waits for the pointer.
+/// A generation that stands in its place with its record; all but the pointer is done.
 #[derive(Debug)]
 pub struct Placed {
     target: Target,
     generation: GenerationName,
-    adopts: Option<GenerationName>,
+    last: LastStep,
+}
+
+/// What machines will see.
+#[derive(Debug)]
+enum LastStep {
+    /// The pointer is put over the one that names this generation, if there is one.
+    Swap(Option<GenerationName>),
+    /// The pointer changes places with the directory that becomes this generation.
+    Exchange(GenerationName),
+    /// The pointer is removed.
+    Withdraw,
 }
 
 impl Staging {
@@ -148,7 +166,20 @@ impl Staging {
     }
 
     /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
-    pub fn stage_kept(&self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
+    pub fn stage_kept(&self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
+        let change = Change::Swap {
+            previous,
+            is_kept: true,
+        };
+        self.stage_record(record, change)
+    }
+
+    /// For a target that is to be taken out of the tree; `record` is that of its current generation.
+    pub fn stage_withdrawal(&self, record: &Record) -> Result<Staged, Failure> {
+        self.stage_record(record, Change::Withdraw)
+    }
+
+    fn stage_record(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.folder
             .write_new(record_name(number), record.to_toml().as_bytes())
@@ -156,8 +187,7 @@ impl Staging {
         Ok(Staged {
             number,
             head: record.head.clone(),
-            replaces,
-            is_kept: true,
+            change,
         })
     }
 
@@ -180,39 +210,39 @@ impl Staging {
         let generations = sub_folder(&folder, &target.generations())?;
         let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
 
-        if staged.is_kept {
-            // Gone by hand in the meantime? Then the next try copies it.
-            generations.existing_dir(generation.as_str())?;
-        } else {
+        if staged.is_new() {
             at("place-generation")?;
             self.folder
                 .rename(staged.number.to_string(), &generations, generation.as_str())?;
+        } else {
+            // Gone by hand in the meantime? Then the next try copies it.
+            generations.existing_dir(generation.as_str())?;
         }
         at("place-record")?;
         let record = record_name(staged.number);
         self.folder
             .rename(record, &generations, generation.record())?;
 
-        let adopts = match &staged.replaces {
-            Replaces::Nothing => None,
-            Replaces::Generation(previous) => {
-                retire(&generations, previous)?;
-                None
-            }
-            Replaces::Plain(record) => {
-                // The pointer is made where the directory will go: exchanging the two then puts
-                // both in their place at once.
-                at("place-adopted")?;
-                let name = &record.head.generation;
-                generations.write_new(name.record(), record.to_toml().as_bytes())?;
-                generations.make_link(name.as_str(), pointer(target, generation))?;
-                Some(name.clone())
-            }
+        let last = match &staged.change {
+            Change::Withdraw => LastStep::Withdraw,
+            Change::Swap { previous, .. } => match previous {
+                Previous::Nothing => LastStep::Swap(None),
+                Previous::Generation(previous) => LastStep::Swap(Some(previous.clone())),
+                Previous::Plain(record) => {
+                    // The pointer is made where the directory will go: exchanging the two then puts
+                    // both in their place at once.
+                    at("place-adopted")?;
+                    let name = &record.head.generation;
+                    generations.write_new(name.record(), record.to_toml().as_bytes())?;
+                    generations.make_link(name.as_str(), pointer(target, generation))?;
+                    LastStep::Exchange(name.clone())
+                }
+            },
         };
         Ok(Placed {
             target: target.clone(),
             generation: generation.clone(),
-            adopts,
+            last,
         })
     }
 
@@ -238,19 +268,21 @@ impl Staging {
 
 impl Draft<'_> {
     /// Writes the record beside the copied image.
-    pub fn finish(mut self, record: &Record, replaces: Replaces) -> Result<Staged, Failure> {
+    pub fn finish(mut self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
         failpoint::at("stage-record").map_err(|e| Failure::new("staging", self.dir.path(), e))?;
         let name = record_name(self.number);
         self.staging
             .folder
             .write_new(&name, record.to_toml().as_bytes())?;
         self.is_finished = true;
-        let head = record.head.clone();
+        let change = Change::Swap {
+            previous,
+            is_kept: false,
+        };
         Ok(Staged {
             number: self.number,
-            head,
-            replaces,
-            is_kept: false,
+            head: record.head.clone(),
+            change,
         })
     }
 }
@@ -269,9 +301,32 @@ impl Staged {
         &self.head
     }
 
-    /// Whether something else is current until now.
-    pub fn has_replaced(&self) -> bool {
-        !matches!(self.replaces, Replaces::Nothing)
+    /// What will have become of the drop.
+    pub fn verdict(&self) -> Verdict {
+        match self.change {
+            Change::Swap { .. } => Verdict::Published,
+            Change::Withdraw => Verdict::Withdrawn,
+        }
+    }
+
+    /// Whether something that machines may be using is current until now.
+    pub fn has_previous(&self) -> bool {
+        match &self.change {
+            Change::Swap { previous, .. } => !matches!(previous, Previous::Nothing),
+            Change::Withdraw => true,
+        }
+    }
+
+    /// Whether the image is still in the staging.
+    fn is_new(&self) -> bool {
+        matches!(self.change, Change::Swap { is_kept: false, .. })
+    }
+}
+
+impl Placed {
+    /// The target it is for.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 }
 
@@ -285,29 +340,39 @@ impl Pointers {
         &self.0
     }
 
-    /// Makes a generation, which has to be durable in its place, the current one. This is the only
-    /// step that a booting machine can see.
+    /// Makes a generation, which has to be durable in its place, the current one, or takes the
+    /// target out of the tree. This is the only step that a booting machine can see.
     pub fn swap(&mut self, placed: &Placed) -> Result<(), Failure> {
         let Placed {
             target,
             generation,
-            adopts,
+            last,
         } = placed;
         let folder = self
             .0
             .tree
             .root()
             .existing_dir(target.folders().join("/"))?;
-        failpoint::at("swap").map_err(|e| Failure::new("swapping", folder.path(), e))?;
-        if let Some(adopted) = adopts {
-            let generations = folder.existing_dir(target.generations())?;
-            return folder.exchange(target.purpose(), &generations, adopted.as_str());
+        let generations = folder.existing_dir(target.generations())?;
+        match last {
+            LastStep::Swap(Some(previous)) => retire(&generations, previous)?,
+            LastStep::Withdraw => retire(&generations, generation)?,
+            LastStep::Swap(None) | LastStep::Exchange(_) => {}
         }
-        let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
-        self.0
-            .folder
-            .make_link(&link, pointer(target, generation))?;
-        self.0.folder.rename(&link, &folder, target.purpose())
+        failpoint::at("swap").map_err(|e| Failure::new("swapping", folder.path(), e))?;
+        match last {
+            LastStep::Exchange(adopted) => {
+                folder.exchange(target.purpose(), &generations, adopted.as_str())
+            }
+            LastStep::Withdraw => folder.remove_file(target.purpose()).map(drop),
+            LastStep::Swap(_) => {
+                let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
+                self.0
+                    .folder
+                    .make_link(&link, pointer(target, generation))?;
+                self.0.folder.rename(&link, &folder, target.purpose())
+            }
+        }
     }
 
     /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
@@ -321,7 +386,11 @@ impl Pointers {
         let Some(generations) = self.0.tree.generations(target)? else {
             return Ok(());
         };
-        if let Replaces::Plain(record) = &staged.replaces {
+        if let Change::Swap {
+            previous: Previous::Plain(record),
+            ..
+        } = &staged.change
+        {
             let adopted = &record.head.generation;
             // Once the two were exchanged, it is the directory.
             let there = generations.stat(adopted.as_str())?;
@@ -330,7 +399,7 @@ impl Pointers {
                 generations.remove_file(adopted.record())?;
             }
         }
-        if !staged.is_kept && !is_current && generations.stat(generation.as_str())?.is_some() {
+        if staged.is_new() && !is_current && generations.stat(generation.as_str())?.is_some() {
             self.remove(&generations, generation)?;
         }
         Ok(())
@@ -372,7 +441,7 @@ fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
 }
 
 /// Notes that a generation stops being current: its record was modified last at that time.
-/// Before the swap, so that a crash can't leave an older time, by which it would go too early.
+/// Right before the swap, so that a crash can't leave an older time, by which it would go too early.
 fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
     match generations.set_modified(name.record(), Moment::now()) {
         // A generation without its record is damaged; vacuum takes it for a leftover.

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
+use crate::columns::{age, table};
 use crate::crew;
 use crate::dir::{Dir, Kind};
 use crate::excerpt::quoted;
@@ -206,26 +206,4 @@ fn readable(spool: &Dir, folder: &str) -> Result<Option<Dir>, Failure> {
         Err(failure) if failure.source.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
         dir => dir,
     }
-}
-
-/// In its two largest units, down to seconds.
-fn age(since: Moment) -> String {
-    let age = Duration::from_secs(since.age().as_secs());
-    let text = humantime::format_duration(age).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<_> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }

@@ -11,6 +11,7 @@ use crate::copy::copy;
 use crate::crew::Progress;
 use crate::dir::Dir;
 use crate::image::{DIR_MODE, Image};
+use crate::listing::FileMark;
 use crate::manifest::{self, FileClaim, Manifest};
 use crate::moment::Moment;
 use crate::outcome::{self, Outcome};
@@ -27,24 +28,16 @@ const MAX_WORDS: usize = 150;
 /// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
 pub struct Draft {
     incoming: Dir,
-    image: Image,
     name: String,
     is_finished: bool,
 }
 
 impl Draft {
-    /// Looks at the image to be dropped, and begins the drop.
+    /// Begins a drop for a target.
     ///
     /// # Errors
-    /// When the image holds what no image may hold, or the spool can't be written.
-    pub fn begin(
-        spool: &Path,
-        image: &Path,
-        target: &Target,
-        limits: &Limits,
-    ) -> anyhow::Result<Self> {
-        // The directory is the caller's own choice: whose files it holds is no question here.
-        let image = Image::check(Dir::open(image)?, 0, limits)?;
+    /// When the spool can't be written.
+    pub fn begin(spool: &Path, target: &Target) -> anyhow::Result<Self> {
         let incoming = Dir::open(&spool.join(INCOMING)).context("opening the spool")?;
         let words = words(target);
         let mut moment = Moment::now();
@@ -53,7 +46,6 @@ impl Draft {
             if incoming.make_dir(format!(".{name}"), DIR_MODE)? {
                 return Ok(Self {
                     incoming,
-                    image,
                     name,
                     is_finished: false,
                 });
@@ -62,42 +54,37 @@ impl Draft {
         }
     }
 
-    /// The bytes to be copied.
-    pub fn bytes(&self) -> u64 {
-        self.image.bytes()
-    }
-
-    /// Copies the image, writes the manifest with a checksum of every file, makes both durable, and
-    /// hands the drop over. Returns its name.
+    /// Copies an image into the drop, and lists its files in the manifest with their checksums.
     ///
     /// # Errors
     /// When a file can't be read, or the spool can't be written.
-    pub fn finish(
-        mut self,
-        target: Target,
-        version: Option<String>,
+    pub fn add_image(
+        &self,
+        image: &Image,
+        manifest: &mut Manifest,
         progress: &Progress,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<()> {
+        let into = self.dir()?.dir_or_make(IMAGE, DIR_MODE)?;
+        let listing = copy(image, &into, None, None, progress)?;
+        let claim = |(path, mark): (String, FileMark)| {
+            let claim = FileClaim {
+                sha256: mark.sha256,
+                size: Some(mark.size),
+            };
+            (path, claim)
+        };
+        manifest.files = Some(listing.files.into_iter().map(claim).collect());
+        Ok(())
+    }
+
+    /// Writes the manifest, makes the drop durable, and hands it over. Returns its name.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    pub fn finish(mut self, manifest: &Manifest) -> anyhow::Result<String> {
         let hidden = format!(".{}", self.name);
-        let drop = self.incoming.existing_dir(&hidden)?;
-        let into = drop.dir_or_make(IMAGE, DIR_MODE)?;
-        let listing = copy(&self.image, &into, None, None, progress)?;
-        let claim = |(path, mark): (String, crate::listing::FileMark)| {
-            (
-                path,
-                FileClaim {
-                    sha256: mark.sha256,
-                    size: Some(mark.size),
-                },
-            )
-        };
-        let files = listing.files.into_iter().map(claim).collect();
-        let manifest = Manifest {
-            target,
-            version,
-            files: Some(files),
-        };
-        drop.write_new(manifest::FILE, manifest.to_toml().as_bytes())?;
+        self.dir()?
+            .write_new(manifest::FILE, manifest.to_toml().as_bytes())?;
         // Once it has its name the drop must survive a power cut.
         self.incoming.sync_file_system()?;
         if !self
@@ -113,6 +100,19 @@ impl Draft {
         self.incoming.sync_file_system()?;
         Ok(self.name.clone())
     }
+
+    fn dir(&self) -> anyhow::Result<Dir> {
+        Ok(self.incoming.existing_dir(format!(".{}", self.name))?)
+    }
+}
+
+/// Looks at an image that is to be dropped.
+///
+/// # Errors
+/// When it holds what no image may hold.
+pub fn look_at(image: &Path, limits: &Limits) -> anyhow::Result<Image> {
+    // The directory is the caller's own choice: whose files it holds is no question here.
+    Ok(Image::check(Dir::open(image)?, 0, limits)?)
 }
 
 /// A target as a part of a drop's name, which may be neither as long nor end in every way.

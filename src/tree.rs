@@ -101,6 +101,19 @@ impl Tree {
         }
     }
 
+    /// The directory that machines read from when they use the stable path of `target`, and how the
+    /// paths of its files end but for their names in it; `None` when there is none.
+    pub fn in_use(&self, target: &Target) -> Result<Option<(Dir, String)>, Fault> {
+        Ok(match self.current(target)? {
+            Current::Nothing => None,
+            Current::Plain(dir) => Some((dir, format!("/{target}/"))),
+            Current::Generation(generation) => {
+                let path = generation_path(target, &generation.name);
+                Some((generation.dir, path))
+            }
+        })
+    }
+
     /// The name of the generation that the target's pointer holds, whether it is there or not;
     /// `None` without a pointer.
     pub fn pointed(&self, target: &Target) -> Result<Option<GenerationName>, Fault> {
@@ -157,6 +170,43 @@ impl Tree {
         kept.retain(|name| name.may_be(digest));
         kept.reverse();
         Ok(kept)
+    }
+
+    /// The generation that a rollback goes back to when nobody names one: of those that were
+    /// published before the `current` one, the last; where none is current, the one that was so
+    /// last. `None` when there is none.
+    pub fn previous(
+        &self,
+        target: &Target,
+        current: Option<&GenerationName>,
+    ) -> Result<Option<Generation>, Failure> {
+        let Some(generations) = self.generations(target)? else {
+            return Ok(None);
+        };
+        let (mut own, mut others) = (None, Vec::new());
+        for name in generation_names(&generations)? {
+            let is_current = Some(&name) == current;
+            let retired = generations.stat(name.record())?.map(|stat| stat.modified);
+            let Some(generation) = self.generation(target, name)? else {
+                continue;
+            };
+            let Some(record) = &generation.record else {
+                continue;
+            };
+            let published = record.published_at();
+            if is_current {
+                own = Some(published);
+            } else if current.is_some() {
+                others.push((Some(published), generation));
+            } else {
+                others.push((retired, generation));
+            }
+        }
+        let before = others
+            .into_iter()
+            .filter(|(at, _)| own.is_none_or(|own| at.is_some_and(|at| at < own)));
+        let last = before.max_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(last.map(|(_, generation)| generation))
     }
 
     /// Every target that the tree has a folder of generations for.
@@ -219,6 +269,11 @@ impl Tree {
             target.generations()
         ))
     }
+}
+
+/// How the paths of a generation's files go on after that of the tree, but for their names in it.
+pub fn generation_path(target: &Target, name: &GenerationName) -> String {
+    format!("/{target}@/{name}/")
 }
 
 /// The generations in a folder of them, the oldest first.

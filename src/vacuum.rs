@@ -1,24 +1,33 @@
 //! What is removed from the tree: generations that retention no longer keeps, and leftovers of a
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
+use std::time::Duration;
+
 use crate::dir::{Dir, Kind};
 use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
 use crate::moment::Moment;
+use crate::open_files::OpenFiles;
 use crate::settings::Retention;
 use crate::staging::Pointers;
 use crate::target::Target;
-use crate::tree::generation_names;
+use crate::tree::{generation_names, generation_path};
+
+/// A generation with an open file is looked at again after this.
+const OPEN_STILL: Duration = Duration::from_secs(60);
 
 /// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
 /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
-/// ago.
+/// ago. Of a target that was taken out of the tree none is kept for longer than that.
+///
+/// None goes while a file of it is `open`.
 ///
 /// Returns when the next one will have to go.
 pub fn vacuum(
     pointers: &mut Pointers,
     target: &Target,
     retention: &Retention,
+    open: &OpenFiles,
 ) -> Result<Option<Moment>, Fault> {
     let Some(generations) = pointers.tree().generations(target)? else {
         return Ok(None);
@@ -34,15 +43,36 @@ pub fn vacuum(
     superseded.sort_unstable();
     superseded.reverse();
 
+    let last = superseded.first().map(|(_, name)| name);
+    let is_withdrawn = current.is_none() && is_withdrawn(pointers, target, last)?;
+    let keep = if is_withdrawn { 0 } else { retention.keep };
     let mut next = None;
-    for (since, name) in superseded.into_iter().skip(retention.keep) {
-        if since.age() >= retention.min_age {
-            pointers.remove(&generations, &name)?;
+    for (since, name) in superseded.into_iter().skip(keep) {
+        let due = if open.has(&generation_path(target, &name)) {
+            Moment::now().later(OPEN_STILL)
         } else {
-            next = Some(since.later(retention.min_age));
+            since.later(retention.min_age)
+        };
+        if due > Moment::now() {
+            next = Some(next.map_or(due, |next: Moment| next.min(due)));
+        } else {
+            pointers.remove(&generations, &name)?;
         }
     }
     Ok(next)
+}
+
+/// Whether the target was taken out of the tree by a drop; a pointer that somebody has removed by
+/// hand is no reason to remove what it named.
+fn is_withdrawn(
+    pointers: &Pointers,
+    target: &Target,
+    last: Option<&GenerationName>,
+) -> Result<bool, Failure> {
+    let Some(last) = last else { return Ok(false) };
+    let generation = pointers.tree().generation(target, last.clone())?;
+    let record = generation.and_then(|generation| generation.record);
+    Ok(record.is_some_and(|record| record.is_withdrawn()))
 }
 
 /// Removes what a crash left of `target`: generations without a record, records without a

@@ -167,9 +167,13 @@ fn only_dir_makes_system_calls_on_names() {
     // The admin's own file, which is read before anything else happens.
     let configuration = [("cli", "read_to_string")];
     for (module, code) in modules().iter().filter(|(module, _)| *module != "dir") {
+        // A module's tests may set a stage for it.
+        let code = code.split("#[cfg(test)]").next().unwrap();
         for used in behind(code, "rustix::fs") {
+            // Its watches are on open directories.
+            let is_watch = module == "lookout" && used.starts_with("::inotify");
             assert!(
-                used.starts_with("::Mode::"),
+                is_watch || used.starts_with("::Mode::"),
                 "{module} uses rustix::fs{used}"
             );
         }

@@ -1,0 +1,28 @@
+//! What commands print for people: columns, and how old something is.
+
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+/// In its two largest units, down to seconds.
+pub fn age(since: Moment) -> String {
+    let age = Duration::from_secs(since.age().as_secs());
+    let text = humantime::format_duration(age).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Rows of cells, each column as wide as its widest cell.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<_> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,297 @@
+//! Whether a machine uses what a swap would replace.
+//!
+//! Events of the kernel tell of every file that is opened, read or closed from now on
+//! (inotify(7)): a transfer that was under way before shows by its reading. They are taken in
+//! when somebody asks, so nothing runs while nothing is watched. What no event tells of, a file
+//! that was opened earlier and lies idle, shows among the open files.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+
+use crate::dir::{Dir, Kind};
+use crate::fault::Failure;
+use crate::open_files::OpenFiles;
+
+/// Events are small; so many bytes hold some hundred.
+const BUFFER: usize = 16 << 10;
+
+/// Everything that is watched.
+#[derive(Debug, Default)]
+pub struct Lookout(Arc<Mutex<Watches>>);
+
+/// A directory that is watched until this is dropped.
+#[derive(Debug)]
+pub struct Watched {
+    watches: Arc<Mutex<Watches>>,
+    number: u64,
+    /// How the paths of its files end, but for their names in it.
+    path: String,
+    quiet_period: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Watches {
+    /// `None` while nothing is watched.
+    inotify: Option<OwnedFd>,
+    next: u64,
+    /// By the kernel's number for a folder.
+    folders: HashMap<i32, u64>,
+    uses: HashMap<u64, Use>,
+    /// Why something could not be watched; to be told once.
+    trouble: Option<Failure>,
+    has_told: bool,
+}
+
+/// How machines use a directory.
+#[derive(Debug)]
+struct Use {
+    last: Instant,
+    /// Files that were opened and not closed since it is watched.
+    open: u64,
+}
+
+impl Lookout {
+    /// Watches all files in `dir`, whose paths end with `path` and their names in it, from now on.
+    ///
+    /// Where the kernel has no watches left, nothing is seen but open files, and
+    /// [`Lookout::trouble`] tells of it.
+    pub fn watch(&self, dir: &Dir, path: String, quiet_period: Duration) -> Watched {
+        let mut watches = self.lock();
+        let number = watches.next;
+        watches.next += 1;
+        let begun = Use {
+            last: Instant::now(),
+            open: 0,
+        };
+        watches.uses.insert(number, begun);
+        if let Err(failure) = watches.add(dir, number)
+            && !watches.has_told
+        {
+            watches.trouble = Some(failure);
+        }
+        Watched {
+            watches: Arc::clone(&self.0),
+            number,
+            path,
+            quiet_period,
+        }
+    }
+
+    /// Takes in what has happened until now.
+    pub fn look(&self) {
+        self.lock().take_events();
+    }
+
+    /// Whether a file of it is open, as far as this process may know.
+    pub fn is_open(&self, watched: &Watched) -> bool {
+        OpenFiles::now().has(&watched.path)
+    }
+
+    /// Why something could not be watched, once.
+    pub fn trouble(&self) -> Option<Failure> {
+        let mut watches = self.lock();
+        let trouble = watches.trouble.take();
+        watches.has_told |= trouble.is_some();
+        trouble
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watches> {
+        self.0.lock().expect("no thread panics here")
+    }
+}
+
+impl Watched {
+    /// Whether no file of it was in use for the quiet period, as far as events were taken in.
+    pub fn is_quiet(&self) -> bool {
+        let watches = self.watches.lock().expect("no thread panics here");
+        watches
+            .uses
+            .get(&self.number)
+            .is_none_or(|it| it.open == 0 && it.last.elapsed() >= self.quiet_period)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut watches = self.watches.lock().expect("no thread panics here");
+        watches.remove(self.number);
+    }
+}
+
+impl Watches {
+    fn add(&mut self, root: &Dir, number: u64) -> Result<(), Failure> {
+        let failure = |dir: &Dir, errno| Failure::new("watching", dir.path(), errno);
+        if self.inotify.is_none() {
+            let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
+            self.inotify = Some(inotify::init(flags).map_err(|errno| failure(root, errno))?);
+        }
+        let Some(inotify) = &self.inotify else {
+            return Ok(());
+        };
+        let flags = WatchFlags::OPEN | WatchFlags::ACCESS | WatchFlags::CLOSE | WatchFlags::ONLYDIR;
+        let mut folders = VecDeque::from([String::new()]);
+        while let Some(folder) = folders.pop_front() {
+            let opened;
+            let dir = if folder.is_empty() {
+                root
+            } else {
+                opened = root.existing_dir(&folder)?;
+                &opened
+            };
+            let watch = inotify::add_watch(inotify, dir.path_of_descriptor(), flags);
+            let watch = watch.map_err(|errno| failure(dir, errno))?;
+            self.folders.insert(watch, number);
+            dir.each(|name, kind| {
+                if let (Kind::Dir, Some(name)) = (kind, name.to_str()) {
+                    let slash = if folder.is_empty() { "" } else { "/" };
+                    folders.push_back(format!("{folder}{slash}{name}"));
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.uses.remove(&number);
+        if self.uses.is_empty() {
+            // All watches end with it.
+            *self = Self {
+                next: self.next,
+                has_told: self.has_told,
+                ..Self::default()
+            };
+            return;
+        }
+        let Some(inotify) = &self.inotify else { return };
+        self.folders.retain(|watch, of| {
+            let stays = *of != number;
+            if !stays {
+                // The folder may have gone, and its watch with it.
+                let _ = inotify::remove_watch(inotify, *watch);
+            }
+            stays
+        });
+    }
+
+    fn take_events(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut events = Reader::new(inotify, &mut buffer);
+        let now = Instant::now();
+        // An error is that there are no more.
+        while let Ok(event) = events.next() {
+            let what = event.events();
+            if what.contains(ReadFlags::QUEUE_OVERFLOW) {
+                // Nobody knows whose events were lost, nor what was closed.
+                for it in self.uses.values_mut() {
+                    *it = Use { last: now, open: 0 };
+                }
+                continue;
+            }
+            let number = self.folders.get(&event.wd());
+            let Some(it) = number.and_then(|number| self.uses.get_mut(number)) else {
+                continue;
+            };
+            if what.intersects(ReadFlags::ISDIR | ReadFlags::IGNORED) {
+                continue;
+            }
+            it.last = now;
+            if what.contains(ReadFlags::OPEN) {
+                it.open += 1;
+            } else if what.intersects(ReadFlags::CLOSE_NOWRITE | ReadFlags::CLOSE_WRITE) {
+                // It may have been opened earlier than it is watched.
+                it.open = it.open.saturating_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    struct Case {
+        lookout: Lookout,
+        file: std::path::PathBuf,
+        dir: Dir,
+        _folder: tempfile::TempDir,
+    }
+
+    fn case() -> Case {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("boot/linux");
+        std::fs::create_dir(folder.path().join("boot")).unwrap();
+        std::fs::write(&file, "kernel").unwrap();
+        Case {
+            lookout: Lookout::default(),
+            dir: Dir::open(folder.path()).unwrap(),
+            file,
+            _folder: folder,
+        }
+    }
+
+    /// When it was used last, as far as is known, and how many files are open.
+    fn seen(case: &Case, watched: &Watched) -> (Instant, u64) {
+        case.lookout.look();
+        let watches = watched.watches.lock().unwrap();
+        let it = &watches.uses[&watched.number];
+        (it.last, it.open)
+    }
+
+    #[test]
+    fn what_nobody_uses_is_quiet_after_the_quiet_period_and_not_before() {
+        let case = case();
+        let at_once = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let never = case.lookout.watch(&case.dir, "x".into(), NEVER);
+        case.lookout.look();
+        assert!(at_once.is_quiet());
+        assert!(!never.is_quiet());
+    }
+
+    #[test]
+    fn a_file_that_is_opened_is_in_use_until_it_is_closed() {
+        let case = case();
+        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let (begun, open) = seen(&case, &watched);
+        assert_eq!(open, 0);
+        let file = std::fs::File::open(&case.file).unwrap();
+        let (opened, open) = seen(&case, &watched);
+        assert_eq!(open, 1);
+        assert!(opened > begun && !watched.is_quiet());
+        drop(file);
+        assert_eq!(seen(&case, &watched).1, 0);
+        assert!(watched.is_quiet());
+    }
+
+    #[test]
+    fn a_transfer_that_was_under_way_shows_by_its_reading() {
+        let case = case();
+        let mut file = std::fs::File::open(&case.file).unwrap();
+        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let (begun, _) = seen(&case, &watched);
+        file.read_exact(&mut [0; 3]).unwrap();
+        let (read, open) = seen(&case, &watched);
+        assert!(read > begun, "the reading was not seen");
+        drop(file);
+        assert_eq!((open, seen(&case, &watched).1), (0, 0));
+    }
+
+    #[test]
+    fn when_nothing_is_watched_nothing_is_left() {
+        let case = case();
+        let first = case.lookout.watch(&case.dir, "x".into(), NEVER);
+        drop(first);
+        let watches = case.lookout.lock();
+        assert!(watches.inotify.is_none() && watches.folders.is_empty());
+    }
+}
