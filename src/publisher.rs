@@ -32,7 +32,7 @@ use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
 use crate::staging::Pointers;
 use crate::target::Target;
 use crate::troubles::Troubles;
-use crate::vacuum;
+use crate::vacuum::{self, Spared};
 use crate::watch::Watch;
 use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 
@@ -144,7 +144,13 @@ impl Publisher {
         let mut vacuums = BTreeMap::<_, Vec<_>>::new();
         let mut troubles = Troubles::default();
         let mut leftovers = 0;
-        let open = OpenFiles::now();
+        let left = shop.spool.left_behind();
+        let Left { claimed, leaving } = left.context("looking for claimed drops")?;
+        let queue = Queue::new(claimed, &leaving);
+        let spared = Spared {
+            open: OpenFiles::now(),
+            drops: queue.known(),
+        };
         let targets = pointers
             .tree()
             .targets()
@@ -153,7 +159,7 @@ impl Publisher {
             let swept = vacuum::sweep(&mut pointers, &target).and_then(|n| {
                 Ok((
                     n,
-                    vacuum::vacuum(&mut pointers, &target, &retention, &open)?,
+                    vacuum::vacuum(&mut pointers, &target, &retention, &spared)?,
                 ))
             });
             match swept {
@@ -170,14 +176,12 @@ impl Publisher {
                 }
             }
         }
-        let left = shop.spool.left_behind();
-        let Left { claimed, leaving } = left.context("looking for claimed drops")?;
-        let count = claimed.len() + leaving.len();
+        let count = spared.drops.len();
         if leftovers > 0 || count > 0 {
             tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
         }
         Ok(Self {
-            queue: Queue::new(claimed, &leaving),
+            queue,
             shop,
             pointers: Some(pointers),
             watch,
@@ -389,11 +393,14 @@ impl Publisher {
             let later = now.later(Duration::from_secs(1));
             self.vacuums.entry(later).or_default().extend(busy);
         }
-        let retention = self.retention.clone();
+        let (retention, drops) = (self.retention.clone(), self.queue.known());
         self.work.spawn_blocking(move || {
-            let open = OpenFiles::now();
+            let spared = Spared {
+                open: OpenFiles::now(),
+                drops,
+            };
             let vacuum = |target: Target| {
-                let next = vacuum::vacuum(&mut pointers, &target, &retention, &open);
+                let next = vacuum::vacuum(&mut pointers, &target, &retention, &spared);
                 (target, next)
             };
             let done = free.into_iter().map(vacuum).collect();

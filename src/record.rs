@@ -150,12 +150,6 @@ impl Record {
         last.map_or(self.head.published_at, |event| event.at)
     }
 
-    /// Whether the last thing that happened to it is that its target was taken out of the tree.
-    pub fn is_withdrawn(&self) -> bool {
-        let last = self.history.last();
-        last.is_some_and(|event| event.what == Happened::Withdrawn)
-    }
-
     /// Notes what happened to the generation.
     pub fn note(&mut self, at: Moment, what: Happened, from: Option<&Origin>) {
         let event = Event {

@@ -426,6 +426,20 @@ impl Pointers {
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number)
     }
+
+    /// Removes the folder of a target's generations when none is left in it; what somebody else put
+    /// there stays.
+    pub fn remove_folder(&mut self, target: &Target) -> Result<(), Failure> {
+        let path = target.folders().join("/");
+        let Some(folder) = self.0.tree.root().dir(path)? else {
+            return Ok(());
+        };
+        match folder.remove_dir(target.generations()) {
+            Err(failure) if failure.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            removed => drop(removed?),
+        }
+        Ok(())
+    }
 }
 
 /// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could

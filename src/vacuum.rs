@@ -1,6 +1,7 @@
 //! What is removed from the tree: generations that retention no longer keeps, and leftovers of a
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::dir::{Dir, Kind};
@@ -8,6 +9,7 @@ use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
 use crate::moment::Moment;
 use crate::open_files::OpenFiles;
+use crate::record::{Event, Happened};
 use crate::settings::Retention;
 use crate::staging::Pointers;
 use crate::target::Target;
@@ -16,18 +18,29 @@ use crate::tree::{generation_names, generation_path};
 /// A generation with an open file is looked at again after this.
 const OPEN_STILL: Duration = Duration::from_secs(60);
 
+/// And a withdrawal whose drop is still on its way.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
+/// What stays whatever its age.
+#[derive(Debug, Default)]
+pub struct Spared {
+    pub open: OpenFiles,
+    /// Drops that may have no outcome yet. After a crash a withdrawal is known by what it withdrew.
+    pub drops: HashSet<String>,
+}
+
 /// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
 /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
 /// ago. Of a target that was taken out of the tree none is kept for longer than that.
 ///
-/// None goes while a file of it is `open`.
+/// None goes while a file of it is open, nor what was withdrawn by a drop that has no outcome yet.
 ///
 /// Returns when the next one will have to go.
 pub fn vacuum(
     pointers: &mut Pointers,
     target: &Target,
     retention: &Retention,
-    open: &OpenFiles,
+    spared: &Spared,
 ) -> Result<Option<Moment>, Fault> {
     let Some(generations) = pointers.tree().generations(target)? else {
         return Ok(None);
@@ -44,11 +57,23 @@ pub fn vacuum(
     superseded.reverse();
 
     let last = superseded.first().map(|(_, name)| name);
-    let is_withdrawn = current.is_none() && is_withdrawn(pointers, target, last)?;
-    let keep = if is_withdrawn { 0 } else { retention.keep };
+    let withdrawal = if current.is_none() {
+        withdrawal(pointers, target, last)?
+    } else {
+        None
+    };
+    let is_unsettled = |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(drop));
+    if withdrawal.as_ref().is_some_and(is_unsettled) {
+        return Ok(Some(Moment::now().later(UNSETTLED)));
+    }
+    let keep = if withdrawal.is_some() {
+        0
+    } else {
+        retention.keep
+    };
     let mut next = None;
     for (since, name) in superseded.into_iter().skip(keep) {
-        let due = if open.has(&generation_path(target, &name)) {
+        let due = if spared.open.has(&generation_path(target, &name)) {
             Moment::now().later(OPEN_STILL)
         } else {
             since.later(retention.min_age)
@@ -59,20 +84,28 @@ pub fn vacuum(
             pointers.remove(&generations, &name)?;
         }
     }
+    if withdrawal.is_some() && next.is_none() {
+        pointers.remove_folder(target)?;
+    }
     Ok(next)
 }
 
-/// Whether the target was taken out of the tree by a drop; a pointer that somebody has removed by
-/// hand is no reason to remove what it named.
-fn is_withdrawn(
+/// How the target was taken out of the tree, if that was by a drop; a pointer that somebody has
+/// removed by hand is no reason to remove what it named.
+fn withdrawal(
     pointers: &Pointers,
     target: &Target,
     last: Option<&GenerationName>,
-) -> Result<bool, Failure> {
-    let Some(last) = last else { return Ok(false) };
+) -> Result<Option<Event>, Failure> {
+    let Some(last) = last else { return Ok(None) };
     let generation = pointers.tree().generation(target, last.clone())?;
     let record = generation.and_then(|generation| generation.record);
-    Ok(record.is_some_and(|record| record.is_withdrawn()))
+    Ok(record.and_then(|mut record| {
+        record
+            .history
+            .pop()
+            .filter(|event| event.what == Happened::Withdrawn)
+    }))
 }
 
 /// Removes what a crash left of `target`: generations without a record, records without a

@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::record::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
-use crate::scene::{Scene, drops};
+use crate::scene::{Scene, drops, drops_without_rollback};
 use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
 
 /// Every place that the program can be ended at from within.
@@ -157,7 +157,11 @@ fn every_place_is_tried() {
 
 /// At every place, each time that it is reached.
 fn killed_at_every_failpoint(keep: usize) {
-    let scene = Scene::in_memory(keep, &drops());
+    let drops = match keep {
+        0 => drops_without_rollback(),
+        _ => drops(),
+    };
+    let scene = Scene::in_memory(keep, &drops);
     let mut kills = BTreeMap::new();
     for place in PLACES {
         for nth in 1.. {

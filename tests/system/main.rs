@@ -9,6 +9,7 @@
 )]
 
 mod blocklog;
+mod changes;
 mod commands;
 mod crashes;
 mod filesystems;
@@ -17,6 +18,7 @@ mod images;
 mod load;
 mod orders;
 mod power;
+mod quiet;
 mod scene;
 mod swaps;
 mod tftp;
@@ -38,6 +40,8 @@ fn main() {
         hardship::tests(),
         orders::tests(),
         commands::tests(),
+        changes::tests(),
+        quiet::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

@@ -32,6 +32,10 @@ const BAD: &str = "format = 0\n";
 #[derive(Clone, Copy)]
 enum Put {
     Image(Image),
+    /// To the image before.
+    Rollback(Image),
+    /// Of the image that is current.
+    Withdraw(Image),
     BadManifest,
     NoManifest,
     File,
@@ -103,6 +107,20 @@ const CASES: &[Case] = &[
         before: &[],
         put: Put::Image(NEW),
         outcome: "published",
+    },
+    Case {
+        drop: "rolled",
+        target: "rolled",
+        before: &[OLD, NEW],
+        put: Put::Rollback(OLD),
+        outcome: "published",
+    },
+    Case {
+        drop: "gone",
+        target: "gone",
+        before: &[OLD],
+        put: Put::Withdraw(OLD),
+        outcome: "withdrawn",
     },
     Case {
         drop: "bad",
@@ -265,13 +283,14 @@ impl Scene {
             "{}: an earlier drop's outcome\n{world}",
             case.drop
         );
-        let Put::Image(image) = case.put else {
-            return self.assert_kept(world, case);
+        let image = match case.put {
+            Put::Image(image) | Put::Rollback(image) | Put::Withdraw(image) => image,
+            _ => return self.assert_kept(world, case),
         };
         let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
         assert_eq!(outcome["files"], image.len(), "{outcome:#}\n{world}");
         assert_eq!(outcome["bytes"], bytes, "{outcome:#}\n{world}");
-        if case.drop == "line-1" {
+        if matches!(case.put, Put::Withdraw(_)) || case.drop == "line-1" {
             return;
         }
         // The generation that the outcome tells of is the one that is published.
@@ -326,9 +345,16 @@ impl Scene {
                 last,
             });
             at.images.extend(last);
-            if let Put::Image(image) = case.put {
-                at.images.push(image);
-                at.last = Some(image);
+            match case.put {
+                Put::Image(image) | Put::Rollback(image) => {
+                    at.images.push(image);
+                    at.last = Some(image);
+                }
+                Put::Withdraw(_) => {
+                    at.may_be_missing = true;
+                    at.last = None;
+                }
+                _ => {}
             }
             // A folder that somebody made by hand.
             if case.target == "adopted" {
@@ -342,10 +368,12 @@ impl Scene {
     /// Asserts that machines see what a drop was to bring, or what came after it.
     pub fn assert_shown(&self, world: &World, drop: &str) {
         let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
-        let Put::Image(mut expected) = case.put else {
-            return;
-        };
         let found = image(&world.published(&path_of(case.target)));
+        let mut expected = match case.put {
+            Put::Image(image) | Put::Rollback(image) => image,
+            Put::Withdraw(_) => return assert_eq!(found, None, "{drop}\n{world}"),
+            _ => return,
+        };
         if drop == "line-1" && found == Some(files(NEW)) {
             expected = NEW;
         }
@@ -375,6 +403,14 @@ pub fn memory() -> TempDir {
 /// All drops that a scene can have.
 pub fn drops() -> Vec<&'static str> {
     CASES.iter().map(|case| case.drop).collect()
+}
+
+/// Those that need nothing old.
+pub fn drops_without_rollback() -> Vec<&'static str> {
+    let others = CASES
+        .iter()
+        .filter(|case| !matches!(case.put, Put::Rollback(_)));
+    others.map(|case| case.drop).collect()
 }
 
 /// Where a target is in the tree.
@@ -410,6 +446,14 @@ fn build(world: &World, cases: &[&Case]) {
             Put::Image(image) => {
                 write(&hidden.join("image"), image);
                 Some(manifest(&path_of(case.target)))
+            }
+            Put::Rollback(_) => {
+                fs::create_dir_all(&hidden).unwrap();
+                Some(manifest(&path_of(case.target)) + "action = \"rollback\"\n")
+            }
+            Put::Withdraw(_) => {
+                fs::create_dir_all(&hidden).unwrap();
+                Some(manifest(&path_of(case.target)) + "action = \"withdraw\"\n")
             }
             Put::BadManifest => {
                 write(&hidden.join("image"), NEW);
