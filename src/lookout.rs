@@ -287,6 +287,25 @@ mod tests {
     }
 
     #[test]
+    fn when_the_kernel_has_lost_events_everything_may_be_in_use() {
+        let case = case();
+        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let (begun, _) = seen(&case, &watched);
+        let other = case.file.with_file_name("initrd.gz");
+        std::fs::write(&other, "initrd").unwrap();
+        let file = std::fs::File::open(&case.file).unwrap();
+        // More than the kernel's queue holds, and no two in a row are the same.
+        let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        for _ in 0..limit.trim().parse::<u32>().unwrap() {
+            drop(std::fs::File::open(&other).unwrap());
+        }
+        drop(file);
+        let (last, open) = seen(&case, &watched);
+        assert!(last > begun);
+        assert_eq!(open, 0, "its closing was lost");
+    }
+
+    #[test]
     fn when_nothing_is_watched_nothing_is_left() {
         let case = case();
         let first = case.lookout.watch(&case.dir, "x".into(), NEVER);

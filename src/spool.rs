@@ -480,7 +480,7 @@ impl Spool {
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
         let drop = self.processing.existing_dir(&claimed.entry)?;
-        check_names(&drop, &[manifest::FILE, IMAGE])?;
+        check_names(&drop, true)?;
         let missing = || {
             let detail =
                 format!("no {IMAGE}/; expected a folder that holds what is to be published");
@@ -505,7 +505,7 @@ impl Spool {
     /// [`Fault::Reject`] when something besides the manifest is in it.
     pub fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
         let drop = self.processing.existing_dir(&claimed.entry)?;
-        check_names(&drop, &[manifest::FILE])
+        check_names(&drop, false)
     }
 
     /// Writes the outcome of a drop, in place of one of an earlier drop of this name; that of a
@@ -814,14 +814,14 @@ fn plain_name(name: &OsStr) -> Result<(), String> {
     if is_plain { Ok(()) } else { Err(rule()) }
 }
 
-/// Makes sure that a drop holds nothing but what is `expected`.
-fn check_names(drop: &Dir, expected: &[&str]) -> Result<(), Fault> {
+/// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.
+fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
     let (mut hidden, mut unexpected) = (0, None);
     drop.each(|name, _| {
         // A name with a dot is an editor's or an NFS server's, and there are few.
         let is_hidden = name.as_bytes().starts_with(b".");
         hidden += usize::from(is_hidden);
-        let is_expected = expected.iter().any(|expected| name == *expected);
+        let is_expected = name == manifest::FILE || (name == IMAGE && may_have_image);
         if is_expected || (is_hidden && hidden <= MAX_HIDDEN) {
             return ControlFlow::Continue(());
         }
@@ -831,10 +831,12 @@ fn check_names(drop: &Dir, expected: &[&str]) -> Result<(), Fault> {
     let Some(name) = unexpected else {
         return Ok(());
     };
-    let detail = format!(
-        "{name}; expected nothing but {} in this drop",
-        expected.join(" and ")
-    );
+    let image = if may_have_image {
+        format!(" and {IMAGE}/ in a drop")
+    } else {
+        " in a drop that asks for something else than an image".to_string()
+    };
+    let detail = format!("{name}; expected nothing but {}{image}", manifest::FILE);
     Err(Fault::Reject(Reason::UnexpectedFile, detail))
 }
 

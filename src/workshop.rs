@@ -181,6 +181,7 @@ impl Workshop {
 
     fn check(&self, claimed: &Claimed, manifest: &Manifest) -> Result<(Wanted, Current), Fault> {
         let target = &manifest.target;
+        let current = self.staging.tree().current(target)?;
         let wanted = match &manifest.action {
             Action::Publish => {
                 let dir = self.spool.image(claimed)?;
@@ -190,7 +191,13 @@ impl Workshop {
             }
             Action::Rollback(to) => {
                 self.spool.check_no_image(claimed)?;
-                let (kept, record) = self.find_older(target, to.as_ref())?;
+                let (kept, record) = match &current {
+                    // It has done it already, before a crash.
+                    Current::Generation(current) if is_done(claimed, current) => {
+                        self.find_older(target, Some(&current.name))?
+                    }
+                    _ => self.find_older(target, to.as_ref())?,
+                };
                 Wanted::Kept(kept, record)
             }
             Action::Withdraw => {
@@ -198,7 +205,6 @@ impl Workshop {
                 Wanted::Nothing
             }
         };
-        let current = self.staging.tree().current(target)?;
         self.check_replaces(claimed, manifest, &current)?;
         Ok((wanted, current))
     }
@@ -658,6 +664,12 @@ fn decide(
 fn is_of(claimed: &Claimed, head: &Head) -> bool {
     let from = head.from.as_ref();
     from.is_some_and(|from| from.drop == claimed.name) && head.published_at >= claimed.claimed_at
+}
+
+/// As [`is_of`], as far as its record tells.
+fn is_done(claimed: &Claimed, current: &Generation) -> bool {
+    let record = current.record.as_ref();
+    record.is_some_and(|record| is_of(claimed, &record.head))
 }
 
 fn unchanged(claimed: &Claimed, head: &Head) -> Decision {

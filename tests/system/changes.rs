@@ -284,7 +284,8 @@ fn rejected() {
     let outcome = world.assert_outcome("image", "rejected unexpected-file");
     assert_eq!(
         outcome["detail"],
-        "`image`; expected nothing but manifest.toml in this drop"
+        "`image`; expected nothing but manifest.toml in a drop that asks for something else than an \
+         image"
     );
     assert_eq!(snapshot(&world.tree), before);
     publish(&world, "two");

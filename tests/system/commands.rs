@@ -247,7 +247,7 @@ error: unknown key `logs`
   --> bad.toml:15:2
    |
 15 | [logs]
-   |  ^^^^ expected one of `spool`, `tree`, `limits`, `retention`
+   |  ^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, `boot_config`, `hook`, `metrics`, `log`
 ";
     let output = program(&["check-config", "--config", "bad.toml"], &world.root);
     assert_said(&output, 78, "", expected);
@@ -808,7 +808,7 @@ fn missing_directories() {
     );
     let incoming = world.spool.join("incoming");
     let said = format!(
-        "netboot-publisher: submitting \"image\": opening the spool: {}",
+        "netboot-publisher: opening the spool: {}",
         missing(&incoming)
     );
     assert_said(&submit(&world, &["image"]), 1, "", &said);
