@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::crew::Progress;
+use crate::hooks;
 use crate::news::Listeners;
 use crate::publisher::Publisher;
 use crate::settings::{self, Settings};
@@ -58,9 +60,12 @@ async fn publish(
         limits,
         retention,
         swap,
+        hooks,
         ..
     } = settings;
-    let listeners = Listeners::default();
+    let mut listeners = Listeners::default();
+    let (_hooks, hooks) = watch::channel(hooks);
+    let hooks = hooks::run(hooks, tree.path.clone(), listeners.add(), shutdown.clone());
     let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
     let recover = move || -> anyhow::Result<Publisher> {
         let opened = Spool::open(&spool).context("opening the spool")?;
@@ -87,5 +92,8 @@ async fn publish(
         .await
         .context("recovery broke off")??;
     tracing::info!(spool = ?spool_path, tree = ?tree_path, "ready");
-    publisher.run(shutdown, once).await
+    let hooks = tokio::spawn(hooks);
+    publisher.run(shutdown, once).await?;
+    // With the publisher the news have ended: what is still to run runs, or is given up.
+    hooks.await.context("the hooks broke off")
 }

@@ -54,6 +54,7 @@
 //! | 6 | [`submit`] | a drop made from a directory |
 //! | 6 | [`news`] | what became of drops, for whoever wants to know |
 //! | 6 | [`queue`] | drops on their way to the work; a line for each target |
+//! | 7 | [`hooks`] | the admin's programs, run after an outcome |
 //! | 7 | [`publisher`] | the one task that owns the tree |
 //! | 8 | [`daemon`] | opening, signals, the end |
 //! | 9 | [`cli`] | the commands |
@@ -81,6 +82,7 @@ pub mod failpoint;
 pub mod fault;
 pub mod generation;
 pub mod history;
+pub mod hooks;
 pub mod image;
 pub mod listing;
 pub mod lookout;

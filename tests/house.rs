@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use netboot_publisher::manifest::Manifest;
 use netboot_publisher::outcome::Outcome;
+use netboot_publisher::settings::Settings;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_netboot-publisher");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -328,24 +329,37 @@ fn blocks() -> Vec<String> {
         .collect()
 }
 
-/// The only block of the README in this language.
-fn example(language: &str) -> String {
+/// The only block of the README in this language that begins so.
+fn example(language: &str, start: &str) -> String {
     let readme = read("README.md");
-    let begin = format!("```{language}\n");
+    let begin = format!("```{language}\n{start}");
     let mut blocks = readme.split(&begin).skip(1);
     let block = blocks
         .next()
-        .unwrap_or_else(|| panic!("no example of {language}"));
+        .unwrap_or_else(|| panic!("no example of {language} that begins with {start}"));
     assert!(blocks.next().is_none(), "two examples of {language}");
-    block.split("```").next().unwrap().to_string()
+    format!("{start}{}", block.split("```").next().unwrap())
 }
 
 #[test]
 fn the_manifest_and_the_outcome_of_the_readme_are_good() {
-    let manifest = Manifest::parse(&example("toml")).unwrap_or_else(|error| panic!("{error}"));
+    let manifest =
+        Manifest::parse(&example("toml", "format = 1")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(manifest.files.map(|files| files.len()), Some(2));
-    let outcome: Outcome = serde_json::from_str(&example("json")).unwrap();
-    assert_eq!(outcome.to_json(), example("json"));
+    let outcome: Outcome = serde_json::from_str(&example("json", "{")).unwrap();
+    assert_eq!(outcome.to_json(), example("json", "{"));
+}
+
+#[test]
+fn the_settings_of_the_readme_are_good() {
+    let readme = read("README.md");
+    let blocks = readme.split("```toml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap());
+    let settings: Vec<_> = blocks.filter(|block| block.starts_with('[')).collect();
+    assert!(!settings.is_empty());
+    for block in settings {
+        Settings::parse("README.md", block).unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 /// A daemon that ends with the test.

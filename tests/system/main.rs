@@ -14,6 +14,7 @@ mod commands;
 mod crashes;
 mod filesystems;
 mod hardship;
+mod hooks;
 mod images;
 mod load;
 mod orders;
@@ -38,6 +39,7 @@ fn main() {
         load::tests(),
         filesystems::tests(),
         hardship::tests(),
+        hooks::tests(),
         orders::tests(),
         commands::tests(),
         changes::tests(),

@@ -1,0 +1,291 @@
+//! Hooks: the admin's programs, run after an outcome.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::world::{World, test, until};
+
+const TARGET: &str = "amd64/generic/noble/install";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "a hook gets what happened in its environment and on its standard input",
+            &[],
+            told,
+        ),
+        test(
+            "a hook runs after the outcomes that it is for, in order, one at a time",
+            &[],
+            in_order,
+        ),
+        test(
+            "a hook that hangs is ended with all that it has started, and delays no swap",
+            &[],
+            hangs,
+        ),
+        test(
+            "what a hook says is logged line by line, and nothing of it unescaped",
+            &[],
+            says,
+        ),
+        test(
+            "a hook that fails, or can't be started, is a warning",
+            &[],
+            fails,
+        ),
+        test(
+            "a hook that leaves something running with its output open is over all the same",
+            &[],
+            leaves_something_running,
+        ),
+        test("run --once runs all hooks before it ends", &[], once),
+        test(
+            "at the daemon's end a hook that hangs is ended, and the rest is given up",
+            &[],
+            given_up,
+        ),
+    ]
+}
+
+/// A world with one hook, a shell script.
+struct Hooked {
+    world: World,
+    /// Where the script may write.
+    out: PathBuf,
+}
+
+fn hooked(on: &str, timeout: &str, script: &str) -> Hooked {
+    let dir = tempfile::tempdir().unwrap().keep();
+    let program = dir.join("hook");
+    let out = dir.join("out");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\nOUT={}\n{script}\n", out.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let world = World::with(&format!(
+        "[limits]\nmin_free_space = \"0B\"\n\
+         [[hook]]\non = [{on}]\ncommand = [{program:?}, \"argument\"]\ntimeout = {timeout:?}\n"
+    ));
+    Hooked { world, out }
+}
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.out.parent().unwrap());
+    }
+}
+
+impl Hooked {
+    fn drop_text(&self, text: &str) {
+        self.world
+            .drop_image(text, TARGET, &[("linux", text.as_bytes())]);
+    }
+
+    fn written(&self) -> String {
+        fs::read_to_string(&self.out).unwrap_or_default()
+    }
+}
+
+fn told() {
+    let hooked = hooked(
+        "\"published\"",
+        "1m",
+        "env | grep ^NETBOOT_ | sort > $OUT.new; echo $1 >> $OUT.new; pwd >> $OUT.new\n\
+         cat > $OUT.json; mv $OUT.new $OUT",
+    );
+    let world = &hooked.world;
+    hooked.drop_text("one");
+    world
+        .command(&["run", "--once"])
+        .env("SECRET", "of the daemon")
+        .output()
+        .unwrap();
+    let outcome = world.assert_outcome("one", "published");
+    let word = |key: &str| outcome[key].as_str().unwrap();
+    let expected = format!(
+        "NETBOOT_ARCH=amd64\nNETBOOT_DIGEST={}\nNETBOOT_DROP=one\nNETBOOT_GENERATION={}\n\
+         NETBOOT_IMPORTER={}\nNETBOOT_OUTCOME=published\nNETBOOT_PURPOSE=install\nNETBOOT_REASON=\n\
+         NETBOOT_RELEASE=noble\nNETBOOT_SUBARCH=generic\nNETBOOT_TARGET={TARGET}\n\
+         NETBOOT_TREE={}\nargument\n/\n",
+        word("digest"),
+        word("generation"),
+        outcome["importer"]["name"].as_str().unwrap(),
+        world.tree.display(),
+    );
+    assert_eq!(hooked.written(), expected, "{world}");
+    let json = fs::read(hooked.out.with_extension("json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&json).unwrap(), outcome);
+}
+
+fn in_order() {
+    // A second one that runs at the same time would find the lock.
+    let hooked = hooked(
+        "\"published\", \"rejected\"",
+        "1m",
+        "mkdir $OUT.lock || echo together >> $OUT\n\
+         echo $NETBOOT_DROP $NETBOOT_OUTCOME$NETBOOT_REASON >> $OUT\nrmdir $OUT.lock",
+    );
+    let world = &hooked.world;
+    let mut daemon = world.daemon();
+    let mut expected = String::new();
+    for number in 0..20 {
+        let name = format!("drop-{number}");
+        if number % 5 == 4 {
+            world.drop_with(&name, "format = 0\n", |_| {});
+            expected.push_str(&format!("{name} rejectedbad-manifest\n"));
+        } else {
+            hooked.drop_text(&name);
+            expected.push_str(&format!("{name} published\n"));
+        }
+        daemon.wait_for_drop(&name);
+        // Not for this hook.
+        let again = format!("again-{number}");
+        if number % 5 != 4 {
+            world.drop_image(&again, TARGET, &[("linux", name.as_bytes())]);
+            daemon.wait_for_drop(&again);
+            world.assert_outcome(&again, "unchanged");
+        }
+    }
+    until("all hooks", || {
+        hooked.written().lines().count() >= expected.lines().count()
+    });
+    daemon.stop();
+    assert_eq!(hooked.written(), expected);
+}
+
+fn is_running(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    // One that has ended and that nobody waited for yet runs no more.
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+fn hangs() {
+    let hooked = hooked(
+        "\"published\"",
+        "1s",
+        "trap '' TERM\nsleep 1000 & echo $! > $OUT.new; mv $OUT.new $OUT; wait; sleep 1000",
+    );
+    let world = &hooked.world;
+    let mut daemon = world.daemon();
+    hooked.drop_text("one");
+    until("the hook to hang", || !hooked.written().is_empty());
+    let grandchild = hooked.written();
+    hooked.drop_text("two");
+    daemon.wait_for_drop("two");
+    world.assert_outcome("two", "published");
+    let line = daemon.wait_for("hook failed");
+    assert!(
+        line.contains("it ran longer than 1s and was ended") && line.contains("drop=\"one\""),
+        "{line}"
+    );
+    until("the hook's own child to end", || !is_running(&grandchild));
+    // And the next run comes.
+    daemon.wait_for("hook failed");
+    daemon.stop();
+}
+
+fn says() {
+    let hooked = hooked(
+        "\"published\"",
+        "1m",
+        "echo hello; printf 'a\\033[2Jb\\n' >&2; head -c 5000 /dev/zero | tr '\\0' x; echo; \
+         seq 3000; echo the end >&2",
+    );
+    let world = &hooked.world;
+    hooked.drop_text("one");
+    let output = world.run(&["run", "--once"]);
+    let log = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(log.contains("says: hello"), "{log}");
+    assert!(log.contains("says: a\\u{1b}[2Jb"), "{log}");
+    assert!(!log.contains('\x1b'), "{log}");
+    assert!(
+        log.contains(&format!("says: {}", "x".repeat(2_000))),
+        "{log}"
+    );
+    assert!(
+        log.contains("says: 900\n") || log.contains("says: 900 "),
+        "{log}"
+    );
+    assert!(!log.contains("says: 2999"), "{log}");
+    assert!(log.contains("says 2004 more lines"), "{log}");
+    assert!(log.contains("says: the end"), "{log}");
+}
+
+fn fails() {
+    let hooked = hooked("\"published\"", "1m", "exit 7");
+    let world = &hooked.world;
+    hooked.drop_text("one");
+    let output = world.run(&["run", "--once"]);
+    let log = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("hook failed: exit status: 7"), "{log}");
+    fs::remove_file(hooked.out.with_file_name("hook")).unwrap();
+    hooked.drop_text("two");
+    let output = world.run(&["run", "--once"]);
+    let log = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(output.status.success(), "{log}");
+    assert!(
+        log.contains("hook failed: it can't be started: No such file or directory"),
+        "{log}"
+    );
+    world.assert_outcome("two", "published");
+}
+
+fn leaves_something_running() {
+    let hooked = hooked("\"published\"", "1h", "sleep 1000 & echo $! >> $OUT");
+    let world = &hooked.world;
+    let mut daemon = world.daemon();
+    for text in ["one", "two"] {
+        hooked.drop_text(text);
+        daemon.wait_for_drop(text);
+    }
+    until("the second run", || hooked.written().lines().count() == 2);
+    daemon.stop();
+    for pid in hooked.written().lines() {
+        assert!(is_running(pid), "it was none of the daemon's business");
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+fn once() {
+    let hooked = hooked("\"published\"", "1m", "echo $NETBOOT_DROP >> $OUT");
+    for number in 0..10 {
+        hooked.drop_text(&format!("drop-{number}"));
+    }
+    hooked.world.run_once();
+    let expected: String = (0..10).map(|number| format!("drop-{number}\n")).collect();
+    assert_eq!(hooked.written(), expected);
+}
+
+fn given_up() {
+    let hooked = hooked(
+        "\"published\"",
+        "1h",
+        "echo $NETBOOT_DROP >> $OUT; exec sleep 1000",
+    );
+    let world = &hooked.world;
+    let mut daemon = world.daemon();
+    for text in ["one", "two", "three"] {
+        hooked.drop_text(text);
+        daemon.wait_for_drop(text);
+    }
+    until("the first hook to hang", || !hooked.written().is_empty());
+    let log = daemon.stop().join("\n");
+    assert!(
+        log.contains("the daemon ends, and so it was ended"),
+        "{log}"
+    );
+    assert!(
+        log.contains("not run for 2 outcomes: the daemon ends"),
+        "{log}"
+    );
+    assert_eq!(hooked.written(), "one\n");
+}
