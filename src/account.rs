@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, Uid, User};
 use serde::{Deserialize, Serialize};
+
+use crate::fault::StartError;
 
 /// Who put a drop into the spool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,23 +32,29 @@ impl Importer {
     }
 }
 
-/// The number of the user `name`; `None` when there is none.
-pub fn user(name: &str) -> Option<u32> {
-    User::from_name(name)
-        .ok()
-        .flatten()
-        .map(|user| user.uid.as_raw())
+/// The number of the user `name`, or `own` when there is no name.
+///
+/// # Errors
+/// When the machine knows no such user.
+pub fn user_or(name: Option<&str>, own: u32) -> Result<u32, StartError> {
+    let Some(name) = name else { return Ok(own) };
+    let user = User::from_name(name).ok().flatten();
+    let unknown = || no_account("user", name);
+    user.map(|user| user.uid.as_raw()).ok_or_else(unknown)
 }
 
-/// The number of the group `name`; `None` when there is none.
-pub fn group(name: &str) -> Option<u32> {
-    Group::from_name(name)
-        .ok()
-        .flatten()
-        .map(|group| group.gid.as_raw())
+/// The number of the group `name`, or `own` when there is no name.
+///
+/// # Errors
+/// When the machine knows no such group.
+pub fn group_or(name: Option<&str>, own: u32) -> Result<u32, StartError> {
+    let Some(name) = name else { return Ok(own) };
+    let group = Group::from_name(name).ok().flatten();
+    let unknown = || no_account("group", name);
+    group.map(|group| group.gid.as_raw()).ok_or_else(unknown)
 }
 
-/// User and group that this process acts as.
-pub fn own() -> (u32, u32) {
-    (Uid::effective().as_raw(), Gid::effective().as_raw())
+fn no_account(kind: &'static str, name: &str) -> StartError {
+    let name = name.to_string();
+    StartError::NoAccount { kind, name }
 }

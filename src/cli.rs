@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +25,7 @@ use crate::settings::{DEFAULT_PATH, Settings};
 use crate::status::Status;
 use crate::submit;
 use crate::target::{Name, Target};
+use crate::verify::Plan;
 
 /// A drop was rejected.
 const REJECTED: u8 = 3;
@@ -85,6 +86,14 @@ enum Command {
     },
     /// Show what is published, what waits and what was rejected
     Status {
+        /// arch/subarch/release/purpose
+        target: Option<Target>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every published file again and compare with the records; exit 1 names what is damaged
+    Verify {
         /// arch/subarch/release/purpose
         target: Option<Target>,
         /// For programs
@@ -199,6 +208,7 @@ impl Command {
                 };
                 print(&text)
             }
+            Self::Verify { target, json } => verify(&settings, target.as_ref(), json),
             Self::CheckConfig => {
                 let path = config.unwrap_or(Path::new(DEFAULT_PATH)).display();
                 if is_configured {
@@ -209,6 +219,33 @@ impl Command {
             }
         }
     }
+}
+
+fn verify(settings: &Settings, target: Option<&Target>, json: bool) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let plan = Plan::read(&settings.tree, target)?;
+    let progress = Arc::new(Progress::default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let report = runtime.block_on(async {
+        let bar = tokio::spawn(show(plan.bytes(), Arc::clone(&progress)));
+        let report = tokio::task::spawn_blocking(move || plan.run(&progress)).await;
+        bar.abort();
+        report
+    })??;
+    let text = if json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);
+        report.to_text(&humantime::format_duration(took).to_string())
+    };
+    let printed = print(&text)?;
+    Ok(if report.damages.is_empty() {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `None` where no configuration was named and none is at the usual place.

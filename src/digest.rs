@@ -23,6 +23,10 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The first [`SHORT`] hex digits.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

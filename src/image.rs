@@ -25,6 +25,7 @@ pub struct Image {
     dir: Dir,
     entries: Vec<Entry>,
     bytes: u64,
+    is_root_altered: bool,
     /// Whose every file has to be; `None` where that doesn't matter.
     owner: Option<u32>,
 }
@@ -116,6 +117,7 @@ impl Image {
             dir,
             entries,
             bytes,
+            is_root_altered: false,
             owner,
         })
     }
@@ -134,7 +136,7 @@ impl Image {
                     || (stat.kind != Kind::Link && stat.mode != mode)
             })
         };
-        let root_is_altered = is_altered(&dir.stat_self()?);
+        let is_root_altered = is_altered(&dir.stat_self()?);
         let mut bytes = 0;
         let mut entries = walk(&dir, &UNLIMITED, |path, stat, link| {
             let content = match (stat.kind, link) {
@@ -149,7 +151,7 @@ impl Image {
             Ok(Entry {
                 path,
                 content,
-                is_altered: root_is_altered || is_altered(&stat),
+                is_altered: is_root_altered || is_altered(&stat),
             })
         })?;
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -157,6 +159,7 @@ impl Image {
             dir,
             entries,
             bytes,
+            is_root_altered,
             owner: None,
         })
     }
@@ -181,6 +184,12 @@ impl Image {
     pub fn is_sound(&self) -> bool {
         let is_sound = |entry: &Entry| !entry.is_altered && entry.content != Content::Foreign;
         self.entries.iter().all(is_sound)
+    }
+
+    /// Whether the image's own folder has another mode or owner than it was published with; then
+    /// all that is in it counts as altered.
+    pub fn is_root_altered(&self) -> bool {
+        self.is_root_altered
     }
 
     /// All files' bytes together.

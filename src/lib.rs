@@ -25,7 +25,7 @@
 //! | 0 | [`fault`] | what went wrong, and what becomes of the drop |
 //! | 0 | [`failpoint`] | where tests end the daemon |
 //! | 0 | [`crew`] | several threads, one list of work |
-//! | 0 | [`account`] | users and groups |
+//! | 1 | [`account`] | users and groups |
 //! | 1 | [`columns`] | tables for people |
 //! | 1 | [`document`] | TOML, key by key |
 //! | 1 | [`dir`] | open directories: all system calls on names |
@@ -47,6 +47,7 @@
 //! | 5 | [`vacuum`] | what is removed from the tree |
 //! | 5 | [`workshop`] | one drop from its claim to the decision |
 //! | 5 | [`history`] | what happened to a target |
+//! | 5 | [`verify`] | whether what was published still is |
 //! | 5 | [`status`] | what is published, waits, was rejected |
 //! | 6 | [`publish`] | from the decision to the outcome, many drops at once |
 //! | 6 | [`watch`] | events of the kernel: "look again" |
@@ -104,5 +105,6 @@ pub mod target;
 pub mod tree;
 pub mod troubles;
 pub mod vacuum;
+pub mod verify;
 pub mod watch;
 pub mod workshop;

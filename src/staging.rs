@@ -112,8 +112,8 @@ impl Staging {
         // What the file system gives to new files here; a mount option can have a say in it.
         let own = folder.stat_self()?;
         let ownership = Ownership {
-            uid: account_or(settings.owner.as_deref(), account::user, "user", own.uid)?,
-            gid: account_or(settings.group.as_deref(), account::group, "group", own.gid)?,
+            uid: account::user_or(settings.owner.as_deref(), own.uid)?,
+            gid: account::group_or(settings.group.as_deref(), own.gid)?,
         };
         let gives_away = (ownership.uid, ownership.gid) != (own.uid, own.gid);
         // What a crash left, and can't be removed, is in nobody's way.
@@ -471,17 +471,4 @@ fn pointer(target: &Target, generation: &GenerationName) -> String {
 
 fn record_name(number: u64) -> String {
     format!("{number}.toml")
-}
-
-fn account_or(
-    name: Option<&str>,
-    find: impl Fn(&str) -> Option<u32>,
-    kind: &'static str,
-    own: u32,
-) -> Result<u32, StartError> {
-    let Some(name) = name else { return Ok(own) };
-    find(name).ok_or_else(|| StartError::NoAccount {
-        kind,
-        name: name.to_string(),
-    })
 }

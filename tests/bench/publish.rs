@@ -60,7 +60,7 @@ fn main() {
     };
     println!("below {}", bench.dir.display());
     println!("case | ours | control | ours / control | goal");
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 8] = [
         ("unchanged", unchanged),
         ("changed-first-block", changed_first),
         ("changed-last-block", changed_last),
@@ -68,6 +68,7 @@ fn main() {
         ("latency", latency),
         ("idle", idle),
         ("status-and-memory", status_and_memory),
+        ("verify", verify),
     ];
     for (name, case) in cases {
         if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {
@@ -363,6 +364,45 @@ fn copy_and_sync(world: &World, directory: &Path) -> Cost {
     });
     fs::remove_dir_all(&copy).expect("removing the copy");
     cost
+}
+
+fn verify(bench: &Bench) {
+    const FILES: usize = 16;
+    const SIZE: usize = 256 << 20;
+    let (world, _dir) = bench.world();
+    let master = world.root.join("master");
+    fs::create_dir(&master).unwrap();
+    let block = noise(SIZE);
+    for number in 0..FILES {
+        let path = master.join(format!("file{number}"));
+        fs::write(&path, &block).unwrap();
+        stamp(&path, 0, number);
+    }
+    world.drop_directory("large", TARGET, &master);
+    world.run_once();
+    fs::remove_dir_all(&master).unwrap();
+    let published = world.published(TARGET);
+    let half = |first| {
+        let files = (first..FILES).step_by(2);
+        let mut command = Command::new("openssl");
+        command.args(["dgst", "-sha256"]).stdout(Stdio::null());
+        command.args(files.map(|number| published.join(format!("file{number}"))));
+        command
+    };
+    let mut sides = Sides::default();
+    // The first round reads from the disk what the page cache has lost.
+    for _ in 0..=bench.rounds {
+        let control = || {
+            let mut others = [half(0), half(1)].map(|mut half| half.spawn().expect("openssl"));
+            for other in &mut others {
+                assert!(other.wait().expect("openssl").success());
+            }
+        };
+        let ours = || run(world.command(&["verify"]).stdout(Stdio::null()));
+        sides.round(|| Cost::of(ours), || Cost::of(control));
+    }
+    let case = "verify of 4 GiB in 16 files";
+    sides.print(case, "two of openssl dgst -sha256", Unit::Seconds, "1.20");
 }
 
 fn run_once(world: &World) {

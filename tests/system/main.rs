@@ -24,6 +24,7 @@ mod scene;
 mod swaps;
 mod tftp;
 mod threats;
+mod verify;
 mod world;
 
 use libtest_mimic::Arguments;
@@ -44,6 +45,7 @@ fn main() {
         commands::tests(),
         changes::tests(),
         quiet::tests(),
+        verify::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),
