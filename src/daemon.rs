@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::boot_config::BootConfigs;
 use crate::crew::Progress;
 use crate::news::Listeners;
 use crate::publish::Workshop;
 use crate::publisher::Publisher;
+use crate::rendering;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
 use crate::staging::Staging;
@@ -57,11 +59,15 @@ async fn publish(
         tree,
         limits,
         retention,
+        tftp,
+        boot_configs,
         ..
     } = settings;
-    let listeners = Listeners::default();
+    let mut listeners = Listeners::default();
+    let changes = listeners.add();
+    let retry_interval = spool.rescan_interval;
     let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
-    let recover = move || -> anyhow::Result<Publisher> {
+    let recover = move || -> anyhow::Result<(Publisher, BootConfigs)> {
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
         let watch = match watching {
@@ -73,6 +79,7 @@ async fn publish(
                 Watch::blind(opened.incoming())
             }),
         };
+        let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
         let shop = Workshop {
             spool: Arc::new(opened),
             staging,
@@ -80,11 +87,21 @@ async fn publish(
             progress: Progress::default(),
         };
         let shop = Arc::new(shop);
-        Publisher::recover(shop, pointers, watch, listeners, spool, retention)
+        let publisher = Publisher::recover(shop, pointers, watch, listeners, spool, retention)?;
+        Ok((publisher, boot_configs))
     };
-    let publisher = tokio::task::spawn_blocking(recover)
+    let (publisher, boot_configs) = tokio::task::spawn_blocking(recover)
         .await
         .context("recovery broke off")??;
     tracing::info!(spool = ?spool_path, tree = ?tree_path, "ready");
-    publisher.run(shutdown, once).await
+    let mut rendering = tokio::spawn(rendering::run(boot_configs, changes, retry_interval));
+    tokio::select! {
+        ended = publisher.run(shutdown, once) => ended?,
+        ended = &mut rendering => {
+            ended.context("the rendering broke off")??;
+            anyhow::bail!("the rendering ended before the publisher");
+        }
+    }
+    // With the publisher go the news: it renders the last state, and ends.
+    rendering.await.context("the rendering broke off")?
 }

@@ -37,9 +37,11 @@
 //! | 3 | [`image`] | one image directory, walked and checked |
 //! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
+//! | 4 | [`catalog`] | every current image, in one file |
 //! | 4 | [`compare`] | two images, byte for byte |
 //! | 4 | [`copy`] | an image, copied and hashed |
 //! | 4 | [`staging`] | drafts of generations; the swap |
+//! | 5 | [`boot_config`] | the admin's templates, rendered |
 //! | 5 | [`vacuum`] | what is removed from the tree |
 //! | 5 | [`publish`] | one drop from claim to outcome |
 //! | 5 | [`status`] | what is published, waits, was rejected |
@@ -48,6 +50,7 @@
 //! | 6 | [`submit`] | a drop made from a directory |
 //! | 6 | [`news`] | what became of drops, for whoever wants to know |
 //! | 7 | [`publisher`] | the one task that owns the tree |
+//! | 7 | [`rendering`] | the task that keeps catalog and boot configurations up to date |
 //! | 8 | [`daemon`] | opening, signals, the end |
 //! | 9 | [`cli`] | the commands |
 //!
@@ -59,6 +62,8 @@
 //! - No `unsafe`. No `tokio` below floor 6, and no `anyhow`.
 
 pub mod account;
+pub mod boot_config;
+pub mod catalog;
 pub mod cli;
 pub mod compare;
 pub mod copy;
@@ -80,6 +85,7 @@ pub mod outcome;
 pub mod publish;
 pub mod publisher;
 pub mod record;
+pub mod rendering;
 pub mod settings;
 pub mod spool;
 pub mod staging;
