@@ -12,11 +12,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, ObjectRepr};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 
-use crate::catalog::{Catalog, Changes, Entry, EntryFile, Paths};
+use crate::catalog::{self, Catalog, Changes, Entry, EntryFile, Paths};
 use crate::crew;
 use crate::dir::{self, Dir, Kind};
 use crate::excerpt::{Complaint, InputError};
-use crate::failpoint;
 use crate::fault::Failure;
 use crate::image::{DIR_MODE, Ownership};
 use crate::settings::BootConfig;
@@ -67,7 +66,7 @@ pub struct Rendered {
 /// What kept the catalog or an output from being written.
 #[derive(Debug)]
 pub struct Trouble {
-    /// The template, or the catalog.
+    /// The output, or the catalog.
     pub about: PathBuf,
     pub why: Why,
 }
@@ -79,8 +78,8 @@ pub enum Why {
     /// What it says begins a line of its own: an excerpt has several.
     #[error("the template has an error\n{0}")]
     Template(InputError),
-    #[error("the template is no UTF-8")]
-    Encoding,
+    #[error("the template {0:?} is no UTF-8")]
+    Encoding(PathBuf),
     #[error("the output {0:?} is a link or a folder; expected a file that may be replaced")]
     Occupied(PathBuf),
     #[error("{0}, what was known of the image stays")]
@@ -140,7 +139,7 @@ impl BootConfigs {
         rendered: &mut Rendered,
     ) -> Option<Catalog> {
         let tree = self.staging.tree();
-        let about = || tree.root().path().join(crate::catalog::NAME);
+        let about = || tree.root().path().join(catalog::NAME);
         let mut meet = |why| {
             rendered.troubles.push(Trouble {
                 about: about(),
@@ -178,7 +177,7 @@ impl BootConfigs {
             match result {
                 Ok(is_replaced) => rendered.replaced += usize::from(is_replaced),
                 Err(why) => rendered.troubles.push(Trouble {
-                    about: config.template.clone(),
+                    about: config.output.clone(),
                     why,
                 }),
             }
@@ -189,12 +188,11 @@ impl BootConfigs {
     /// Returns whether the output is another now.
     fn render_one(&self, config: &BootConfig, images: &Arc<Images>) -> Result<bool, Why> {
         let template = dir::read_named(&config.template, MAX_TEMPLATE)?;
-        let template = String::from_utf8(template).map_err(|_| Why::Encoding)?;
+        let template =
+            String::from_utf8(template).map_err(|_| Why::Encoding(config.template.clone()))?;
         let name = config.template.display().to_string();
         let text = render(&template, images)
             .map_err(|error| Why::Template(explain(&name, &template, &error)))?;
-        failpoint::at("boot-config")
-            .map_err(|e| Failure::new("writing", config.output.as_path(), e))?;
         replace(&self.root, &config.output, &text, self.owner())
     }
 
@@ -225,9 +223,12 @@ fn render(template: &str, images: &Arc<Images>) -> Result<String, Error> {
 
 /// Whether a text may stand in a boot loader's configuration as it is. The names of an image's files
 /// and its version are the importer's: some would be commands there.
-fn is_plain(text: &str) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@~,:".contains(&b);
-    !text.is_empty() && text.bytes().all(is_plain)
+fn is_plain(value: &Value) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@".contains(&b);
+    // An image without a version has none that is plain.
+    value
+        .as_str()
+        .is_some_and(|text| !text.is_empty() && text.bytes().all(is_plain))
 }
 
 /// Shows what is wrong with a template where it is wrong.

@@ -103,5 +103,11 @@ async fn publish(
         }
     }
     // With the publisher go the news: it renders the last state, and ends.
-    rendering.await.context("the rendering broke off")?
+    let is_whole = rendering.await.context("the rendering broke off")??;
+    // A daemon tries again after its next start; this one may have none.
+    anyhow::ensure!(
+        is_whole || !once,
+        "not all boot configurations could be rendered"
+    );
+    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::boot_config::{BootConfigs, Rendered};
 use crate::catalog::Changes;
 use crate::fault::Verdict;
 use crate::news::News;
+use crate::target::Target;
 
 /// After a rendering it rests for so many times as long as that took: publishing comes first.
 const REST: u32 = 10;
@@ -25,13 +26,15 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Renders whenever something was published or withdrawn, until the publisher ends. What could not
 /// be rendered is tried again at the next change, and every `retry_interval`.
 ///
+/// Returns whether all went well the last time.
+///
 /// # Errors
 /// When a rendering panicked.
 pub async fn run(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
     retry_interval: Duration,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let boot_configs = Arc::new(boot_configs);
     let mut said = Said::default();
     // What happened before the start is not known.
@@ -46,14 +49,14 @@ pub async fn run(
         let is_whole = rendered.troubles.is_empty();
         said.say(rendered, took);
         if is_over {
-            return Ok(());
+            return Ok(is_whole);
         }
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
         let retry = (!is_whole).then(|| Instant::now() + retry_interval);
         let changed;
         (changed, is_over) = gather(&mut news, rested, retry).await;
         if is_over && changed.is_empty() {
-            return Ok(());
+            return Ok(is_whole);
         }
         changes = if is_whole {
             Changes::Of(changed)
@@ -69,7 +72,7 @@ async fn gather(
     news: &mut UnboundedReceiver<Arc<News>>,
     rested: Instant,
     retry: Option<Instant>,
-) -> (BTreeSet<crate::target::Target>, bool) {
+) -> (BTreeSet<Target>, bool) {
     let mut changed = BTreeSet::new();
     loop {
         let until = if changed.is_empty() {
@@ -95,7 +98,7 @@ async fn gather(
 }
 
 /// The target that is another than before.
-fn changed_by(news: &News) -> Option<crate::target::Target> {
+fn changed_by(news: &News) -> Option<Target> {
     match news.outcome.outcome {
         Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
         Verdict::Unchanged | Verdict::Rejected => None,

@@ -9,6 +9,7 @@
 )]
 
 mod blocklog;
+mod boot_configs;
 mod commands;
 mod crashes;
 mod filesystems;
@@ -28,6 +29,7 @@ use libtest_mimic::Arguments;
 fn main() {
     let tests = [
         images::tests(),
+        boot_configs::tests(),
         swaps::tests(),
         crashes::tests(),
         blocklog::trials::tests(),
