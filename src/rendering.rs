@@ -19,9 +19,9 @@ use crate::news::News;
 use crate::target::Target;
 
 /// After a rendering it rests for so many times as long as that took: publishing comes first.
-const REST: u32 = 10;
+const REST: u32 = 3;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Renders whenever something was published or withdrawn, until the publisher ends. What could not
 /// be rendered is tried again at the next change, and every `retry_interval`.

@@ -16,9 +16,11 @@ mod filesystems;
 mod hardship;
 mod images;
 mod load;
+mod machines;
 mod orders;
 mod power;
 mod scene;
+mod storm;
 mod swaps;
 mod tftp;
 mod threats;
@@ -30,6 +32,8 @@ fn main() {
     let tests = [
         images::tests(),
         boot_configs::tests(),
+        storm::tests(),
+        machines::tests(),
         swaps::tests(),
         crashes::tests(),
         blocklog::trials::tests(),
