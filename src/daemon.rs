@@ -7,10 +7,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::boot_config::BootConfigs;
 use crate::crew::Progress;
 use crate::hooks;
 use crate::news::Listeners;
 use crate::publisher::Publisher;
+use crate::rendering;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
 use crate::staging::Staging;
@@ -60,14 +62,18 @@ async fn publish(
         limits,
         retention,
         swap,
+        tftp,
+        boot_configs,
         hooks,
         ..
     } = settings;
     let mut listeners = Listeners::default();
     let (_hooks, hooks) = watch::channel(hooks);
     let hooks = hooks::run(hooks, tree.path.clone(), listeners.add(), shutdown.clone());
+    let changes = listeners.add();
+    let retry_interval = spool.rescan_interval;
     let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
-    let recover = move || -> anyhow::Result<Publisher> {
+    let recover = move || -> anyhow::Result<(Publisher, BootConfigs)> {
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
         let watch = match watching {
@@ -79,6 +85,7 @@ async fn publish(
                 Watch::blind(opened.incoming())
             }),
         };
+        let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
         let shop = Workshop {
             spool: Arc::new(opened),
             staging,
@@ -86,14 +93,29 @@ async fn publish(
             progress: Progress::default(),
         };
         let shop = Arc::new(shop);
-        Publisher::recover(shop, pointers, watch, listeners, spool, retention, swap)
+        let publisher =
+            Publisher::recover(shop, pointers, watch, listeners, spool, retention, swap)?;
+        Ok((publisher, boot_configs))
     };
-    let publisher = tokio::task::spawn_blocking(recover)
+    let (publisher, boot_configs) = tokio::task::spawn_blocking(recover)
         .await
         .context("recovery broke off")??;
     tracing::info!(spool = ?spool_path, tree = ?tree_path, "ready");
     let hooks = tokio::spawn(hooks);
-    publisher.run(shutdown, once).await?;
-    // With the publisher the news have ended: what is still to run runs, or is given up.
+    let mut rendering = tokio::spawn(rendering::run(boot_configs, changes, retry_interval));
+    tokio::select! {
+        ended = publisher.run(shutdown, once) => ended?,
+        ended = &mut rendering => {
+            ended.context("the rendering broke off")??;
+            anyhow::bail!("the rendering ended before the publisher");
+        }
+    }
+    // With the publisher go the news: it renders the last state, and ends.
+    let is_whole = rendering.await.context("the rendering broke off")??;
+    // A daemon tries again after its next start; this one may have none.
+    anyhow::ensure!(
+        is_whole || !once,
+        "not all boot configurations could be rendered"
+    );
     hooks.await.context("the hooks broke off")
 }

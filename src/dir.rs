@@ -219,23 +219,7 @@ impl Dir {
         let Some(mut file) = self.file(path)? else {
             return Ok(None);
         };
-        let read = || -> io::Result<Vec<u8>> {
-            let stat = Stat::from(fs::fstat(&file)?);
-            if stat.kind != Kind::File {
-                return Err(Errno::INVAL.into());
-            }
-            let mut bytes =
-                Vec::with_capacity(usize::try_from(stat.size.min(max)).unwrap_or(0) + 1);
-            io::Read::by_ref(&mut file)
-                .take(max + 1)
-                .read_to_end(&mut bytes)?;
-            if bytes.len() as u64 > max {
-                return Err(Errno::FBIG.into());
-            }
-            Ok(bytes)
-        };
-        let mut read = read;
-        read()
+        read_whole(&mut file, max)
             .map(Some)
             .map_err(|error| self.failure("reading", path, error))
     }
@@ -263,6 +247,33 @@ impl Dir {
         self.write_new(temporary, contents)
             .and_then(|()| self.rename(temporary, self, name))
             .inspect_err(|_| drop(self.remove_file(temporary)))
+    }
+
+    /// Puts a file with these contents at `new` in `to`, in place of what was there, and gives it
+    /// to `owner`, a user and a group. It is whole on the disk before anybody can see it.
+    /// `temporary` is a name in this directory that nobody else uses; after an error nothing is left
+    /// of it.
+    pub fn replace_durably(
+        &self,
+        temporary: &str,
+        owner: Option<(u32, u32)>,
+        contents: &[u8],
+        to: &Self,
+        new: impl AsRef<Path>,
+    ) -> Result<()> {
+        // A crash may have left one.
+        self.remove_file(temporary)?;
+        let write = || {
+            let mut file = self.create(temporary)?;
+            file.write_all(contents)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| self.failure("writing", Path::new(temporary), error))?;
+            if let Some((uid, gid)) = owner {
+                self.set_owner(temporary, uid, gid)?;
+            }
+            self.rename(temporary, to, new)
+        };
+        write().inspect_err(|_| drop(self.remove_file(temporary)))
     }
 
     /// Makes a directory; `false` when the name is taken.
@@ -590,6 +601,34 @@ impl Dir {
     fn failure(&self, doing: &'static str, name: &Path, error: impl Into<io::Error>) -> Failure {
         Failure::new(doing, self.path.join(name), error)
     }
+}
+
+/// A whole small file that the admin named: links on the way are the admin's.
+///
+/// # Errors
+/// As [`Dir::read`], and when there is none of that name.
+pub fn read_named(path: &Path, max: u64) -> Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let read = || -> io::Result<Vec<u8>> {
+        read_whole(
+            &mut fs::openat(CWD, path, flags, Mode::empty())?.into(),
+            max,
+        )
+    };
+    read().map_err(|error| Failure::new("reading", path, error))
+}
+
+fn read_whole(file: &mut File, max: u64) -> io::Result<Vec<u8>> {
+    let stat = Stat::from(fs::fstat(&*file)?);
+    if stat.kind != Kind::File {
+        return Err(Errno::INVAL.into());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(stat.size.min(max)).unwrap_or(0) + 1);
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(Errno::FBIG.into());
+    }
+    Ok(bytes)
 }
 
 /// What an open file is.

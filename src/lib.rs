@@ -41,9 +41,11 @@
 //! | 3 | [`lookout`] | whether a machine uses what a swap would replace |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
 //! | 4 | [`claims`] | what a manifest says, held against the image |
+//! | 4 | [`catalog`] | every current image, in one file |
 //! | 4 | [`compare`] | two images, byte for byte |
 //! | 4 | [`copy`] | an image, copied and hashed |
 //! | 4 | [`staging`] | drafts of generations; the swap |
+//! | 5 | [`boot_config`] | the admin's templates, rendered |
 //! | 5 | [`vacuum`] | what is removed from the tree |
 //! | 5 | [`workshop`] | one drop from its claim to the decision |
 //! | 5 | [`history`] | what happened to a target |
@@ -57,6 +59,7 @@
 //! | 6 | [`queue`] | drops on their way to the work; a line for each target |
 //! | 7 | [`hooks`] | the admin's programs, run after an outcome |
 //! | 7 | [`publisher`] | the one task that owns the tree |
+//! | 7 | [`rendering`] | the task that keeps catalog and boot configurations up to date |
 //! | 8 | [`daemon`] | opening, signals, the end |
 //! | 9 | [`cli`] | the commands |
 //!
@@ -68,6 +71,8 @@
 //! - No `unsafe`. No `tokio` below floor 6, and no `anyhow`.
 
 pub mod account;
+pub mod boot_config;
+pub mod catalog;
 pub mod claims;
 pub mod cli;
 pub mod columns;
@@ -96,6 +101,7 @@ pub mod publish;
 pub mod publisher;
 pub mod queue;
 pub mod record;
+pub mod rendering;
 pub mod settings;
 pub mod spool;
 pub mod staging;

@@ -371,13 +371,18 @@ impl LogFormat {
 fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
-        const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.`";
+        const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.` or ending in \
+            `@`; and another name than that of the catalog";
         let output = path(value)?;
+        // Generations are never written again.
         let is_plain = |part: std::path::Component<'_>| match part {
-            std::path::Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
+            std::path::Component::Normal(name) => {
+                let name = name.as_encoded_bytes();
+                !name.starts_with(b".") && !name.ends_with(b"@")
+            }
             _ => false,
         };
-        if !output.components().all(is_plain) {
+        if !output.components().all(is_plain) || output.ends_with("catalog.json") {
             return Err(RULE.to_string());
         }
         if outputs.contains(&output) {
@@ -710,6 +715,9 @@ root = \"/srv/other\"
 template = \"a.j2\"
 output = \"../grub.cfg\"
 [[boot_config]]
+template = \"a.j2\"
+output = \"netboot/a/b/c/d@/x\"
+[[boot_config]]
 output = \"menu\"
 [[hook]]
 on = [\"publish\"]
@@ -728,30 +736,38 @@ error: invalid `boot_config.output`
  --> config.toml:5:10
   |
 5 | output = \"../grub.cfg\"
-  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.`
+  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
+ending in `@`; and another name than that of the catalog
+
+error: invalid `boot_config.output`
+ --> config.toml:8:10
+  |
+8 | output = \"netboot/a/b/c/d@/x\"
+  |          ^^^^^^^^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
+ending in `@`; and another name than that of the catalog
 
 error: missing key `boot_config.template`
- --> config.toml:6:1
+ --> config.toml:9:1
   |
-6 | [[boot_config]]
+9 | [[boot_config]]
   | ^^^^^^^^^^^^^^^
 
 error: invalid `hook.on`
- --> config.toml:9:6
-  |
-9 | on = [\"publish\"]
-  |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"withdrawn\", \"rejected\"
+  --> config.toml:12:6
+   |
+12 | on = [\"publish\"]
+   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"withdrawn\", \"rejected\"
 
 error: invalid `hook.command`
-  --> config.toml:10:11
+  --> config.toml:13:11
    |
-10 | command = [\"echo\"]
+13 | command = [\"echo\"]
    |           ^^^^^^^^ expected a list of texts: a program's absolute path, and its arguments
 
 error: invalid `log.level`
-  --> config.toml:12:9
+  --> config.toml:15:9
    |
-12 | level = \"loud\"
+15 | level = \"loud\"
    |         ^^^^^^ expected \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"";
         assert_eq!(
             Settings::parse("config.toml", bad).unwrap_err().to_string(),

@@ -24,6 +24,11 @@ use std::time::{Duration, Instant};
 
 use notify::Watcher as _;
 
+use netboot_publisher::boot_config::BootConfigs;
+use netboot_publisher::catalog::Changes;
+use netboot_publisher::settings::{BootConfig, TreeSettings};
+use netboot_publisher::staging::Staging;
+
 use measure::{Cost, Sides, Unit, context_switches, cpu_time, process_status, settle};
 use world::{Daemon, World};
 
@@ -60,13 +65,14 @@ fn main() {
     };
     println!("below {}", bench.dir.display());
     println!("case | ours | control | ours / control | goal");
-    let cases: [(&str, Case); 8] = [
+    let cases: [(&str, Case); 9] = [
         ("unchanged", unchanged),
         ("changed-first-block", changed_first),
         ("changed-last-block", changed_last),
         ("backlog", backlog),
         ("latency", latency),
         ("idle", idle),
+        ("rendering", rendering),
         ("status-and-memory", status_and_memory),
         ("verify", verify),
     ];
@@ -283,6 +289,57 @@ fn show_idle(bench: &Bench, when: &str, daemon: &Daemon) {
         "{:54} | {switches} context switches and {cpu:?} of processor time in {seconds} s",
         ""
     );
+}
+
+/// One of ten thousand images has changed: the catalog and a boot configuration after that.
+fn rendering(bench: &Bench) {
+    const MANY: usize = 10_000;
+    let (world, _dir) = bench.world();
+    drop_many(&world, "first", MANY, 16, 0);
+    run_once(&world);
+    let before = fs::read(world.tree.join("catalog.json")).expect("a catalog");
+    drop_many(&world, "changed", 1, 16, 1);
+    run_once(&world);
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let templates = ["pxelinux.cfg.j2", "grub.cfg.j2", "menu.ipxe.j2"];
+    let one = Changes::Of([target(0).parse().expect("a target")].into());
+    let catalog = ("catalog alone", vec![], &one);
+    let start = ("catalog alone, at a start", vec![], &Changes::All);
+    let each = templates.map(|template| (template, vec![template], &one));
+    let all = ("all three templates", templates.to_vec(), &one);
+    for (what, templates, changes) in [start, catalog].into_iter().chain(each).chain([all]) {
+        let mut costs = Vec::new();
+        let mut bytes = 0;
+        for round in 0..bench.rounds {
+            fs::write(world.tree.join("catalog.json"), &before).expect("writing the catalog");
+            let configs = templates.iter().map(|template| BootConfig {
+                template: config.join(template),
+                output: format!("menus{round}/{template}").into(),
+            });
+            let settings = TreeSettings {
+                path: world.tree.clone(),
+                ..TreeSettings::default()
+            };
+            let (staging, _pointers) = Staging::open(&settings).expect("opening the tree");
+            let boot_configs = BootConfigs::new(staging, None, configs.collect());
+            costs.push(Cost::of(|| {
+                let rendered = boot_configs.render(changes);
+                assert_eq!(rendered.images, MANY);
+                assert_eq!(rendered.replaced, 1 + templates.len(), "{rendered:?}");
+            }));
+            let outputs = templates
+                .iter()
+                .map(|t| world.tree.join(format!("menus{round}/{t}")));
+            let size = |path: PathBuf| fs::metadata(path).expect("an output").len();
+            bytes = before.len() as u64 + outputs.map(size).sum::<u64>();
+        }
+        println!(
+            "{:54} | {}, {} written | goal 0.1 s",
+            format!("one of 10,000 images changed: {what}"),
+            Unit::Seconds.show(&costs),
+            mib(bytes >> 10),
+        );
+    }
 }
 
 fn status_and_memory(bench: &Bench) {

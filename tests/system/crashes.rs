@@ -17,6 +17,7 @@ use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[
+    "catalog",
     "claim",
     "copy-file",
     "outcome",

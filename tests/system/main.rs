@@ -9,6 +9,7 @@
 )]
 
 mod blocklog;
+mod boot_configs;
 mod changes;
 mod commands;
 mod crashes;
@@ -17,10 +18,12 @@ mod hardship;
 mod hooks;
 mod images;
 mod load;
+mod machines;
 mod orders;
 mod power;
 mod quiet;
 mod scene;
+mod storm;
 mod swaps;
 mod tftp;
 mod threats;
@@ -32,6 +35,9 @@ use libtest_mimic::Arguments;
 fn main() {
     let tests = [
         images::tests(),
+        boot_configs::tests(),
+        storm::tests(),
+        machines::tests(),
         swaps::tests(),
         crashes::tests(),
         blocklog::trials::tests(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -13,7 +14,7 @@ const PORT: &str = ":0045 ";
 
 /// The server's address, of the network for documentation (RFC 5737). One of the loopback network
 /// will not do: glibc doesn't count that as being configured, and in.tftpd asks for no other.
-const ADDRESS: &str = "192.0.2.1";
+pub const ADDRESS: &str = "192.0.2.1";
 
 /// A running server; ends, with all its processes and its network, when it is dropped.
 pub struct Server {
@@ -89,6 +90,13 @@ impl Server {
             assert!(begun.elapsed() < PATIENCE, "the server opens no port");
             std::thread::yield_now();
         }
+    }
+
+    /// Moves the calling thread into the server's network, for good.
+    pub fn enter(&self) {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
     }
 
     /// Fetches a file.

@@ -93,10 +93,15 @@ impl World {
     /// table of their own: `spool.watch = …` goes into the text as `#spool watch = …`.
     pub fn with(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::within(dir, "tree", settings)
+    }
+
+    /// As [`World::with`], with the tree at this path in a directory that goes with the test.
+    pub fn within(dir: tempfile::TempDir, tree: &str, settings: &str) -> Self {
         let root = dir.path().to_path_buf();
         Self {
             _dir: Some(dir),
-            ..Self::at(&root, &root.join("spool"), &root.join("tree"), settings)
+            ..Self::at(&root, &root.join("spool"), &root.join(tree), settings)
         }
     }
 

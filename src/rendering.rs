@@ -1,0 +1,136 @@
+//! The task that keeps the catalog and the boot configurations up to date.
+//!
+//! It learns of a change after the swap, and nobody waits for it. Changes that come while it works,
+//! or while it rests after that, are rendered together; the last state always is.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+
+use crate::boot_config::{BootConfigs, Rendered};
+use crate::catalog::Changes;
+use crate::fault::Verdict;
+use crate::news::News;
+use crate::target::Target;
+
+/// After a rendering it rests for so many times as long as that took: publishing comes first.
+const REST: u32 = 3;
+const SHORTEST_REST: Duration = Duration::from_millis(100);
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+/// Renders whenever something was published or withdrawn, until the publisher ends. What could not
+/// be rendered is tried again at the next change, and every `retry_interval`.
+///
+/// Returns whether all went well the last time.
+///
+/// # Errors
+/// When a rendering panicked.
+pub async fn run(
+    boot_configs: BootConfigs,
+    mut news: UnboundedReceiver<Arc<News>>,
+    retry_interval: Duration,
+) -> anyhow::Result<bool> {
+    let boot_configs = Arc::new(boot_configs);
+    let mut said = Said::default();
+    // What happened before the start is not known.
+    let mut changes = Changes::All;
+    let mut is_over = false;
+    loop {
+        let began = Instant::now();
+        let shared = Arc::clone(&boot_configs);
+        let rendering = tokio::task::spawn_blocking(move || shared.render(&changes));
+        let rendered = rendering.await.context("a rendering broke off")?;
+        let took = began.elapsed();
+        let is_whole = rendered.troubles.is_empty();
+        said.say(rendered, took);
+        if is_over {
+            return Ok(is_whole);
+        }
+        let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
+        let retry = (!is_whole).then(|| Instant::now() + retry_interval);
+        let changed;
+        (changed, is_over) = gather(&mut news, rested, retry).await;
+        if is_over && changed.is_empty() {
+            return Ok(is_whole);
+        }
+        changes = if is_whole {
+            Changes::Of(changed)
+        } else {
+            Changes::All
+        };
+    }
+}
+
+/// Waits until something has changed and the rest is over, until it is time to try again, or until
+/// the publisher has ended: then the last is true.
+async fn gather(
+    news: &mut UnboundedReceiver<Arc<News>>,
+    rested: Instant,
+    retry: Option<Instant>,
+) -> (BTreeSet<Target>, bool) {
+    let mut changed = BTreeSet::new();
+    loop {
+        let until = if changed.is_empty() {
+            retry
+        } else {
+            Some(rested)
+        };
+        let time = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            told = news.recv() => match told {
+                Some(told) => changed.extend(changed_by(&told)),
+                None => return (changed, true),
+            },
+            () = time => return (changed, false),
+        }
+    }
+}
+
+/// The target that is another than before.
+fn changed_by(news: &News) -> Option<Target> {
+    match news.outcome.outcome {
+        Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
+        Verdict::Unchanged | Verdict::Rejected => None,
+    }
+}
+
+/// What was said already: nobody wants to read it again after each change.
+#[derive(Default)]
+struct Said(HashMap<PathBuf, String>);
+
+impl Said {
+    fn say(&mut self, rendered: Rendered, took: Duration) {
+        let Rendered {
+            images,
+            replaced,
+            troubles,
+        } = rendered;
+        tracing::debug!(images, replaced, ?took, "rendered");
+        let mut said = HashMap::with_capacity(troubles.len());
+        for trouble in troubles {
+            let text = trouble.why.to_string();
+            if self.0.get(&trouble.about) != Some(&text) {
+                tracing::warn!(
+                    "rendering {:?}: {text}\nwhat was there before stays in place",
+                    trouble.about
+                );
+            }
+            said.insert(trouble.about, text);
+        }
+        for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
+            tracing::info!("rendering {about:?} went well again");
+        }
+        self.0 = said;
+    }
+}

@@ -1,0 +1,302 @@
+//! The storm: machines that boot and boot again while their image changes, from real TFTP servers.
+//!
+//! Each reads its boot configuration, then the kernel and then the initrd that it names. Beside it,
+//! in the same run, the control: the same two files at a fixed path, replaced by two renames.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+
+use crate::boot_configs::shipped;
+use crate::tftp::{ADDRESS, Server};
+use crate::world::{Needs, World, test, until};
+
+/// How long each server is stormed.
+const STORM: Duration = Duration::from_secs(30);
+
+const MACHINES: usize = 8;
+
+const TARGET: &str = "amd64/generic/noble/install";
+const CONTROL: &str = "control/install";
+
+/// Files and their bytes.
+const FILES: [(&str, usize); 2] = [("linux", 32 << 10), ("initrd.gz", 128 << 10)];
+
+pub fn tests() -> Vec<Trial> {
+    let needs = [Needs::Root, Needs::Program("unshare"), Needs::Program("ip")];
+    let by = |server| [&needs[..], &[Needs::Program(server)]].concat();
+    vec![
+        test(
+            "in a storm of boots from in.tftpd none is of two images",
+            &by("in.tftpd"),
+            || storm("in.tftpd --secure", Server::tftpd),
+        ),
+        test(
+            "in a storm of boots from dnsmasq none is of two images",
+            &by("dnsmasq"),
+            || storm("dnsmasq", Server::dnsmasq),
+        ),
+    ]
+}
+
+/// What became of boots.
+#[derive(Debug, Default)]
+struct Boots {
+    good: usize,
+    mixed: usize,
+    failed: Vec<String>,
+    versions: BTreeSet<u64>,
+}
+
+impl Boots {
+    fn count(&self) -> usize {
+        self.good + self.mixed + self.failed.len()
+    }
+
+    /// One more, with the version of each file that it got.
+    fn add(&mut self, files: Result<[u64; 2], String>) {
+        match files {
+            Ok([linux, initrd]) if linux == initrd => {
+                self.good += 1;
+                self.versions.insert(linux);
+            }
+            Ok(_) => self.mixed += 1,
+            Err(why) => self.failed.push(why),
+        }
+    }
+
+    fn join(mut self, other: Self) -> Self {
+        self.good += other.good;
+        self.mixed += other.mixed;
+        self.failed.extend(other.failed);
+        self.versions.extend(other.versions);
+        self
+    }
+}
+
+fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
+    let world = shipped();
+    let root = world.root.join("tftp");
+    let daemon = world.daemon();
+    publish(&world, 0);
+    replace_control(&root, 0);
+    until("the first rendering", || {
+        fs::read_to_string(root.join("pxelinux.cfg/default"))
+            .is_ok_and(|text| text.contains(TARGET))
+    });
+    let server = serve(&root, &[]);
+    let end = Instant::now() + STORM;
+    let is_over = AtomicBool::new(false);
+    let (pinned, control, changes) = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| {
+            let mut version = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                version += 1;
+                publish(&world, version);
+                replace_control(&root, version);
+            }
+            version
+        });
+        let machines: Vec<_> = (0..MACHINES)
+            .map(|number| {
+                let server = &server;
+                scope.spawn(move || {
+                    server.enter();
+                    let machine = Machine {
+                        // Many ROMs ask for the size, break off, and ask again.
+                        asks_twice: number % 2 == 0,
+                    };
+                    let (mut pinned, mut control) = (Boots::default(), Boots::default());
+                    while Instant::now() < end {
+                        pinned.add(machine.boot());
+                        control
+                            .add(machine.fetch_both(FILES.map(|(f, _)| format!("{CONTROL}/{f}"))));
+                    }
+                    (pinned, control)
+                })
+            })
+            .collect();
+        let booted = machines.into_iter().map(|machine| machine.join().unwrap());
+        let (pinned, control): (Vec<_>, Vec<_>) = booted.unzip();
+        is_over.store(true, Ordering::Relaxed);
+        let all = |boots: Vec<Boots>| boots.into_iter().fold(Boots::default(), Boots::join);
+        (all(pinned), all(control), changing.join().unwrap())
+    });
+    drop(server);
+    daemon.stop();
+    println!(
+        "{name}: {changes} changes in {} s ({:.1} a second); by pinned paths {} boots of {} versions, \
+         {} mixed, {} failed; the control, two renames at a fixed path: {} boots, {} mixed, {} failed",
+        STORM.as_secs(),
+        changes as f64 / STORM.as_secs_f64(),
+        pinned.count(),
+        pinned.versions.len(),
+        pinned.mixed,
+        pinned.failed.len(),
+        control.count(),
+        control.mixed,
+        control.failed.len()
+    );
+    assert!(pinned.failed.is_empty(), "{:?}\n{world}", pinned.failed);
+    assert_eq!(pinned.mixed, 0, "{world}");
+    assert!(pinned.good > 100 && pinned.versions.len() > 5, "no storm");
+    assert!(control.mixed > 0, "the control shows nothing");
+}
+
+/// The same number all over: a mixture shows.
+fn contents(version: u64, size: usize) -> Vec<u8> {
+    version.to_le_bytes().repeat(size / 8)
+}
+
+fn publish(world: &World, version: u64) {
+    let drop = format!("v{version}");
+    let files = FILES.map(|(name, size)| (name, contents(version, size)));
+    let files = files.each_ref().map(|(name, bytes)| (*name, &bytes[..]));
+    world.drop_image(&drop, TARGET, &files);
+    until("the outcome", || world.outcome(&drop).is_some());
+    world.assert_outcome(&drop, "published");
+}
+
+/// What a script does: the old one away, the new one into its place.
+fn replace_control(root: &Path, version: u64) {
+    let [old, new, place] = ["control/old", "control/new", CONTROL].map(|path| root.join(path));
+    fs::create_dir_all(&new).unwrap();
+    for (name, size) in FILES {
+        fs::write(new.join(name), contents(version, size)).unwrap();
+    }
+    if place.exists() {
+        fs::rename(&place, &old).unwrap();
+    }
+    fs::rename(&new, &place).unwrap();
+    let _ = fs::remove_dir_all(&old);
+}
+
+/// A machine that boots over TFTP (RFC 1350, with the options of RFC 2347 to 2349).
+struct Machine {
+    asks_twice: bool,
+}
+
+const DATA: u16 = 3;
+const ACK: u16 = 4;
+const ERROR: u16 = 5;
+const OACK: u16 = 6;
+
+const BLOCK: usize = 1_408;
+
+impl Machine {
+    /// The configuration, and what it says to load; the version of both files.
+    fn boot(&self) -> Result<[u64; 2], String> {
+        let config = String::from_utf8(self.fetch("pxelinux.cfg/default")?).unwrap();
+        let label = format!("LABEL {TARGET}\n");
+        let (_, entry) = config.split_once(&label).ok_or("no image in the menu")?;
+        let path = |key: &str| {
+            let line = entry.lines().find_map(|line| line.trim().strip_prefix(key));
+            line.map(|path| path.trim().to_string())
+                .ok_or(key.to_string())
+        };
+        self.fetch_both([path("KERNEL")?, path("INITRD")?])
+    }
+
+    fn fetch_both(&self, paths: [String; 2]) -> Result<[u64; 2], String> {
+        let mut versions = [0; 2];
+        for ((path, version), (_, size)) in paths.iter().zip(&mut versions).zip(FILES) {
+            let bytes = self.fetch(path)?;
+            *version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            if bytes != contents(*version, size) {
+                return Err(format!("{path} is of two versions in itself"));
+            }
+        }
+        Ok(versions)
+    }
+
+    fn fetch(&self, path: &str) -> Result<Vec<u8>, String> {
+        if self.asks_twice {
+            self.ask(path, true)?;
+        }
+        self.ask(path, false)
+    }
+
+    /// Asks for a file; with `breaks_off` only for its size.
+    fn ask(&self, path: &str, breaks_off: bool) -> Result<Vec<u8>, String> {
+        let failed = |what: &str| format!("{path}: {what}");
+        let io = |error: std::io::Error| format!("{path}: {error}");
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(io)?;
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .map_err(io)?;
+        let server: Ipv4Addr = ADDRESS.parse().unwrap();
+        let mut peer = SocketAddr::from((server, 69));
+        let mut last = format!("\0\x01{path}\0octet\0tsize\x000\0blksize\0{BLOCK}\0").into_bytes();
+        let (mut bytes, mut size, mut block) = (Vec::new(), None, 0_u16);
+        let mut packet = vec![0; BLOCK + 4];
+        let mut tries = 0;
+        socket.send_to(&last, peer).map_err(io)?;
+        loop {
+            let (length, from) = match socket.recv_from(&mut packet) {
+                Ok(received) => received,
+                Err(_) if tries < 5 => {
+                    tries += 1;
+                    socket.send_to(&last, peer).map_err(io)?;
+                    continue;
+                }
+                Err(error) => return Err(io(error)),
+            };
+            let number = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+            // The server answers from a port of its own, which is the transfer's from then on.
+            if peer.port() == 69 {
+                peer = from;
+            } else if peer != from {
+                continue;
+            }
+            match number(0) {
+                OACK => {
+                    let options: Vec<_> = packet[2..length].split(|byte| *byte == 0).collect();
+                    let of = |key: &str| {
+                        let at = options.iter().position(|word| *word == key.as_bytes());
+                        let value = at.and_then(|at| std::str::from_utf8(options[at + 1]).ok());
+                        value.and_then(|value| value.parse::<usize>().ok())
+                    };
+                    if of("blksize") != Some(BLOCK) {
+                        return Err(failed("another size of blocks"));
+                    }
+                    size = of("tsize");
+                    if breaks_off {
+                        let abort = [&[0, 5, 0, 0][..], b"TFTP Aborted\0"].concat();
+                        socket.send_to(&abort, peer).map_err(io)?;
+                        return Ok(Vec::new());
+                    }
+                    last = acknowledge(0);
+                }
+                DATA => {
+                    if number(2) == block.wrapping_add(1) {
+                        block = number(2);
+                        bytes.extend_from_slice(&packet[4..length]);
+                        last = acknowledge(block);
+                        if length - 4 < BLOCK {
+                            socket.send_to(&last, peer).map_err(io)?;
+                            if size != Some(bytes.len()) {
+                                return Err(failed("not as long as was announced"));
+                            }
+                            return Ok(bytes);
+                        }
+                    }
+                }
+                ERROR => {
+                    let text = String::from_utf8_lossy(&packet[4..length]).to_string();
+                    return Err(failed(&text));
+                }
+                other => return Err(failed(&format!("a packet of kind {other}"))),
+            }
+            socket.send_to(&last, peer).map_err(io)?;
+        }
+    }
+}
+
+fn acknowledge(block: u16) -> Vec<u8> {
+    [ACK.to_be_bytes(), block.to_be_bytes()].concat()
+}
