@@ -24,6 +24,7 @@
 //! | 0 | [`excerpt`] | a place in an input file, with line and caret |
 //! | 0 | [`fault`] | what went wrong, and what becomes of the drop |
 //! | 0 | [`failpoint`] | where tests end the daemon |
+//! | 0 | [`message`] | kinds of events in the log |
 //! | 0 | [`crew`] | several threads, one list of work |
 //! | 0 | [`account`] | users and groups |
 //! | 1 | [`columns`] | tables for people |
@@ -85,6 +86,7 @@ pub mod image;
 pub mod listing;
 pub mod lookout;
 pub mod manifest;
+pub mod message;
 pub mod moment;
 pub mod news;
 pub mod open_files;
