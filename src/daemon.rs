@@ -4,25 +4,37 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::crew::Progress;
+use crate::log::Log;
+use crate::message;
+use crate::metrics;
 use crate::news::Listeners;
 use crate::publisher::Publisher;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
 use crate::staging::Staging;
+use crate::supervisor;
 use crate::watch::Watch;
 use crate::workshop::Workshop;
 
 /// Work that runs side by side, and a few more.
 const MAX_THREADS: usize = 12;
 
-/// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained.
+/// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained. On SIGHUP it
+/// takes up what `reread` returns.
 ///
 /// # Errors
 /// What keeps it from going on.
-pub fn run(settings: &Settings, once: bool) -> anyhow::Result<()> {
+pub fn run(
+    settings: Settings,
+    once: bool,
+    log: &Log,
+    reread: impl Fn() -> anyhow::Result<Settings>,
+) -> anyhow::Result<()> {
     // What is published has the modes that it is made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -31,61 +43,116 @@ pub fn run(settings: &Settings, once: bool) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let publishing = tokio::spawn(publish(settings.clone(), once, shutdown.clone()));
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
-        let mut publishing = publishing;
-        let signal = tokio::select! {
-            ended = &mut publishing => return ended.context("the publisher broke off")?,
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let mut hangup = signal(SignalKind::hangup()).context("handling SIGHUP")?;
+        let shutdown = CancellationToken::new();
+        let (change, changes) = watch::channel(Arc::new(settings));
+        let (is_ready, mut ready) = oneshot::channel();
+        let publish = publish(changes, once, is_ready, shutdown.clone());
+        let mut publishing = tokio::spawn(publish);
+        let mut has_started = false;
+        let signal = loop {
+            tokio::select! {
+                biased;
+                ended = &mut publishing => return ended.context("the publisher broke off")?,
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                Ok(()) = &mut ready, if !has_started => has_started = true,
+                // One that comes earlier counts as soon as the daemon is ready.
+                Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
+            }
         };
-        tracing::info!("stopping on {signal}");
+        tracing::info!(message_id = message::STOPPING, "stopping on {signal}");
+        supervisor::stopping();
         shutdown.cancel();
         publishing.await.context("the publisher broke off")?
     })
 }
 
+/// Reads the configuration again. A bad one changes nothing.
+fn reload(
+    change: &watch::Sender<Arc<Settings>>,
+    log: &Log,
+    reread: impl Fn() -> anyhow::Result<Settings>,
+) {
+    supervisor::reloading();
+    match reread() {
+        Ok(settings) => {
+            let (settings, later) = settings.beside(&change.borrow());
+            log.set_level(settings.log.level);
+            for key in later {
+                tracing::warn!("`{key}` takes effect after a restart");
+            }
+            // The publisher may be about to end: it needs no settings any more.
+            let _ = change.send(Arc::new(settings));
+            tracing::info!(message_id = message::RELOADED, "configuration read again");
+        }
+        Err(error) => {
+            let message_id = message::RELOAD_REFUSED;
+            tracing::error!(message_id, "the old configuration stays: {error:#}");
+        }
+    }
+    supervisor::ready();
+}
+
 async fn publish(
-    settings: Settings,
+    changes: watch::Receiver<Arc<Settings>>,
     once: bool,
+    is_ready: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings {
-        spool,
-        tree,
-        limits,
-        retention,
-        swap,
-        ..
-    } = settings;
-    let listeners = Listeners::default();
-    let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
+    let settings = Arc::clone(&changes.borrow());
+    let mut listeners = Listeners::default();
+    let news = listeners.add();
+    let (show, activity) = watch::channel(Activity::default());
+    let progress = Arc::new(Progress::default());
+
+    let (opening, of_publisher) = (Arc::clone(&settings), changes.clone());
+    let of_work = Arc::clone(&progress);
     let recover = move || -> anyhow::Result<Publisher> {
+        let Settings {
+            spool,
+            tree,
+            limits,
+            ..
+        } = Settings::clone(&opening);
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
-        let watch = match watching {
+        let watch = match spool.watch {
             // Nobody waits for what comes later.
             _ if once => Watch::blind(opened.incoming()),
             settings::Watch::Poll => Watch::blind(opened.incoming()),
             settings::Watch::Auto => Watch::new(opened.incoming()).unwrap_or_else(|error| {
-                tracing::warn!("watching the spool: {error}, going on with rescans only");
+                tracing::warn!(
+                    message_id = message::NO_EVENTS,
+                    "watching the spool: {error}, going on with rescans only"
+                );
                 Watch::blind(opened.incoming())
             }),
         };
-        let shop = Workshop {
+        let shop = Arc::new(Workshop {
             spool: Arc::new(opened),
             staging,
             limits,
-            progress: Progress::default(),
-        };
-        let shop = Arc::new(shop);
-        Publisher::recover(shop, pointers, watch, listeners, spool, retention, swap)
+            progress: of_work,
+        });
+        Publisher::recover(shop, pointers, watch, listeners, of_publisher, show)
     };
-    let publisher = tokio::task::spawn_blocking(recover)
+    let publisher = supervisor::starting(tokio::task::spawn_blocking(recover))
         .await
         .context("recovery broke off")??;
-    tracing::info!(spool = ?spool_path, tree = ?tree_path, "ready");
-    publisher.run(shutdown, once).await
+    let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
+    tracing::info!(message_id = message::READY, %spool, %tree, "ready");
+    supervisor::ready();
+    // Nobody waits for it where the daemon is ending already.
+    let _ = is_ready.send(());
+
+    let status = tokio::spawn(supervisor::tell_status(activity.clone(), progress));
+    let counting = tokio::spawn(metrics::run(news, activity, changes));
+    let ended = publisher.run(shutdown, once).await;
+    // With the publisher go the news, and what it shows: the others end.
+    status.abort();
+    counting.await.context("the metrics broke off")??;
+    ended
 }
