@@ -18,7 +18,7 @@ use crate::dir::{self, Dir, Kind};
 use crate::excerpt::{Complaint, InputError};
 use crate::fault::Failure;
 use crate::image::{DIR_MODE, Ownership};
-use crate::settings::BootConfig;
+use crate::settings::{BootConfig, Settings};
 use crate::staging::Staging;
 
 /// A longer template is refused, and a longer output written anyway, in bytes.
@@ -102,6 +102,12 @@ impl BootConfigs {
             paths,
             configs,
         }
+    }
+
+    /// The same tree's, after the settings have changed.
+    pub fn with(&self, settings: &Settings) -> Self {
+        let (root, configs) = (settings.tftp.root.clone(), settings.boot_configs.clone());
+        Self::new(Arc::clone(&self.staging), root, configs)
     }
 
     /// Takes `changes` up into the catalog, and renders every output. Blocks.

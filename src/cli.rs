@@ -1,6 +1,6 @@
 //! The commands, what they print, and how they exit.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,9 +20,11 @@ use crate::fault::Verdict;
 use crate::generation::GenerationName;
 use crate::history::History;
 use crate::image::Image;
+use crate::log::{Choice, Log};
 use crate::manifest::{self, Action, Manifest, Replaces};
+use crate::message;
 use crate::outcome::Outcome;
-use crate::settings::{DEFAULT_PATH, Settings};
+use crate::settings::{DEFAULT_PATH, LogFormat, LogLevel, Settings};
 use crate::status::Status;
 use crate::submit;
 use crate::target::{Name, Target};
@@ -56,6 +59,12 @@ enum Command {
         /// Publish what is in the spool, then exit
         #[arg(long)]
         once: bool,
+        /// What is logged: this, and all that is more important
+        #[arg(long, value_name = "LEVEL", value_parser = word(LogLevel::WORDS))]
+        log_level: Option<LogLevel>,
+        /// `auto`: the journal's own under systemd, and text elsewhere
+        #[arg(long, value_name = "FORMAT", value_parser = word(LogFormat::WORDS))]
+        log_format: Option<LogFormat>,
     },
     /// Make a drop from a directory
     Submit(Submit),
@@ -161,32 +170,78 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // `{:#}`: the whole chain on one line, printed once, here.
             say(&format!("{error:#}"));
-            match error.downcast_ref::<BadConfig>() {
-                Some(_) => ExitCode::from(BAD_CONFIG),
-                None => ExitCode::FAILURE,
-            }
+            code(&error)
         }
     }
 }
 
+fn code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<BadConfig>() {
+        Some(_) => ExitCode::from(BAD_CONFIG),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// What ends the daemon goes to its log; where that is text on standard error, as from any other
+/// command.
+fn run_daemon(
+    settings: Result<Settings, BadConfig>,
+    config: Option<&Path>,
+    once: bool,
+    choice: Choice,
+) -> ExitCode {
+    let configured = settings.as_ref().map(|settings| settings.log);
+    let log = Log::start(configured.unwrap_or_default(), choice);
+    let reread = || Ok(read_settings(config)?.unwrap_or_default());
+    let ended = settings
+        .map_err(anyhow::Error::from)
+        .and_then(|settings| daemon::run(settings, once, &log, reread));
+    let Err(error) = ended else {
+        return ExitCode::SUCCESS;
+    };
+    let message_id = match error.downcast_ref::<BadConfig>() {
+        Some(_) => message::BAD_CONFIGURATION,
+        None => message::FAILED,
+    };
+    if log.is_text() {
+        say(&format!("{error:#}"));
+    } else {
+        tracing::error!(message_id, "{error:#}");
+    }
+    code(&error)
+}
+
+/// One of these words.
+fn word<T: Copy + Send + Sync + 'static>(
+    words: &'static [(&str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let known = PossibleValuesParser::new(words.iter().map(|(word, _)| *word));
+    known.map(|given| {
+        let found = words.iter().find(|(word, _)| *word == given);
+        found.expect("only these are let in").1
+    })
+}
+
 impl Command {
     fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-        let configured = read_settings(config)?;
-        let is_configured = configured.is_some();
-        let settings = configured.unwrap_or_default();
+        let configured = read_settings(config);
+        let is_configured = matches!(configured, Ok(Some(_)));
+        let settings = configured.map(Option::unwrap_or_default);
         match self {
-            Self::Run { once } => {
-                log_to_terminal();
-                daemon::run(&settings, once).map(|()| ExitCode::SUCCESS)
-            }
-            Self::Submit(submit) => submit.run(settings),
+            Self::Run {
+                once,
+                log_level: level,
+                log_format: format,
+            } => Ok(run_daemon(settings, config, once, Choice { level, format })),
+            Self::Submit(submit) => submit.run(settings?),
             Self::Rollback { target, to, drop } => {
-                drop.hand_over(settings, ask(target, Action::Rollback(to)), None)
+                drop.hand_over(settings?, ask(target, Action::Rollback(to)), None)
             }
             Self::Withdraw { target, drop } => {
-                drop.hand_over(settings, ask(target, Action::Withdraw), None)
+                drop.hand_over(settings?, ask(target, Action::Withdraw), None)
             }
             Self::History { target, json } => {
+                let settings = settings?;
                 let history = History::read(&settings.tree.path, &target)?;
                 let Some(history) = history else {
                     anyhow::bail!("{target} is not in the tree; expected one that is");
@@ -199,6 +254,7 @@ impl Command {
                 print(&text)
             }
             Self::Status { target, json } => {
+                let settings = settings?;
                 let (tree, spool) = (&settings.tree.path, &settings.spool.path);
                 let status = Status::read(tree, spool, target.as_ref())?;
                 let text = if json {
@@ -208,8 +264,9 @@ impl Command {
                 };
                 print(&text)
             }
-            Self::Verify { target, json } => verify(&settings, target.as_ref(), json),
+            Self::Verify { target, json } => verify(&settings?, target.as_ref(), json),
             Self::CheckConfig => {
+                settings?;
                 let path = config.unwrap_or(Path::new(DEFAULT_PATH)).display();
                 if is_configured {
                     print(&format!("{path}: good\n"))
@@ -416,18 +473,4 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
-}
-
-fn log_to_terminal() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        // Whoever read the log may have gone. Telling nobody of that would be a panic.
-        .log_internal_errors(false)
-        .init();
 }

@@ -68,6 +68,9 @@ pub fn copy(
         }
     }
     own(".")?;
+    let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
+    let copied = image.files().filter(|(path, _)| !is_shared(*path));
+    progress.expect(copied.map(|(_, size)| size).sum());
     let can_clone = AtomicBool::new(true);
     each_file(image, |path, size| {
         if let Some(mark) = base.and_then(|base| share_file(base, path, size, into)) {
@@ -105,6 +108,7 @@ pub fn copy(
 /// # Errors
 /// What is wrong with one of them.
 pub fn hash(image: &Image, progress: &Progress) -> Result<Listing, Fault> {
+    progress.expect(image.bytes());
     each_file(image, |path, size| {
         read_file(image, path, size, &image.open(path, size)?, None, progress)
     })

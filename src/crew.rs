@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock};
 pub struct Progress {
     stop: AtomicBool,
     bytes: AtomicU64,
+    expected: AtomicU64,
 }
 
 impl Progress {
@@ -21,6 +22,11 @@ impl Progress {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// So many more bytes will be copied or hashed.
+    pub fn expect(&self, bytes: u64) {
+        self.expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// So many more bytes were copied or hashed.
     pub fn advance(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -29,6 +35,11 @@ impl Progress {
     /// All bytes that were copied or hashed until now.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// All bytes that were to be copied or hashed until now.
+    pub fn expected(&self) -> u64 {
+        self.expected.load(Ordering::Relaxed)
     }
 }
 

@@ -4,29 +4,41 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::boot_config::BootConfigs;
 use crate::crew::Progress;
 use crate::hooks;
+use crate::log::Log;
+use crate::message;
+use crate::metrics;
 use crate::news::Listeners;
 use crate::publisher::Publisher;
 use crate::rendering;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
 use crate::staging::Staging;
+use crate::supervisor;
 use crate::watch::Watch;
 use crate::workshop::Workshop;
 
 /// Work that runs side by side, and a few more.
 const MAX_THREADS: usize = 12;
 
-/// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained.
+/// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained. On SIGHUP it
+/// takes up what `reread` returns.
 ///
 /// # Errors
 /// What keeps it from going on.
-pub fn run(settings: &Settings, once: bool) -> anyhow::Result<()> {
+pub fn run(
+    settings: Settings,
+    once: bool,
+    log: &Log,
+    reread: impl Fn() -> anyhow::Result<Settings>,
+) -> anyhow::Result<()> {
     // What is published has the modes that it is made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -35,87 +47,136 @@ pub fn run(settings: &Settings, once: bool) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let publishing = tokio::spawn(publish(settings.clone(), once, shutdown.clone()));
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
-        let mut publishing = publishing;
-        let signal = tokio::select! {
-            ended = &mut publishing => return ended.context("the publisher broke off")?,
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let mut hangup = signal(SignalKind::hangup()).context("handling SIGHUP")?;
+        let shutdown = CancellationToken::new();
+        let (change, changes) = watch::channel(Arc::new(settings));
+        let (is_ready, mut ready) = oneshot::channel();
+        let publish = publish(changes, once, is_ready, shutdown.clone());
+        let mut publishing = tokio::spawn(publish);
+        let mut has_started = false;
+        let signal = loop {
+            tokio::select! {
+                biased;
+                ended = &mut publishing => return ended.context("the publisher broke off")?,
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                Ok(()) = &mut ready, if !has_started => has_started = true,
+                // One that comes earlier counts as soon as the daemon is ready.
+                Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
+            }
         };
-        tracing::info!("stopping on {signal}");
+        tracing::info!(message_id = message::STOPPING, "stopping on {signal}");
+        supervisor::stopping();
         shutdown.cancel();
         publishing.await.context("the publisher broke off")?
     })
 }
 
+/// Reads the configuration again. A bad one changes nothing.
+fn reload(
+    change: &watch::Sender<Arc<Settings>>,
+    log: &Log,
+    reread: impl Fn() -> anyhow::Result<Settings>,
+) {
+    supervisor::reloading();
+    match reread() {
+        Ok(settings) => {
+            let (settings, later) = settings.beside(&change.borrow());
+            log.set_level(settings.log.level);
+            for key in later {
+                tracing::warn!("`{key}` takes effect after a restart");
+            }
+            // The publisher may be about to end: it needs no settings any more.
+            let _ = change.send(Arc::new(settings));
+            tracing::info!(message_id = message::RELOADED, "configuration read again");
+        }
+        Err(error) => {
+            let message_id = message::RELOAD_REFUSED;
+            tracing::error!(message_id, "the old configuration stays: {error:#}");
+        }
+    }
+    supervisor::ready();
+}
+
 async fn publish(
-    settings: Settings,
+    changes: watch::Receiver<Arc<Settings>>,
     once: bool,
+    is_ready: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings {
-        spool,
-        tree,
-        limits,
-        retention,
-        swap,
-        tftp,
-        boot_configs,
-        hooks,
-        ..
-    } = settings;
+    let settings = Arc::clone(&changes.borrow());
     let mut listeners = Listeners::default();
-    let (_hooks, hooks) = watch::channel(hooks);
-    let hooks = hooks::run(hooks, tree.path.clone(), listeners.add(), shutdown.clone());
-    let changes = listeners.add();
-    let retry_interval = spool.rescan_interval;
-    let (watching, spool_path, tree_path) = (spool.watch, spool.path.clone(), tree.path.clone());
+    let (of_metrics, of_hooks, of_rendering) = (listeners.add(), listeners.add(), listeners.add());
+    let (show, activity) = watch::channel(Activity::default());
+    let progress = Arc::new(Progress::default());
+
+    let (opening, of_publisher) = (Arc::clone(&settings), changes.clone());
+    let of_work = Arc::clone(&progress);
     let recover = move || -> anyhow::Result<(Publisher, BootConfigs)> {
+        let Settings {
+            spool,
+            tree,
+            limits,
+            tftp,
+            boot_configs,
+            ..
+        } = Settings::clone(&opening);
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
-        let watch = match watching {
+        let watch = match spool.watch {
             // Nobody waits for what comes later.
             _ if once => Watch::blind(opened.incoming()),
             settings::Watch::Poll => Watch::blind(opened.incoming()),
             settings::Watch::Auto => Watch::new(opened.incoming()).unwrap_or_else(|error| {
-                tracing::warn!("watching the spool: {error}, going on with rescans only");
+                tracing::warn!(
+                    message_id = message::NO_EVENTS,
+                    "watching the spool: {error}, going on with rescans only"
+                );
                 Watch::blind(opened.incoming())
             }),
         };
         let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
-        let shop = Workshop {
+        let shop = Arc::new(Workshop {
             spool: Arc::new(opened),
             staging,
             limits,
-            progress: Progress::default(),
-        };
-        let shop = Arc::new(shop);
-        let publisher =
-            Publisher::recover(shop, pointers, watch, listeners, spool, retention, swap)?;
+            progress: of_work,
+        });
+        let publisher = Publisher::recover(shop, pointers, watch, listeners, of_publisher, show)?;
         Ok((publisher, boot_configs))
     };
-    let (publisher, boot_configs) = tokio::task::spawn_blocking(recover)
+    let (publisher, boot_configs) = supervisor::starting(tokio::task::spawn_blocking(recover))
         .await
         .context("recovery broke off")??;
-    tracing::info!(spool = ?spool_path, tree = ?tree_path, "ready");
-    let hooks = tokio::spawn(hooks);
-    let mut rendering = tokio::spawn(rendering::run(boot_configs, changes, retry_interval));
+    let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
+    tracing::info!(message_id = message::READY, %spool, %tree, "ready");
+    supervisor::ready();
+    // Nobody waits for it where the daemon is ending already.
+    let _ = is_ready.send(());
+
+    let status = tokio::spawn(supervisor::tell_status(activity.clone(), progress));
+    let mut others = JoinSet::new();
+    others.spawn(rendering::run(boot_configs, of_rendering, changes.clone()));
+    others.spawn(metrics::run(of_metrics, activity, changes.clone()));
+    let tree = settings.tree.path.clone();
+    others.spawn(hooks::run(changes, tree, of_hooks, shutdown.clone()));
     tokio::select! {
         ended = publisher.run(shutdown, once) => ended?,
-        ended = &mut rendering => {
-            ended.context("the rendering broke off")??;
-            anyhow::bail!("the rendering ended before the publisher");
+        Some(ended) = others.join_next() => {
+            ended.context("a task broke off")??;
+            anyhow::bail!("a task ended before the publisher");
         }
     }
-    // With the publisher go the news: it renders the last state, and ends.
-    let is_whole = rendering.await.context("the rendering broke off")??;
-    // A daemon tries again after its next start; this one may have none.
-    anyhow::ensure!(
-        is_whole || !once,
-        "not all boot configurations could be rendered"
-    );
-    hooks.await.context("the hooks broke off")
+    // With the publisher go the news, and what it shows: the others do what is left to do, and end.
+    status.abort();
+    while let Some(ended) = others.join_next().await {
+        let result = ended.context("a task broke off")?;
+        // A daemon tries again after its next start; this one may have none.
+        if once {
+            result?;
+        }
+    }
+    Ok(())
 }

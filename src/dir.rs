@@ -651,3 +651,13 @@ pub fn start_writing(file: &File, offset: u64, length: u64) {
         fs::Advice::DontNeed,
     );
 }
+
+/// A file in memory, of no name and with what `write` puts into it, that nobody can change any more.
+pub fn sealed(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+    let flags = fs::MemfdFlags::CLOEXEC | fs::MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(fs::memfd_create("sealed", flags)?);
+    write(&mut file)?;
+    let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
+    fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
+    Ok(file)
+}

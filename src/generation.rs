@@ -33,6 +33,16 @@ impl GenerationName {
         &self.0
     }
 
+    /// When it was published, to the second.
+    pub fn published_at(&self) -> Option<Moment> {
+        // Nothing but ASCII is in it, and it is as long as the rule says.
+        let at = |range: std::ops::Range<usize>| &self.0[range];
+        let (year, month, day) = (at(0..4), at(4..6), at(6..8));
+        let (hour, minute, second) = (at(9..11), at(11..13), at(13..15));
+        let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
+        text.parse().ok()
+    }
+
     /// The file name of the record beside the generation.
     pub fn record(&self) -> String {
         format!("{}.toml", self.0)

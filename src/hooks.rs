@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
@@ -21,9 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::message;
 use crate::news::News;
 use crate::outcome::Outcome;
-use crate::settings::Hook;
+use crate::settings::{Hook, Settings};
 use crate::target::Target;
 
 /// What a program gets of the daemon's own environment.
@@ -48,14 +50,18 @@ const MAX_LINES: usize = 1_000;
 /// Runs the hooks that are set, until the news end; then those that are still to run.
 ///
 /// When `stop` comes, what is running has a few seconds left, and the rest does not run any more.
+///
+/// # Errors
+/// When a hook's task panicked.
 pub async fn run(
-    mut settings: watch::Receiver<Vec<Hook>>,
+    mut settings: watch::Receiver<Arc<Settings>>,
     tree: PathBuf,
     mut news: UnboundedReceiver<Arc<News>>,
     stop: CancellationToken,
-) {
+) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
-    let mut queues = begin(&settings.borrow_and_update(), &tree, &stop, &mut tasks);
+    let mut hooks = settings.borrow_and_update().hooks.clone();
+    let mut queues = begin(&hooks, &tree, &stop, &mut tasks);
     loop {
         tokio::select! {
             piece = news.recv() => match piece {
@@ -67,14 +73,21 @@ pub async fn run(
                 }
                 None => break,
             },
-            // What the old ones have still to do they do.
             Ok(()) = settings.changed() => {
-                queues = begin(&settings.borrow_and_update(), &tree, &stop, &mut tasks);
+                let wanted = settings.borrow_and_update().hooks.clone();
+                if wanted != hooks {
+                    // What the old ones have still to do they do.
+                    queues = begin(&wanted, &tree, &stop, &mut tasks);
+                    hooks = wanted;
+                }
             }
         }
     }
     drop(queues);
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a hook's task broke off")?;
+    }
+    Ok(())
 }
 
 fn begin(
@@ -120,7 +133,8 @@ async fn run_one_by_one(
         if let Err(why) = run.run(&tree, &stop).await {
             let target = piece.outcome.target.as_ref().map(tracing::field::display);
             let drop = &piece.outcome.drop;
-            tracing::warn!(hook = ?hook.command[0], target, drop, "hook failed: {why}");
+            let message_id = message::HOOK_FAILED;
+            tracing::warn!(message_id, hook = ?hook.command[0], target, drop, "hook failed: {why}");
         }
     }
 }

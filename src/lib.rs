@@ -24,6 +24,7 @@
 //! | 0 | [`excerpt`] | a place in an input file, with line and caret |
 //! | 0 | [`fault`] | what went wrong, and what becomes of the drop |
 //! | 0 | [`failpoint`] | where tests end the daemon |
+//! | 0 | [`message`] | kinds of events in the log |
 //! | 0 | [`crew`] | several threads, one list of work |
 //! | 1 | [`account`] | users and groups |
 //! | 1 | [`columns`] | tables for people |
@@ -31,6 +32,7 @@
 //! | 1 | [`dir`] | open directories: all system calls on names |
 //! | 1 | [`listing`] | what an image consists of; the image digest |
 //! | 1 | [`generation`] | names of generations |
+//! | 2 | [`journal`] | the journal's own protocol |
 //! | 2 | [`open_files`] | which files are open |
 //! | 2 | [`settings`] | text to settings |
 //! | 2 | [`manifest`] | text to manifest |
@@ -38,6 +40,7 @@
 //! | 2 | [`outcome`] | what became of a drop |
 //! | 3 | [`image`] | one image directory, walked and checked |
 //! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
+//! | 3 | [`log`] | the log: the journal, lines, JSON |
 //! | 3 | [`lookout`] | whether a machine uses what a swap would replace |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
 //! | 4 | [`claims`] | what a manifest says, held against the image |
@@ -55,13 +58,16 @@
 //! | 6 | [`watch`] | events of the kernel: "look again" |
 //! | 6 | [`troubles`] | what has to wait, and when to try again |
 //! | 6 | [`submit`] | a drop made from a directory |
+//! | 6 | [`activity`] | what the publisher is doing |
 //! | 6 | [`news`] | what became of drops, for whoever wants to know |
 //! | 6 | [`queue`] | drops on their way to the work; a line for each target |
+//! | 7 | [`supervisor`] | what systemd is told |
+//! | 7 | [`metrics`] | figures for Prometheus |
 //! | 7 | [`hooks`] | the admin's programs, run after an outcome |
-//! | 7 | [`publisher`] | the one task that owns the tree |
 //! | 7 | [`rendering`] | the task that keeps catalog and boot configurations up to date |
-//! | 8 | [`daemon`] | opening, signals, the end |
-//! | 9 | [`cli`] | the commands |
+//! | 8 | [`publisher`] | the one task that owns the tree |
+//! | 9 | [`daemon`] | opening, signals, the end |
+//! | 10 | [`cli`] | the commands |
 //!
 //! # What is absent
 //!
@@ -71,6 +77,7 @@
 //! - No `unsafe`. No `tokio` below floor 6, and no `anyhow`.
 
 pub mod account;
+pub mod activity;
 pub mod boot_config;
 pub mod catalog;
 pub mod claims;
@@ -90,9 +97,13 @@ pub mod generation;
 pub mod history;
 pub mod hooks;
 pub mod image;
+pub mod journal;
 pub mod listing;
+pub mod log;
 pub mod lookout;
 pub mod manifest;
+pub mod message;
+pub mod metrics;
 pub mod moment;
 pub mod news;
 pub mod open_files;
@@ -107,6 +118,7 @@ pub mod spool;
 pub mod staging;
 pub mod status;
 pub mod submit;
+pub mod supervisor;
 pub mod target;
 pub mod tree;
 pub mod troubles;

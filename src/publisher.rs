@@ -14,22 +14,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::crew;
-use crate::fault::{Failure, Fault};
+use crate::failpoint;
+use crate::fault::{Failure, Fault, Verdict};
 use crate::lookout::Lookout;
+use crate::message;
 use crate::moment::Moment;
 use crate::news::{Listeners, News};
 use crate::open_files::OpenFiles;
 use crate::outcome::Outcome;
 use crate::publish::{self, Batch, Committed, Held, Settled};
 use crate::queue::{MAX_LISTED, Queue};
-use crate::settings::{Retention, SpoolSettings, SwapSettings};
+use crate::settings::{Retention, Settings, SpoolSettings, SwapSettings};
 use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
 use crate::staging::Pointers;
+use crate::supervisor::Watchdog;
 use crate::target::Target;
 use crate::troubles::Troubles;
 use crate::vacuum::{self, Spared};
@@ -65,6 +70,8 @@ pub struct Publisher {
     pointers: Option<Pointers>,
     watch: Watch,
     listeners: Listeners,
+    /// Settings that an admin has changed.
+    changes: watch::Receiver<Arc<Settings>>,
     settings: SpoolSettings,
     retention: Retention,
     swap: SwapSettings,
@@ -92,6 +99,12 @@ pub struct Publisher {
     /// When drops that may be complete will be taken for complete.
     settles: Option<Moment>,
     next_expiry: Moment,
+
+    /// Targets that have a current generation.
+    targets: HashSet<Target>,
+    doing: Activity,
+    shown: watch::Sender<Activity>,
+    watchdog: Option<Watchdog>,
 }
 
 /// What runs at the moment.
@@ -134,10 +147,17 @@ impl Publisher {
         mut pointers: Pointers,
         watch: Watch,
         listeners: Listeners,
-        settings: SpoolSettings,
-        retention: Retention,
-        swap: SwapSettings,
+        mut changes: watch::Receiver<Arc<Settings>>,
+        shown: watch::Sender<Activity>,
     ) -> anyhow::Result<Self> {
+        let Settings {
+            spool: settings,
+            retention,
+            swap,
+            ..
+        } = Settings::clone(&changes.borrow_and_update());
+        let mut doing = Activity::default();
+        let mut current = HashSet::new();
         if let Err(failure) = pointers.empty_staging() {
             tracing::warn!("sweeping the staging: {failure}, going on without");
         }
@@ -156,6 +176,11 @@ impl Publisher {
             .targets()
             .context("looking for targets in the tree")?;
         for target in targets {
+            // What can't be read now is met again by the sweep.
+            if let Ok(Some(generation)) = pointers.tree().pointed(&target) {
+                doing.last_published = doing.last_published.max(generation.published_at());
+                current.insert(target.clone());
+            }
             let swept = vacuum::sweep(&mut pointers, &target).and_then(|n| {
                 Ok((
                     n,
@@ -186,6 +211,7 @@ impl Publisher {
             pointers: Some(pointers),
             watch,
             listeners,
+            changes,
             settings,
             retention,
             swap,
@@ -204,6 +230,10 @@ impl Publisher {
             next_scan: Instant::now(),
             settles: None,
             next_expiry: Moment::now(),
+            targets: current,
+            doing,
+            shown,
+            watchdog: Watchdog::of_this_process(),
         })
     }
 
@@ -213,7 +243,12 @@ impl Publisher {
     /// When a piece of work panicked; with `once` also when drops could not be finished.
     pub async fn run(mut self, shutdown: CancellationToken, once: bool) -> anyhow::Result<()> {
         loop {
+            failpoint::publisher();
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.feed();
+            }
             self.hand_out();
+            self.show();
             if once && self.is_idle() {
                 return self.all_finished();
             }
@@ -229,6 +264,7 @@ impl Publisher {
                     }
                 }
                 () = self.watch.changed() => self.wants_scan = true,
+                Ok(()) = self.changes.changed() => self.adopt(),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -253,6 +289,52 @@ impl Publisher {
             Some(ended) => self.take(ended.context("a piece of work broke off")?),
             None => Ok(()),
         }
+    }
+
+    /// Takes up changed settings. What is being worked on goes on with those it began with.
+    fn adopt(&mut self) {
+        let Settings {
+            spool,
+            limits,
+            retention,
+            swap,
+            ..
+        } = Settings::clone(&self.changes.borrow_and_update());
+        self.shop.spool.adopt(spool.clone());
+        self.shop = Arc::new(Workshop {
+            limits,
+            ..Workshop::clone(&self.shop)
+        });
+        let now = Moment::now();
+        if self.retention != retention {
+            let targets = self.targets.iter().cloned();
+            self.vacuums.entry(now).or_default().extend(targets);
+        }
+        self.settings = spool;
+        self.retention = retention;
+        self.swap = swap;
+        // All that was timed by the old ones is timed anew.
+        self.wants_scan = true;
+        self.next_expiry = now;
+    }
+
+    /// Shows what it is doing to whoever wants to see it.
+    fn show(&mut self) {
+        let doing = &mut self.doing;
+        doing.targets = self.targets.len();
+        doing.waiting = self.queue.waiting();
+        if doing.waiting == 0 {
+            doing.oldest = None;
+        }
+        doing.held = self.held.len();
+        doing.in_trouble = self.troubles.count();
+        self.shown.send_if_modified(|shown| {
+            let is_new = *shown != *doing;
+            if is_new {
+                shown.clone_from(doing);
+            }
+            is_new
+        });
     }
 
     /// Begins whatever can be begun.
@@ -350,6 +432,7 @@ impl Publisher {
     fn decide_heavy(&mut self, checked: Box<Checked>) {
         let shop = Arc::clone(&self.shop);
         let target = checked.target().clone();
+        self.doing.begin(target.clone(), &shop.progress);
         self.work
             .spawn_blocking(move || Work::Decided(target, shop.decide(*checked)));
     }
@@ -452,6 +535,7 @@ impl Publisher {
                 }
             }
             Work::Decided(target, decided) => {
+                self.doing.end(&target);
                 self.queue.leave_lane();
                 match decided {
                     Ok(decided) => self.gather(decided),
@@ -536,6 +620,9 @@ impl Publisher {
             Err(error) => self.troubles.meet_watch(&error),
         }
         self.queue.take_found(scan.complete, &scan.known);
+        self.doing.scans += 1;
+        self.doing.incomplete = scan.incomplete.len();
+        self.doing.oldest = self.queue.oldest();
         self.wants_scan |= scan.has_more;
         Ok(())
     }
@@ -600,7 +687,8 @@ impl Publisher {
         }
         for target in committed.overdue {
             let delay = humantime::format_duration(self.swap.max_delay);
-            tracing::warn!(%target, "swapping after {delay} though machines use what is replaced");
+            let message_id = message::SWAP_DELAYED;
+            tracing::warn!(message_id, %target, "swapping after {delay} though machines use what is replaced");
         }
         self.held.extend(committed.held);
         for (settled, took) in committed.settled {
@@ -619,13 +707,22 @@ impl Publisher {
             if let Some(failure) = trouble {
                 self.troubles.meet(&entry, &failure.into());
             }
+            self.queue.settle(&entry);
             self.leaving.push(Leaving::new(entry, outcome));
             self.queue.advance(target);
         }
     }
 
-    fn report(&self, outcome: &Outcome, took: Duration) {
+    fn report(&mut self, outcome: &Outcome, took: Duration) {
         log(outcome, took);
+        match (outcome.outcome, &outcome.target) {
+            (Verdict::Published, Some(target)) => {
+                self.targets.insert(target.clone());
+                self.doing.last_published = Some(outcome.finished_at);
+            }
+            (Verdict::Withdrawn, Some(target)) => drop(self.targets.remove(target)),
+            _ => {}
+        }
         self.listeners.tell(News {
             outcome: outcome.clone(),
             took,
@@ -708,6 +805,7 @@ impl Publisher {
             .chain(gathering)
             .chain(scan)
             .chain(self.troubles.next_try())
+            .chain(self.watchdog.as_ref().map(Watchdog::next))
             .fold(far, Instant::min)
     }
 
@@ -755,25 +853,46 @@ fn log(outcome: &Outcome, took: Duration) {
     } = outcome;
     let target = target.as_ref().map(tracing::field::display);
     let importer = &importer.name;
-    match (&outcome.image, outcome.outcome) {
-        (Some(image), verdict) => {
+    let verdict = outcome.outcome;
+    let message_id = match verdict {
+        Verdict::Published => message::PUBLISHED,
+        Verdict::Unchanged => message::UNCHANGED,
+        Verdict::Withdrawn => message::WITHDRAWN,
+        Verdict::Rejected => message::REJECTED,
+    };
+    let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    match &outcome.image {
+        Some(image) => {
             let generation = image.generation.as_ref().map(tracing::field::display);
-            let bytes = bytesize::ByteSize(image.bytes);
-            let (files, took) = (image.files, humantime::format_duration(round(took)));
-            tracing::info!(target, generation, drop, importer, files, %bytes, %took, "{verdict}");
+            tracing::info!(
+                message_id,
+                outcome = %verdict,
+                target,
+                generation,
+                digest = %image.digest,
+                drop,
+                importer,
+                files = image.files,
+                bytes = image.bytes,
+                duration_usec,
+                "{verdict}"
+            );
         }
-        (None, _) => {
+        None => {
             let reason = outcome.reason.map(tracing::field::display);
             let detail = outcome.detail.as_deref().unwrap_or_default();
             // An excerpt of a manifest has lines of its own.
             let gap = if detail.contains('\n') { "\n" } else { " " };
-            tracing::warn!(target, reason, drop, importer, "rejected:{gap}{detail}");
+            tracing::warn!(
+                message_id,
+                outcome = %verdict,
+                target,
+                reason,
+                drop,
+                importer,
+                duration_usec,
+                "rejected:{gap}{detail}"
+            );
         }
     }
-}
-
-fn round(duration: Duration) -> Duration {
-    let micros = duration.as_micros();
-    let unit = if micros < 10_000 { 1 } else { 1_000 };
-    Duration::from_micros(u64::try_from(micros / unit * unit).unwrap_or(u64::MAX))
 }

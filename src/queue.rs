@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::moment::Moment;
 use crate::spool::{Leaving, Peeked, Ready, Seen};
 use crate::target::Target;
 use crate::workshop::Checked;
@@ -26,8 +27,10 @@ const MAX_SHARE: usize = 16;
 /// Drops that are complete and have no outcome yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// Every drop that is on its way, by its name in `processing/`.
-    hands: HashMap<String, Hand>,
+    /// Every drop that is on its way, by its name in `processing/`, and when it became complete.
+    hands: HashMap<String, (Hand, Moment)>,
+    /// Those of them that have their outcome, and have to be put away.
+    settled: HashSet<String>,
     /// Those whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
@@ -65,11 +68,14 @@ type Lines = HashMap<Target, VecDeque<Seen>>;
 impl Queue {
     /// With what a daemon that ended had claimed.
     pub fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
-        let leaving = leaving.iter().map(|drop| drop.entry.as_str());
-        let names = claimed.iter().map(Seen::entry).chain(leaving);
-        let hands = names.map(|entry| (entry.to_string(), Hand::CLAIMED));
+        let settled: HashSet<_> = leaving.iter().map(|drop| drop.entry.clone()).collect();
+        let now = Moment::now();
+        let entries = claimed.iter().map(|seen| (seen.entry(), seen.completed));
+        let all = entries.chain(settled.iter().map(|entry| (entry.as_str(), now)));
+        let hands = all.map(|(entry, since)| (entry.to_string(), (Hand::CLAIMED, since)));
         Self {
             hands: hands.collect(),
+            settled,
             seen: claimed.into(),
             ..Self::default()
         }
@@ -95,6 +101,18 @@ impl Queue {
         self.lines.contains_key(target)
     }
 
+    /// How many drops are known that have no outcome yet.
+    pub fn waiting(&self) -> usize {
+        self.hands.len() - self.settled.len()
+    }
+
+    /// Since when the first of them is complete.
+    pub fn oldest(&self) -> Option<Moment> {
+        let waiting = self.hands.iter();
+        let waiting = waiting.filter(|(entry, _)| !self.settled.contains(*entry));
+        waiting.map(|(_, (_, since))| *since).min()
+    }
+
     /// Drops that wait for better times.
     pub fn postponed(&self) -> usize {
         self.postponed.len()
@@ -103,14 +121,15 @@ impl Queue {
     /// Takes up what a scan has found; `known` are names that it has met again.
     pub fn take_found(&mut self, found: Vec<Seen>, known: &[String]) {
         for entry in known {
-            if let Some(Hand::Claimed { another_waits }) = self.hands.get_mut(entry) {
+            if let Some((Hand::Claimed { another_waits }, _)) = self.hands.get_mut(entry) {
                 *another_waits = true;
             }
         }
         // One that was claimed while the scan was under way is in hand already.
         for seen in found {
             if !self.hands.contains_key(seen.entry()) {
-                self.hands.insert(seen.entry().to_string(), Hand::Queued);
+                let queued = (Hand::Queued, seen.completed);
+                self.hands.insert(seen.entry().to_string(), queued);
                 self.seen.push_back(seen);
             }
         }
@@ -186,8 +205,9 @@ impl Queue {
             && let Some(ready) = self.ready.pop_front()
         {
             listed += ready.listed();
-            self.hands
-                .insert(ready.seen.entry().to_string(), Hand::CLAIMED);
+            if let Some((hand, _)) = self.hands.get_mut(ready.seen.entry()) {
+                *hand = Hand::CLAIMED;
+            }
             batch.push(ready);
         }
         batch
@@ -253,14 +273,21 @@ impl Queue {
         }
     }
 
+    /// A drop has its outcome. It is on its way until it was put away.
+    pub fn settle(&mut self, entry: &str) {
+        self.settled.insert(entry.to_string());
+    }
+
     /// A drop is not on its way any more.
     ///
     /// Returns whether another of its name waits in `incoming/`.
     pub fn let_go(&mut self, entry: &str) -> bool {
-        let another = Some(Hand::Claimed {
+        let another = Hand::Claimed {
             another_waits: true,
-        });
-        self.hands.remove(entry) == another
+        };
+        self.settled.remove(entry);
+        let hand = self.hands.remove(entry);
+        hand.is_some_and(|(hand, _)| hand == another)
     }
 
     /// A drop has to wait. Its target stays taken: a later drop for it must not overtake.

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::boot_config::{BootConfigs, Rendered};
 use crate::catalog::Changes;
 use crate::fault::Verdict;
+use crate::message;
 use crate::news::News;
+use crate::settings::Settings;
 use crate::target::Target;
 
 /// After a rendering it rests for so many times as long as that took: publishing comes first.
@@ -23,19 +26,18 @@ const REST: u32 = 3;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// Renders whenever something was published or withdrawn, until the publisher ends. What could not
-/// be rendered is tried again at the next change, and every `retry_interval`.
-///
-/// Returns whether all went well the last time.
+/// Renders whenever something was published or withdrawn, or the settings have changed, until the
+/// publisher ends. What could not be rendered is tried again at the next change, and as often as the
+/// spool is looked at.
 ///
 /// # Errors
-/// When a rendering panicked.
+/// When a rendering panicked; when not all went well the last time.
 pub async fn run(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
-    retry_interval: Duration,
-) -> anyhow::Result<bool> {
-    let boot_configs = Arc::new(boot_configs);
+    mut settings: watch::Receiver<Arc<Settings>>,
+) -> anyhow::Result<()> {
+    let mut boot_configs = Arc::new(boot_configs);
     let mut said = Said::default();
     // What happened before the start is not known.
     let mut changes = Changes::All;
@@ -49,21 +51,39 @@ pub async fn run(
         let is_whole = rendered.troubles.is_empty();
         said.say(rendered, took);
         if is_over {
-            return Ok(is_whole);
+            return end(is_whole);
         }
+        let retry_interval = settings.borrow().spool.rescan_interval;
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
         let retry = (!is_whole).then(|| Instant::now() + retry_interval);
         let changed;
-        (changed, is_over) = gather(&mut news, rested, retry).await;
-        if is_over && changed.is_empty() {
-            return Ok(is_whole);
+        let is_reload;
+        tokio::select! {
+            biased;
+            Ok(()) = settings.changed() => {
+                let settings = settings.borrow_and_update();
+                boot_configs = Arc::new(boot_configs.with(&settings));
+                (changed, is_over, is_reload) = (BTreeSet::new(), false, true);
+            }
+            gathered = gather(&mut news, rested, retry) => {
+                (changed, is_over) = gathered;
+                is_reload = false;
+            }
         }
-        changes = if is_whole {
+        if is_over && changed.is_empty() {
+            return end(is_whole);
+        }
+        changes = if is_whole && !is_reload {
             Changes::Of(changed)
         } else {
             Changes::All
         };
     }
+}
+
+fn end(is_whole: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(is_whole, "not all boot configurations could be rendered");
+    Ok(())
 }
 
 /// Waits until something has changed and the rest is over, until it is time to try again, or until
@@ -122,6 +142,7 @@ impl Said {
             let text = trouble.why.to_string();
             if self.0.get(&trouble.about) != Some(&text) {
                 tracing::warn!(
+                    message_id = message::BOOT_CONFIG_FAILED,
                     "rendering {:?}: {text}\nwhat was there before stays in place",
                     trouble.about
                 );

@@ -243,6 +243,31 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// These settings as far as they can take effect while a daemon runs with `running`, and the keys
+    /// of the others that are different.
+    pub fn beside(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+        let mut kept = Vec::new();
+        let mut keep = |is_same: bool, key| {
+            if !is_same {
+                kept.push(key);
+            }
+        };
+        let (spool, tree) = (&running.spool, &running.tree);
+        keep(self.spool.path == spool.path, "spool.path");
+        keep(self.spool.watch == spool.watch, "spool.watch");
+        keep(self.tree.path == tree.path, "tree.path");
+        keep(self.tree.owner == tree.owner, "tree.owner");
+        keep(self.tree.group == tree.group, "tree.group");
+        keep(self.log.format == running.log.format, "log.format");
+        self.spool.path.clone_from(&spool.path);
+        self.spool.watch = spool.watch;
+        self.tree.clone_from(tree);
+        self.log.format = running.log.format;
+        (self, kept)
+    }
+}
+
 impl SpoolSettings {
     fn take(&mut self, table: &mut Table<'_, '_>) {
         set(&mut self.path, table.optional("path", path));

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// The open spool; locked against other daemons.
 #[derive(Debug)]
 pub struct Spool {
-    settings: SpoolSettings,
+    /// They may change while it is open, all but the path.
+    settings: RwLock<SpoolSettings>,
     root: Dir,
     incoming: Dir,
     processing: Dir,
@@ -231,7 +233,7 @@ impl Spool {
             sweep(dir)?;
         }
         Ok(Self {
-            settings: settings.clone(),
+            settings: RwLock::new(settings.clone()),
             incoming: root.dir_or_make(INCOMING, 0o755)?,
             rejected,
             outcomes,
@@ -239,6 +241,15 @@ impl Spool {
             root,
             processing,
         })
+    }
+
+    /// How long what stays is to stay, from now on.
+    pub fn adopt(&self, settings: SpoolSettings) {
+        *self.settings.write().expect("no thread panics here") = settings;
+    }
+
+    fn settings(&self) -> SpoolSettings {
+        self.settings.read().expect("no thread panics here").clone()
     }
 
     /// What a daemon that ended has left in `processing/`.
@@ -354,7 +365,7 @@ impl Spool {
                 return scan.incomplete.push(name.to_os_string());
             }
             Completion::Since(moment) => {
-                let overdue = moment.later(self.settings.incomplete_timeout);
+                let overdue = moment.later(self.settings().incomplete_timeout);
                 if overdue > now {
                     note_earliest(&mut scan.overdue, overdue);
                     scan.without_manifest.insert(name.to_os_string());
@@ -615,7 +626,7 @@ impl Spool {
             keep_outcomes,
             keep_rejected,
             ..
-        } = self.settings;
+        } = self.settings();
         let mut next = None;
         let mut failure = None;
         for (dir, keep) in [
@@ -654,7 +665,7 @@ impl Spool {
     }
 
     fn is_overdue(&self, drop: &Stat) -> bool {
-        drop.changed.age() >= self.settings.incomplete_timeout
+        drop.changed.age() >= self.settings().incomplete_timeout
     }
 
     /// For a name that nobody has to be waited for: complete since it changed last.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::excerpt::quoted;
 use crate::fault::Fault;
+use crate::message;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -40,6 +41,7 @@ impl Troubles {
         if self.said.insert(what) {
             let delay = humantime::format_duration(delay);
             tracing::warn!(
+                message_id = message::WAITING,
                 "{} has to wait: {fault}; trying again in {delay} and then less often",
                 quoted(who)
             );
@@ -50,14 +52,20 @@ impl Troubles {
     /// The kernel's events are missing: said once.
     pub fn meet_watch(&mut self, error: &notify::Error) {
         if !std::mem::replace(&mut self.watch_failed, true) {
-            tracing::warn!("watching the spool: {error}, going on with rescans only");
+            tracing::warn!(
+                message_id = message::NO_EVENTS,
+                "watching the spool: {error}, going on with rescans only"
+            );
         }
     }
 
     /// Something old of `who` can't be removed: said once for all who have this trouble.
     pub fn meet_leftover(&mut self, who: &str, fault: &Fault) {
         if self.leftovers.is_empty() {
-            tracing::warn!("removing what is old of {who}: {fault}, trying again later");
+            tracing::warn!(
+                message_id = message::WAITING,
+                "removing what is old of {who}: {fault}, trying again later"
+            );
         }
         self.leftovers.insert(who.to_string());
     }
@@ -65,14 +73,20 @@ impl Troubles {
     /// Nothing old is left of `who`.
     pub fn is_cleared(&mut self, who: &str) {
         if self.leftovers.remove(who) && self.leftovers.is_empty() {
-            tracing::info!("what was old could be removed");
+            tracing::info!(
+                message_id = message::GOES_ON,
+                "what was old could be removed"
+            );
         }
     }
 
     /// `who` could go on.
     pub fn is_over(&mut self, who: &str) {
         if self.who.remove(who) && self.who.is_empty() {
-            tracing::info!("what had to wait could go on");
+            tracing::info!(
+                message_id = message::GOES_ON,
+                "what had to wait could go on"
+            );
             self.said.clear();
             self.tries = 0;
             self.next = None;
@@ -87,6 +101,7 @@ impl Troubles {
             self.tries += 1;
             if self.tries > 1 && self.tries.is_power_of_two() {
                 tracing::warn!(
+                    message_id = message::WAITING,
                     "{} still have to wait, tried {} times",
                     self.who.len(),
                     self.tries
@@ -94,6 +109,11 @@ impl Troubles {
             }
         }
         is_time
+    }
+
+    /// How many could not go on.
+    pub fn count(&self) -> usize {
+        self.who.len()
     }
 
     pub fn next_try(&self) -> Option<Instant> {

@@ -29,12 +29,12 @@ use crate::target::Target;
 use crate::tree::{Current, Generation};
 
 /// What work on a drop needs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Workshop {
     pub spool: Arc<Spool>,
     pub staging: Arc<Staging>,
     pub limits: Limits,
-    pub progress: Progress,
+    pub progress: Arc<Progress>,
 }
 
 /// A claimed drop that can be done, beside what is published at its target.
