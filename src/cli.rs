@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -158,6 +158,11 @@ pub fn run() -> ExitCode {
             }
         }
     }
+}
+
+/// What the program takes: what manual pages and completions are made of.
+pub fn interface() -> clap::Command {
+    Cli::command()
 }
 
 impl Command {
