@@ -11,6 +11,7 @@
 mod blocklog;
 mod changes;
 mod commands;
+mod container;
 mod crashes;
 mod filesystems;
 mod hardship;
@@ -20,6 +21,7 @@ mod orders;
 mod power;
 mod quiet;
 mod scene;
+mod service;
 mod swaps;
 mod tftp;
 mod threats;
@@ -42,6 +44,7 @@ fn main() {
         commands::tests(),
         changes::tests(),
         quiet::tests(),
+        service::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

@@ -36,8 +36,11 @@ impl Needs {
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Program(name) => {
                 let folders = std::env::var_os("PATH").unwrap_or_default();
+                let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+                let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
                 std::env::split_paths(&folders)
                     .chain(["/usr/sbin".into(), "/sbin".into()])
+                    .chain(cargo.or(home).map(|cargo| cargo.join("bin")))
                     .any(|folder| folder.join(name).is_file())
             }
             Self::Path(path) => Path::new(path).exists(),
