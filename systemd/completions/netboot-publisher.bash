@@ -22,6 +22,12 @@ _netboot__publisher() {
             netboot__publisher,help)
                 cmd="netboot__publisher__subcmd__help"
                 ;;
+            netboot__publisher,history)
+                cmd="netboot__publisher__subcmd__history"
+                ;;
+            netboot__publisher,rollback)
+                cmd="netboot__publisher__subcmd__rollback"
+                ;;
             netboot__publisher,run)
                 cmd="netboot__publisher__subcmd__run"
                 ;;
@@ -31,11 +37,20 @@ _netboot__publisher() {
             netboot__publisher,submit)
                 cmd="netboot__publisher__subcmd__submit"
                 ;;
+            netboot__publisher,withdraw)
+                cmd="netboot__publisher__subcmd__withdraw"
+                ;;
             netboot__publisher__subcmd__help,check-config)
                 cmd="netboot__publisher__subcmd__help__subcmd__check__subcmd__config"
                 ;;
             netboot__publisher__subcmd__help,help)
                 cmd="netboot__publisher__subcmd__help__subcmd__help"
+                ;;
+            netboot__publisher__subcmd__help,history)
+                cmd="netboot__publisher__subcmd__help__subcmd__history"
+                ;;
+            netboot__publisher__subcmd__help,rollback)
+                cmd="netboot__publisher__subcmd__help__subcmd__rollback"
                 ;;
             netboot__publisher__subcmd__help,run)
                 cmd="netboot__publisher__subcmd__help__subcmd__run"
@@ -46,6 +61,9 @@ _netboot__publisher() {
             netboot__publisher__subcmd__help,submit)
                 cmd="netboot__publisher__subcmd__help__subcmd__submit"
                 ;;
+            netboot__publisher__subcmd__help,withdraw)
+                cmd="netboot__publisher__subcmd__help__subcmd__withdraw"
+                ;;
             *)
                 ;;
         esac
@@ -53,7 +71,7 @@ _netboot__publisher() {
 
     case "${cmd}" in
         netboot__publisher)
-            opts="-h -V --config --help --version run submit status check-config help"
+            opts="-h -V --config --help --version run submit rollback withdraw history status check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -89,7 +107,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__help)
-            opts="run submit status check-config help"
+            opts="run submit rollback withdraw history status check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -117,6 +135,34 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__history)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__rollback)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -172,6 +218,68 @@ _netboot__publisher() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__withdraw)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__history)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__rollback)
+            opts="-h --to --wait --spool --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --spool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         netboot__subcmd__publisher__subcmd__run)
             opts="-h --once --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -209,7 +317,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__submit)
-            opts="-h --arch --subarch --release --purpose --version --wait --spool --config --help"
+            opts="-h --arch --subarch --release --purpose --version --replaces --wait --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -235,6 +343,36 @@ _netboot__publisher() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --replaces)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --spool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__withdraw)
+            opts="-h --wait --spool --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --wait)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
