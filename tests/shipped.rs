@@ -200,3 +200,27 @@ fn the_page_of_the_configuration_names_every_key() {
         );
     }
 }
+
+/// The catalog's entries: each id with its subject and what it says.
+fn catalog() -> BTreeMap<String, String> {
+    let text = read("systemd/netboot-publisher.catalog");
+    let entries = text.split("\n-- ").skip(1);
+    entries
+        .map(|entry| {
+            let (id, entry) = entry.split_once('\n').expect("an id on a line of its own");
+            (id.to_string(), entry.to_string())
+        })
+        .collect()
+}
+
+#[test]
+fn the_catalog_explains_every_kind_of_event_and_no_other() {
+    let known = netboot_publisher::message::ALL.map(|(_, id)| id.to_string());
+    let explained: BTreeSet<_> = catalog().into_keys().collect();
+    assert_eq!(explained, known.into());
+    for (id, entry) in catalog() {
+        let (header, body) = entry.split_once("\n\n").expect("a header and a body");
+        assert!(header.starts_with("Subject: "), "{id}: {header}");
+        assert!(!body.trim().is_empty(), "{id}");
+    }
+}
