@@ -20,8 +20,8 @@ pub const NEEDS: [Needs; 6] = [
     Needs::Program("mmdebstrap"),
     Needs::Program("systemd-nspawn"),
     Needs::Program("cargo-deb"),
-    Needs::Program("unshare"),
     Needs::Program("nsenter"),
+    Needs::Namespaces,
 ];
 
 /// What is in it beside Debian's minimum. The package must not lean on anything else.

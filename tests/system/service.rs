@@ -64,6 +64,11 @@ pub fn tests() -> Vec<Trial> {
             is_confined,
         ),
         test(
+            "the weekly scrub fails when what is published is damaged and says what",
+            &needs(&[]),
+            scrub_finds_damage,
+        ),
+        test(
             "the journal has each of a thousand outcomes once",
             &needs(&[]),
             journal_is_complete,
@@ -544,6 +549,35 @@ fn is_confined() {
          can: touch /var/spool/netboot-publisher/incoming/.probe /srv/tftp/netboot/.probe\n"
     );
     assert_eq!(found, expected);
+}
+
+fn scrub_finds_damage() {
+    const SCRUB: &str = "netboot-publisher-verify.service";
+    let container = Container::with_service();
+    container.ok("systemctl is-active netboot-publisher-verify.timer");
+    container.configure("[swap]\nquiet_period = \"0s\"\n");
+    container.ok(&format!("systemctl restart {UNIT}"));
+    drop_as_ci(&container, "drop", "a/b/c/d", |image| {
+        fs::write(image.join("linux"), "kernel").unwrap();
+    });
+    container.wait_for_outcome("drop", "published");
+    container.ok(&format!("systemctl start {SCRUB}"));
+
+    let published = container.path(&format!("{TREE}/a/b/c/d/linux"));
+    fs::write(published, "Kernel").unwrap();
+    let damaged = container.run(&format!("systemctl start {SCRUB}"));
+    assert!(!damaged.status.success(), "{}", text(&damaged));
+    let said = container.ok(&format!(
+        "journalctl --sync; journalctl --unit {SCRUB} --output cat"
+    ));
+    assert!(said.contains("a/b/c/d") && said.contains("linux"), "{said}");
+
+    // The same drop again repairs it.
+    drop_as_ci(&container, "again", "a/b/c/d", |image| {
+        fs::write(image.join("linux"), "kernel").unwrap();
+    });
+    container.wait_for_outcome("again", "published");
+    container.ok(&format!("systemctl start {SCRUB}"));
 }
 
 fn journal_is_complete() {
