@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -173,6 +173,11 @@ pub fn run() -> ExitCode {
             code(&error)
         }
     }
+}
+
+/// What the program takes: what manual pages and completions are made of.
+pub fn interface() -> clap::Command {
+    Cli::command()
 }
 
 fn code(error: &anyhow::Error) -> ExitCode {

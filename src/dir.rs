@@ -123,7 +123,17 @@ impl From<fs::FileType> for Kind {
 impl Dir {
     /// Opens a directory that the admin named: links on the way are the admin's.
     pub fn open(path: &Path) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self::open_as(path, OFlags::RDONLY)
+    }
+
+    /// As [`Dir::open`], for one that this user may not list: names in it can be used all the same.
+    /// It can't be listed, locked or synced.
+    pub fn enter(path: &Path) -> Result<Self> {
+        Self::open_as(path, OFlags::PATH)
+    }
+
+    fn open_as(path: &Path, flags: OFlags) -> Result<Self> {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::openat(CWD, path, flags, Mode::empty())
             .map_err(|errno| Failure::new("opening directory", path, errno))?;
         Ok(Self {

@@ -38,7 +38,7 @@ impl Draft {
     /// # Errors
     /// When the spool can't be written.
     pub fn begin(spool: &Path, target: &Target) -> anyhow::Result<Self> {
-        let incoming = Dir::open(&spool.join(INCOMING)).context("opening the spool")?;
+        let incoming = Dir::enter(&spool.join(INCOMING)).context("opening the spool")?;
         let words = words(target);
         let mut moment = Moment::now();
         loop {
@@ -83,10 +83,10 @@ impl Draft {
     /// When the spool can't be written.
     pub fn finish(mut self, manifest: &Manifest) -> anyhow::Result<String> {
         let hidden = format!(".{}", self.name);
-        self.dir()?
-            .write_new(manifest::FILE, manifest.to_toml().as_bytes())?;
+        let drop = self.dir()?;
+        drop.write_new(manifest::FILE, manifest.to_toml().as_bytes())?;
         // Once it has its name the drop must survive a power cut.
-        self.incoming.sync_file_system()?;
+        drop.sync_file_system()?;
         if !self
             .incoming
             .rename_new(&hidden, &self.incoming, &self.name)?
@@ -97,7 +97,7 @@ impl Draft {
             );
         }
         self.is_finished = true;
-        self.incoming.sync_file_system()?;
+        drop.sync_file_system()?;
         Ok(self.name.clone())
     }
 

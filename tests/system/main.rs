@@ -12,6 +12,7 @@ mod blocklog;
 mod boot_configs;
 mod changes;
 mod commands;
+mod container;
 mod crashes;
 mod filesystems;
 mod hardship;
@@ -23,6 +24,7 @@ mod orders;
 mod power;
 mod quiet;
 mod scene;
+mod service;
 mod storm;
 mod swaps;
 mod tftp;
@@ -52,6 +54,7 @@ fn main() {
         changes::tests(),
         quiet::tests(),
         verify::tests(),
+        service::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
@@ -28,6 +28,8 @@ pub enum Needs {
     Path(&'static str),
     /// The feature `failpoints` of the program under test.
     Failpoints,
+    /// Mounts, processes and control groups of one's own.
+    Namespaces,
 }
 
 impl Needs {
@@ -36,12 +38,26 @@ impl Needs {
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Program(name) => {
                 let folders = std::env::var_os("PATH").unwrap_or_default();
+                let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+                let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
                 std::env::split_paths(&folders)
                     .chain(["/usr/sbin".into(), "/sbin".into()])
+                    .chain(cargo.or(home).map(|cargo| cargo.join("bin")))
                     .any(|folder| folder.join(name).is_file())
             }
             Self::Path(path) => Path::new(path).exists(),
             Self::Failpoints => cfg!(feature = "failpoints"),
+            Self::Namespaces => {
+                static CAN: OnceLock<bool> = OnceLock::new();
+                *CAN.get_or_init(|| {
+                    let mount = "mount -t cgroup2 cgroup2 /sys/fs/cgroup";
+                    Command::new("unshare")
+                        .args(["--mount", "--cgroup", "--pid", "--fork", "sh", "-c", mount])
+                        .stderr(Stdio::null())
+                        .status()
+                        .is_ok_and(|status| status.success())
+                })
+            }
         }
     }
 }

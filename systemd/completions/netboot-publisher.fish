@@ -1,0 +1,75 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_netboot_publisher_global_optspecs
+    string join \n config= h/help V/version
+end
+
+function __fish_netboot_publisher_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_netboot_publisher_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_netboot_publisher_using_subcommand
+    set -l cmd (__fish_netboot_publisher_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -s V -l version -d 'Print version'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "run" -d 'Watch the spool and publish what is dropped there'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "submit" -d 'Make a drop from a directory'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "rollback" -d 'Make an older generation of a target current again'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "withdraw" -d 'Take a target out of the tree'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "status" -d 'Show what is published, what waits and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l once -d 'Publish what is in the spool, then exit'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l arch -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l subarch -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l release -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l purpose -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l version -d 'Shown to people' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l replaces -d 'Refuse (`conflict`) unless the current generation\'s digest begins so; `none`: unless the target is new' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l spool -d 'The spool, instead of the configured one' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l to -d 'The generation, as `history` shows it; without it the one before the current' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l spool -d 'The spool, instead of the configured one' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l spool -d 'The spool, instead of the configured one' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand history" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand history" -l json -d 'For programs'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand history" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l json -d 'For programs'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "submit" -d 'Make a drop from a directory'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "withdraw" -d 'Take a target out of the tree'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "status" -d 'Show what is published, what waits and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
