@@ -37,6 +37,9 @@ _netboot__publisher() {
             netboot__publisher,submit)
                 cmd="netboot__publisher__subcmd__submit"
                 ;;
+            netboot__publisher,verify)
+                cmd="netboot__publisher__subcmd__verify"
+                ;;
             netboot__publisher,withdraw)
                 cmd="netboot__publisher__subcmd__withdraw"
                 ;;
@@ -61,6 +64,9 @@ _netboot__publisher() {
             netboot__publisher__subcmd__help,submit)
                 cmd="netboot__publisher__subcmd__help__subcmd__submit"
                 ;;
+            netboot__publisher__subcmd__help,verify)
+                cmd="netboot__publisher__subcmd__help__subcmd__verify"
+                ;;
             netboot__publisher__subcmd__help,withdraw)
                 cmd="netboot__publisher__subcmd__help__subcmd__withdraw"
                 ;;
@@ -71,7 +77,7 @@ _netboot__publisher() {
 
     case "${cmd}" in
         netboot__publisher)
-            opts="-h -V --config --help --version run submit rollback withdraw history status check-config help"
+            opts="-h -V --config --help --version run submit rollback withdraw history status verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -107,7 +113,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__help)
-            opts="run submit rollback withdraw history status check-config help"
+            opts="run submit rollback withdraw history status verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -218,6 +224,20 @@ _netboot__publisher() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__verify)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         netboot__subcmd__publisher__subcmd__help__subcmd__withdraw)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -281,12 +301,20 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__run)
-            opts="-h --once --config --help"
+            opts="-h --once --log-level --log-format --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --log-level)
+                    COMPREPLY=($(compgen -W "error warn info debug trace" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "auto text json" -- "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -355,6 +383,24 @@ _netboot__publisher() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__verify)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -33,8 +33,17 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a 
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "withdraw" -d 'Take a target out of the tree'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "status" -d 'Show what is published, what waits and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-level -d 'What is logged: this, and all that is more important' -r -f -a "error\t''
+warn\t''
+info\t''
+debug\t''
+trace\t''"
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-format -d '`auto`: the journal\'s own under systemd, and text elsewhere' -r -f -a "auto\t''
+text\t''
+json\t''"
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l once -d 'Publish what is in the spool, then exit'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -s h -l help -d 'Print help'
@@ -63,13 +72,17 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand hist
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l json -d 'For programs'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "submit" -d 'Make a drop from a directory'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "withdraw" -d 'Take a target out of the tree'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "status" -d 'Show what is published, what waits and what was rejected'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "submit" -d 'Make a drop from a directory'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "withdraw" -d 'Take a target out of the tree'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "status" -d 'Show what is published, what waits and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
