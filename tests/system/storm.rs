@@ -41,6 +41,21 @@ pub fn tests() -> Vec<Trial> {
             &by("dnsmasq"),
             || storm("dnsmasq", Server::dnsmasq),
         ),
+        test(
+            "by the stable path no burst of boots from in.tftpd gets two images",
+            &by("in.tftpd"),
+            || bursts("in.tftpd --secure", Server::tftpd),
+        ),
+        test(
+            "by the stable path no burst of boots from dnsmasq gets two images",
+            &by("dnsmasq"),
+            || bursts("dnsmasq", Server::dnsmasq),
+        ),
+        test(
+            "boots from in.tftpd that never pause delay a swap until max_delay",
+            &by("in.tftpd"),
+            never_a_pause,
+        ),
     ]
 }
 
@@ -109,7 +124,7 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
                     server.enter();
                     let machine = Machine {
                         // Many ROMs ask for the size, break off, and ask again.
-                        asks_twice: number % 2 == 0,
+                        asks_twice: number.is_multiple_of(2),
                     };
                     let (mut pinned, mut control) = (Boots::default(), Boots::default());
                     while Instant::now() < end {
@@ -146,6 +161,127 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     assert_eq!(pinned.mixed, 0, "{world}");
     assert!(pinned.good > 100 && pinned.versions.len() > 5, "no storm");
     assert!(control.mixed > 0, "the control shows nothing");
+}
+
+/// A world whose tree is what the server calls `/`.
+fn stable(swap: &str) -> World {
+    World::with(&format!(
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n[swap]\n{swap}"
+    ))
+}
+
+/// All machines boot by the stable path, `times` each.
+fn burst(server: &Server, times: usize) -> Boots {
+    std::thread::scope(|scope| {
+        let machine = |number: usize| {
+            scope.spawn(move || {
+                server.enter();
+                let machine = Machine {
+                    asks_twice: number.is_multiple_of(2),
+                };
+                let mut boots = Boots::default();
+                for _ in 0..times {
+                    boots
+                        .add(machine.fetch_both(FILES.map(|(file, _)| format!("{TARGET}/{file}"))));
+                }
+                boots
+            })
+        };
+        let machines: Vec<_> = (0..MACHINES).map(machine).collect();
+        let booted = machines.into_iter().map(|machine| machine.join().unwrap());
+        booted.fold(Boots::default(), Boots::join)
+    })
+}
+
+/// Bursts of boots, an image that changes in the middle of each, and a pause after it. Then the
+/// same without a quiet period, as the control.
+fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
+    const ROUNDS: u64 = 4;
+    const TIMES: usize = 20;
+    let world = stable("quiet_period = \"2s\"\nmax_delay = \"1d\"\n");
+    let daemon = world.daemon();
+    publish(&world, 0);
+    let server = serve(&world.tree, &[]);
+    let mut quiet = Boots::default();
+    for version in 1..=ROUNDS {
+        let boots = std::thread::scope(|scope| {
+            let boots = scope.spawn(|| burst(&server, TIMES));
+            // In the pause it comes: this ends.
+            publish(&world, version);
+            boots.join().unwrap()
+        });
+        quiet = quiet.join(boots);
+    }
+    // Nobody boots the last one but for this.
+    quiet = quiet.join(burst(&server, 1));
+    daemon.stop();
+
+    fs::write(
+        &world.config,
+        fs::read_to_string(&world.config)
+            .unwrap()
+            .replace("\"2s\"", "\"0s\""),
+    )
+    .unwrap();
+    let daemon = world.daemon();
+    let mut control = Boots::default();
+    let mut version = ROUNDS;
+    while control.mixed == 0 && version < 1_000 {
+        let is_over = AtomicBool::new(false);
+        let boots = std::thread::scope(|scope| {
+            let boots = scope.spawn(|| {
+                let boots = burst(&server, TIMES);
+                is_over.store(true, Ordering::Relaxed);
+                boots
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                version += 1;
+                publish(&world, version);
+            }
+            boots.join().unwrap()
+        });
+        control = control.join(boots);
+    }
+    daemon.stop();
+    drop(server);
+    println!(
+        "{name}, stable path: {} boots in {ROUNDS} bursts, an image changed in each: {} mixed, {} \
+         failed; without a quiet period {} boots, {} mixed, {} failed",
+        quiet.count(),
+        quiet.mixed,
+        quiet.failed.len(),
+        control.count(),
+        control.mixed,
+        control.failed.len()
+    );
+    assert!(quiet.failed.is_empty(), "{:?}\n{world}", quiet.failed);
+    assert_eq!(quiet.mixed, 0, "{world}");
+    assert_eq!(quiet.versions, (0..=ROUNDS).collect(), "{world}");
+    assert!(control.mixed > 0, "the control shows nothing");
+}
+
+fn never_a_pause() {
+    let world = stable("quiet_period = \"2s\"\nmax_delay = \"4s\"\n");
+    let mut daemon = world.daemon();
+    publish(&world, 0);
+    let server = Server::tftpd(&world.tree, &[]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let boots = scope.spawn(|| {
+            let mut boots = Boots::default();
+            while !is_over.load(Ordering::Relaxed) {
+                boots = boots.join(burst(&server, 1));
+            }
+            boots
+        });
+        publish(&world, 1);
+        let line = daemon.wait_for("though machines use what is replaced");
+        assert!(line.contains(TARGET) && line.contains("WARN"), "{line}");
+        is_over.store(true, Ordering::Relaxed);
+        let boots = boots.join().unwrap();
+        assert!(boots.failed.is_empty(), "{:?}\n{world}", boots.failed);
+    });
+    daemon.stop();
 }
 
 /// The same number all over: a mixture shows.
