@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::boot_config::{BootConfigs, Rendered};
+use crate::boot_config::{BootConfigs, Rendered, Trouble, Why};
 use crate::catalog::Changes;
 use crate::fault::Verdict;
 use crate::message;
@@ -49,9 +49,12 @@ pub async fn run(
         let rendered = rendering.await.context("a rendering broke off")?;
         let took = began.elapsed();
         let is_whole = rendered.troubles.is_empty();
+        // A damaged image is the tree's trouble: `verify` tells of it.
+        let is_image = |trouble: &Trouble| matches!(trouble.why, Why::Image(_));
+        let is_rendered = rendered.troubles.iter().all(is_image);
         said.say(rendered, took);
         if is_over {
-            return end(is_whole);
+            return end(is_rendered);
         }
         let retry_interval = settings.borrow().spool.rescan_interval;
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
@@ -71,7 +74,7 @@ pub async fn run(
             }
         }
         if is_over && changed.is_empty() {
-            return end(is_whole);
+            return end(is_rendered);
         }
         changes = if is_whole && !is_reload {
             Changes::Of(changed)
@@ -81,8 +84,8 @@ pub async fn run(
     }
 }
 
-fn end(is_whole: bool) -> anyhow::Result<()> {
-    anyhow::ensure!(is_whole, "not all boot configurations could be rendered");
+fn end(is_rendered: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(is_rendered, "not all boot configurations could be rendered");
     Ok(())
 }
 

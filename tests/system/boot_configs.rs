@@ -1,6 +1,6 @@
 //! The catalog and the boot configurations: what they say, and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -172,6 +172,36 @@ fn expected_catalog(world: &World) -> Value {
 /// The catalog says what the tree says.
 pub fn assert_catalog_current(world: &World) {
     assert_eq!(catalog(world), expected_catalog(world), "{world}");
+}
+
+/// Waits until a daemon that is at work has put its last change into the catalog: it writes nothing
+/// into the tree then before the next.
+pub fn wait_for_catalog(world: &World) {
+    let pinned = |value: &Value| {
+        let word = |key: &str| value[key].as_str().unwrap().to_string();
+        format!("{}@/{}", word("target"), word("generation"))
+    };
+    let is_current = || {
+        let text = fs::read(world.tree.join("catalog.json")).unwrap_or_default();
+        let Ok(catalog) = serde_json::from_slice::<Value>(&text) else {
+            return false;
+        };
+        let said: BTreeSet<_> = catalog["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(pinned)
+            .collect();
+        let links = walk(&world.tree);
+        let links = links.iter().filter_map(|path| {
+            let to = path.with_file_name(fs::read_link(path).ok()?);
+            let to = to.strip_prefix(&world.tree).ok()?.to_str()?.to_string();
+            // Pointers are four names deep; images have links of their own.
+            (to.split('/').count() == 5 && to.contains('@')).then_some(to)
+        });
+        said == links.collect()
+    };
+    until("the catalog", is_current);
 }
 
 /// The output of [`TEMPLATE`] for what the tree holds.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use libtest_mimic::Trial;
 
+use crate::boot_configs::wait_for_catalog;
 use crate::world::{
     Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, snapshot, test, text,
     wait_for_names, walk,
@@ -238,6 +239,7 @@ fn goes_every_way(spool: &Path, tree: &Path) {
     };
     drop_as("first", TARGET, &old, "published");
     let first = fs::canonicalize(world.published(TARGET)).unwrap();
+    wait_for_catalog(&world);
     let before = snapshot(tree);
     drop_as("again", TARGET, &old, "unchanged");
     drop_as("like-adopted", adopted, &old, "unchanged");

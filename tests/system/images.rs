@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use libtest_mimic::Trial;
 use notify::Watcher as _;
 
+use crate::boot_configs::wait_for_catalog;
 use crate::tftp::{Client, Server};
 use crate::world::{
     Needs, PATIENCE, World, assert_same_content, names, snapshot, test, text, walk,
@@ -163,6 +164,7 @@ fn debian_images_are_published(put: Put) {
         assert!(link.is_relative(), "{link:?}\n{world}");
         assert_plain(&published.canonicalize().unwrap(), (0o644, 0o755));
     }
+    wait_for_catalog(&world);
     let before = snapshot(&world.tree);
     for (image, target) in debian() {
         let verdict = put(&world, &mut daemon, &image, &target);

@@ -18,6 +18,7 @@ use netboot_publisher::digest::Digest;
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, RenameFlags};
 use serde_json::Value;
 
+use crate::boot_configs::wait_for_catalog;
 use crate::world::{self, Daemon, Needs, World, manifest, snapshot, test, until};
 
 /// The target of every hostile drop.
@@ -1510,6 +1511,7 @@ fn writes_after_outcome() {
     let held = held.unwrap();
     siege.daemon.wait_for_drop("held");
     siege.world.assert_outcome("held", "published");
+    wait_for_catalog(&siege.world);
     let before = snapshot(&siege.world.tree);
     held.write_all_at(b"HOSTILE and longer than before", 0)
         .unwrap();
