@@ -436,11 +436,11 @@ fn copies_longer_than_the_watchdog() {
 
 fn hangs() {
     let container = Container::with_service();
-    let folder = container.path("/run/hang");
+    let folder = container.path("/var/lib/hang");
     fs::create_dir(&folder).unwrap();
     container.drop_in(
         "watchdog",
-        "WatchdogSec=2s\nEnvironmentFile=-/run/hang/environment",
+        "WatchdogSec=2s\nEnvironmentFile=-/var/lib/hang/environment",
     );
     fs::write(
         folder.join("environment"),
