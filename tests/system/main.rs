@@ -26,6 +26,7 @@ mod quiet;
 mod scene;
 mod service;
 mod storm;
+mod supervision;
 mod swaps;
 mod tftp;
 mod threats;
@@ -54,6 +55,7 @@ fn main() {
         changes::tests(),
         quiet::tests(),
         verify::tests(),
+        supervision::tests(),
         service::tests(),
     ];
     libtest_mimic::run(

@@ -1,0 +1,273 @@
+//! What systemd and Prometheus are told, and what SIGHUP does; without a systemd.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::world::{Daemon, Needs, PATIENCE, World, test, text};
+
+const TARGET: &str = "amd64/generic/noble/install";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "systemd is told when the daemon is ready, what it does, and that it stops",
+            &[],
+            told,
+        ),
+        test(
+            "the watchdog is fed by a publisher that has nothing else to do",
+            &[],
+            fed,
+        ),
+        test(
+            "SIGHUP takes up a good configuration and refuses a bad one",
+            &[],
+            reload,
+        ),
+        test(
+            "settings that need a restart are named by a reload and stay",
+            &[],
+            reload_later,
+        ),
+        test(
+            "a reload changes the hooks and the boot configurations",
+            &[],
+            reload_the_rest,
+        ),
+        test(
+            "the metrics are what happened, and promtool has nothing to say against them",
+            &[Needs::Program("promtool")],
+            metrics,
+        ),
+        test(
+            "the log of a daemon is JSON where that is wanted, with all fields",
+            &[],
+            json_log,
+        ),
+    ]
+}
+
+/// What systemd would hear.
+struct Ear(UnixDatagram);
+
+impl Ear {
+    fn next(&self) -> String {
+        let mut message = [0; 4_096];
+        let length = self.0.recv(&mut message).expect("a message in time");
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+
+    /// The next message that has this line; and those before it.
+    fn wait_for(&self, line: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        loop {
+            heard.push(self.next());
+            let has = |message: &String| message.lines().any(|it| it.starts_with(line));
+            if heard.last().is_some_and(has) {
+                return heard;
+            }
+        }
+    }
+}
+
+fn start(world: &World, variables: &[(&str, &str)]) -> (Daemon, Ear) {
+    let path = world.root.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = world.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path);
+    command.envs(variables.iter().copied());
+    (Daemon::start_unready(&mut command), Ear(socket))
+}
+
+fn drop_files(world: &World, name: &str, count: usize) {
+    let names: Vec<_> = (0..count).map(|number| format!("file{number}")).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|file| (file.as_str(), name.as_bytes()))
+        .collect();
+    world.drop_image(name, TARGET, &files);
+}
+
+fn told() {
+    let world = World::new();
+    let (mut daemon, ear) = start(&world, &[]);
+    let before = ear.wait_for("READY=1");
+    assert!(
+        before.iter().all(|message| !message.contains("WATCHDOG=1")),
+        "nobody asked for it: {before:?}"
+    );
+    daemon.wait_for(" ready ");
+    ear.wait_for("STATUS=watching, 0 targets");
+    drop_files(&world, "one", 1);
+    daemon.wait_for_drop("one");
+    ear.wait_for("STATUS=watching, 1 target");
+    daemon.signal(Signal::TERM);
+    ear.wait_for("STOPPING=1");
+    daemon.stop();
+}
+
+fn fed() {
+    let world = World::with("#spool rescan_interval = \"1h\"\n[limits]\nmin_free_space = \"0B\"\n");
+    let (daemon, ear) = start(&world, &[("WATCHDOG_USEC", "100000")]);
+    ear.wait_for("READY=1");
+    for _ in 0..20 {
+        ear.wait_for("WATCHDOG=1");
+    }
+    daemon.stop();
+}
+
+fn reload() {
+    let world = World::new();
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    drop_files(&world, "two-files", 2);
+    daemon.wait_for_drop("two-files");
+    world.assert_outcome("two-files", "published");
+
+    let good = fs::read_to_string(&world.config).unwrap();
+    fs::write(
+        &world.config,
+        good.replace("[limits]", "[limits]\nmax_files = 1"),
+    )
+    .unwrap();
+    daemon.signal(Signal::HUP);
+    let heard = ear.wait_for("RELOADING=1").pop().unwrap();
+    assert!(heard.contains("MONOTONIC_USEC="), "{heard}");
+    ear.wait_for("READY=1");
+    daemon.wait_for("configuration read again");
+    drop_files(&world, "two-again", 2);
+    daemon.wait_for_drop("two-again");
+    world.assert_outcome("two-again", "rejected too-many-files");
+
+    fs::write(&world.config, "[limits]\nmax_files = -1\n[retenion]\n").unwrap();
+    daemon.signal(Signal::HUP);
+    ear.wait_for("RELOADING=1");
+    ear.wait_for("READY=1");
+    daemon.wait_for("the old configuration stays");
+    daemon.wait_for("invalid `limits.max_files`");
+    daemon.wait_for("unknown key `retenion`");
+    drop_files(&world, "two-still", 2);
+    daemon.wait_for_drop("two-still");
+    world.assert_outcome("two-still", "rejected too-many-files");
+    drop_files(&world, "one-file", 1);
+    daemon.wait_for_drop("one-file");
+    world.assert_outcome("one-file", "published");
+    daemon.stop();
+}
+
+fn reload_later() {
+    let world = World::new();
+    let mut daemon = world.daemon();
+    let text = fs::read_to_string(&world.config).unwrap();
+    let moved = text.replace("/spool\"", "/elsewhere\"");
+    assert_ne!(moved, text);
+    fs::write(&world.config, moved).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("`spool.path` takes effect after a restart");
+    daemon.wait_for("configuration read again");
+    drop_files(&world, "one", 1);
+    daemon.wait_for_drop("one");
+    daemon.stop();
+}
+
+fn reload_the_rest() {
+    let world = World::new();
+    let mut daemon = world.daemon();
+    drop_files(&world, "one", 1);
+    daemon.wait_for_drop("one");
+    let template = world.root.join("menu.j2");
+    fs::write(&template, "{{ images | length }} images\n").unwrap();
+    let said = world.root.join("said");
+    let text = fs::read_to_string(&world.config).unwrap();
+    let script = format!("echo $NETBOOT_DROP >> {}", said.display());
+    let more = format!(
+        "[[boot_config]]\ntemplate = {template:?}\noutput = \"menu\"\n\
+         [[hook]]\non = [\"published\"]\ncommand = [\"/bin/sh\", \"-c\", {script:?}]\n"
+    );
+    fs::write(&world.config, text + &more).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("configuration read again");
+    let menu = world.tree.join("menu");
+    crate::world::until("the menu", || menu.exists());
+    assert_eq!(fs::read_to_string(menu).unwrap(), "1 images\n");
+    drop_files(&world, "two", 1);
+    daemon.wait_for_drop("two");
+    daemon.stop();
+    assert_eq!(fs::read_to_string(said).unwrap(), "two\n");
+}
+
+fn metrics() {
+    let world = World::new();
+    let file = world.root.join("netboot.prom");
+    let text_of = fs::read_to_string(&world.config).unwrap();
+    fs::write(
+        &world.config,
+        format!("{text_of}[metrics]\ntextfile = {file:?}\n"),
+    )
+    .unwrap();
+    let mut daemon = world.daemon();
+    drop_files(&world, "first", 2);
+    daemon.wait_for_drop("first");
+    world.drop_image("same", TARGET, &[("file0", b"first"), ("file1", b"first")]);
+    daemon.wait_for_drop("same");
+    world.drop_with("bad", "format = 0\n", |_| {});
+    daemon.wait_for_drop("bad");
+    daemon.stop();
+
+    let text_of = fs::read_to_string(&file).unwrap();
+    for line in [
+        "netboot_publisher_outcomes_total{outcome=\"published\",reason=\"\"} 1",
+        "netboot_publisher_outcomes_total{outcome=\"unchanged\",reason=\"\"} 1",
+        "netboot_publisher_outcomes_total{outcome=\"withdrawn\",reason=\"\"} 0",
+        "netboot_publisher_outcomes_total{outcome=\"rejected\",reason=\"bad-manifest\"} 1",
+        "netboot_publisher_published_bytes_total 10",
+        "netboot_publisher_drop_duration_seconds_count{outcome=\"published\"} 1",
+        "netboot_publisher_targets 1",
+        "netboot_publisher_drops_held 0",
+        "netboot_publisher_build_info{version=",
+        "netboot_publisher_last_published_timestamp_seconds ",
+        "netboot_publisher_start_time_seconds ",
+    ] {
+        let is_there = text_of.lines().any(|it| it.starts_with(line));
+        assert!(is_there, "{line} is not in\n{text_of}");
+    }
+    let checked = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::from(fs::File::open(&file).unwrap()))
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}\n{text_of}", text(&checked));
+    assert_eq!(
+        (&*checked.stdout, &*checked.stderr),
+        (&b""[..], &b""[..]),
+        "{}\n{text_of}",
+        text(&checked)
+    );
+}
+
+fn json_log() {
+    let world = World::new();
+    drop_files(&world, "evil\u{202e}", 1);
+    let output = world.run(&["run", "--once", "--log-format", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let of = |key: &str| {
+        let line = lines.iter().find(|line| line["outcome"] == "published");
+        line.unwrap_or_else(|| panic!("{log}"))[key].clone()
+    };
+    assert_eq!(of("target"), TARGET);
+    assert_eq!(of("drop"), "evil\u{202e}");
+    assert_eq!(of("files"), 1);
+    assert_eq!(of("message_id").as_str().map(str::len), Some(32));
+    assert!(of("duration_usec").as_u64() < Some(u64::try_from(PATIENCE.as_micros()).unwrap()));
+    assert!(of("generation").is_string() && of("digest").is_string() && of("bytes").is_u64());
+}
