@@ -28,7 +28,7 @@ use crate::settings::{DEFAULT_PATH, LogFormat, LogLevel, Settings};
 use crate::status::Status;
 use crate::submit;
 use crate::target::{Name, Target};
-use crate::verify::Plan;
+use crate::verify::{Plan, Report};
 
 /// A drop was rejected.
 const REJECTED: u8 = 3;
@@ -300,7 +300,8 @@ fn verify(settings: &Settings, target: Option<&Target>, json: bool) -> anyhow::R
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
         let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);
-        report.to_text(&humantime::format_duration(took).to_string())
+        let took = humantime::format_duration(took).to_string();
+        tell_damages(settings, &report) + &report.summary(&took)
     };
     let printed = print(&text)?;
     Ok(if report.damages.is_empty() {
@@ -308,6 +309,22 @@ fn verify(settings: &Settings, target: Option<&Target>, json: bool) -> anyhow::R
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What is damaged, a line each; where standard error is the journal it gets an entry each, and
+/// nothing is left to be told.
+fn tell_damages(settings: &Settings, report: &Report) -> String {
+    let log = Log::start(settings.log, Choice::default());
+    if log.is_text() {
+        let damages = report.damages.iter();
+        let lines: Vec<_> = damages.map(|damage| format!("{damage}\n")).collect();
+        return lines.concat();
+    }
+    for damage in &report.damages {
+        let generation = damage.generation.as_ref().map(tracing::field::display);
+        tracing::error!(message_id = message::DAMAGED, target = %damage.target, generation, "{damage}");
+    }
+    String::new()
 }
 
 /// `None` where no configuration was named and none is at the usual place.

@@ -4,7 +4,7 @@
 //! meanwhile is no damage; so whatever seems damaged is looked at once more.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Mutex;
@@ -390,23 +390,17 @@ fn shown(content: &Content) -> String {
 }
 
 impl Report {
-    /// For people, with how long it took.
-    pub fn to_text(&self, took: &str) -> String {
-        let mut text = String::new();
-        for damage in &self.damages {
-            let _ = writeln!(text, "{damage}");
-        }
+    /// For people, with how long it took: one line.
+    pub fn summary(&self, took: &str) -> String {
         let verdict = match self.damages.len() {
             0 => "all as published".to_string(),
             count => format!("{count} damaged"),
         };
         let bytes = bytesize::ByteSize(self.bytes);
-        let _ = writeln!(
-            text,
-            "{} targets, {} generations, {} files, {bytes} in {took}: {verdict}",
+        format!(
+            "{} targets, {} generations, {} files, {bytes} in {took}: {verdict}\n",
             self.targets, self.generations, self.files
-        );
-        text
+        )
     }
 }
 

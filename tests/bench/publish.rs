@@ -307,14 +307,15 @@ fn rendering(bench: &Bench) {
     let start = ("catalog alone, at a start", vec![], &Changes::All);
     let each = templates.map(|template| (template, vec![template], &one));
     let all = ("all three templates", templates.to_vec(), &one);
-    for (what, templates, changes) in [start, catalog].into_iter().chain(each).chain([all]) {
+    let cases = [start, catalog].into_iter().chain(each).chain([all]);
+    for (number, (what, templates, changes)) in cases.enumerate() {
         let mut costs = Vec::new();
         let mut bytes = 0;
         for round in 0..bench.rounds {
             fs::write(world.tree.join("catalog.json"), &before).expect("writing the catalog");
             let configs = templates.iter().map(|template| BootConfig {
                 template: config.join(template),
-                output: format!("menus{round}/{template}").into(),
+                output: format!("menus{number}-{round}/{template}").into(),
             });
             let settings = TreeSettings {
                 path: world.tree.clone(),
@@ -329,7 +330,7 @@ fn rendering(bench: &Bench) {
             }));
             let outputs = templates
                 .iter()
-                .map(|t| world.tree.join(format!("menus{round}/{t}")));
+                .map(|t| world.tree.join(format!("menus{number}-{round}/{t}")));
             let size = |path: PathBuf| fs::metadata(path).expect("an output").len();
             bytes = before.len() as u64 + outputs.map(size).sum::<u64>();
         }
