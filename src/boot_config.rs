@@ -221,6 +221,7 @@ fn render(template: &str, images: &Arc<Images>) -> Result<String, Error> {
     // Where in the template an error is.
     environment.set_debug(true);
     environment.add_test("plain", is_plain);
+    environment.add_filter("first_named", first_named);
     let images = Value::from_dyn_object(Arc::clone(images));
     environment
         .template_from_str(template)?
@@ -235,6 +236,19 @@ fn is_plain(value: &Value) -> bool {
     value
         .as_str()
         .is_some_and(|text| !text.is_empty() && text.bytes().all(is_plain))
+}
+
+/// The path of the first of these files that is plain and whose name is among `names`; empty where
+/// there is none. A template could look for it by itself, many times slower.
+fn first_named(files: &Value, names: &Value) -> Result<Value, Error> {
+    for file in files.try_iter()? {
+        let path = file.get_attr("path")?;
+        let name = path.as_str().and_then(|path| path.rsplit('/').next());
+        if names.try_iter()?.any(|wanted| wanted.as_str() == name) && is_plain(&path) {
+            return Ok(path);
+        }
+    }
+    Ok(Value::from(""))
 }
 
 /// Shows what is wrong with a template where it is wrong.
@@ -444,6 +458,15 @@ c 2 S
         }
         assert_eq!(rendered("{{ 'd-i/a_b@/x.y+z~' is plain }}"), "False");
         assert_eq!(rendered("{{ 'd-i/a_b@/x.y+z' is plain }}"), "True");
+    }
+
+    #[test]
+    fn the_first_file_of_a_name_is_found_and_none_that_is_not_plain() {
+        let find =
+            |names: &str| rendered(&format!("{{{{ images[0].files | first_named({names}) }}}}"));
+        assert_eq!(find("['x', 'c']"), "c");
+        assert_eq!(find("['a b']"), "", "not plain");
+        assert_eq!(find("[]"), "");
     }
 
     #[test]
