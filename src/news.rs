@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::fault::Verdict;
+use crate::message;
 use crate::outcome::Outcome;
 
 /// What became of one drop.
@@ -15,6 +17,63 @@ pub struct News {
     pub outcome: Outcome,
     /// From the claim to the outcome.
     pub took: Duration,
+}
+
+impl News {
+    /// The one line about an outcome in the log.
+    pub fn log(&self) {
+        let Self { outcome, took } = self;
+        let Outcome {
+            drop,
+            target,
+            importer,
+            ..
+        } = outcome;
+        let target = target.as_ref().map(tracing::field::display);
+        let importer = &importer.name;
+        let verdict = outcome.outcome;
+        let message_id = match verdict {
+            Verdict::Published => message::PUBLISHED,
+            Verdict::Unchanged => message::UNCHANGED,
+            Verdict::Withdrawn => message::WITHDRAWN,
+            Verdict::Rejected => message::REJECTED,
+        };
+        let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        match &outcome.image {
+            Some(image) => {
+                let generation = image.generation.as_ref().map(tracing::field::display);
+                tracing::info!(
+                    message_id,
+                    outcome = %verdict,
+                    target,
+                    generation,
+                    digest = %image.digest,
+                    drop,
+                    importer,
+                    files = image.files,
+                    bytes = image.bytes,
+                    duration_usec,
+                    "{verdict}"
+                );
+            }
+            None => {
+                let reason = outcome.reason.map(tracing::field::display);
+                let detail = outcome.detail.as_deref().unwrap_or_default();
+                // An excerpt of a manifest has lines of its own.
+                let gap = if detail.contains('\n') { "\n" } else { " " };
+                tracing::warn!(
+                    message_id,
+                    outcome = %verdict,
+                    target,
+                    reason,
+                    drop,
+                    importer,
+                    duration_usec,
+                    "rejected:{gap}{detail}"
+                );
+            }
+        }
+    }
 }
 
 /// Everybody who wants to know. A listener that falls behind keeps what it has not taken yet in

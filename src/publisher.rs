@@ -714,7 +714,6 @@ impl Publisher {
     }
 
     fn report(&mut self, outcome: &Outcome, took: Duration) {
-        log(outcome, took);
         match (outcome.outcome, &outcome.target) {
             (Verdict::Published, Some(target)) => {
                 self.targets.insert(target.clone());
@@ -723,10 +722,12 @@ impl Publisher {
             (Verdict::Withdrawn, Some(target)) => drop(self.targets.remove(target)),
             _ => {}
         }
-        self.listeners.tell(News {
+        let news = News {
             outcome: outcome.clone(),
             took,
-        });
+        };
+        news.log();
+        self.listeners.tell(news);
     }
 
     /// A drop is not on its way any more.
@@ -841,58 +842,4 @@ fn look_interval(swap: &SwapSettings) -> Duration {
 
 fn instant(moment: Moment) -> Instant {
     Instant::now() + moment.ahead()
-}
-
-/// The one line about an outcome.
-fn log(outcome: &Outcome, took: Duration) {
-    let Outcome {
-        drop,
-        target,
-        importer,
-        ..
-    } = outcome;
-    let target = target.as_ref().map(tracing::field::display);
-    let importer = &importer.name;
-    let verdict = outcome.outcome;
-    let message_id = match verdict {
-        Verdict::Published => message::PUBLISHED,
-        Verdict::Unchanged => message::UNCHANGED,
-        Verdict::Withdrawn => message::WITHDRAWN,
-        Verdict::Rejected => message::REJECTED,
-    };
-    let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    match &outcome.image {
-        Some(image) => {
-            let generation = image.generation.as_ref().map(tracing::field::display);
-            tracing::info!(
-                message_id,
-                outcome = %verdict,
-                target,
-                generation,
-                digest = %image.digest,
-                drop,
-                importer,
-                files = image.files,
-                bytes = image.bytes,
-                duration_usec,
-                "{verdict}"
-            );
-        }
-        None => {
-            let reason = outcome.reason.map(tracing::field::display);
-            let detail = outcome.detail.as_deref().unwrap_or_default();
-            // An excerpt of a manifest has lines of its own.
-            let gap = if detail.contains('\n') { "\n" } else { " " };
-            tracing::warn!(
-                message_id,
-                outcome = %verdict,
-                target,
-                reason,
-                drop,
-                importer,
-                duration_usec,
-                "rejected:{gap}{detail}"
-            );
-        }
-    }
 }
