@@ -26,7 +26,7 @@ use crate::watch::Watch;
 use crate::workshop::Workshop;
 
 /// Work that runs side by side, and a few more.
-const MAX_THREADS: usize = 12;
+const MAX_THREADS: usize = 8;
 
 /// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained. On SIGHUP it
 /// takes up what `reread` returns.

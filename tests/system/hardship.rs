@@ -15,7 +15,8 @@ use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
 use crate::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, wait_for_names, walk,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
+    walk,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -489,6 +490,8 @@ fn no_descriptor_is_left() {
         };
         let start = || {
             let daemon = world.daemon();
+            // What the start has open it has closed then.
+            until("the catalog", || world.tree.join("catalog.json").exists());
             let pid = daemon.pid().as_raw_nonzero();
             let first_free = || {
                 let open = names(Path::new(&format!("/proc/{pid}/fd")));
