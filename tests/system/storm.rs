@@ -17,7 +17,7 @@ use crate::tftp::{ADDRESS, Server};
 use crate::world::{Needs, World, test, until};
 
 /// How long each server is stormed.
-const STORM: Duration = Duration::from_secs(30);
+const STORM: Duration = Duration::from_secs(60);
 
 const MACHINES: usize = 8;
 
