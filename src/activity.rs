@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::columns::counted;
 use crate::crew::Progress;
 use crate::moment::Moment;
 use crate::target::Target;
@@ -49,10 +50,6 @@ impl Activity {
 
     /// One line for people.
     pub fn describe(&self, progress: &Progress) -> String {
-        let counted = |count: usize, what: &str| match count {
-            1 => format!("1 {what}"),
-            count => format!("{count} {what}s"),
-        };
         let mut parts = Vec::new();
         if self.large.is_empty() {
             parts.push("watching".to_string());

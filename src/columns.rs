@@ -11,6 +11,14 @@ pub fn age(since: Moment) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// `1 target`, `2 targets`.
+pub fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// Rows of cells, each column as wide as its widest cell.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

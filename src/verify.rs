@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use serde::Serialize;
 
 use crate::account;
+use crate::columns::counted;
 use crate::crew::{self, Progress};
 use crate::digest::{Digest, Hasher};
 use crate::dir::{self, Kind};
@@ -398,8 +399,10 @@ impl Report {
         };
         let bytes = bytesize::ByteSize(self.bytes);
         format!(
-            "{} targets, {} generations, {} files, {bytes} in {took}: {verdict}\n",
-            self.targets, self.generations, self.files
+            "{}, {}, {}, {bytes} in {took}: {verdict}\n",
+            counted(self.targets, "target"),
+            counted(self.generations, "generation"),
+            counted(self.files, "file")
         )
     }
 }
