@@ -386,6 +386,7 @@ fn finishes_after_restart() {
         let first = container.property("MainPID");
         drop_large(&container, &drop, &target);
         wait_for_copying(&container);
+        freeze(&container);
         container.ok(end);
         assert!(container.outcome(&drop).is_none(), "it was done already");
         until("the service's next start", || {
@@ -411,6 +412,13 @@ fn finishes_after_restart() {
         world::names(&container.path(&format!("{TREE}/.netboot-publisher/staging"))),
         [""; 0]
     );
+}
+
+/// Keeps the daemon in the middle of what it does until somebody ends it: `systemd.kill(5)` sends
+/// SIGCONT behind SIGTERM.
+fn freeze(container: &Container) {
+    let process = container.property("MainPID");
+    container.ok(&format!("kill -STOP {process}"));
 }
 
 fn copies_longer_than_the_watchdog() {
@@ -638,10 +646,12 @@ fn package_loses_nothing() {
         fs::write(image.join("linux"), "k").unwrap()
     });
     container.wait_for_outcome("good", "published");
+    let newer = container::newer_package();
     drop_large(&container, "large", "a/b/c/large");
     wait_for_copying(&container);
     let first = container.property("MainPID");
-    container.install(container::newer_package());
+    freeze(&container);
+    container.install(newer);
     assert_ne!(
         container.property("MainPID"),
         first,
