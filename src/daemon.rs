@@ -144,7 +144,8 @@ async fn publish(
             limits,
             progress: of_work,
         });
-        let publisher = Publisher::recover(shop, pointers, watch, listeners, of_publisher, show)?;
+        let publisher =
+            Publisher::recover(shop, pointers, watch, listeners, of_publisher, show, once)?;
         Ok((publisher, boot_configs))
     };
     let (publisher, boot_configs) = supervisor::starting(tokio::task::spawn_blocking(recover))
@@ -163,7 +164,7 @@ async fn publish(
     let tree = settings.tree.path.clone();
     others.spawn(hooks::run(changes, tree, of_hooks, shutdown.clone()));
     tokio::select! {
-        ended = publisher.run(shutdown, once) => ended?,
+        ended = publisher.run(shutdown) => ended?,
         Some(ended) = others.join_next() => {
             ended.context("a task broke off")??;
             anyhow::bail!("a task ended before the publisher");

@@ -20,6 +20,7 @@ use rustix::fs::{
     Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
+use rustix::process;
 
 use crate::fault::Failure;
 use crate::moment::Moment;
@@ -644,6 +645,13 @@ fn read_whole(file: &mut File, max: u64) -> io::Result<Vec<u8>> {
 /// What an open file is.
 pub fn stat_file(file: &File) -> io::Result<Stat> {
     Ok(fs::fstat(file)?.into())
+}
+
+/// Whether another process has locked some of an open file (`F_SETLK`, fcntl(2)). Where that can't be
+/// found out, nobody has.
+pub fn is_locked(file: &File) -> bool {
+    let lock = process::Flock::from(process::FlockType::WriteLock);
+    matches!(process::fcntl_getlk(file, &lock), Ok(Some(_)))
 }
 
 /// Makes `to` share the blocks of `from`; `false` where the file system can't do that.

@@ -41,12 +41,12 @@
 //! | 3 | [`image`] | one image directory, walked and checked |
 //! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
 //! | 3 | [`log`] | the log: the journal, lines, JSON |
-//! | 3 | [`lookout`] | whether a machine uses what a swap would replace |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
 //! | 4 | [`claims`] | what a manifest says, held against the image |
 //! | 4 | [`catalog`] | every current image, in one file |
 //! | 4 | [`compare`] | two images, byte for byte |
 //! | 4 | [`copy`] | an image, copied and hashed |
+//! | 4 | [`lookout`] | whether a machine uses what is to go |
 //! | 4 | [`staging`] | drafts of generations; the swap |
 //! | 5 | [`boot_config`] | the admin's templates, rendered |
 //! | 5 | [`vacuum`] | what is removed from the tree |

@@ -1,9 +1,10 @@
-//! Whether a machine uses what a swap would replace.
+//! Whether a machine uses what is to go: what a swap would replace, or vacuum remove.
 //!
 //! Events of the kernel tell of every file that is opened, read or closed from now on
 //! (inotify(7)): a transfer that was under way before shows by its reading. They are taken in
 //! when somebody asks, so nothing runs while nothing is watched. What no event tells of, a file
-//! that was opened earlier and lies idle, shows among the open files.
+//! that was opened earlier and lies idle, shows by its lock (in.tftpd locks what it sends), or among
+//! the open files.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
@@ -14,12 +15,15 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-use crate::dir::{Dir, Kind};
+use crate::dir::{self, Dir, Kind};
 use crate::fault::Failure;
-use crate::open_files::OpenFiles;
+use crate::image::Image;
 
 /// Events are small; so many bytes hold some hundred.
 const BUFFER: usize = 16 << 10;
+
+/// So many files can be opened without filling the kernel's queue, which holds 16,384 events.
+const SLICE: usize = 1_000;
 
 /// Everything that is watched.
 #[derive(Debug, Default)]
@@ -30,8 +34,6 @@ pub struct Lookout(Arc<Mutex<Watches>>);
 pub struct Watched {
     watches: Arc<Mutex<Watches>>,
     number: u64,
-    /// How the paths of its files end, but for their names in it.
-    path: String,
     quiet_period: Duration,
 }
 
@@ -49,25 +51,28 @@ struct Watches {
 }
 
 /// How machines use a directory.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Use {
     last: Instant,
     /// Files that were opened and not closed since it is watched.
     open: u64,
+    /// All that events have told.
+    events: usize,
 }
 
 impl Lookout {
-    /// Watches all files in `dir`, whose paths end with `path` and their names in it, from now on.
+    /// Watches all files in `dir` from now on.
     ///
-    /// Where the kernel has no watches left, nothing is seen but open files, and
+    /// Where the kernel has no watches left, nothing is seen but locks and open files, and
     /// [`Lookout::trouble`] tells of it.
-    pub fn watch(&self, dir: &Dir, path: String, quiet_period: Duration) -> Watched {
+    pub fn watch(&self, dir: &Dir, quiet_period: Duration) -> Watched {
         let mut watches = self.lock();
         let number = watches.next;
         watches.next += 1;
         let begun = Use {
             last: Instant::now(),
             open: 0,
+            events: 0,
         };
         watches.uses.insert(number, begun);
         if let Err(failure) = watches.add(dir, number)
@@ -78,7 +83,6 @@ impl Lookout {
         Watched {
             watches: Arc::clone(&self.0),
             number,
-            path,
             quiet_period,
         }
     }
@@ -88,9 +92,36 @@ impl Lookout {
         self.lock().take_events();
     }
 
-    /// Whether a file of it is open, as far as this process may know.
-    pub fn is_open(&self, watched: &Watched) -> bool {
-        OpenFiles::now().has(&watched.path)
+    /// Whether another process has locked a file of `image`, which is what is `watched`.
+    ///
+    /// To ask, each file is opened. The events of that are forgotten, unless there are others among
+    /// them.
+    pub fn is_locked(&self, watched: &Watched, image: &Image) -> bool {
+        let mut watches = self.lock();
+        watches.take_events();
+        let Some(before) = watches.uses.get(&watched.number).copied() else {
+            return false;
+        };
+        let (mut is_locked, mut opened) = (false, 0);
+        for (path, _) in image.files() {
+            // What has gone, or can't be opened, is in no transfer that this could tell of.
+            let Ok(Some(file)) = image.dir().file(path) else {
+                continue;
+            };
+            is_locked |= dir::is_locked(&file);
+            drop(file);
+            opened += 1;
+            if opened % SLICE == 0 {
+                watches.take_events();
+            }
+        }
+        watches.take_events();
+        if let Some(it) = watches.uses.get_mut(&watched.number)
+            && it.events == before.events + 2 * opened
+        {
+            *it = before;
+        }
+        is_locked
     }
 
     /// Why something could not be watched, once.
@@ -191,7 +222,11 @@ impl Watches {
             if what.contains(ReadFlags::QUEUE_OVERFLOW) {
                 // Nobody knows whose events were lost, nor what was closed.
                 for it in self.uses.values_mut() {
-                    *it = Use { last: now, open: 0 };
+                    *it = Use {
+                        last: now,
+                        open: 0,
+                        events: it.events + 1,
+                    };
                 }
                 continue;
             }
@@ -203,6 +238,7 @@ impl Watches {
                 continue;
             }
             it.last = now;
+            it.events += 1;
             if what.contains(ReadFlags::OPEN) {
                 it.open += 1;
             } else if what.intersects(ReadFlags::CLOSE_NOWRITE | ReadFlags::CLOSE_WRITE) {
@@ -251,8 +287,8 @@ mod tests {
     #[test]
     fn what_nobody_uses_is_quiet_after_the_quiet_period_and_not_before() {
         let case = case();
-        let at_once = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
-        let never = case.lookout.watch(&case.dir, "x".into(), NEVER);
+        let at_once = case.lookout.watch(&case.dir, Duration::ZERO);
+        let never = case.lookout.watch(&case.dir, NEVER);
         case.lookout.look();
         assert!(at_once.is_quiet());
         assert!(!never.is_quiet());
@@ -261,7 +297,7 @@ mod tests {
     #[test]
     fn a_file_that_is_opened_is_in_use_until_it_is_closed() {
         let case = case();
-        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let watched = case.lookout.watch(&case.dir, Duration::ZERO);
         let (begun, open) = seen(&case, &watched);
         assert_eq!(open, 0);
         let file = std::fs::File::open(&case.file).unwrap();
@@ -277,7 +313,7 @@ mod tests {
     fn a_transfer_that_was_under_way_shows_by_its_reading() {
         let case = case();
         let mut file = std::fs::File::open(&case.file).unwrap();
-        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let watched = case.lookout.watch(&case.dir, Duration::ZERO);
         let (begun, _) = seen(&case, &watched);
         file.read_exact(&mut [0; 3]).unwrap();
         let (read, open) = seen(&case, &watched);
@@ -289,7 +325,7 @@ mod tests {
     #[test]
     fn when_the_kernel_has_lost_events_everything_may_be_in_use() {
         let case = case();
-        let watched = case.lookout.watch(&case.dir, "x".into(), Duration::ZERO);
+        let watched = case.lookout.watch(&case.dir, Duration::ZERO);
         let (begun, _) = seen(&case, &watched);
         let other = case.file.with_file_name("initrd.gz");
         std::fs::write(&other, "initrd").unwrap();
@@ -308,7 +344,7 @@ mod tests {
     #[test]
     fn when_nothing_is_watched_nothing_is_left() {
         let case = case();
-        let first = case.lookout.watch(&case.dir, "x".into(), NEVER);
+        let first = case.lookout.watch(&case.dir, NEVER);
         drop(first);
         let watches = case.lookout.lock();
         assert!(watches.inotify.is_none() && watches.folders.is_empty());

@@ -1,7 +1,7 @@
 //! Which files are open, as far as this process may know.
 //!
 //! The kernel shows a process what others have open where it runs as the same user or may trace
-//! them (`CAP_SYS_PTRACE`, proc(5)); of the rest nothing is known here. A lease (`F_SETLEASE`,
+//! them (`CAP_SYS_PTRACE`, proc(5)); of the rest nothing is known here, but locks may tell of them. A lease (`F_SETLEASE`,
 //! fcntl(2)) would answer without that right, but no crate offers it, and there is no `unsafe` in
 //! this one.
 

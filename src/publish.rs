@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::crew;
 use crate::fault::Failure;
+use crate::image::Image;
 use crate::lookout::{Lookout, Watched};
 use crate::moment::Moment;
+use crate::open_files::OpenFiles;
 use crate::outcome::Outcome;
 use crate::settings::SwapSettings;
 use crate::spool::Spool;
 use crate::staging::{Placed, Pointers};
 use crate::target::Target;
+use crate::tree::Tree;
 use crate::workshop::{Decided, Postponed};
 
 /// From so many drops on, the steps of a commit that have no order are worth several threads.
@@ -155,7 +158,7 @@ fn publish(
         hold(placed, &swap, pointers, lookout, committed)
     };
     for held in released {
-        ready.extend(look_again(held, lookout, committed));
+        ready.extend(look_again(held, pointers, lookout, committed));
     }
 
     let mut swapped = Vec::new();
@@ -231,11 +234,11 @@ fn hold(
         };
         let target = placed.target();
         // Where nothing leads anywhere, nobody can be using it.
-        let Some((dir, path)) = pointers.tree().in_use(target).ok().flatten() else {
+        let Some((dir, _)) = pointers.tree().in_use(target).ok().flatten() else {
             free.push((decided, place));
             continue;
         };
-        let watched = lookout.watch(&dir, path, swap.quiet_period);
+        let watched = lookout.watch(&dir, swap.quiet_period);
         // A drop that was claimed by a daemon that ended has waited already; yet whoever boots now
         // is to end.
         let deadline = decided.claimed().claimed_at.later(swap.max_delay);
@@ -255,13 +258,15 @@ fn hold(
 /// The last look before a swap, as close to it as can be. `None` when machines have come back.
 fn look_again(
     mut held: Held,
+    pointers: &Pointers,
     lookout: &Lookout,
     committed: &mut Committed,
 ) -> Option<(Decided, Option<Placed>)> {
     lookout.look();
-    let is_quiet = held.watched.is_quiet();
-    let is_open = is_quiet && lookout.is_open(&held.watched);
-    if is_quiet && !is_open {
+    let is_open = held.watched.is_quiet() && is_open(&held, pointers.tree(), lookout);
+    // To look for open files takes a while.
+    lookout.look();
+    if held.watched.is_quiet() && !is_open {
         return Some((held.decided, Some(held.placed)));
     }
     if held.is_overdue() {
@@ -273,6 +278,16 @@ fn look_again(
     }
     committed.held.push(held);
     None
+}
+
+/// Whether a file of the current generation is open, as far as this process may know.
+fn is_open(held: &Held, tree: &Tree, lookout: &Lookout) -> bool {
+    let Some((dir, path)) = tree.in_use(held.target()).ok().flatten() else {
+        return false;
+    };
+    let is_locked =
+        |image: Image| lookout.is_locked(&held.watched, &image) || OpenFiles::now().has(&path);
+    Image::read(dir, None).is_ok_and(is_locked)
 }
 
 /// The drops themselves when a step for all of them went well; all postponed when not.

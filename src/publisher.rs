@@ -37,7 +37,7 @@ use crate::staging::Pointers;
 use crate::supervisor::Watchdog;
 use crate::target::Target;
 use crate::troubles::Troubles;
-use crate::vacuum::{self, Spared};
+use crate::vacuum::{self, Spared, Vacuum};
 use crate::watch::Watch;
 use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 
@@ -90,6 +90,8 @@ pub struct Publisher {
     lookout: Arc<Lookout>,
     /// When those are looked at again.
     next_look: Instant,
+    /// Away while it works, with the pointers.
+    vacuum: Vacuum,
     /// When vacuum has something to do for which target.
     vacuums: BTreeMap<Moment, Vec<Target>>,
 
@@ -102,6 +104,7 @@ pub struct Publisher {
 
     /// Targets that have a current generation.
     targets: HashSet<Target>,
+    once: bool,
     doing: Activity,
     shown: watch::Sender<Activity>,
     watchdog: Option<Watchdog>,
@@ -130,13 +133,18 @@ enum Work {
     Started(Vec<Started>, Vec<Ready>),
     Decided(Target, Result<Decided, Postponed>),
     Committed(Pointers, Committed),
-    Vacuumed(Pointers, Vec<(Target, Result<Option<Moment>, Fault>)>),
+    Vacuumed(
+        Pointers,
+        Vacuum,
+        Vec<(Target, Result<Option<Moment>, Fault>)>,
+    ),
     Expired(Result<Option<Moment>, Failure>),
     PutAway(Vec<(Leaving, Result<(), Failure>)>),
 }
 
 impl Publisher {
-    /// Finishes what a crash left behind in the tree, and takes up the drops that were claimed.
+    /// Finishes what a crash left behind in the tree, and takes up the drops that were claimed. With
+    /// `once` it will end when nothing is left to do.
     ///
     /// Blocks: it reads the whole tree's folders.
     ///
@@ -149,6 +157,7 @@ impl Publisher {
         listeners: Listeners,
         mut changes: watch::Receiver<Arc<Settings>>,
         shown: watch::Sender<Activity>,
+        once: bool,
     ) -> anyhow::Result<Self> {
         let Settings {
             spool: settings,
@@ -171,6 +180,12 @@ impl Publisher {
             open: OpenFiles::now(),
             drops: queue.known(),
         };
+        // Nobody looks again where the daemon ends as soon as it can.
+        let mut vacuum = if once {
+            Vacuum::default()
+        } else {
+            Vacuum::watching()
+        };
         let targets = pointers
             .tree()
             .targets()
@@ -182,10 +197,8 @@ impl Publisher {
                 current.insert(target.clone());
             }
             let swept = vacuum::sweep(&mut pointers, &target).and_then(|n| {
-                Ok((
-                    n,
-                    vacuum::vacuum(&mut pointers, &target, &retention, &spared)?,
-                ))
+                let next = vacuum.clean(&mut pointers, &target, &retention, &spared)?;
+                Ok((n, next))
             });
             match swept {
                 Ok((n, next)) => {
@@ -224,6 +237,7 @@ impl Publisher {
             held: Vec::new(),
             lookout: Arc::default(),
             next_look: Instant::now(),
+            vacuum,
             vacuums,
             running: Running::default(),
             wants_scan: true,
@@ -231,17 +245,18 @@ impl Publisher {
             settles: None,
             next_expiry: Moment::now(),
             targets: current,
+            once,
             doing,
             shown,
             watchdog: Watchdog::of_this_process(),
         })
     }
 
-    /// Publishes until `shutdown`; with `once` until nothing is left to do.
+    /// Publishes until `shutdown`; once, until nothing is left to do.
     ///
     /// # Errors
-    /// When a piece of work panicked; with `once` also when drops could not be finished.
-    pub async fn run(mut self, shutdown: CancellationToken, once: bool) -> anyhow::Result<()> {
+    /// When a piece of work panicked; once, also when drops could not be finished.
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         loop {
             failpoint::publisher();
             if let Some(watchdog) = &mut self.watchdog {
@@ -249,7 +264,7 @@ impl Publisher {
             }
             self.hand_out();
             self.show();
-            if once && self.is_idle() {
+            if self.once && self.is_idle() {
                 return self.all_finished();
             }
             let wake_up = self.wake_up();
@@ -477,17 +492,18 @@ impl Publisher {
             self.vacuums.entry(later).or_default().extend(busy);
         }
         let (retention, drops) = (self.retention.clone(), self.queue.known());
+        let mut vacuum = std::mem::take(&mut self.vacuum);
         self.work.spawn_blocking(move || {
             let spared = Spared {
                 open: OpenFiles::now(),
                 drops,
             };
-            let vacuum = |target: Target| {
-                let next = vacuum::vacuum(&mut pointers, &target, &retention, &spared);
+            let clean = |target: Target| {
+                let next = vacuum.clean(&mut pointers, &target, &retention, &spared);
                 (target, next)
             };
-            let done = free.into_iter().map(vacuum).collect();
-            Work::Vacuumed(pointers, done)
+            let done = free.into_iter().map(clean).collect();
+            Work::Vacuumed(pointers, vacuum, done)
         });
     }
 
@@ -546,8 +562,12 @@ impl Publisher {
                 self.pointers = Some(pointers);
                 self.take_committed(committed);
             }
-            Work::Vacuumed(pointers, done) => {
+            Work::Vacuumed(pointers, vacuum, done) => {
                 self.pointers = Some(pointers);
+                if let Some(failure) = vacuum.trouble() {
+                    tracing::warn!("{failure}, going on by looking at locks and open files only");
+                }
+                self.vacuum = vacuum;
                 for (target, next) in done {
                     match next {
                         Ok(next) => {
@@ -683,7 +703,7 @@ impl Publisher {
             self.postpone(target, postponed);
         }
         if let Some(failure) = self.lookout.trouble() {
-            tracing::warn!("{failure}, going on by looking at open files only");
+            tracing::warn!("{failure}, going on by looking at locks and open files only");
         }
         for target in committed.overdue {
             let delay = humantime::format_duration(self.swap.max_delay);
@@ -695,7 +715,7 @@ impl Publisher {
             self.report(&settled.outcome, took);
             let target = settled.outcome.target.clone();
             if let (true, Some(target)) = (settled.has_replaced, &target) {
-                let due = Moment::now().later(self.retention.min_age);
+                let due = Moment::now().later(vacuum::first_look(&self.retention));
                 self.vacuum_at(due, target.clone());
             }
             let Settled {

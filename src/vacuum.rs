@@ -1,12 +1,14 @@
 //! What is removed from the tree: generations that retention no longer keeps, and leftovers of a
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::dir::{Dir, Kind};
 use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
+use crate::image::Image;
+use crate::lookout::{Lookout, Watched};
 use crate::moment::Moment;
 use crate::open_files::OpenFiles;
 use crate::record::{Event, Happened};
@@ -15,8 +17,17 @@ use crate::staging::Pointers;
 use crate::target::Target;
 use crate::tree::{generation_names, generation_path};
 
-/// A generation with an open file is looked at again after this.
-const OPEN_STILL: Duration = Duration::from_secs(60);
+/// Before a generation goes it is watched for so long, at the end of `min_age`. A transfer that is
+/// under way shows by its reading in that time: servers give up on a client that has fallen silent
+/// after about one minute.
+const WATCHED: Duration = Duration::from_secs(120);
+
+/// So many generations are watched at a time; the kernel has watches for some more.
+const MAX_WATCHED: usize = 1_000;
+
+/// A generation that is in use is looked at again after this, or after as long as it is watched.
+const IN_USE: Duration = Duration::from_secs(60);
+const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// And a withdrawal whose drop is still on its way.
 const UNSETTLED: Duration = Duration::from_secs(1);
@@ -29,65 +40,153 @@ pub struct Spared {
     pub drops: HashSet<String>,
 }
 
-/// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
-/// `keep` that were current last stay, and every one that stopped being current less than `min_age`
-/// ago. Of a target that was taken out of the tree none is kept for longer than that.
-///
-/// None goes while a file of it is open, nor what was withdrawn by a drop that has no outcome yet.
-///
-/// Returns when the next one will have to go.
-pub fn vacuum(
-    pointers: &mut Pointers,
-    target: &Target,
-    retention: &Retention,
-    spared: &Spared,
-) -> Result<Option<Moment>, Fault> {
-    let Some(generations) = pointers.tree().generations(target)? else {
-        return Ok(None);
-    };
-    let current = pointers.tree().pointed(target)?;
-    let mut superseded = Vec::new();
-    for name in generation_names(&generations)? {
-        if Some(&name) != current.as_ref() {
-            let record = generations.stat(name.record())?;
-            superseded.extend(record.map(|stat| (stat.modified, name)));
-        }
-    }
-    superseded.sort_unstable();
-    superseded.reverse();
+/// Removes generations, and knows which of those that will go soon machines use.
+#[derive(Debug, Default)]
+pub struct Vacuum {
+    /// `None` for a daemon that ends when it has nothing left to do: it watches nothing.
+    lookout: Option<Lookout>,
+    watched: HashMap<Target, HashMap<GenerationName, Watched>>,
+}
 
-    let last = superseded.first().map(|(_, name)| name);
-    let withdrawal = if current.is_none() {
-        withdrawal(pointers, target, last)?
-    } else {
-        None
-    };
-    let is_unsettled = |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(drop));
-    if withdrawal.as_ref().is_some_and(is_unsettled) {
-        return Ok(Some(Moment::now().later(UNSETTLED)));
-    }
-    let keep = if withdrawal.is_some() {
-        0
-    } else {
-        retention.keep
-    };
-    let mut next = None;
-    for (since, name) in superseded.into_iter().skip(keep) {
-        let due = if spared.open.has(&generation_path(target, &name)) {
-            Moment::now().later(OPEN_STILL)
-        } else {
-            since.later(retention.min_age)
-        };
-        if due > Moment::now() {
-            next = Some(next.map_or(due, |next: Moment| next.min(due)));
-        } else {
-            pointers.remove(&generations, &name)?;
+impl Vacuum {
+    /// One that watches what it will remove.
+    pub fn watching() -> Self {
+        Self {
+            lookout: Some(Lookout::default()),
+            watched: HashMap::new(),
         }
     }
-    if withdrawal.is_some() && next.is_none() {
-        pointers.remove_folder(target)?;
+
+    /// Why something could not be watched, once.
+    pub fn trouble(&self) -> Option<Failure> {
+        self.lookout.as_ref()?.trouble()
     }
-    Ok(next)
+
+    /// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
+    /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
+    /// ago. Of a target that was taken out of the tree none is kept for longer than that.
+    ///
+    /// None goes while a machine uses it, nor what was withdrawn by a drop that has no outcome yet.
+    ///
+    /// Returns when it will have to do with the target again.
+    pub fn clean(
+        &mut self,
+        pointers: &mut Pointers,
+        target: &Target,
+        retention: &Retention,
+        spared: &Spared,
+    ) -> Result<Option<Moment>, Fault> {
+        let Some(generations) = pointers.tree().generations(target)? else {
+            return Ok(None);
+        };
+        let current = pointers.tree().pointed(target)?;
+        let mut superseded = Vec::new();
+        for name in generation_names(&generations)? {
+            if Some(&name) != current.as_ref() {
+                let record = generations.stat(name.record())?;
+                superseded.extend(record.map(|stat| (stat.modified, name)));
+            }
+        }
+        superseded.sort_unstable();
+        superseded.reverse();
+
+        let last = superseded.first().map(|(_, name)| name);
+        let withdrawal = if current.is_none() {
+            withdrawal(pointers, target, last)?
+        } else {
+            None
+        };
+        let is_unsettled =
+            |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(drop));
+        if withdrawal.as_ref().is_some_and(is_unsettled) {
+            return Ok(Some(Moment::now().later(UNSETTLED)));
+        }
+        let keep = if withdrawal.is_some() {
+            0
+        } else {
+            retention.keep
+        };
+        let (mut next, mut kept) = (None, HashSet::new());
+        for (since, name) in superseded.into_iter().skip(keep) {
+            let of_generation = (target, &name, since);
+            match self.goes(of_generation, &generations, retention, &spared.open)? {
+                None => pointers.remove(&generations, &name)?,
+                Some(later) => {
+                    next = Some(next.map_or(later, |next: Moment| next.min(later)));
+                    kept.insert(name);
+                }
+            }
+        }
+        self.keep_only(target, &kept);
+        if withdrawal.is_some() && next.is_none() {
+            pointers.remove_folder(target)?;
+        }
+        Ok(next)
+    }
+
+    /// When it is to be looked at again whether a generation may go; `None` when it may. Since then it
+    /// is not current.
+    fn goes(
+        &mut self,
+        (target, name, since): (&Target, &GenerationName, Moment),
+        generations: &Dir,
+        retention: &Retention,
+        open: &OpenFiles,
+    ) -> Result<Option<Moment>, Fault> {
+        let (now, due) = (Moment::now(), since.later(retention.min_age));
+        let period = WATCHED.min(retention.min_age);
+        let in_use = now.later(IN_USE.min(period.max(IN_USE_AT_LEAST)));
+        let watch_from = since.later(first_look(retention));
+        if watch_from > now {
+            return Ok(Some(watch_from));
+        }
+        let Some(dir) = generations.dir(name.as_str())? else {
+            return Ok(None);
+        };
+        let of_target = self.watched.get(target);
+        let watched = of_target.and_then(|watched| watched.get(name));
+        match (&self.lookout, watched) {
+            (Some(lookout), None) if !period.is_zero() => {
+                let count: usize = self.watched.values().map(HashMap::len).sum();
+                if count >= MAX_WATCHED {
+                    return Ok(Some(in_use));
+                }
+                let watched = lookout.watch(&dir, period);
+                let of_target = self.watched.entry(target.clone()).or_default();
+                of_target.insert(name.clone(), watched);
+                return Ok(Some(due.max(now.later(period))));
+            }
+            (Some(lookout), Some(watched)) => {
+                lookout.look();
+                let is_locked = |image: Image| lookout.is_locked(watched, &image);
+                let is_locked = Image::read(dir, None).is_ok_and(is_locked);
+                lookout.look();
+                if is_locked || !watched.is_quiet() {
+                    return Ok(Some(in_use));
+                }
+            }
+            _ => {}
+        }
+        if open.has(&generation_path(target, name)) {
+            return Ok(Some(in_use));
+        }
+        Ok((due > now).then_some(due))
+    }
+
+    /// Forgets all of `target` but these.
+    fn keep_only(&mut self, target: &Target, kept: &HashSet<GenerationName>) {
+        if let Some(watched) = self.watched.get_mut(target) {
+            watched.retain(|name, _| kept.contains(name));
+            if watched.is_empty() {
+                self.watched.remove(target);
+            }
+        }
+    }
+}
+
+/// So long after a generation stopped being current vacuum has first to do with it.
+pub fn first_look(retention: &Retention) -> Duration {
+    retention.min_age.saturating_sub(WATCHED)
 }
 
 /// How the target was taken out of the tree, if that was by a drop; a pointer that somebody has

@@ -301,21 +301,23 @@ fn in_line() {
     };
     publish(&world, "one");
     publish(&world, "two");
-    // All at once, while no daemon runs.
+    // All at once, while no daemon runs. What comes in one tick of the clock is in the order of names.
     let back = hand_in(&["rollback", TARGET]);
-    world.drop_image("three", TARGET, &[("linux", b"three")]);
+    let three = format!("{back}-three");
+    world.drop_image(&three, TARGET, &[("linux", b"three")]);
     let gone = hand_in(&["withdraw", TARGET]);
     let in_vain = hand_in(&["withdraw", TARGET]);
-    world.drop_image("four", TARGET, &[("linux", b"four")]);
+    let four = format!("{in_vain}-four");
+    world.drop_image(&four, TARGET, &[("linux", b"four")]);
     world.run_once();
     world.assert_outcome(&back, "published");
-    world.assert_outcome("three", "published");
+    world.assert_outcome(&three, "published");
     let withdrawn = world.assert_outcome(&gone, "withdrawn");
     world.assert_outcome(&in_vain, "rejected unknown-target");
-    world.assert_outcome("four", "published");
+    world.assert_outcome(&four, "published");
     assert_eq!(
         withdrawn["generation"],
-        world.outcome("three").unwrap()["generation"]
+        world.outcome(&three).unwrap()["generation"]
     );
     assert_eq!(shown(&world).as_deref(), Some("four"), "{world}");
     world.assert_at_rest();

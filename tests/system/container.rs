@@ -190,13 +190,28 @@ impl Container {
         command
     }
 
+    /// The container's network.
+    pub fn network(&self) -> String {
+        format!("/proc/{}/ns/net", self.leader)
+    }
+
     /// A program of the outside in the container's network.
     pub fn enter_network(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/proc/{}/ns/net", self.leader))
+            .arg(format!("--net={}", self.network()))
             .arg(program);
         command
+    }
+
+    /// Gives the container's TFTP server its address.
+    pub fn serve(&self) {
+        let address = self
+            .enter_network("ip")
+            .args(["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"])
+            .status();
+        assert!(address.unwrap().success());
+        self.ok("systemctl restart tftpd-hpa");
     }
 
     /// Installs a package from the outside, without the network.

@@ -14,9 +14,9 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
+use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 use crate::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
-    walk,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -25,9 +25,6 @@ const OTHER: &str = "arm64/generic/noble/install";
 const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
 
 /// A user who owns nothing.
-const NOBODY: u32 = 65_534;
-
-const UNPRIVILEGED: [Needs; 2] = [Needs::Root, Needs::Program("setpriv")];
 const LOOPED: [Needs; 3] = [
     Needs::Root,
     Needs::Path("/dev/loop-control"),
@@ -58,22 +55,22 @@ pub fn tests() -> Vec<Trial> {
         ),
         test(
             "a target whose folder the daemon may not write to waits until it may",
-            &UNPRIVILEGED,
+            &unprivileged::NEEDS,
             target_is_forbidden,
         ),
         test(
             "drops that can't be claimed are claimed when they can be",
-            &UNPRIVILEGED,
+            &unprivileged::NEEDS,
             incoming_is_forbidden,
         ),
         test(
             "an outcome that may not be written is written when it may be",
-            &UNPRIVILEGED,
+            &unprivileged::NEEDS,
             outcomes_is_forbidden,
         ),
         test(
             "a rejected drop that can't be put away is put away when it can be",
-            &UNPRIVILEGED,
+            &unprivileged::NEEDS,
             rejected_is_forbidden,
         ),
         test(
@@ -83,7 +80,7 @@ pub fn tests() -> Vec<Trial> {
         ),
         test(
             "a drop with a folder that the daemon may not empty is published once",
-            &UNPRIVILEGED,
+            &unprivileged::NEEDS,
             drop_is_forbidden,
         ),
     ];
@@ -310,62 +307,12 @@ fn tree_is_read_only() {
     );
 }
 
-/// A world whose daemon runs as nobody.
-struct Unprivileged {
-    world: World,
-    program: std::path::PathBuf,
-}
-
-impl Unprivileged {
-    fn new() -> Self {
-        let world = World::with(SETTINGS);
-        // Where the tests were built, others may have no way in.
-        let program = world.root.join("netboot-publisher");
-        if fs::hard_link(PROGRAM, &program).is_err() {
-            fs::copy(PROGRAM, &program).unwrap();
-        }
-        fs::create_dir(&world.tree).unwrap();
-        set_mode(&world.root, 0o755);
-        for folder in [&world.spool, &world.tree] {
-            give_away(folder);
-        }
-        Self { world, program }
-    }
-
-    fn daemon(&self) -> Daemon {
-        let mut command = Command::new("setpriv");
-        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
-        command
-            .args(nobody)
-            .arg("--clear-groups")
-            .arg(&self.program);
-        command.args(["run", "--config"]).arg(&self.world.config);
-        Daemon::start(command)
-    }
-
-    /// Drops an image that belongs to nobody.
-    fn drop_image(&self, name: &str, target: &str, content: &[u8]) {
-        let hidden = format!(".{name}");
-        self.world
-            .drop_image(&hidden, target, &[("linux", content)]);
-        give_away(&self.world.incoming(&hidden));
-        fs::rename(self.world.incoming(&hidden), self.world.incoming(name)).unwrap();
-    }
-}
-
-fn give_away(folder: &Path) {
-    for path in walk(folder) {
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
-}
-
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 fn target_is_forbidden() {
-    let poor = Unprivileged::new();
+    let poor = Unprivileged::new(SETTINGS);
     let folder = poor.world.tree.join("amd64/generic/noble");
     fs::create_dir_all(&folder).unwrap();
     set_mode(&folder, 0o555);
@@ -384,7 +331,7 @@ fn target_is_forbidden() {
 }
 
 fn incoming_is_forbidden() {
-    let poor = Unprivileged::new();
+    let poor = Unprivileged::new(SETTINGS);
     let incoming = poor.world.spool.join("incoming");
     poor.drop_image("a", TARGET, b"1");
     poor.drop_image("b", TARGET, b"2");
@@ -401,7 +348,7 @@ fn incoming_is_forbidden() {
 }
 
 fn outcomes_is_forbidden() {
-    let poor = Unprivileged::new();
+    let poor = Unprivileged::new(SETTINGS);
     let outcomes = poor.world.spool.join("outcomes");
     poor.drop_image("a", TARGET, b"1");
     set_mode(&outcomes, 0o555);
@@ -413,7 +360,7 @@ fn outcomes_is_forbidden() {
 }
 
 fn rejected_is_forbidden() {
-    let poor = Unprivileged::new();
+    let poor = Unprivileged::new(SETTINGS);
     let rejected = poor.world.spool.join("rejected");
     poor.drop_image("a", TARGET, b"1");
     fs::write(poor.world.incoming("a").join("manifest.toml"), "format = 7").unwrap();
@@ -463,7 +410,7 @@ fn drop_is_immutable() {
 }
 
 fn drop_is_forbidden() {
-    let poor = Unprivileged::new();
+    let poor = Unprivileged::new(SETTINGS);
     poor.drop_image("a", TARGET, b"1");
     let foreign = poor.world.incoming("a").join("image/sub");
     fs::create_dir(&foreign).unwrap();

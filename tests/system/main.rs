@@ -18,6 +18,7 @@ mod filesystems;
 mod hardship;
 mod hooks;
 mod images;
+mod in_use;
 mod load;
 mod machines;
 mod orders;
@@ -30,6 +31,7 @@ mod supervision;
 mod swaps;
 mod tftp;
 mod threats;
+mod unprivileged;
 mod verify;
 mod world;
 
@@ -54,6 +56,7 @@ fn main() {
         commands::tests(),
         changes::tests(),
         quiet::tests(),
+        in_use::tests(),
         verify::tests(),
         supervision::tests(),
         service::tests(),

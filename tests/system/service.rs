@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::container::{self, ADDRESS, Container, UNIT};
+use crate::tftp::silent_machine;
 use crate::world::{self, Needs, assert_same_content, manifest, snapshot, test, text, until};
 
 /// Debian's own netboot image.
@@ -27,6 +28,11 @@ pub fn tests() -> Vec<Trial> {
             "the installed service publishes an importer's Debian and says so in the journal",
             &needs(&[Needs::Program("curl"), Needs::Path(DEBIAN)]),
             publishes_debian,
+        ),
+        test(
+            "the service waits with a swap for a transfer that has fallen silent",
+            &needs(&[]),
+            waits_for_a_transfer,
         ),
         test(
             "an importer of the installed service reaches nothing but own drops and outcomes",
@@ -118,12 +124,7 @@ fn publishes_debian() {
 
     // As a machine boots it.
     let kernel = "debian-installer/amd64/linux";
-    let address = container
-        .enter_network("ip")
-        .args(["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"])
-        .status();
-    assert!(address.unwrap().success());
-    container.ok("systemctl restart tftpd-hpa");
+    container.serve();
     for path in [kernel, "debian-installer/amd64/initrd.gz", "pxelinux.0"] {
         let fetched = container
             .enter_network("curl")
@@ -193,6 +194,36 @@ fn shell_importer() -> String {
         .expect("a section");
     let (_, block) = rest.split_once("```\n").expect("a block");
     block.split("```").next().unwrap().to_string()
+}
+
+/// The server runs as another user, and the sandbox hides it.
+fn waits_for_a_transfer() {
+    let container = Container::with_service();
+    container.serve();
+    container.configure("[swap]\nquiet_period = \"300ms\"\nmax_delay = \"1d\"\n");
+    container.ok(&format!("systemctl reload {UNIT}"));
+    let publish = |name: &str, target: &str| {
+        drop_as_ci(&container, name, target, |image| {
+            fs::write(image.join("linux"), name.repeat(10_000)).unwrap();
+        });
+    };
+    let (target, other) = ("amd64/generic/noble/install", "arm64/generic/noble/install");
+    for (name, target) in [("old", target), ("other", other)] {
+        publish(name, target);
+        container.wait_for_outcome(name, "published");
+    }
+    let _machine = silent_machine(&container.network(), &format!("netboot/{target}/linux"));
+    publish("new", target);
+    // So long was long enough for the swaps of another target, which began later.
+    for name in ["other-1", "other-2"] {
+        publish(name, other);
+        container.wait_for_outcome(name, "published");
+    }
+    assert_eq!(container.outcome("new"), None);
+    let linux = container.path(&format!("{TREE}/{target}/linux"));
+    assert!(fs::read_to_string(linux).unwrap().starts_with("old"));
+    container.ok("systemctl stop tftpd-hpa");
+    container.wait_for_outcome("new", "published");
 }
 
 fn importers_are_kept_apart() {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -94,9 +95,16 @@ impl Server {
 
     /// Moves the calling thread into the server's network, for good.
     pub fn enter(&self) {
-        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-        let network = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        enter(&self.network());
+    }
+
+    fn network(&self) -> String {
+        format!("/proc/{}/ns/net", self.child.id())
+    }
+
+    /// As [`silent_machine`].
+    pub fn silent_machine(&self, path: &str) -> UdpSocket {
+        silent_machine(&self.network(), path)
     }
 
     /// Fetches a file.
@@ -107,7 +115,7 @@ impl Server {
         let to = scratch.join("fetched");
         let _ = fs::remove_file(&to);
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.child.id()));
+        command.arg(format!("--net={}", self.network()));
         match client {
             Client::Tftp => command
                 .args(["tftp", "-m", "binary", ADDRESS, "-c", "get", path])
@@ -134,6 +142,29 @@ impl Server {
         }
         fs::read(&to).map_err(|error| format!("{said}\n{client:?} {path}: {error}"))
     }
+}
+
+/// A machine in this network that has asked the server for a file and got its first block, and then
+/// falls silent.
+pub fn silent_machine(network: &str, path: &str) -> UdpSocket {
+    let fetch = || {
+        enter(network);
+        let socket = UdpSocket::bind((ADDRESS, 0)).unwrap();
+        let request = format!("\0\x01{path}\0octet\0");
+        socket.send_to(request.as_bytes(), (ADDRESS, 69)).unwrap();
+        let mut packet = [0; 600];
+        let length = socket.recv(&mut packet).unwrap();
+        assert_eq!((length, &packet[..4]), (516, &[0, 3, 0, 1][..]), "no data");
+        socket
+    };
+    std::thread::scope(|scope| scope.spawn(fetch).join().unwrap())
+}
+
+/// Moves the calling thread into a network, for good.
+fn enter(network: &str) {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    let network = fs::File::open(network).unwrap();
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
 
 impl Drop for Server {

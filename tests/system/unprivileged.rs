@@ -1,0 +1,62 @@
+//! A daemon without any privilege.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+use crate::world::{Daemon, Needs, PROGRAM, World, walk};
+
+pub const NOBODY: u32 = 65_534;
+
+pub const NEEDS: [Needs; 2] = [Needs::Root, Needs::Program("setpriv")];
+
+/// A world whose daemon runs as nobody.
+pub struct Unprivileged {
+    pub world: World,
+    program: std::path::PathBuf,
+}
+
+impl Unprivileged {
+    pub fn new(settings: &str) -> Self {
+        let world = World::with(settings);
+        // Where the tests were built, others may have no way in.
+        let program = world.root.join("netboot-publisher");
+        if fs::hard_link(PROGRAM, &program).is_err() {
+            fs::copy(PROGRAM, &program).unwrap();
+        }
+        fs::create_dir(&world.tree).unwrap();
+        fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in [&world.spool, &world.tree] {
+            give_away(folder);
+        }
+        Self { world, program }
+    }
+
+    pub fn daemon(&self) -> Daemon {
+        let mut command = Command::new("setpriv");
+        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        command
+            .args(nobody)
+            .arg("--clear-groups")
+            .arg(&self.program);
+        command.args(["run", "--config"]).arg(&self.world.config);
+        Daemon::start(command)
+    }
+
+    /// Drops an image that belongs to nobody.
+    pub fn drop_image(&self, name: &str, target: &str, content: &[u8]) {
+        let hidden = format!(".{name}");
+        self.world
+            .drop_image(&hidden, target, &[("linux", content)]);
+        give_away(&self.world.incoming(&hidden));
+        fs::rename(self.world.incoming(&hidden), self.world.incoming(name)).unwrap();
+    }
+}
+
+pub fn give_away(folder: &Path) {
+    for path in walk(folder) {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+}
