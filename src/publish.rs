@@ -1,11 +1,13 @@
 //! What was decided is done: drops become durable, pointers are swapped, outcomes written.
 //!
 //! ```text
-//! Decided --place--> (Held) --swap--> Settled
+//! Decided --place--> (Held) --swap--> --outcome--> Settled
 //! ```
-//! It is the owner's, in order, and takes many drops at once: what makes them durable is done once
-//! for all of them.
+//! It is the owner's, in order. Before each of these steps what was done in the one before has to be
+//! durable. That is done once for many drops, and for those at all steps together: a drop goes on by
+//! one step with each sync.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::crew;
@@ -22,13 +24,32 @@ use crate::target::Target;
 use crate::tree::Tree;
 use crate::workshop::{Decided, Postponed};
 
-/// From so many drops on, the steps of a commit that have no order are worth several threads.
+/// From so many drops on, what has no order is worth several threads.
 const MANY: usize = 16;
 
 /// Where a file of the current generation was open all the same, it is looked at again after this.
 const OPEN_STILL: Duration = Duration::from_secs(1);
 
-/// What is to be committed.
+/// Drops on their way from the decision to the outcome. Who has this owns the tree.
+#[derive(Debug)]
+pub struct Pipeline {
+    pointers: Pointers,
+    /// They stand in their place, and will be swapped in. Some, which a crash has cut short, were.
+    placed: Vec<(Decided, Option<Placed>)>,
+    /// Their outcome is due.
+    swapped: Vec<Decided>,
+    /// Their outcome was written.
+    written: Vec<Written>,
+}
+
+#[derive(Debug)]
+struct Written {
+    decided: Decided,
+    outcome: Outcome,
+    trouble: Option<Failure>,
+}
+
+/// What comes into the pipeline.
 #[derive(Debug)]
 pub struct Batch {
     pub decided: Vec<Decided>,
@@ -63,9 +84,9 @@ pub struct Settled {
     pub trouble: Option<Failure>,
 }
 
-/// What a commit has done.
+/// What one step of all drops has come to.
 #[derive(Debug, Default)]
-pub struct Committed {
+pub struct Stepped {
     /// With the time that each took.
     pub settled: Vec<(Settled, Duration)>,
     /// With the target that each is for.
@@ -92,129 +113,175 @@ impl Held {
     }
 }
 
-/// Makes drops durable, swaps, and writes the outcomes; each step for all of them before the next. A
-/// crash between any two leaves every pointer on a whole generation, and every drop in the spool or
-/// with its outcome.
-///
-/// A drop that fails on the way is postponed, and the others go on.
-pub fn commit(
-    batch: Batch,
-    pointers: &mut Pointers,
-    spool: &Spool,
-    lookout: &Lookout,
-) -> Committed {
-    let mut committed = Committed::default();
-    let batch = publish(batch, pointers, spool, lookout, &mut committed);
+impl Pipeline {
+    /// An empty one.
+    pub fn new(pointers: Pointers) -> Self {
+        Self {
+            pointers,
+            placed: Vec::new(),
+            swapped: Vec::new(),
+            written: Vec::new(),
+        }
+    }
 
-    let write = |decided: Decided| {
-        let outcome = decided.outcome();
-        let result = spool.write_outcome(decided.claimed(), &outcome);
-        (decided, outcome, result)
-    };
-    let is_worth_it = batch.len() > MANY;
-    let mut written = Vec::new();
-    for (decided, outcome, result) in crew::map(batch, is_worth_it, write) {
-        match result {
-            Ok(trouble) => written.push((decided, outcome, trouble)),
-            Err(failure) => committed.postpone(&decided, failure),
-        }
+    /// Whether no drop is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.placed.is_empty() && self.swapped.is_empty() && self.written.is_empty()
     }
-    // Before a drop goes, its outcome has to be durable.
-    if let Some(Err(failure)) = (!written.is_empty()).then(|| spool.sync()) {
-        for (decided, ..) in written.drain(..) {
-            committed.postpone(&decided, failure.again());
-        }
+
+    /// The tree's pointers.
+    pub fn pointers(&mut self) -> &mut Pointers {
+        &mut self.pointers
     }
-    for (decided, outcome, trouble) in written {
-        let settled = Settled {
-            has_replaced: decided.has_replaced(),
-            entry: decided.claimed().entry().to_string(),
-            outcome,
-            trouble,
+
+    /// Lets a batch in, and every drop go on by one step. A crash at any moment leaves every pointer
+    /// on a whole generation, and every drop in the spool or with its outcome.
+    ///
+    /// A drop that fails on the way is postponed, and the others go on.
+    pub fn step(&mut self, batch: Batch, spool: &Spool, lookout: &Lookout) -> Stepped {
+        let mut stepped = Stepped::default();
+        let Batch {
+            decided,
+            released,
+            swap,
+        } = batch;
+        let (staged, others): (Vec<_>, Vec<_>) =
+            decided.into_iter().partition(Decided::touches_tree);
+        let staged = self.make_durable(staged, spool, &mut stepped);
+
+        for written in self.written.drain(..) {
+            stepped.settle(written);
+        }
+        let placed = std::mem::take(&mut self.placed);
+        let mut ready = if swap.quiet_period.is_zero() {
+            placed
+        } else {
+            hold(placed, &swap, &self.pointers, lookout, &mut stepped)
         };
-        committed.settled.push((settled, decided.elapsed()));
-    }
-    committed
-}
-
-/// The part of the commit that machines see. Returns the drops whose outcome is due.
-fn publish(
-    batch: Batch,
-    pointers: &mut Pointers,
-    spool: &Spool,
-    lookout: &Lookout,
-    committed: &mut Committed,
-) -> Vec<Decided> {
-    let Batch {
-        decided,
-        released,
-        swap,
-    } = batch;
-    let (due, others): (Vec<_>, Vec<_>) = decided.into_iter().partition(Decided::touches_tree);
-    let placed = place(due, pointers, spool, committed);
-    let mut ready = if swap.quiet_period.is_zero() {
-        placed
-    } else {
-        hold(placed, &swap, pointers, lookout, committed)
-    };
-    for held in released {
-        ready.extend(look_again(held, pointers, lookout, committed));
+        for held in released {
+            ready.extend(look_again(held, &self.pointers, lookout, &mut stepped));
+        }
+        let mut due = std::mem::take(&mut self.swapped);
+        due.extend(others);
+        self.go_on(staged, ready, due, spool, &mut stepped);
+        stepped
     }
 
-    let mut swapped = Vec::new();
-    for (decided, place) in ready {
-        match place.map_or(Ok(()), |place| pointers.swap(&place)) {
-            Ok(()) => swapped.push(decided),
-            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
+    /// Makes all that was done until now durable. Returns what was staged.
+    ///
+    /// What is not durable is postponed: after a failed sync nobody knows what has reached the disk.
+    fn make_durable(
+        &mut self,
+        staged: Vec<Decided>,
+        spool: &Spool,
+        stepped: &mut Stepped,
+    ) -> Vec<Decided> {
+        let is_for_tree = !(staged.is_empty() && self.placed.is_empty() && self.swapped.is_empty());
+        let tree = self.pointers.tree().root().stat_self();
+        let is_one_disk = tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree));
+        // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with
+        // the power would not be known again as one that was published.
+        let is_for_spool = if is_one_disk {
+            !self.written.is_empty() && !is_for_tree
+        } else {
+            !self.written.is_empty() || !staged.is_empty()
+        };
+        let sync = || {
+            if is_for_spool {
+                spool.sync()?;
+            }
+            if is_for_tree {
+                self.pointers.staging().sync()?;
+            }
+            Ok(())
+        };
+        let Err::<(), Failure>(failure) = sync() else {
+            return staged;
+        };
+        let placed = self.placed.drain(..).map(|(decided, _)| decided);
+        let changes: Vec<_> = staged.into_iter().chain(placed).collect();
+        for decided in changes.into_iter().chain(self.swapped.drain(..)) {
+            postpone_staged(&decided, failure.again(), &mut self.pointers, stepped);
+        }
+        for written in self.written.drain(..) {
+            stepped.postpone(&written.decided, failure.again());
+        }
+        Vec::new()
+    }
+
+    /// Places, swaps, and writes outcomes. All drops are of different targets, so that has no order;
+    /// yet whatever machines see is done by one thread.
+    fn go_on(
+        &mut self,
+        staged: Vec<Decided>,
+        ready: Vec<(Decided, Option<Placed>)>,
+        due: Vec<Decided>,
+        spool: &Spool,
+        stepped: &mut Stepped,
+    ) {
+        enum Work {
+            Swap(Vec<(Decided, Option<Placed>)>),
+            Write(Decided),
+            Place(Decided),
+        }
+        enum Done {
+            Swapped(Vec<(Decided, Result<(), Failure>)>),
+            Written(Decided, Outcome, Result<Option<Failure>, Failure>),
+            Placed(Decided, Result<Option<Placed>, Failure>),
+        }
+
+        let is_worth_it = staged.len() + ready.len() + due.len() > MANY;
+        let work: Vec<_> = std::iter::once(Work::Swap(ready))
+            .chain(due.into_iter().map(Work::Write))
+            .chain(staged.into_iter().map(Work::Place))
+            .collect();
+        let staging = Arc::clone(self.pointers.staging());
+        let pointers = Mutex::new(&mut self.pointers);
+        let work_on = |work: Work| match work {
+            Work::Swap(ready) => {
+                let mut pointers = pointers.lock().expect("no thread panics here");
+                let swap = |(decided, placed): (Decided, Option<Placed>)| {
+                    let result = placed.map_or(Ok(()), |placed| pointers.swap(&placed));
+                    (decided, result)
+                };
+                Done::Swapped(ready.into_iter().map(swap).collect())
+            }
+            Work::Write(decided) => {
+                let outcome = decided.outcome();
+                let result = spool.write_outcome(decided.claimed(), &outcome);
+                Done::Written(decided, outcome, result)
+            }
+            Work::Place(decided) => {
+                let placed = decided.staged().map(|staged| staging.place(staged));
+                let placed = placed.transpose();
+                Done::Placed(decided, placed)
+            }
+        };
+        for done in crew::map(work, is_worth_it, work_on) {
+            match done {
+                Done::Swapped(swapped) => {
+                    for (decided, result) in swapped {
+                        match result {
+                            Ok(()) => self.swapped.push(decided),
+                            Err(failure) => {
+                                postpone_staged(&decided, failure, &mut self.pointers, stepped);
+                            }
+                        }
+                    }
+                }
+                Done::Written(decided, outcome, Ok(trouble)) => self.written.push(Written {
+                    decided,
+                    outcome,
+                    trouble,
+                }),
+                Done::Written(decided, _, Err(failure)) => stepped.postpone(&decided, failure),
+                Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
+                Done::Placed(decided, Err(failure)) => {
+                    postpone_staged(&decided, failure, &mut self.pointers, stepped);
+                }
+            }
         }
     }
-    if swapped.is_empty() {
-        return others;
-    }
-    // The swap has to be durable before an outcome tells of it, and before the drop goes.
-    let mut due = all_or_none(swapped, pointers.staging().sync(), pointers, committed);
-    due.extend(others);
-    due
-}
-
-/// Puts what was staged into its place, durably.
-fn place(
-    mut due: Vec<Decided>,
-    pointers: &mut Pointers,
-    spool: &Spool,
-    committed: &mut Committed,
-) -> Vec<(Decided, Option<Placed>)> {
-    if due.is_empty() {
-        return Vec::new();
-    }
-    // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with the
-    // power would not be known again as one that was published.
-    let tree = pointers.tree().root().stat_self();
-    if !tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree)) {
-        due = all_or_none(due, spool.sync(), pointers, committed);
-    }
-    // What was staged has to be durable before it is given a name that the record vouches for.
-    due = all_or_none(due, pointers.staging().sync(), pointers, committed);
-
-    let place = |decided: Decided| match decided.staged() {
-        Some(staged) => {
-            let place = pointers.staging().place(staged).map(Some);
-            (decided, place)
-        }
-        None => (decided, Ok(None)),
-    };
-    let is_worth_it = due.len() > MANY;
-    let mut placed = Vec::new();
-    for (decided, place) in crew::map(due, is_worth_it, place) {
-        match place {
-            Ok(place) => placed.push((decided, place)),
-            Err(failure) => postpone_staged(&decided, failure, pointers, committed),
-        }
-    }
-    // The generation and its record have to be durable before the pointer names them.
-    let (due, places): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
-    let due = all_or_none(due, pointers.staging().sync(), pointers, committed);
-    due.into_iter().zip(places).collect()
 }
 
 /// Holds back what replaces something that machines may be using. Returns the rest.
@@ -223,7 +290,7 @@ fn hold(
     swap: &SwapSettings,
     pointers: &Pointers,
     lookout: &Lookout,
-    committed: &mut Committed,
+    stepped: &mut Stepped,
 ) -> Vec<(Decided, Option<Placed>)> {
     let mut free = Vec::new();
     for (decided, place) in placed {
@@ -244,7 +311,7 @@ fn hold(
         let deadline = decided.claimed().claimed_at.later(swap.max_delay);
         let deadline = deadline.max(Moment::now().later(swap.quiet_period.min(swap.max_delay)));
         let Some(placed) = place else { continue };
-        committed.held.push(Held {
+        stepped.held.push(Held {
             decided,
             placed,
             watched,
@@ -260,7 +327,7 @@ fn look_again(
     mut held: Held,
     pointers: &Pointers,
     lookout: &Lookout,
-    committed: &mut Committed,
+    stepped: &mut Stepped,
 ) -> Option<(Decided, Option<Placed>)> {
     lookout.look();
     let is_open = held.watched.is_quiet() && is_open(&held, pointers.tree(), lookout);
@@ -270,13 +337,13 @@ fn look_again(
         return Some((held.decided, Some(held.placed)));
     }
     if held.is_overdue() {
-        committed.overdue.push(held.target().clone());
+        stepped.overdue.push(held.target().clone());
         return Some((held.decided, Some(held.placed)));
     }
     if is_open {
         held.not_before = Instant::now() + OPEN_STILL;
     }
-    committed.held.push(held);
+    stepped.held.push(held);
     None
 }
 
@@ -290,34 +357,35 @@ fn is_open(held: &Held, tree: &Tree, lookout: &Lookout) -> bool {
     Image::read(dir, None).is_ok_and(is_locked)
 }
 
-/// The drops themselves when a step for all of them went well; all postponed when not.
-fn all_or_none(
-    drops: Vec<Decided>,
-    step: Result<(), Failure>,
-    pointers: &mut Pointers,
-    committed: &mut Committed,
-) -> Vec<Decided> {
-    let Err(failure) = step else { return drops };
-    for decided in drops {
-        postpone_staged(&decided, failure.again(), pointers, committed);
-    }
-    Vec::new()
-}
-
 fn postpone_staged(
     decided: &Decided,
     failure: Failure,
     pointers: &mut Pointers,
-    committed: &mut Committed,
+    stepped: &mut Stepped,
 ) {
     if let Some(staged) = decided.staged() {
         // What can't be removed now is a leftover that the next start sweeps.
         let _ = pointers.discard(staged);
     }
-    committed.postpone(decided, failure);
+    stepped.postpone(decided, failure);
 }
 
-impl Committed {
+impl Stepped {
+    fn settle(&mut self, written: Written) {
+        let Written {
+            decided,
+            outcome,
+            trouble,
+        } = written;
+        let settled = Settled {
+            has_replaced: decided.has_replaced(),
+            entry: decided.claimed().entry().to_string(),
+            outcome,
+            trouble,
+        };
+        self.settled.push((settled, decided.elapsed()));
+    }
+
     fn postpone(&mut self, decided: &Decided, failure: Failure) {
         let postponed = Postponed {
             seen: decided.claimed().again(),

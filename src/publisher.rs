@@ -29,7 +29,7 @@ use crate::moment::Moment;
 use crate::news::{Listeners, News};
 use crate::open_files::OpenFiles;
 use crate::outcome::Outcome;
-use crate::publish::{self, Batch, Committed, Held, Settled};
+use crate::publish::{Batch, Held, Pipeline, Settled, Stepped};
 use crate::queue::{MAX_LISTED, Queue};
 use crate::settings::{Retention, Settings, SpoolSettings, SwapSettings};
 use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
@@ -37,7 +37,7 @@ use crate::staging::Pointers;
 use crate::supervisor::Watchdog;
 use crate::target::Target;
 use crate::troubles::Troubles;
-use crate::vacuum::{self, Spared, Vacuum};
+use crate::vacuum::{self, Spared, Surveyed, Vacuum};
 use crate::watch::Watch;
 use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 
@@ -60,14 +60,17 @@ const MANY: usize = 16;
 /// A commit waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// So many are committed without waiting for more.
+const BATCH: usize = 256;
+
 /// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
-const MAX_BATCH: usize = 512;
+const MAX_BATCH: usize = 2_048;
 
 /// Looks at the spool, hands out work, commits.
 pub struct Publisher {
     shop: Arc<Workshop>,
-    /// `None` while a commit or a vacuum has them.
-    pointers: Option<Pointers>,
+    /// `None` while a step of it or a vacuum is under way.
+    pipeline: Option<Pipeline>,
     watch: Watch,
     listeners: Listeners,
     /// Settings that an admin has changed.
@@ -132,9 +135,9 @@ enum Work {
     /// With the drops that were given back.
     Started(Vec<Started>, Vec<Ready>),
     Decided(Target, Result<Decided, Postponed>),
-    Committed(Pointers, Committed),
+    Stepped(Pipeline, Stepped),
     Vacuumed(
-        Pointers,
+        Pipeline,
         Vacuum,
         Vec<(Target, Result<Option<Moment>, Fault>)>,
     ),
@@ -190,23 +193,31 @@ impl Publisher {
             .tree()
             .targets()
             .context("looking for targets in the tree")?;
-        for target in targets {
-            // What can't be read now is met again by the sweep.
-            if let Ok(Some(generation)) = pointers.tree().pointed(&target) {
-                doing.last_published = doing.last_published.max(generation.published_at());
-                current.insert(target.clone());
-            }
-            let swept = vacuum::sweep(&mut pointers, &target).and_then(|n| {
-                let next = vacuum.clean(&mut pointers, &target, &retention, &spared)?;
-                Ok((n, next))
-            });
-            match swept {
-                Ok((n, next)) => {
-                    leftovers += n;
-                    if let Some(next) = next {
-                        vacuums.entry(next).or_default().push(target);
+        let survey = |target| {
+            let surveyed = vacuum::survey(shop.staging.tree(), &target, &retention);
+            (target, surveyed)
+        };
+        let is_worth_it = targets.len() > MANY;
+        for (target, surveyed) in crew::map(targets, is_worth_it, survey) {
+            let swept = surveyed.and_then(
+                |Surveyed {
+                     current: name,
+                     is_untidy,
+                 }| {
+                    if let Some(name) = name {
+                        doing.last_published = doing.last_published.max(name.published_at());
+                        current.insert(target.clone());
                     }
-                }
+                    if !is_untidy {
+                        return Ok(None);
+                    }
+                    leftovers += vacuum::sweep(&mut pointers, &target)?;
+                    vacuum.clean(&mut pointers, &target, &retention, &spared)
+                },
+            );
+            match swept {
+                Ok(None) => {}
+                Ok(Some(next)) => vacuums.entry(next).or_default().push(target),
                 Err(fault) => {
                     troubles.meet_leftover(&target.to_string(), &fault);
                     let later = Moment::now().later(settings.rescan_interval);
@@ -221,7 +232,7 @@ impl Publisher {
         Ok(Self {
             queue,
             shop,
-            pointers: Some(pointers),
+            pipeline: Some(Pipeline::new(pointers)),
             watch,
             listeners,
             changes,
@@ -291,12 +302,17 @@ impl Publisher {
     async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
         while let Some(ended) = self.work.join_next().await {
-            if let Work::Committed(_, committed) = ended.context("a piece of work broke off")? {
-                for (settled, took) in committed.settled {
-                    self.report(&settled.outcome, took);
-                    self.leaving
-                        .push(Leaving::new(settled.entry, settled.outcome));
-                }
+            let Work::Stepped(pipeline, stepped) = ended.context("a piece of work broke off")?
+            else {
+                continue;
+            };
+            for (settled, took) in stepped.settled {
+                self.report(&settled.outcome, took);
+                self.leaving
+                    .push(Leaving::new(settled.entry, settled.outcome));
+            }
+            if !pipeline.is_empty() {
+                self.step(pipeline, Vec::new());
             }
         }
         self.begin_to_put_away();
@@ -366,13 +382,14 @@ impl Publisher {
         if !self.running.peek {
             self.peek();
         }
+        // A commit makes room for what comes next.
+        self.step_or_vacuum(now);
         while self.running.light < light_lanes()
             && self.decided.len() < MAX_BATCH
             && self.queue.has_ready()
         {
             self.start();
         }
-        self.commit_or_vacuum(now);
         self.put_away();
         if self.next_expiry <= now && !self.running.expiry {
             self.running.expiry = true;
@@ -452,32 +469,22 @@ impl Publisher {
             .spawn_blocking(move || Work::Decided(target, shop.decide(*checked)));
     }
 
-    fn commit_or_vacuum(&mut self, now: Moment) {
+    fn step_or_vacuum(&mut self, now: Moment) {
         let is_due = self
             .vacuums
             .first_key_value()
             .is_some_and(|(at, _)| *at <= now);
-        let is_commit_due = self.is_commit_due();
+        let is_step_due = self.is_step_due();
         let released = self.release_held();
-        if !is_commit_due && released.is_empty() && !is_due {
+        if !is_step_due && released.is_empty() && !is_due {
             return;
         }
-        let Some(mut pointers) = self.pointers.take() else {
+        let Some(mut pipeline) = self.pipeline.take() else {
             self.held.extend(released);
             return;
         };
-        if is_commit_due || !released.is_empty() {
-            self.gathering = None;
-            let batch = Batch {
-                decided: std::mem::take(&mut self.decided),
-                released,
-                swap: self.swap.clone(),
-            };
-            let (shop, lookout) = (Arc::clone(&self.shop), Arc::clone(&self.lookout));
-            self.work.spawn_blocking(move || {
-                let committed = publish::commit(batch, &mut pointers, &shop.spool, &lookout);
-                Work::Committed(pointers, committed)
-            });
+        if is_step_due || !released.is_empty() {
+            self.step(pipeline, released);
             return;
         }
         let later = self.vacuums.split_off(&now);
@@ -499,26 +506,42 @@ impl Publisher {
                 drops,
             };
             let clean = |target: Target| {
-                let next = vacuum.clean(&mut pointers, &target, &retention, &spared);
+                let next = vacuum.clean(pipeline.pointers(), &target, &retention, &spared);
                 (target, next)
             };
             let done = free.into_iter().map(clean).collect();
-            Work::Vacuumed(pointers, vacuum, done)
+            Work::Vacuumed(pipeline, vacuum, done)
         });
     }
 
-    /// Whether drops wait for a commit, and none that will be decided soon is worth waiting for.
-    fn is_commit_due(&self) -> bool {
+    /// Lets what was decided into the pipeline, and all that is in it go on.
+    fn step(&mut self, mut pipeline: Pipeline, released: Vec<Held>) {
+        self.gathering = None;
+        let batch = Batch {
+            decided: std::mem::take(&mut self.decided),
+            released,
+            swap: self.swap.clone(),
+        };
+        let (shop, lookout) = (Arc::clone(&self.shop), Arc::clone(&self.lookout));
+        self.work.spawn_blocking(move || {
+            let stepped = pipeline.step(batch, &shop.spool, &lookout);
+            Work::Stepped(pipeline, stepped)
+        });
+    }
+
+    /// Whether drops wait for a step, and none that will be decided soon is worth waiting for.
+    fn is_step_due(&self) -> bool {
         let is_more_to_come = self.running.light > 0 || self.queue.has_ready();
-        !self.decided.is_empty()
+        let is_under_way = self.pipeline.as_ref().is_some_and(|it| !it.is_empty());
+        (!self.decided.is_empty() || is_under_way)
             && (!is_more_to_come
-                || self.decided.len() >= MAX_BATCH / 2
+                || self.decided.len() >= BATCH
                 || self.gathering.is_some_and(|until| until <= Instant::now()))
     }
 
     /// The held drops that may be swapped in now. One that is looked at again in vain comes back.
     fn release_held(&mut self) -> Vec<Held> {
-        if self.held.is_empty() || self.next_look > Instant::now() || self.pointers.is_none() {
+        if self.held.is_empty() || self.next_look > Instant::now() || self.pipeline.is_none() {
             return Vec::new();
         }
         self.next_look = Instant::now() + look_interval(&self.swap);
@@ -558,12 +581,15 @@ impl Publisher {
                     Err(postponed) => self.postpone(Some(target), postponed),
                 }
             }
-            Work::Committed(pointers, committed) => {
-                self.pointers = Some(pointers);
-                self.take_committed(committed);
+            Work::Stepped(pipeline, stepped) => {
+                if !pipeline.is_empty() {
+                    self.gather_more();
+                }
+                self.pipeline = Some(pipeline);
+                self.take_stepped(stepped);
             }
-            Work::Vacuumed(pointers, vacuum, done) => {
-                self.pointers = Some(pointers);
+            Work::Vacuumed(pipeline, vacuum, done) => {
+                self.pipeline = Some(pipeline);
                 if let Some(failure) = vacuum.trouble() {
                     tracing::warn!("{failure}, going on by looking at locks and open files only");
                 }
@@ -694,24 +720,28 @@ impl Publisher {
 
     fn gather(&mut self, decided: Decided) {
         self.decided.push(decided);
+        self.gather_more();
+    }
+
+    fn gather_more(&mut self) {
         self.gathering
             .get_or_insert_with(|| Instant::now() + GATHER);
     }
 
-    fn take_committed(&mut self, committed: Committed) {
-        for (target, postponed) in committed.postponed {
+    fn take_stepped(&mut self, stepped: Stepped) {
+        for (target, postponed) in stepped.postponed {
             self.postpone(target, postponed);
         }
         if let Some(failure) = self.lookout.trouble() {
             tracing::warn!("{failure}, going on by looking at locks and open files only");
         }
-        for target in committed.overdue {
+        for target in stepped.overdue {
             let delay = humantime::format_duration(self.swap.max_delay);
             let message_id = message::SWAP_DELAYED;
             tracing::warn!(message_id, %target, "swapping after {delay} though machines use what is replaced");
         }
-        self.held.extend(committed.held);
-        for (settled, took) in committed.settled {
+        self.held.extend(stepped.held);
+        for (settled, took) in stepped.settled {
             self.report(&settled.outcome, took);
             let target = settled.outcome.target.clone();
             if let (true, Some(target)) = (settled.has_replaced, &target) {
@@ -811,7 +841,7 @@ impl Publisher {
             .vacuums
             .keys()
             .next()
-            .filter(|_| self.pointers.is_some());
+            .filter(|_| self.pipeline.is_some());
         let expiry = (!self.running.expiry).then_some(self.next_expiry);
         let settles = self.settles.filter(|_| self.can_scan());
         let scan = self.can_scan().then_some(self.next_scan);
@@ -819,8 +849,8 @@ impl Publisher {
             .into_iter()
             .flatten()
             .map(instant);
-        let gathering = self.gathering.filter(|_| self.pointers.is_some());
-        let may_look = !self.held.is_empty() && self.pointers.is_some();
+        let gathering = self.gathering.filter(|_| self.pipeline.is_some());
+        let may_look = !self.held.is_empty() && self.pipeline.is_some();
         moments
             .chain(may_look.then_some(self.next_look))
             .chain(gathering)

@@ -5,6 +5,7 @@
 //! share; whatever a booting machine can see needs the [`Pointers`], of which there is one.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -336,7 +337,7 @@ impl Pointers {
     }
 
     /// Where generations are made.
-    pub fn staging(&self) -> &Staging {
+    pub fn staging(&self) -> &Arc<Staging> {
         &self.0
     }
 
@@ -353,23 +354,29 @@ impl Pointers {
             .tree
             .root()
             .existing_dir(target.folders().join("/"))?;
-        let generations = folder.existing_dir(target.generations())?;
+        let generations = || folder.existing_dir(target.generations());
         match last {
-            LastStep::Swap(Some(previous)) => retire(&generations, previous)?,
-            LastStep::Withdraw => retire(&generations, generation)?,
+            LastStep::Swap(Some(previous)) => retire(&generations()?, previous)?,
+            LastStep::Withdraw => retire(&generations()?, generation)?,
             LastStep::Swap(None) | LastStep::Exchange(_) => {}
         }
         failpoint::at("swap").map_err(|e| Failure::new("swapping", folder.path(), e))?;
         match last {
             LastStep::Exchange(adopted) => {
-                folder.exchange(target.purpose(), &generations, adopted.as_str())
+                folder.exchange(target.purpose(), &generations()?, adopted.as_str())
             }
             LastStep::Withdraw => folder.remove_file(target.purpose()).map(drop),
-            LastStep::Swap(_) => {
+            LastStep::Swap(previous) => {
+                let pointer = pointer(target, generation);
+                if previous.is_none() {
+                    match folder.make_link(target.purpose(), &pointer) {
+                        // One that leads nowhere.
+                        Err(failure) if failure.source.kind() == ErrorKind::AlreadyExists => {}
+                        made => return made,
+                    }
+                }
                 let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
-                self.0
-                    .folder
-                    .make_link(&link, pointer(target, generation))?;
+                self.0.folder.make_link(&link, pointer)?;
                 self.0.folder.rename(&link, &folder, target.purpose())
             }
         }
@@ -435,7 +442,7 @@ impl Pointers {
             return Ok(());
         };
         match folder.remove_dir(target.generations()) {
-            Err(failure) if failure.source.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            Err(failure) if failure.source.kind() == ErrorKind::DirectoryNotEmpty => {}
             removed => drop(removed?),
         }
         Ok(())
@@ -459,7 +466,7 @@ fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
 fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
     match generations.set_modified(name.record(), Moment::now()) {
         // A generation without its record is damaged; vacuum takes it for a leftover.
-        Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(failure) if failure.source.kind() == ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }

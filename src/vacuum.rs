@@ -2,6 +2,7 @@
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::dir::{Dir, Kind};
@@ -15,7 +16,7 @@ use crate::record::{Event, Happened};
 use crate::settings::Retention;
 use crate::staging::Pointers;
 use crate::target::Target;
-use crate::tree::{generation_names, generation_path};
+use crate::tree::{Tree, generation_names, generation_path};
 
 /// Before a generation goes it is watched for so long, at the end of `min_age`. A transfer that is
 /// under way shows by its reading in that time: servers give up on a client that has fallen silent
@@ -205,6 +206,41 @@ fn withdrawal(
             .pop()
             .filter(|event| event.what == Happened::Withdrawn)
     }))
+}
+
+/// What a start has to know of a target.
+#[derive(Debug)]
+pub struct Surveyed {
+    pub current: Option<GenerationName>,
+    /// There is something to [`sweep`], or for the vacuum.
+    pub is_untidy: bool,
+}
+
+/// Looks whether a start has anything to do for `target`: for most of many targets it has not.
+pub fn survey(tree: &Tree, target: &Target, retention: &Retention) -> Result<Surveyed, Fault> {
+    let current = tree.pointed(target)?;
+    let (mut generations, mut records) = (HashSet::new(), HashSet::new());
+    let mut has_others = false;
+    if let Some(folder) = tree.generations(target)? {
+        folder.each(|name, kind| {
+            let name = name.to_string_lossy();
+            match (kind, name.strip_suffix(".toml")) {
+                (Kind::Dir, None) => drop(generations.insert(name.to_string())),
+                (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
+                _ => has_others = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    let is_current = |name: &GenerationName| generations.contains(name.as_str());
+    let is_tidy = !has_others
+        && generations == records
+        && current.as_ref().is_some_and(is_current)
+        && generations.len() <= 1 + retention.keep;
+    Ok(Surveyed {
+        current,
+        is_untidy: !is_tidy,
+    })
 }
 
 /// Removes what a crash left of `target`: generations without a record, records without a
