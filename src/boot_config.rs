@@ -113,60 +113,41 @@ impl BootConfigs {
     /// Takes `changes` up into the catalog, and renders every output. Blocks.
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
-        let old = Catalog::read(self.staging.tree());
-        let is_new = old.is_none();
-        // Without the old one nothing is known of the others.
-        let changes = if is_new { &Changes::All } else { changes };
-        let old = old.unwrap_or_default();
-        let catalog = self.update_catalog(&old, is_new, changes, &mut rendered);
-        let catalog = catalog.unwrap_or(old);
-        rendered.images = catalog.count();
+        self.update_catalog(changes, true, &mut rendered);
         if self.configs.is_empty() {
             return rendered;
         }
-        let images = self.render_all(catalog, &mut rendered);
+        let whole = || Catalog::read(self.staging.tree()).unwrap_or_default();
+        let images = self.render_all(whole(), &mut rendered);
         if images.is_damaged.load(Ordering::Relaxed) {
             // Somebody has written into the catalog.
-            let whole =
-                self.update_catalog(&Catalog::default(), true, &Changes::All, &mut rendered);
-            if let Some(whole) = whole {
-                rendered.troubles.clear();
-                self.render_all(whole, &mut rendered);
-            }
+            rendered.troubles.clear();
+            self.update_catalog(&Changes::All, false, &mut rendered);
+            self.render_all(whole(), &mut rendered);
         }
         rendered
     }
 
-    fn update_catalog(
-        &self,
-        old: &Catalog,
-        is_new: bool,
-        changes: &Changes,
-        rendered: &mut Rendered,
-    ) -> Option<Catalog> {
+    fn update_catalog(&self, changes: &Changes, trusted: bool, rendered: &mut Rendered) {
         let tree = self.staging.tree();
-        let about = || tree.root().path().join(catalog::NAME);
+        let updated = catalog::update(tree, changes, &self.paths, self.owner(), trusted);
+        let about = tree.root().path().join(catalog::NAME);
         let mut meet = |why| {
-            rendered.troubles.push(Trouble {
-                about: about(),
-                why,
-            });
+            let about = about.clone();
+            rendered.troubles.push(Trouble { about, why });
         };
-        let (catalog, troubles) = match old.after(changes, tree, &self.paths) {
-            Ok(after) => after,
-            Err(failure) => {
-                meet(failure.into());
-                return None;
+        match updated {
+            Ok(updated) => {
+                updated
+                    .troubles
+                    .into_iter()
+                    .map(Why::Image)
+                    .for_each(&mut meet);
+                rendered.images = updated.images;
+                rendered.replaced += usize::from(updated.is_replaced);
             }
-        };
-        troubles.into_iter().map(Why::Image).for_each(&mut meet);
-        if is_new || catalog != *old {
-            match catalog.write(tree, self.owner()) {
-                Ok(()) => rendered.replaced += 1,
-                Err(failure) => meet(failure.into()),
-            }
+            Err(failure) => meet(failure.into()),
         }
-        Some(catalog)
     }
 
     fn render_all(&self, catalog: Catalog, rendered: &mut Rendered) -> Arc<Images> {

@@ -272,19 +272,24 @@ impl Dir {
         to: &Self,
         new: impl AsRef<Path>,
     ) -> Result<()> {
+        let mut replacement = self.begin_replacement(temporary)?;
+        replacement
+            .write_all(contents)
+            .map_err(|error| replacement.failure(error))?;
+        replacement.finish(owner, to, new)
+    }
+
+    /// Begins a file that will be put in the place of another; `temporary` as for
+    /// [`Dir::replace_durably`].
+    pub fn begin_replacement<'d>(&'d self, temporary: &'d str) -> Result<Replacement<'d>> {
         // A crash may have left one.
         self.remove_file(temporary)?;
-        let write = || {
-            let mut file = self.create(temporary)?;
-            file.write_all(contents)
-                .and_then(|()| file.sync_all())
-                .map_err(|error| self.failure("writing", Path::new(temporary), error))?;
-            if let Some((uid, gid)) = owner {
-                self.set_owner(temporary, uid, gid)?;
-            }
-            self.rename(temporary, to, new)
-        };
-        write().inspect_err(|_| drop(self.remove_file(temporary)))
+        Ok(Replacement {
+            file: self.create(temporary)?,
+            dir: self,
+            temporary,
+            is_finished: false,
+        })
     }
 
     /// Makes a directory; `false` when the name is taken.
@@ -611,6 +616,57 @@ impl Dir {
 
     fn failure(&self, doing: &'static str, name: &Path, error: impl Into<io::Error>) -> Failure {
         Failure::new(doing, self.path.join(name), error)
+    }
+}
+
+/// A file that is being written, and will be put in the place of another. Goes when it is dropped.
+#[derive(Debug)]
+pub struct Replacement<'d> {
+    file: File,
+    dir: &'d Dir,
+    temporary: &'d str,
+    is_finished: bool,
+}
+
+impl Replacement<'_> {
+    /// As [`Dir::replace_durably`], with what was written.
+    pub fn finish(
+        mut self,
+        owner: Option<(u32, u32)>,
+        to: &Dir,
+        new: impl AsRef<Path>,
+    ) -> Result<()> {
+        self.file.sync_all().map_err(|error| self.failure(error))?;
+        if let Some((uid, gid)) = owner {
+            self.dir.set_owner(self.temporary, uid, gid)?;
+        }
+        self.dir.rename(self.temporary, to, new)?;
+        self.is_finished = true;
+        Ok(())
+    }
+
+    fn failure(&self, error: io::Error) -> Failure {
+        self.dir
+            .failure("writing", Path::new(self.temporary), error)
+    }
+}
+
+impl Write for Replacement<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // What stays behind goes with the next one.
+            let _ = self.dir.remove_file(self.temporary);
+        }
     }
 }
 

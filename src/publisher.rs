@@ -45,7 +45,7 @@ use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 const HEAVY: u64 = 64 << 20;
 
 /// Drops whose removal is put off at most while there is other work, and their bytes.
-const MAX_PUT_OFF: usize = 4_096;
+const MAX_PUT_OFF: usize = 512;
 const MAX_PUT_OFF_BYTES: u64 = 256 << 20;
 
 /// How long a light lane may hold on to the drops that it took at a time.
@@ -64,7 +64,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const BATCH: usize = 256;
 
 /// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
-const MAX_BATCH: usize = 2_048;
+const MAX_BATCH: usize = 512;
 
 /// Looks at the spool, hands out work, commits.
 pub struct Publisher {
