@@ -17,6 +17,7 @@ use crate::message;
 use crate::metrics;
 use crate::news::Listeners;
 use crate::publisher::Publisher;
+use crate::recovery;
 use crate::rendering;
 use crate::settings::{self, Settings};
 use crate::spool::Spool;
@@ -138,14 +139,14 @@ async fn publish(
             }),
         };
         let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
+        let recovered = recovery::recover(&opened, pointers, &opening, once)?;
         let shop = Arc::new(Workshop {
             spool: Arc::new(opened),
             staging,
             limits,
             progress: of_work,
         });
-        let publisher =
-            Publisher::recover(shop, pointers, watch, listeners, of_publisher, show, once)?;
+        let publisher = Publisher::new(shop, recovered, watch, listeners, of_publisher, show, once);
         Ok((publisher, boot_configs))
     };
     let (publisher, boot_configs) = supervisor::starting(tokio::task::spawn_blocking(recover))

@@ -3,12 +3,12 @@
 //! # The way of a drop
 //!
 //! ```text
-//! incoming/x ── spool::Seen ── Ready ── Claimed ──┐ workshop: claim, check, compare, stage
-//!                                                 │ (several drops side by side)
-//!           workshop::Decided ◄── staging::Staged ┘
+//! incoming/x ── incoming::Seen ── spool::Ready ── Claimed ──┐ workshop: claim, check, compare, stage
+//!                                                           │ (several drops side by side)
+//!           workshop::Decided ◄────────── staging::Staged ──┘
 //!                  │
-//!                  └─ publish::commit: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
-//!                     (one at a time: whoever has the staging::Pointers)
+//!                  └─ publish::Pipeline: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
+//!                     (one step at a time, for all drops in it: it has the staging::Pointers)
 //! ```
 //!
 //! # Floors
@@ -39,9 +39,10 @@
 //! | 2 | [`record`] | what is known of a generation |
 //! | 2 | [`outcome`] | what became of a drop |
 //! | 3 | [`image`] | one image directory, walked and checked |
-//! | 3 | [`spool`] | drops: seen, ready, claimed, put away |
+//! | 3 | [`incoming`] | which drops are complete, and in which order |
 //! | 3 | [`log`] | the log: the journal, lines, JSON |
 //! | 3 | [`tree`] | pointers, generations and records, as they are read |
+//! | 4 | [`spool`] | drops: ready, claimed, put away |
 //! | 4 | [`claims`] | what a manifest says, held against the image |
 //! | 4 | [`catalog`] | every current image, in one file |
 //! | 4 | [`compare`] | two images, byte for byte |
@@ -61,6 +62,7 @@
 //! | 6 | [`activity`] | what the publisher is doing |
 //! | 6 | [`news`] | what became of drops, for whoever wants to know |
 //! | 6 | [`queue`] | drops on their way to the work; a line for each target |
+//! | 7 | [`recovery`] | what a start finds, and does about it |
 //! | 7 | [`supervisor`] | what systemd is told |
 //! | 7 | [`metrics`] | figures for Prometheus |
 //! | 7 | [`hooks`] | the admin's programs, run after an outcome |
@@ -97,6 +99,7 @@ pub mod generation;
 pub mod history;
 pub mod hooks;
 pub mod image;
+pub mod incoming;
 pub mod journal;
 pub mod listing;
 pub mod log;
@@ -112,6 +115,7 @@ pub mod publish;
 pub mod publisher;
 pub mod queue;
 pub mod record;
+pub mod recovery;
 pub mod rendering;
 pub mod settings;
 pub mod spool;

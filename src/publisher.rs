@@ -1,10 +1,9 @@
-//! The one task that owns the tree: it looks at the spool, hands out work, and commits what comes
-//! back.
+//! The one task that owns the tree: it looks at the spool, hands out work, and lets what comes
+//! back into the pipeline.
 //!
-//! Work that can run side by side (looking, checking, comparing, staging) does; the commits, in
-//! which pointers are swapped, are made one after the other, because the [`Pointers`] are handed to
-//! one commit at a time. While one runs, the next batch gathers: the more there is to do, the more
-//! drops share what a commit costs.
+//! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
+//! [`Pipeline`], in which pointers are swapped, are made one after the other. While one runs, the
+//! next batch gathers: the more there is to do, the more drops share what a step costs.
 //!
 //! A drop that replaces what machines may be using is held until none does, and looked at now and
 //! then; the others go on.
@@ -23,6 +22,7 @@ use crate::activity::Activity;
 use crate::crew;
 use crate::failpoint;
 use crate::fault::{Failure, Fault, Verdict};
+use crate::incoming::{Scan, Seen};
 use crate::lookout::Lookout;
 use crate::message;
 use crate::moment::Moment;
@@ -31,13 +31,13 @@ use crate::open_files::OpenFiles;
 use crate::outcome::Outcome;
 use crate::publish::{Batch, Held, Pipeline, Settled, Stepped};
 use crate::queue::{MAX_LISTED, Queue};
+use crate::recovery::Recovered;
 use crate::settings::{Retention, Settings, SpoolSettings, SwapSettings};
-use crate::spool::{Leaving, Left, Peeked, Ready, Scan, Seen};
-use crate::staging::Pointers;
+use crate::spool::{Leaving, Peeked, Ready};
 use crate::supervisor::Watchdog;
 use crate::target::Target;
 use crate::troubles::Troubles;
-use crate::vacuum::{self, Spared, Surveyed, Vacuum};
+use crate::vacuum::{self, Spared, Vacuum};
 use crate::watch::Watch;
 use crate::workshop::{Checked, Decided, Postponed, Start, Workshop};
 
@@ -57,16 +57,16 @@ const SPOOL: &str = "the spool";
 /// From so many drops on, putting them away is worth several threads.
 const MANY: usize = 16;
 
-/// A commit waits so long for more drops while more are being worked on: what it costs is shared.
+/// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// So many are committed without waiting for more.
+/// So many go without waiting for more.
 const BATCH: usize = 256;
 
-/// Drops that may wait for a commit; each holds a few hundred bytes, and no open file.
+/// Drops that may wait for a step; each holds a few hundred bytes, and no open file.
 const MAX_BATCH: usize = 512;
 
-/// Looks at the spool, hands out work, commits.
+/// Looks at the spool, hands out work, lets drops into the pipeline.
 pub struct Publisher {
     shop: Arc<Workshop>,
     /// `None` while a step of it or a vacuum is under way.
@@ -82,7 +82,7 @@ pub struct Publisher {
 
     queue: Queue,
     decided: Vec<Decided>,
-    /// When those will be committed, whatever else is being worked on.
+    /// When the next step is made, whatever else is being worked on.
     gathering: Option<Instant>,
     leaving: Vec<Leaving>,
     /// Those that could not be put away.
@@ -146,90 +146,37 @@ enum Work {
 }
 
 impl Publisher {
-    /// Finishes what a crash left behind in the tree, and takes up the drops that were claimed. With
-    /// `once` it will end when nothing is left to do.
-    ///
-    /// Blocks: it reads the whole tree's folders.
-    ///
-    /// # Errors
-    /// When the tree or the spool can't be read.
-    pub fn recover(
+    /// Goes on with what a start has found. With `once` it will end when nothing is left to do.
+    pub fn new(
         shop: Arc<Workshop>,
-        mut pointers: Pointers,
+        recovered: Recovered,
         watch: Watch,
         listeners: Listeners,
         mut changes: watch::Receiver<Arc<Settings>>,
         shown: watch::Sender<Activity>,
         once: bool,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let Settings {
             spool: settings,
             retention,
             swap,
             ..
         } = Settings::clone(&changes.borrow_and_update());
-        let mut doing = Activity::default();
-        let mut current = HashSet::new();
-        if let Err(failure) = pointers.empty_staging() {
-            tracing::warn!("sweeping the staging: {failure}, going on without");
-        }
-        let mut vacuums = BTreeMap::<_, Vec<_>>::new();
-        let mut troubles = Troubles::default();
-        let mut leftovers = 0;
-        let left = shop.spool.left_behind();
-        let Left { claimed, leaving } = left.context("looking for claimed drops")?;
-        let queue = Queue::new(claimed, &leaving);
-        let spared = Spared {
-            open: OpenFiles::now(),
-            drops: queue.known(),
+        let Recovered {
+            pointers,
+            queue,
+            leaving,
+            vacuum,
+            vacuums,
+            troubles,
+            targets,
+            last_published,
+        } = recovered;
+        let doing = Activity {
+            last_published,
+            ..Activity::default()
         };
-        // Nobody looks again where the daemon ends as soon as it can.
-        let mut vacuum = if once {
-            Vacuum::default()
-        } else {
-            Vacuum::watching()
-        };
-        let targets = pointers
-            .tree()
-            .targets()
-            .context("looking for targets in the tree")?;
-        let survey = |target| {
-            let surveyed = vacuum::survey(shop.staging.tree(), &target, &retention);
-            (target, surveyed)
-        };
-        let is_worth_it = targets.len() > MANY;
-        for (target, surveyed) in crew::map(targets, is_worth_it, survey) {
-            let swept = surveyed.and_then(
-                |Surveyed {
-                     current: name,
-                     is_untidy,
-                 }| {
-                    if let Some(name) = name {
-                        doing.last_published = doing.last_published.max(name.published_at());
-                        current.insert(target.clone());
-                    }
-                    if !is_untidy {
-                        return Ok(None);
-                    }
-                    leftovers += vacuum::sweep(&mut pointers, &target)?;
-                    vacuum.clean(&mut pointers, &target, &retention, &spared)
-                },
-            );
-            match swept {
-                Ok(None) => {}
-                Ok(Some(next)) => vacuums.entry(next).or_default().push(target),
-                Err(fault) => {
-                    troubles.meet_leftover(&target.to_string(), &fault);
-                    let later = Moment::now().later(settings.rescan_interval);
-                    vacuums.entry(later).or_default().push(target);
-                }
-            }
-        }
-        let count = spared.drops.len();
-        if leftovers > 0 || count > 0 {
-            tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
-        }
-        Ok(Self {
+        Self {
             queue,
             shop,
             pipeline: Some(Pipeline::new(pointers)),
@@ -255,12 +202,12 @@ impl Publisher {
             next_scan: Instant::now(),
             settles: None,
             next_expiry: Moment::now(),
-            targets: current,
+            targets,
             once,
             doing,
             shown,
             watchdog: Watchdog::of_this_process(),
-        })
+        }
     }
 
     /// Publishes until `shutdown`; once, until nothing is left to do.
@@ -284,7 +231,7 @@ impl Publisher {
                 () = shutdown.cancelled() => break,
                 Some(ended) = self.work.join_next() => {
                     self.take(ended.context("a piece of work broke off")?)?;
-                    // What else has ended by now is taken along: fewer, larger commits.
+                    // What else has ended by now is taken along: fewer, larger batches.
                     while let Some(ended) = self.work.try_join_next() {
                         self.take(ended.context("a piece of work broke off")?)?;
                     }
@@ -297,10 +244,14 @@ impl Publisher {
         self.finish().await
     }
 
-    /// Long work ends at the next block it reads; a commit that has begun is finished, and so are
+    /// Long work ends at the next block it reads; what is in the pipeline is finished, and so are
     /// the drops that have their outcome. The rest stays where it is, for the next start.
     async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
+        self.decided.clear();
+        if let Some(pipeline) = self.pipeline.take().filter(|it| !it.is_empty()) {
+            self.step(pipeline, Vec::new());
+        }
         while let Some(ended) = self.work.join_next().await {
             let Work::Stepped(pipeline, stepped) = ended.context("a piece of work broke off")?
             else {
@@ -382,7 +333,7 @@ impl Publisher {
         if !self.running.peek {
             self.peek();
         }
-        // A commit makes room for what comes next.
+        // A step makes room for what comes next.
         self.step_or_vacuum(now);
         while self.running.light < light_lanes()
             && self.decided.len() < MAX_BATCH
@@ -863,7 +814,8 @@ impl Publisher {
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
         let waits = self.settles.is_some() || !self.held.is_empty();
-        self.work.is_empty() && !self.wants_scan && !waits
+        let is_under_way = self.pipeline.as_ref().is_some_and(|it| !it.is_empty());
+        self.work.is_empty() && !self.wants_scan && !waits && !is_under_way
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {

@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use crate::incoming::Seen;
 use crate::moment::Moment;
-use crate::spool::{Leaving, Peeked, Ready, Seen};
+use crate::spool::{Leaving, Peeked, Ready};
 use crate::target::Target;
 use crate::workshop::Checked;
 

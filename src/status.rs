@@ -13,10 +13,11 @@ use crate::dir::{Dir, Kind};
 use crate::excerpt::quoted;
 use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
+use crate::incoming::INCOMING;
 use crate::moment::Moment;
 use crate::outcome::{self, Outcome};
 use crate::record::Head;
-use crate::spool::{INCOMING, PROCESSING, REJECTED};
+use crate::spool::{PROCESSING, REJECTED};
 use crate::target::Target;
 use crate::tree::Tree;
 

@@ -11,12 +11,13 @@ use crate::copy::copy;
 use crate::crew::Progress;
 use crate::dir::Dir;
 use crate::image::{DIR_MODE, Image};
+use crate::incoming::INCOMING;
 use crate::listing::FileMark;
 use crate::manifest::{self, FileClaim, Manifest};
 use crate::moment::Moment;
 use crate::outcome::{self, Outcome};
 use crate::settings::Limits;
-use crate::spool::{IMAGE, INCOMING, OUTCOMES};
+use crate::spool::{IMAGE, OUTCOMES};
 use crate::target::Target;
 
 /// How often an outcome is looked for where no event tells of it.

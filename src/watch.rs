@@ -11,9 +11,9 @@ use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
+use crate::incoming::{Arrivals, Scan};
 use crate::manifest;
 use crate::moment::Moment;
-use crate::spool::{Arrivals, Scan};
 
 /// Drops that are still written are watched one by one, up to this many. Others wait for the next
 /// scan: nobody can use up the machine's watches.

@@ -1,9 +1,14 @@
-//! What a script does that compares, and swaps with two renames; and the floor of all comparing.
+//! What a script does that compares, and swaps with two renames; and two floors: of all comparing,
+//! and of all publishing.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::world::World;
 
@@ -39,6 +44,108 @@ pub fn compare_and_rename(
         }
         fs::remove_dir_all(&drop).expect("removing the drop");
     }
+}
+
+/// The steps that a drop can't be published without by the contracts, for all of them at once on two
+/// threads, and nothing else: no name is checked, nothing is watched for, told of or looked up.
+///
+/// Claim, compare; copy and hash, write a record; sync, put both in place; sync, swap; sync, write
+/// the outcome; sync, remove the drop.
+pub fn publish_bare(
+    world: &World,
+    prefix: &str,
+    drops: usize,
+    target: impl Fn(usize) -> String + Sync,
+) {
+    let tree = world.root.join("tree-of-floor");
+    let staging = tree.join("staging");
+    let (processing, outcomes) = (world.spool.join("processing"), world.spool.join("outcomes"));
+    fs::create_dir_all(&staging).unwrap();
+    let name = |number: usize| format!("{prefix}-{number}");
+    let generation = |number: usize| {
+        let folder = tree.join(format!("{}@", target(number)));
+        (
+            folder.join(name(number)),
+            folder.join(name(number) + ".toml"),
+        )
+    };
+    let draft = |number: usize| {
+        (
+            staging.join(name(number)),
+            staging.join(name(number) + ".toml"),
+        )
+    };
+
+    let changed = AtomicUsize::new(0);
+    on_two_threads(drops, |number| {
+        let drop = processing.join(name(number));
+        fs::rename(world.incoming(&name(number)), &drop).unwrap();
+        fs::read(drop.join("manifest.toml")).unwrap();
+        let image = drop.join("image");
+        if is_same(&image, &tree.join(target(number))).unwrap() {
+            return;
+        }
+        changed.fetch_add(1, Ordering::Relaxed);
+        let (folder, record) = draft(number);
+        fs::create_dir(&folder).unwrap();
+        let mut text = String::new();
+        for file in fs::read_dir(&image).unwrap() {
+            let file = file.unwrap();
+            let bytes = fs::read(file.path()).unwrap();
+            let digest = Sha256::digest(&bytes);
+            writeln!(text, "{:?} = \"{digest:x?}\"", file.file_name()).unwrap();
+            fs::write(folder.join(file.file_name()), bytes).unwrap();
+        }
+        fs::write(record, text).unwrap();
+    });
+    let is_changed = changed.into_inner() > 0;
+    let sync = || rustix::fs::syncfs(File::open(&tree).unwrap()).unwrap();
+    if is_changed {
+        sync();
+        on_two_threads(drops, |number| {
+            let ((folder, record), (draft, its_record)) = (generation(number), draft(number));
+            fs::create_dir_all(folder.parent().unwrap()).unwrap();
+            fs::rename(draft, folder).unwrap();
+            fs::rename(its_record, record).unwrap();
+        });
+        sync();
+        on_two_threads(drops, |number| {
+            let (pointer, link) = (tree.join(target(number)), staging.join(name(number)));
+            let purpose = target(number).rsplit('/').next().unwrap().to_string();
+            symlink(format!("{purpose}@/{}", name(number)), &link).unwrap();
+            fs::rename(link, pointer).unwrap();
+        });
+        sync();
+    }
+    on_two_threads(drops, |number| {
+        let temporary = outcomes.join(format!(".{}", name(number)));
+        let text = format!(
+            "{{\"drop\": {:?}, \"target\": {:?}}}",
+            name(number),
+            target(number)
+        );
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, outcomes.join(name(number) + ".json")).unwrap();
+    });
+    sync();
+    on_two_threads(drops, |number| {
+        fs::remove_dir_all(processing.join(name(number))).unwrap();
+    });
+}
+
+fn on_two_threads(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut number = next.fetch_add(1, Ordering::Relaxed);
+        while number < count {
+            work(number);
+            number = next.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(take);
+        take();
+    });
 }
 
 fn is_same(image: &Path, published: &Path) -> io::Result<bool> {

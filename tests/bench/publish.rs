@@ -172,17 +172,23 @@ fn backlog(bench: &Bench) {
     for (file_size, what) in [(32 << 10, "64 KiB a drop"), (64 << 10, "64 KiB a file")] {
         let phases = [("first", 0), ("changed", 1), ("unchanged", 1)];
         let mut sides = phases.map(|_| Sides::default());
+        let mut floors = phases.map(|_| Sides::default());
         for round in 0..bench.rounds {
             let (ours, _dir) = bench.world();
             let (theirs, _dir) = bench.world();
-            for ((phase, stamp), sides) in phases.iter().zip(&mut sides) {
-                for world in [&ours, &theirs] {
+            let (bare, _dir) = bench.world();
+            for (number, (phase, stamp)) in phases.iter().enumerate() {
+                for world in [&ours, &theirs, &bare] {
                     drop_many(world, phase, DROPS, file_size, round * 2 + stamp);
                 }
+                let (sides, floors) = (&mut sides[number], &mut floors[number]);
                 sides.round(
                     || Cost::of(|| run_once(&ours)),
                     || Cost::of(|| control::compare_and_rename(&theirs, phase, DROPS, target)),
                 );
+                floors.ours.extend(sides.ours.last());
+                let cost = Cost::of(|| control::publish_bare(&bare, phase, DROPS, target));
+                floors.control.push(cost);
                 let expected = if *phase == "unchanged" {
                     "unchanged"
                 } else {
@@ -191,9 +197,10 @@ fn backlog(bench: &Bench) {
                 ours.assert_outcome(&format!("{phase}-{}", DROPS - 1), expected);
             }
         }
-        for ((phase, _), sides) in phases.iter().zip(&sides) {
+        for (number, (phase, _)) in phases.iter().enumerate() {
             let case = format!("backlog of {DROPS}, {what}, {phase}, run --once");
-            sides.print(&case, "loop, two renames", Unit::Rate(DROPS), "below 1");
+            sides[number].print(&case, "loop, two renames", Unit::Rate(DROPS), "below 1");
+            floors[number].print("", "bare steps, synced", Unit::Rate(DROPS), "");
         }
     }
 }
