@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -72,7 +73,7 @@ impl Arrivals {
 pub struct Seen {
     pub name: OsString,
     /// Its name in `processing/`.
-    entry: String,
+    entry: Arc<str>,
     /// When it became complete: what drops are ordered by.
     pub completed: Moment,
     /// Breaks ties: the clock of a file system is coarse.
@@ -96,7 +97,7 @@ pub struct Scan {
     /// There are more that are complete.
     pub has_more: bool,
     /// Names that are known already.
-    pub known: Vec<String>,
+    pub known: Vec<Arc<str>>,
     /// Drops that somebody is still writing.
     pub incomplete: Vec<OsString>,
     /// Those of them that have no manifest yet.
@@ -140,7 +141,7 @@ impl Incoming {
     pub fn scan(
         &self,
         arrivals: &Arrivals,
-        known: &HashSet<String>,
+        known: &HashSet<Arc<str>>,
         incomplete_timeout: Duration,
     ) -> Result<Scan, Failure> {
         let look = Look {
@@ -175,7 +176,14 @@ impl Incoming {
         Ok(scan)
     }
 
-    fn scan_drop(&self, name: &OsStr, entry: String, kind: Kind, look: &Look<'_>, scan: &mut Scan) {
+    fn scan_drop(
+        &self,
+        name: &OsStr,
+        entry: Arc<str>,
+        kind: Kind,
+        look: &Look<'_>,
+        scan: &mut Scan,
+    ) {
         let arrivals = look.arrivals;
         let arrival = arrivals.complete.get(name).copied();
         let completion = match kind {
@@ -286,7 +294,7 @@ impl Scan {
 
 impl Seen {
     /// A drop in `processing/`, of this name there, that became complete then.
-    pub fn claimed(name: OsString, entry: String, completed: Moment) -> Self {
+    pub fn claimed(name: OsString, entry: Arc<str>, completed: Moment) -> Self {
         Self {
             name,
             entry,
@@ -307,7 +315,7 @@ impl Seen {
     }
 
     /// Its name in `processing/`.
-    pub fn entry(&self) -> &str {
+    pub fn entry(&self) -> &Arc<str> {
         &self.entry
     }
 }
@@ -325,11 +333,11 @@ pub fn in_order(a: &Seen, b: &Seen) -> std::cmp::Ordering {
 }
 
 /// The name in `processing/` for a drop of this name.
-pub fn entry_for(name: &OsStr) -> String {
+fn entry_for(name: &OsStr) -> Arc<str> {
     match plain_name(name) {
-        Ok(()) => name.to_string_lossy().to_string(),
+        Ok(()) => name.to_string_lossy().into(),
         // Such a name is good for no file that the daemon writes.
-        Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()),
+        Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()).into(),
     }
 }
 

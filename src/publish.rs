@@ -78,7 +78,7 @@ pub struct Settled {
     /// A generation stopped being current: vacuum will have to do with its target.
     pub has_replaced: bool,
     /// Its name in `processing/`.
-    pub entry: String,
+    pub entry: Arc<str>,
     pub outcome: Outcome,
     /// What keeps it from being put away, for now.
     pub trouble: Option<Failure>,
@@ -379,7 +379,7 @@ impl Stepped {
         } = written;
         let settled = Settled {
             has_replaced: decided.has_replaced(),
-            entry: decided.claimed().entry().to_string(),
+            entry: Arc::clone(decided.claimed().entry()),
             outcome,
             trouble,
         };

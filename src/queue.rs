@@ -5,6 +5,7 @@
 //! work, and an image is opened when the work begins.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use crate::incoming::Seen;
 use crate::moment::Moment;
@@ -29,9 +30,9 @@ const MAX_SHARE: usize = 16;
 #[derive(Debug, Default)]
 pub struct Queue {
     /// Every drop that is on its way, by its name in `processing/`, and when it became complete.
-    hands: HashMap<String, (Hand, Moment)>,
+    hands: HashMap<Arc<str>, (Hand, Moment)>,
     /// Those of them that have their outcome, and have to be put away.
-    settled: HashSet<String>,
+    settled: HashSet<Arc<str>>,
     /// Those whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
@@ -41,7 +42,7 @@ pub struct Queue {
     /// Heavy drops that wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
     /// Heavy drops that were let into their lane before they are checked again.
-    admitted: HashSet<String>,
+    admitted: HashSet<Arc<str>>,
     /// Heavy drops in their lane.
     in_lane: usize,
     postponed: Vec<(Seen, Option<Target>)>,
@@ -72,8 +73,8 @@ impl Queue {
         let settled: HashSet<_> = leaving.iter().map(|drop| drop.entry.clone()).collect();
         let now = Moment::now();
         let entries = claimed.iter().map(|seen| (seen.entry(), seen.completed));
-        let all = entries.chain(settled.iter().map(|entry| (entry.as_str(), now)));
-        let hands = all.map(|(entry, since)| (entry.to_string(), (Hand::CLAIMED, since)));
+        let all = entries.chain(settled.iter().map(|entry| (entry, now)));
+        let hands = all.map(|(entry, since)| (Arc::clone(entry), (Hand::CLAIMED, since)));
         Self {
             hands: hands.collect(),
             settled,
@@ -83,7 +84,7 @@ impl Queue {
     }
 
     /// Every drop that is on its way, by its name in `processing/`.
-    pub fn known(&self) -> HashSet<String> {
+    pub fn known(&self) -> HashSet<Arc<str>> {
         self.hands.keys().cloned().collect()
     }
 
@@ -120,7 +121,7 @@ impl Queue {
     }
 
     /// Takes up what a scan has found; `known` are names that it has met again.
-    pub fn take_found(&mut self, found: Vec<Seen>, known: &[String]) {
+    pub fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
         for entry in known {
             if let Some((Hand::Claimed { another_waits }, _)) = self.hands.get_mut(entry) {
                 *another_waits = true;
@@ -130,7 +131,7 @@ impl Queue {
         for seen in found {
             if !self.hands.contains_key(seen.entry()) {
                 let queued = (Hand::Queued, seen.completed);
-                self.hands.insert(seen.entry().to_string(), queued);
+                self.hands.insert(Arc::clone(seen.entry()), queued);
                 self.seen.push_back(seen);
             }
         }
@@ -232,7 +233,7 @@ impl Queue {
             return false;
         };
         self.in_lane += 1;
-        self.admitted.insert(seen.entry().to_string());
+        self.admitted.insert(Arc::clone(seen.entry()));
         self.recalled.push_back((seen, target));
         true
     }
@@ -275,8 +276,8 @@ impl Queue {
     }
 
     /// A drop has its outcome. It is on its way until it was put away.
-    pub fn settle(&mut self, entry: &str) {
-        self.settled.insert(entry.to_string());
+    pub fn settle(&mut self, entry: &Arc<str>) {
+        self.settled.insert(Arc::clone(entry));
     }
 
     /// A drop is not on its way any more.

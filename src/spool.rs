@@ -15,8 +15,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use rustix::io::Errno;
 
@@ -75,7 +75,7 @@ pub struct Left {
 #[derive(Debug)]
 pub struct Leaving {
     /// Its name in `processing/`.
-    pub entry: String,
+    pub entry: Arc<str>,
     /// The outcome of a rejected one, which is kept beside it; any other is removed.
     pub rejected: Option<Outcome>,
     /// Of its image.
@@ -84,7 +84,7 @@ pub struct Leaving {
 
 impl Leaving {
     /// The drop `entry` whose outcome this is.
-    pub fn new(entry: String, outcome: Outcome) -> Self {
+    pub fn new(entry: Arc<str>, outcome: Outcome) -> Self {
         let bytes = outcome.image.as_ref().map_or(0, |image| image.bytes);
         let rejected = (outcome.outcome == Verdict::Rejected).then_some(outcome);
         Self {
@@ -123,7 +123,7 @@ pub struct Claimed {
     /// As outcomes and logs show it.
     pub name: String,
     /// Where it is in `processing/`, which is another name only when `name` is none for a file.
-    entry: String,
+    entry: Arc<str>,
     pub importer: Importer,
     pub received_at: Moment,
     /// When it became the daemon's; a generation made of it is younger.
@@ -176,17 +176,17 @@ impl Spool {
             let entry = name.to_string_lossy().to_string();
             if let Some(entry) = entry.strip_prefix(REMOVED) {
                 left.leaving.push(Leaving {
-                    entry: entry.to_string(),
+                    entry: entry.into(),
                     rejected: None,
                     bytes: 0,
                 });
                 continue;
             }
             if let Some(outcome) = self.own_outcome(&entry, &stat)? {
-                left.leaving.push(Leaving::new(entry, outcome));
+                left.leaving.push(Leaving::new(entry.into(), outcome));
                 continue;
             }
-            let seen = Seen::claimed(name, entry, stat.changed);
+            let seen = Seen::claimed(name, entry.into(), stat.changed);
             left.claimed.push(seen);
         }
         left.claimed.sort_by(in_order);
@@ -209,7 +209,7 @@ impl Spool {
     }
 
     /// As [`Incoming::scan`].
-    pub fn scan(&self, arrivals: &Arrivals, known: &HashSet<String>) -> Result<Scan, Failure> {
+    pub fn scan(&self, arrivals: &Arrivals, known: &HashSet<Arc<str>>) -> Result<Scan, Failure> {
         let timeout = self.settings().incomplete_timeout;
         self.incoming.scan(arrivals, known, timeout)
     }
@@ -268,7 +268,7 @@ impl Spool {
         } = ready;
         failpoint::at("claim").map_err(|e| Failure::new("claiming", &seen.name, e))?;
         let is_incoming = seen.is_incoming();
-        let entry = seen.entry().to_string();
+        let entry = Arc::clone(seen.entry());
         let Seen {
             name, completed, ..
         } = seen;
@@ -279,11 +279,11 @@ impl Spool {
             match self
                 .incoming
                 .dir()
-                .rename_new(&name, &self.processing, &entry)
+                .rename_new(&name, &self.processing, &*entry)
             {
                 Ok(true) => {}
                 Ok(false) => {
-                    let path = self.processing.path().join(&entry);
+                    let path = self.processing.path().join(&*entry);
                     return Err(Failure::new("claiming a drop to", path, Errno::EXIST));
                 }
                 Err(failure) if failure.source.kind() == std::io::ErrorKind::NotFound => {
@@ -292,7 +292,7 @@ impl Spool {
                 Err(failure) => return Err(failure),
             }
         }
-        let Some(stat) = self.processing.stat(&entry)? else {
+        let Some(stat) = self.processing.stat(&*entry)? else {
             return Ok(None);
         };
         if id.is_some_and(|id| id != stat.id) {
@@ -317,7 +317,7 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
-        let drop = self.processing.existing_dir(&claimed.entry)?;
+        let drop = self.processing.existing_dir(&*claimed.entry)?;
         check_names(&drop, true)?;
         let missing = || {
             let detail =
@@ -342,7 +342,7 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when something besides the manifest is in it.
     pub fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        let drop = self.processing.existing_dir(&claimed.entry)?;
+        let drop = self.processing.existing_dir(&*claimed.entry)?;
         check_names(&drop, false)
     }
 
@@ -514,14 +514,14 @@ impl Ready {
 
 impl Claimed {
     /// Its name in `processing/`.
-    pub fn entry(&self) -> &str {
+    pub fn entry(&self) -> &Arc<str> {
         &self.entry
     }
 
     /// The drop as it is found again where it is now, in `processing/`.
     pub fn again(&self) -> Seen {
-        let name = self.entry.clone().into();
-        Seen::claimed(name, self.entry.clone(), self.received_at)
+        let name = OsStr::new(&*self.entry).to_os_string();
+        Seen::claimed(name, Arc::clone(&self.entry), self.received_at)
     }
 }
 

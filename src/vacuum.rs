@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dir::{Dir, Kind};
@@ -38,7 +39,7 @@ const UNSETTLED: Duration = Duration::from_secs(1);
 pub struct Spared {
     pub open: OpenFiles,
     /// Drops that may have no outcome yet. After a crash a withdrawal is known by what it withdrew.
-    pub drops: HashSet<String>,
+    pub drops: HashSet<Arc<str>>,
 }
 
 /// Removes generations, and knows which of those that will go soon machines use.
@@ -98,7 +99,7 @@ impl Vacuum {
             None
         };
         let is_unsettled =
-            |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(drop));
+            |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(&**drop));
         if withdrawal.as_ref().is_some_and(is_unsettled) {
             return Ok(Some(Moment::now().later(UNSETTLED)));
         }
