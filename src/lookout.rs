@@ -54,9 +54,8 @@ struct Watches {
 #[derive(Clone, Copy, Debug)]
 struct Use {
     last: Instant,
-    /// Files that were opened and not closed since it is watched.
-    open: u64,
-    /// All that events have told.
+    /// All that events have told. How many files are open they don't tell: of two that are closed one
+    /// right after the other the kernel makes one event.
     events: usize,
 }
 
@@ -71,7 +70,6 @@ impl Lookout {
         watches.next += 1;
         let begun = Use {
             last: Instant::now(),
-            open: 0,
             events: 0,
         };
         watches.uses.insert(number, begun);
@@ -144,7 +142,7 @@ impl Watched {
         watches
             .uses
             .get(&self.number)
-            .is_none_or(|it| it.open == 0 && it.last.elapsed() >= self.quiet_period)
+            .is_none_or(|it| it.last.elapsed() >= self.quiet_period)
     }
 }
 
@@ -220,11 +218,10 @@ impl Watches {
         while let Ok(event) = events.next() {
             let what = event.events();
             if what.contains(ReadFlags::QUEUE_OVERFLOW) {
-                // Nobody knows whose events were lost, nor what was closed.
+                // Nobody knows whose events were lost.
                 for it in self.uses.values_mut() {
                     *it = Use {
                         last: now,
-                        open: 0,
                         events: it.events + 1,
                     };
                 }
@@ -239,12 +236,6 @@ impl Watches {
             }
             it.last = now;
             it.events += 1;
-            if what.contains(ReadFlags::OPEN) {
-                it.open += 1;
-            } else if what.intersects(ReadFlags::CLOSE_NOWRITE | ReadFlags::CLOSE_WRITE) {
-                // It may have been opened earlier than it is watched.
-                it.open = it.open.saturating_sub(1);
-            }
         }
     }
 }
@@ -276,12 +267,11 @@ mod tests {
         }
     }
 
-    /// When it was used last, as far as is known, and how many files are open.
-    fn seen(case: &Case, watched: &Watched) -> (Instant, u64) {
+    /// When it was used last, as far as is known.
+    fn last_use(case: &Case, watched: &Watched) -> Instant {
         case.lookout.look();
         let watches = watched.watches.lock().unwrap();
-        let it = &watches.uses[&watched.number];
-        (it.last, it.open)
+        watches.uses[&watched.number].last
     }
 
     #[test]
@@ -295,17 +285,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_opened_is_in_use_until_it_is_closed() {
+    fn to_open_to_read_and_to_close_a_file_is_to_use_it() {
+        let case = case();
+        let watched = case.lookout.watch(&case.dir, NEVER);
+        let begun = last_use(&case, &watched);
+        let mut file = std::fs::File::open(&case.file).unwrap();
+        let opened = last_use(&case, &watched);
+        assert!(opened > begun, "the opening was not seen");
+        file.read_exact(&mut [0; 3]).unwrap();
+        let read = last_use(&case, &watched);
+        assert!(read > opened, "the reading was not seen");
+        drop(file);
+        let closed = last_use(&case, &watched);
+        assert!(closed > read, "the closing was not seen");
+        assert_eq!(last_use(&case, &watched), closed);
+    }
+
+    #[test]
+    fn what_is_closed_at_once_by_several_is_quiet_afterwards() {
         let case = case();
         let watched = case.lookout.watch(&case.dir, Duration::ZERO);
-        let (begun, open) = seen(&case, &watched);
-        assert_eq!(open, 0);
-        let file = std::fs::File::open(&case.file).unwrap();
-        let (opened, open) = seen(&case, &watched);
-        assert_eq!(open, 1);
-        assert!(opened > begun && !watched.is_quiet());
-        drop(file);
-        assert_eq!(seen(&case, &watched).1, 0);
+        let files = [(); 8].map(|()| {
+            let file = std::fs::File::open(&case.file).unwrap();
+            case.lookout.look();
+            file
+        });
+        drop(files);
+        case.lookout.look();
         assert!(watched.is_quiet());
     }
 
@@ -314,31 +320,40 @@ mod tests {
         let case = case();
         let mut file = std::fs::File::open(&case.file).unwrap();
         let watched = case.lookout.watch(&case.dir, Duration::ZERO);
-        let (begun, _) = seen(&case, &watched);
+        let begun = last_use(&case, &watched);
         file.read_exact(&mut [0; 3]).unwrap();
-        let (read, open) = seen(&case, &watched);
-        assert!(read > begun, "the reading was not seen");
-        drop(file);
-        assert_eq!((open, seen(&case, &watched).1), (0, 0));
+        assert!(last_use(&case, &watched) > begun);
+    }
+
+    #[test]
+    fn to_ask_for_locks_is_no_use_by_a_machine() {
+        let case = case();
+        let watched = case.lookout.watch(&case.dir, NEVER);
+        let begun = last_use(&case, &watched);
+        let image = || Image::read(case.dir.existing_dir("boot").unwrap(), None).unwrap();
+        assert!(!case.lookout.is_locked(&watched, &image()));
+        assert_eq!(last_use(&case, &watched), begun);
+        // What a machine did before counts.
+        drop(std::fs::File::open(&case.file).unwrap());
+        case.lookout.is_locked(&watched, &image());
+        assert!(last_use(&case, &watched) > begun);
     }
 
     #[test]
     fn when_the_kernel_has_lost_events_everything_may_be_in_use() {
         let case = case();
         let watched = case.lookout.watch(&case.dir, Duration::ZERO);
-        let (begun, _) = seen(&case, &watched);
-        let other = case.file.with_file_name("initrd.gz");
-        std::fs::write(&other, "initrd").unwrap();
-        let file = std::fs::File::open(&case.file).unwrap();
+        let other = case.dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let unused = case.lookout.watch(&Dir::open(&other).unwrap(), NEVER);
+        let begun = last_use(&case, &unused);
         // More than the kernel's queue holds, and no two in a row are the same.
         let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
         for _ in 0..limit.trim().parse::<u32>().unwrap() {
-            drop(std::fs::File::open(&other).unwrap());
+            drop(std::fs::File::open(&case.file).unwrap());
         }
-        drop(file);
-        let (last, open) = seen(&case, &watched);
-        assert!(last > begun);
-        assert_eq!(open, 0, "its closing was lost");
+        assert!(last_use(&case, &unused) > begun);
+        drop(watched);
     }
 
     #[test]
