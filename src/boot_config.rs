@@ -12,7 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, ObjectRepr};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 
-use crate::catalog::{self, Catalog, Changes, Entry, EntryFile, Paths};
+use crate::catalog::{self, Catalog, Changes, Entry, EntryFile, Paths, Updated};
 use crate::crew;
 use crate::dir::{self, Dir, Kind};
 use crate::excerpt::{Complaint, InputError};
@@ -113,25 +113,26 @@ impl BootConfigs {
     /// Takes `changes` up into the catalog, and renders every output. Blocks.
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
-        self.update_catalog(changes, true, &mut rendered);
+        let tree = self.staging.tree();
+        let updated = catalog::update(tree, changes, &self.paths, self.owner());
+        self.take_updated(updated, &mut rendered);
         if self.configs.is_empty() {
             return rendered;
         }
-        let whole = || Catalog::read(self.staging.tree()).unwrap_or_default();
+        let whole = || Catalog::read(tree).unwrap_or_default();
         let images = self.render_all(whole(), &mut rendered);
         if images.is_damaged.load(Ordering::Relaxed) {
             // Somebody has written into the catalog.
             rendered.troubles.clear();
-            self.update_catalog(&Changes::All, false, &mut rendered);
+            let made = catalog::make(tree, &self.paths, self.owner());
+            self.take_updated(made, &mut rendered);
             self.render_all(whole(), &mut rendered);
         }
         rendered
     }
 
-    fn update_catalog(&self, changes: &Changes, trusted: bool, rendered: &mut Rendered) {
-        let tree = self.staging.tree();
-        let updated = catalog::update(tree, changes, &self.paths, self.owner(), trusted);
-        let about = tree.root().path().join(catalog::NAME);
+    fn take_updated(&self, updated: Result<Updated, Failure>, rendered: &mut Rendered) {
+        let about = self.staging.tree().root().path().join(catalog::NAME);
         let mut meet = |why| {
             let about = about.clone();
             rendered.troubles.push(Trouble { about, why });

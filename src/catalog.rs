@@ -123,8 +123,7 @@ pub struct Updated {
 }
 
 /// Takes `changes` up into the catalog of a tree, and replaces it atomically when it is another
-/// then. An old one that is not as this version writes it, or not there, is made anew, as it is
-/// when it is not to be `trusted`.
+/// then. One that is not there, or not as this version writes it, is made anew.
 ///
 /// # Errors
 /// When the tree can't be read, or the catalog not be written.
@@ -133,14 +132,17 @@ pub fn update(
     changes: &Changes,
     paths: &Paths,
     owner: Option<Ownership>,
-    trusted: bool,
 ) -> Result<Updated, Failure> {
-    if trusted
-        && let Some(old) = tree.root().file(NAME)?
+    if let Some(old) = tree.root().file(NAME)?
         && let Some(updated) = merge(tree, Some(&old), changes, paths, owner)?
     {
         return Ok(updated);
     }
+    make(tree, paths, owner)
+}
+
+/// As [`update`], whatever the old one says.
+pub fn make(tree: &Tree, paths: &Paths, owner: Option<Ownership>) -> Result<Updated, Failure> {
     let updated = merge(tree, None, &Changes::All, paths, owner)?;
     Ok(updated.unwrap_or_default())
 }
@@ -182,12 +184,7 @@ fn merge(
         });
         for (target, line) in looked {
             while let Some(other) = lines.next_if(|of| compare(of, &target).is_lt()) {
-                // Where all were looked at, it has gone.
-                if is_all {
-                    rewrite.leave_out()?;
-                } else {
-                    rewrite.keep(&other)?;
-                }
+                rewrite.pass(&other, is_all)?;
             }
             let old = lines.next_if(|of| of == target);
             match (line, old) {
@@ -205,11 +202,7 @@ fn merge(
         }
     }
     while let Some(other) = lines.next_if(|_| true) {
-        if is_all {
-            rewrite.leave_out()?;
-        } else {
-            rewrite.keep(&other)?;
-        }
+        rewrite.pass(&other, is_all)?;
     }
     if lines.is_damaged {
         return Ok(None);
@@ -357,6 +350,16 @@ impl<'a> Rewrite<'a> {
     /// The next line of the old one goes.
     fn leave_out(&mut self) -> Result<(), Failure> {
         self.begin()
+    }
+
+    /// The next line of the old one is of a target that was not looked at: where all were, it has
+    /// gone.
+    fn pass(&mut self, line: &str, is_all: bool) -> Result<(), Failure> {
+        if is_all {
+            self.leave_out()
+        } else {
+            self.keep(line)
+        }
     }
 
     fn begin(&mut self) -> Result<(), Failure> {

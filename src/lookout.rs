@@ -90,14 +90,18 @@ impl Lookout {
         self.lock().take_events();
     }
 
-    /// Whether another process has locked a file of `image`, which is what is `watched`.
+    /// Whether another process has locked a file in `dir`, which is what is `watched`. Takes in what
+    /// has happened until then.
     ///
     /// To ask, each file is opened. The events of that are forgotten, unless there are others among
     /// them.
-    pub fn is_locked(&self, watched: &Watched, image: &Image) -> bool {
+    pub fn is_locked(&self, watched: &Watched, dir: Dir) -> bool {
         let mut watches = self.lock();
         watches.take_events();
         let Some(before) = watches.uses.get(&watched.number).copied() else {
+            return false;
+        };
+        let Ok(image) = Image::read(dir, None) else {
             return false;
         };
         let (mut is_locked, mut opened) = (false, 0);
@@ -106,9 +110,12 @@ impl Lookout {
             let Ok(Some(file)) = image.dir().file(path) else {
                 continue;
             };
-            is_locked |= dir::is_locked(&file);
+            is_locked = dir::is_locked(&file);
             drop(file);
             opened += 1;
+            if is_locked {
+                break;
+            }
             if opened % SLICE == 0 {
                 watches.take_events();
             }
@@ -120,6 +127,11 @@ impl Lookout {
             *it = before;
         }
         is_locked
+    }
+
+    /// How many directories are watched.
+    pub fn count(&self) -> usize {
+        self.lock().uses.len()
     }
 
     /// Why something could not be watched, once.
@@ -330,12 +342,12 @@ mod tests {
         let case = case();
         let watched = case.lookout.watch(&case.dir, NEVER);
         let begun = last_use(&case, &watched);
-        let image = || Image::read(case.dir.existing_dir("boot").unwrap(), None).unwrap();
-        assert!(!case.lookout.is_locked(&watched, &image()));
+        let dir = || case.dir.existing_dir("boot").unwrap();
+        assert!(!case.lookout.is_locked(&watched, dir()));
         assert_eq!(last_use(&case, &watched), begun);
         // What a machine did before counts.
         drop(std::fs::File::open(&case.file).unwrap());
-        case.lookout.is_locked(&watched, &image());
+        case.lookout.is_locked(&watched, dir());
         assert!(last_use(&case, &watched) > begun);
     }
 

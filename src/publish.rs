@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use crate::crew;
 use crate::fault::Failure;
-use crate::image::Image;
 use crate::lookout::{Lookout, Watched};
 use crate::moment::Moment;
 use crate::open_files::OpenFiles;
@@ -352,9 +351,7 @@ fn is_open(held: &Held, tree: &Tree, lookout: &Lookout) -> bool {
     let Some((dir, path)) = tree.in_use(held.target()).ok().flatten() else {
         return false;
     };
-    let is_locked =
-        |image: Image| lookout.is_locked(&held.watched, &image) || OpenFiles::now().has(&path);
-    Image::read(dir, None).is_ok_and(is_locked)
+    lookout.is_locked(&held.watched, dir) || OpenFiles::now().has(&path)
 }
 
 fn postpone_staged(

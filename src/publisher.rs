@@ -483,11 +483,15 @@ impl Publisher {
     /// Whether drops wait for a step, and none that will be decided soon is worth waiting for.
     fn is_step_due(&self) -> bool {
         let is_more_to_come = self.running.light > 0 || self.queue.has_ready();
-        let is_under_way = self.pipeline.as_ref().is_some_and(|it| !it.is_empty());
-        (!self.decided.is_empty() || is_under_way)
+        (!self.decided.is_empty() || self.is_under_way())
             && (!is_more_to_come
                 || self.decided.len() >= BATCH
                 || self.gathering.is_some_and(|until| until <= Instant::now()))
+    }
+
+    /// Whether drops in the pipeline wait for its next step.
+    fn is_under_way(&self) -> bool {
+        self.pipeline.as_ref().is_some_and(|it| !it.is_empty())
     }
 
     /// The held drops that may be swapped in now. One that is looked at again in vain comes back.
@@ -814,8 +818,7 @@ impl Publisher {
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
         let waits = self.settles.is_some() || !self.held.is_empty();
-        let is_under_way = self.pipeline.as_ref().is_some_and(|it| !it.is_empty());
-        self.work.is_empty() && !self.wants_scan && !waits && !is_under_way
+        self.work.is_empty() && !self.wants_scan && !waits && !self.is_under_way()
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {

@@ -81,20 +81,20 @@ pub fn recover(
     let mut leftovers = 0;
     for (target, surveyed) in surveyed {
         let tidied = surveyed.and_then(|found| recovered.tidy(&target, found, settings, &spared));
-        match tidied {
+        let next = match tidied {
             Ok((swept, next)) => {
                 leftovers += swept;
-                if let Some(next) = next {
-                    recovered.vacuums.entry(next).or_default().push(target);
-                }
+                next
             }
             Err(fault) => {
                 recovered
                     .troubles
                     .meet_leftover(&target.to_string(), &fault);
-                let later = Moment::now().later(settings.spool.rescan_interval);
-                recovered.vacuums.entry(later).or_default().push(target);
+                Some(Moment::now().later(settings.spool.rescan_interval))
             }
+        };
+        if let Some(next) = next {
+            recovered.vacuums.entry(next).or_default().push(target);
         }
     }
     let count = spared.drops.len();

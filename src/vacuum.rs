@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::dir::{Dir, Kind};
 use crate::fault::{Failure, Fault};
 use crate::generation::GenerationName;
-use crate::image::Image;
 use crate::lookout::{Lookout, Watched};
 use crate::moment::Moment;
 use crate::open_files::OpenFiles;
@@ -147,10 +146,9 @@ impl Vacuum {
         };
         let of_target = self.watched.get(target);
         let watched = of_target.and_then(|watched| watched.get(name));
-        match (&self.lookout, watched) {
+        let is_used = match (&self.lookout, watched) {
             (Some(lookout), None) if !period.is_zero() => {
-                let count: usize = self.watched.values().map(HashMap::len).sum();
-                if count >= MAX_WATCHED {
+                if lookout.count() >= MAX_WATCHED {
                     return Ok(Some(in_use));
                 }
                 let watched = lookout.watch(&dir, period);
@@ -159,17 +157,11 @@ impl Vacuum {
                 return Ok(Some(due.max(now.later(period))));
             }
             (Some(lookout), Some(watched)) => {
-                lookout.look();
-                let is_locked = |image: Image| lookout.is_locked(watched, &image);
-                let is_locked = Image::read(dir, None).is_ok_and(is_locked);
-                lookout.look();
-                if is_locked || !watched.is_quiet() {
-                    return Ok(Some(in_use));
-                }
+                lookout.is_locked(watched, dir) || !watched.is_quiet()
             }
-            _ => {}
-        }
-        if open.has(&generation_path(target, name)) {
+            _ => false,
+        };
+        if is_used || open.has(&generation_path(target, name)) {
             return Ok(Some(in_use));
         }
         Ok((due > now).then_some(due))

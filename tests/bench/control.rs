@@ -1,6 +1,7 @@
 //! What a script does that compares, and swaps with two renames; and two floors: of all comparing,
 //! and of all publishing.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -8,6 +9,7 @@ use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use netboot_publisher::crew;
 use sha2::{Digest as _, Sha256};
 
 use crate::world::World;
@@ -46,8 +48,8 @@ pub fn compare_and_rename(
     }
 }
 
-/// The steps that a drop can't be published without by the contracts, for all of them at once on two
-/// threads, and nothing else: no name is checked, nothing is watched for, told of or looked up.
+/// The steps that a drop can't be published without by the contracts, for all of them at once on all
+/// processors, and nothing else: no name is checked, nothing is watched for, told of or looked up.
 ///
 /// Claim, compare; copy and hash, write a record; sync, put both in place; sync, swap; sync, write
 /// the outcome; sync, remove the drop.
@@ -77,7 +79,7 @@ pub fn publish_bare(
     };
 
     let changed = AtomicUsize::new(0);
-    on_two_threads(drops, |number| {
+    on_all_processors(drops, |number| {
         let drop = processing.join(name(number));
         fs::rename(world.incoming(&name(number)), &drop).unwrap();
         fs::read(drop.join("manifest.toml")).unwrap();
@@ -102,14 +104,14 @@ pub fn publish_bare(
     let sync = || rustix::fs::syncfs(File::open(&tree).unwrap()).unwrap();
     if is_changed {
         sync();
-        on_two_threads(drops, |number| {
+        on_all_processors(drops, |number| {
             let ((folder, record), (draft, its_record)) = (generation(number), draft(number));
             fs::create_dir_all(folder.parent().unwrap()).unwrap();
             fs::rename(draft, folder).unwrap();
             fs::rename(its_record, record).unwrap();
         });
         sync();
-        on_two_threads(drops, |number| {
+        on_all_processors(drops, |number| {
             let (pointer, link) = (tree.join(target(number)), staging.join(name(number)));
             let purpose = target(number).rsplit('/').next().unwrap().to_string();
             symlink(format!("{purpose}@/{}", name(number)), &link).unwrap();
@@ -117,7 +119,7 @@ pub fn publish_bare(
         });
         sync();
     }
-    on_two_threads(drops, |number| {
+    on_all_processors(drops, |number| {
         let temporary = outcomes.join(format!(".{}", name(number)));
         let text = format!(
             "{{\"drop\": {:?}, \"target\": {:?}}}",
@@ -128,23 +130,15 @@ pub fn publish_bare(
         fs::rename(temporary, outcomes.join(name(number) + ".json")).unwrap();
     });
     sync();
-    on_two_threads(drops, |number| {
+    on_all_processors(drops, |number| {
         fs::remove_dir_all(processing.join(name(number))).unwrap();
     });
 }
 
-fn on_two_threads(count: usize, work: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let take = || {
-        let mut number = next.fetch_add(1, Ordering::Relaxed);
-        while number < count {
-            work(number);
-            number = next.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(take);
-        take();
+fn on_all_processors(count: usize, work: impl Fn(usize) + Sync) {
+    let Ok(()) = crew::share(count, true, |number| {
+        work(number);
+        Ok::<_, Infallible>(())
     });
 }
 
