@@ -128,15 +128,9 @@ async fn publish(
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
         let watch = match spool.watch {
             // Nobody waits for what comes later.
-            _ if once => Watch::blind(opened.incoming()),
-            settings::Watch::Poll => Watch::blind(opened.incoming()),
-            settings::Watch::Auto => Watch::new(opened.incoming()).unwrap_or_else(|error| {
-                tracing::warn!(
-                    message_id = message::NO_EVENTS,
-                    "watching the spool: {error}, going on with rescans only"
-                );
-                Watch::blind(opened.incoming())
-            }),
+            _ if once => Watch::blind(),
+            settings::Watch::Poll => Watch::blind(),
+            settings::Watch::Auto => Watch::new(opened.incoming()),
         };
         let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
         let recovered = recovery::recover(&opened, pointers, &opening, once)?;

@@ -22,7 +22,11 @@ use crate::image::Image;
 /// Events are small; so many bytes hold some hundred.
 const BUFFER: usize = 16 << 10;
 
-/// So many files can be opened without filling the kernel's queue, which holds 16,384 events.
+/// What the kernel's queue holds. More are not taken in at a time: whoever makes events faster than
+/// they are read could go on for ever.
+const QUEUED: usize = 16_384;
+
+/// So many files can be opened without filling the kernel's queue.
 const SLICE: usize = 1_000;
 
 /// Everything that is watched.
@@ -226,8 +230,12 @@ impl Watches {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut events = Reader::new(inotify, &mut buffer);
         let now = Instant::now();
-        // An error is that there are no more.
-        while let Ok(event) = events.next() {
+        for taken in 0.. {
+            if taken > QUEUED && events.is_buffer_empty() {
+                return;
+            }
+            // An error is that there are no more.
+            let Ok(event) = events.next() else { return };
             let what = event.events();
             if what.contains(ReadFlags::QUEUE_OVERFLOW) {
                 // Nobody knows whose events were lost.

@@ -616,10 +616,7 @@ impl Publisher {
         if let Some(overdue) = scan.overdue {
             self.next_scan = self.next_scan.min(instant(overdue));
         }
-        match self.watch.follow(&scan) {
-            Ok(is_new) => self.wants_scan |= is_new,
-            Err(error) => self.troubles.meet_watch(&error),
-        }
+        self.watch.follow(&scan);
         self.queue.take_found(scan.complete, &scan.known);
         self.doing.scans += 1;
         self.doing.incomplete = scan.incomplete.len();

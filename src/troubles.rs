@@ -22,7 +22,6 @@ pub struct Troubles {
     /// Tries since the last trouble began.
     tries: u32,
     next: Option<Instant>,
-    watch_failed: bool,
     /// Who has something old that can't be removed.
     leftovers: HashSet<String>,
 }
@@ -47,16 +46,6 @@ impl Troubles {
             );
         }
         self.next.get_or_insert_with(|| Instant::now() + delay);
-    }
-
-    /// The kernel's events are missing: said once.
-    pub fn meet_watch(&mut self, error: &notify::Error) {
-        if !std::mem::replace(&mut self.watch_failed, true) {
-            tracing::warn!(
-                message_id = message::NO_EVENTS,
-                "watching the spool: {error}, going on with rescans only"
-            );
-        }
     }
 
     /// Something old of `who` can't be removed: said once for all who have this trouble.

@@ -1,11 +1,17 @@
 //! Events of the kernel, boiled down to "look again", and the order in which drops arrived.
 //!
 //! An event is a hint, the directory is the truth: whatever is lost here is found by the next scan.
+//!
+//! Importers can make events faster than they are read, for as long as they like. The thread that
+//! reads them does nothing else then, and whoever asks it to watch one more folder waits for it.
+//! That is why a thread of its own asks: the publisher never waits.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -13,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::incoming::{Arrivals, Scan};
 use crate::manifest;
+use crate::message;
 use crate::moment::Moment;
 
 /// Drops that are still written are watched one by one, up to this many. Others wait for the next
@@ -24,22 +31,24 @@ const MAX_GONE: usize = 4_096;
 
 /// Watches `incoming/` and the drops in it that are still written.
 pub struct Watch {
-    incoming: PathBuf,
-    watcher: Option<RecommendedWatcher>,
+    /// Those whose inside was watched when the last scan began.
     inside: HashSet<OsString>,
     /// Drops that were watched before they had a manifest.
     awaited: HashSet<OsString>,
     hints: Arc<Hints>,
+    /// Tells that other drops are to be watched. `None` where nothing is.
+    bell: Option<SyncSender<()>>,
 }
 
 #[derive(Default)]
 struct Hints {
     look: Notify,
-    arrivals: Mutex<Numbered>,
+    known: Mutex<Known>,
 }
 
+/// What events have told, and what is watched for them.
 #[derive(Default)]
-struct Numbered {
+struct Known {
     next: u64,
     /// Of what is in `incoming/`.
     drops: HashMap<OsString, u64>,
@@ -48,31 +57,52 @@ struct Numbered {
     has_lost_events: bool,
     /// None was lost since then.
     since: Option<Moment>,
+    /// Drops whose inside is to be watched.
+    wanted: HashSet<OsString>,
+    /// Those whose inside is watched.
+    inside: HashSet<OsString>,
+    /// The one that is about to be, if it did not leave meanwhile.
+    next_inside: Option<OsString>,
 }
 
 impl Watch {
     /// A watch that sees nothing: the spool is only scanned.
-    pub fn blind(incoming: &Path) -> Self {
+    pub fn blind() -> Self {
         Self {
-            // Events name absolute paths.
-            incoming: std::path::absolute(incoming).unwrap_or_else(|_| incoming.to_path_buf()),
-            watcher: None,
             inside: HashSet::new(),
             awaited: HashSet::new(),
             hints: Arc::default(),
+            bell: None,
         }
     }
 
-    /// # Errors
-    /// When the machine has no watches left, for example.
-    pub fn new(incoming: &Path) -> notify::Result<Self> {
-        let mut watch = Self::blind(incoming);
-        let hints = Arc::clone(&watch.hints);
-        let folder = watch.incoming.clone();
+    /// Sees nothing, and says so in the log, when the machine has no watches left, for example.
+    pub fn new(incoming: &Path) -> Self {
+        Self::seeing(incoming).unwrap_or_else(|error| {
+            warn_blind(&error);
+            Self::blind()
+        })
+    }
+
+    fn seeing(incoming: &Path) -> notify::Result<Self> {
+        // Events name absolute paths.
+        let incoming = std::path::absolute(incoming)?;
+        let mut watch = Self::blind();
+        let (hints, folder) = (Arc::clone(&watch.hints), incoming.clone());
         let mut watcher = notify::recommended_watcher(move |event| hints.take(&folder, event))?;
-        watcher.watch(&watch.incoming, RecursiveMode::NonRecursive)?;
-        watch.watcher = Some(watcher);
-        watch.hints.numbered().since = Some(Moment::now());
+        watcher.watch(&incoming, RecursiveMode::NonRecursive)?;
+        watch.hints.known().since = Some(Moment::now());
+        let (bell, rings) = sync_channel(1);
+        watch.bell = Some(bell);
+        let insides = Insides {
+            incoming,
+            watcher,
+            hints: Arc::clone(&watch.hints),
+            has_warned: false,
+        };
+        thread::Builder::new()
+            .name("insides".to_string())
+            .spawn(move || insides.follow(&rings))?;
         Ok(watch)
     }
 
@@ -81,87 +111,134 @@ impl Watch {
         self.hints.look.notified().await;
     }
 
-    /// What events have said of the drops that are in `incoming/`.
-    pub fn arrivals(&self) -> Arrivals {
-        let hints = self.hints.numbered();
+    /// What events have said of the drops that are in `incoming/`: what a scan begins with.
+    pub fn arrivals(&mut self) -> Arrivals {
+        let known = self.hints.known();
+        self.inside.clone_from(&known.inside);
         let mut arrivals = Arrivals {
-            complete: hints.drops.clone(),
-            since: hints.since,
+            complete: known.drops.clone(),
+            since: known.since,
             ..Arrivals::default()
         };
-        if !hints.has_lost_events {
+        if !known.has_lost_events {
             arrivals.awaited.clone_from(&self.awaited);
         }
         arrivals
     }
 
-    /// Takes up what a scan has shown: watches the inside of the incomplete drops, and of no others,
-    /// for their manifest.
-    ///
-    /// Returns whether one was added: what happened in it until now was not seen.
-    ///
-    /// # Errors
-    /// As those of [`Watch::new`].
-    pub fn follow(&mut self, scan: &Scan) -> notify::Result<bool> {
+    /// Takes up what a scan has shown: the inside of the incomplete drops, and of no others, will be
+    /// watched for their manifest, and then they are looked at again.
+    pub fn follow(&mut self, scan: &Scan) {
         let complete = scan.complete.iter().map(|seen| &seen.name);
         let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
+        let incomplete = scan.incomplete.iter().take(MAX_INSIDE);
         let (gone, has_lost_events) = {
-            let mut hints = self.hints.numbered();
-            let gone = std::mem::take(&mut hints.gone);
-            (gone, std::mem::take(&mut hints.has_lost_events))
+            let mut known = self.hints.known();
+            known.wanted = incomplete.cloned().collect();
+            let gone = std::mem::take(&mut known.gone);
+            (gone, std::mem::take(&mut known.has_lost_events))
         };
-        self.inside.retain(|name| !gone.contains(name));
-        // Watched already when they had no manifest: its closing can't be missed.
-        let stays = |name: &OsString| there.contains(name) && !gone.contains(name);
-        self.awaited.retain(|name| stays(name) && !has_lost_events);
-        let absent = scan.without_manifest.iter();
-        let watched = absent.filter(|name| self.inside.contains(*name));
-        self.awaited.extend(watched.cloned());
-        self.look_inside(&scan.incomplete)
+        if has_lost_events {
+            self.awaited.clear();
+        } else {
+            // Watched already when they had no manifest: its closing can't be missed.
+            let absent = scan.without_manifest.iter();
+            let watched = absent.filter(|name| self.inside.contains(*name));
+            self.awaited.extend(watched.cloned());
+            self.awaited
+                .retain(|name| there.contains(name) && !gone.contains(name));
+        }
+        if let Some(bell) = &self.bell {
+            // It has been rung already, or nothing can be watched any more.
+            let _ = bell.try_send(());
+        }
     }
+}
 
-    fn look_inside(&mut self, drops: &[OsString]) -> notify::Result<bool> {
-        let Some(watcher) = &mut self.watcher else {
-            return Ok(false);
-        };
-        let wanted: HashSet<_> = drops.iter().take(MAX_INSIDE).collect();
-        self.inside.retain(|name| {
-            let stays = wanted.contains(name);
-            if !stays {
-                // It was claimed or taken away; the kernel may have ended the watch before us.
-                let _ = watcher.unwatch(&self.incoming.join(name));
-            }
-            stays
-        });
-        let mut is_new = false;
-        for name in wanted {
-            if self.inside.contains(name) {
-                continue;
-            }
-            match watcher.watch(&self.incoming.join(name), RecursiveMode::NonRecursive) {
-                Ok(()) => is_new |= self.inside.insert(name.clone()),
-                Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
-                Err(error) => return Err(error),
+fn warn_blind(error: &notify::Error) {
+    tracing::warn!(
+        message_id = message::NO_EVENTS,
+        "watching the spool: {error}, going on with rescans only"
+    );
+}
+
+/// Watches the inside of drops, one after the other.
+struct Insides {
+    incoming: PathBuf,
+    watcher: RecommendedWatcher,
+    hints: Arc<Hints>,
+    has_warned: bool,
+}
+
+impl Insides {
+    /// Until nobody will ring any more.
+    fn follow(mut self, rings: &Receiver<()>) {
+        while rings.recv().is_ok() {
+            self.end_others();
+            if self.begin() {
+                // What happened in them until now was not seen.
+                self.hints.look.notify_one();
             }
         }
-        Ok(is_new)
+    }
+
+    /// Ends the watch on drops that were claimed or taken away; the kernel may have ended it before.
+    fn end_others(&mut self) {
+        let others: Vec<_> = {
+            let Known { wanted, inside, .. } = &mut *self.hints.known();
+            inside.extract_if(|name| !wanted.contains(name)).collect()
+        };
+        for name in others {
+            let _ = self.watcher.unwatch(&self.incoming.join(name));
+        }
+    }
+
+    /// Returns whether one was added.
+    fn begin(&mut self) -> bool {
+        let new: Vec<_> = {
+            let known = self.hints.known();
+            known.wanted.difference(&known.inside).cloned().collect()
+        };
+        let mut is_one_added = false;
+        for name in new {
+            self.hints.known().next_inside = Some(name.clone());
+            let path = self.incoming.join(&name);
+            match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    let known = &mut *self.hints.known();
+                    if known.next_inside.take().is_some() {
+                        is_one_added |= known.inside.insert(name);
+                    }
+                }
+                Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.has_warned, true) {
+                        warn_blind(&error);
+                    }
+                    break;
+                }
+            }
+        }
+        is_one_added
     }
 }
 
 impl Hints {
-    fn numbered(&self) -> MutexGuard<'_, Numbered> {
-        self.arrivals.lock().expect("no thread panics here")
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no thread panics here")
     }
 
     /// Called in the watcher's own thread. An error, and an overflow of the kernel's queue (which
     /// comes as an event without a path), are reasons to look as well.
     fn take(&self, incoming: &Path, event: notify::Result<Event>) {
         if event.as_ref().map_or(true, Event::need_rescan) {
-            let hints = &mut *self.numbered();
-            hints.has_lost_events = true;
-            hints.since = Some(Moment::now());
+            let known = &mut *self.known();
+            known.has_lost_events = true;
+            known.since = Some(Moment::now());
             // Some of them may have left, and others have come under their names.
-            hints.drops.clear();
+            known.drops.clear();
+            known.inside.clear();
+            known.next_inside = None;
         }
         if let Ok(event) = event {
             let is_move = matches!(
@@ -183,15 +260,17 @@ impl Hints {
                     .iter()
                     .filter(|path| path.parent() == Some(incoming));
                 let names = names.filter_map(|path| path.file_name());
-                let hints = &mut *self.numbered();
+                let known = &mut *self.known();
                 for name in names {
                     // Only now: a scan may put off what it has seen.
-                    hints.drops.remove(name);
-                    hints.gone.insert(name.to_os_string());
+                    known.drops.remove(name);
+                    known.inside.remove(name);
+                    known.next_inside.take_if(|next| next == name);
+                    known.gone.insert(name.to_os_string());
                 }
-                if hints.gone.len() > MAX_GONE {
-                    hints.gone.clear();
-                    hints.has_lost_events = true;
+                if known.gone.len() > MAX_GONE {
+                    known.gone.clear();
+                    known.has_lost_events = true;
                 }
             }
             if !(is_move || is_close || is_new || event.need_rescan()) {
@@ -199,9 +278,9 @@ impl Hints {
             }
             for path in event.paths.iter().filter(|_| is_move || is_close) {
                 if let Some(drop) = completed(incoming, path, is_move) {
-                    let arrivals = &mut *self.numbered();
-                    arrivals.drops.insert(drop, arrivals.next);
-                    arrivals.next += 1;
+                    let known = &mut *self.known();
+                    known.drops.insert(drop, known.next);
+                    known.next += 1;
                 }
             }
         }

@@ -202,6 +202,11 @@ fn races() -> Vec<Trial> {
             without_watches,
         ),
         test(
+            "an importer that makes events without end holds up nobody",
+            &[],
+            flood_of_events,
+        ),
+        test(
             "an incoming folder that is replaced ends the daemon and is served by the next",
             &[],
             incoming_replaced,
@@ -1919,6 +1924,43 @@ fn without_watches() {
         .iter()
         .filter(|line| line.contains("going on with rescans only"));
     assert_eq!(warned.count(), 1, "{}", log.join("\n"));
+}
+
+/// Renames in two threads leave the daemon no moment in which it has read all events.
+fn flood_of_events() {
+    let mut siege = Siege::new();
+    let incoming = siege.world.spool.join("incoming");
+    let rename = |thread: &str| {
+        let [one, other] = ["a", "b"].map(|end| incoming.join(format!(".{thread}{end}")));
+        let _ = fs::write(&one, "");
+        for _ in 0..1_000 {
+            fs::rename(&one, &other).unwrap();
+            fs::rename(&other, &one).unwrap();
+        }
+    };
+    while_disturbed(
+        || rename("first"),
+        || {
+            while_disturbed(
+                || rename("second"),
+                || {
+                    for number in 0..5 {
+                        // Its inside is to be watched, until it has its manifest.
+                        let name = format!("slow-{number}");
+                        let image = siege.world.incoming(&name).join("image");
+                        fs::create_dir_all(&image).unwrap();
+                        fs::write(image.join("linux"), &name).unwrap();
+                        siege.assert_goes_on();
+                        let text = manifest(&format!("amd64/generic/slow/t{number}"));
+                        fs::write(siege.world.incoming(&name).join("manifest.toml"), text).unwrap();
+                        siege.daemon.wait_for_drop(&name);
+                        siege.world.assert_outcome(&name, "published");
+                    }
+                },
+            );
+        },
+    );
+    siege.end();
 }
 
 fn incoming_replaced() {
