@@ -1,5 +1,6 @@
 //! `incoming/`: which drops are complete, and in which order they became so.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
@@ -160,10 +161,9 @@ impl Incoming {
                 return ControlFlow::Continue(());
             }
             let entry = entry_for(name);
-            if known.contains(&entry) {
-                scan.known.push(entry);
-            } else {
-                self.scan_drop(name, entry, kind, &look, &mut scan);
+            match known.get(&*entry) {
+                Some(known) => scan.known.push(Arc::clone(known)),
+                None => self.scan_drop(name, &entry, kind, &look, &mut scan),
             }
             ControlFlow::Continue(())
         })?;
@@ -176,14 +176,7 @@ impl Incoming {
         Ok(scan)
     }
 
-    fn scan_drop(
-        &self,
-        name: &OsStr,
-        entry: Arc<str>,
-        kind: Kind,
-        look: &Look<'_>,
-        scan: &mut Scan,
-    ) {
+    fn scan_drop(&self, name: &OsStr, entry: &str, kind: Kind, look: &Look<'_>, scan: &mut Scan) {
         let arrivals = look.arrivals;
         let arrival = arrivals.complete.get(name).copied();
         let completion = match kind {
@@ -219,7 +212,7 @@ impl Incoming {
         };
         scan.complete.push(Seen {
             name: name.to_os_string(),
-            entry,
+            entry: entry.into(),
             completed,
             arrival: arrival.unwrap_or(u64::MAX),
             place: Place::Incoming,
@@ -333,9 +326,9 @@ pub fn in_order(a: &Seen, b: &Seen) -> std::cmp::Ordering {
 }
 
 /// The name in `processing/` for a drop of this name.
-fn entry_for(name: &OsStr) -> Arc<str> {
+fn entry_for(name: &OsStr) -> Cow<'_, str> {
     match plain_name(name) {
-        Ok(()) => name.to_string_lossy().into(),
+        Ok(()) => name.to_string_lossy(),
         // Such a name is good for no file that the daemon writes.
         Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()).into(),
     }

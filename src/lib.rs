@@ -32,6 +32,7 @@
 //! | 1 | [`dir`] | open directories: all system calls on names |
 //! | 1 | [`listing`] | what an image consists of; the image digest |
 //! | 1 | [`generation`] | names of generations |
+//! | 1 | [`schedule`] | when there is something to do for which target |
 //! | 2 | [`journal`] | the journal's own protocol |
 //! | 2 | [`open_files`] | which files are open |
 //! | 2 | [`settings`] | text to settings |
@@ -117,6 +118,7 @@ pub mod queue;
 pub mod record;
 pub mod recovery;
 pub mod rendering;
+pub mod schedule;
 pub mod settings;
 pub mod spool;
 pub mod staging;

@@ -8,7 +8,7 @@
 //! A drop that replaces what machines may be using is held until none does, and looked at now and
 //! then; the others go on.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::outcome::Outcome;
 use crate::publish::{Batch, Held, Pipeline, Settled, Stepped};
 use crate::queue::{MAX_LISTED, Queue};
 use crate::recovery::Recovered;
+use crate::schedule::Schedule;
 use crate::settings::{Retention, Settings, SpoolSettings, SwapSettings};
 use crate::spool::{Leaving, Peeked, Ready};
 use crate::supervisor::Watchdog;
@@ -96,7 +97,7 @@ pub struct Publisher {
     /// Away while it works, with the pointers.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
-    vacuums: BTreeMap<Moment, Vec<Target>>,
+    vacuums: Schedule,
 
     running: Running,
     wants_scan: bool,
@@ -289,8 +290,9 @@ impl Publisher {
         });
         let now = Moment::now();
         if self.retention != retention {
-            let targets = self.targets.iter().cloned();
-            self.vacuums.entry(now).or_default().extend(targets);
+            for target in &self.targets {
+                self.vacuums.add(now, target.clone());
+            }
         }
         self.settings = spool;
         self.retention = retention;
@@ -421,10 +423,7 @@ impl Publisher {
     }
 
     fn step_or_vacuum(&mut self, now: Moment) {
-        let is_due = self
-            .vacuums
-            .first_key_value()
-            .is_some_and(|(at, _)| *at <= now);
+        let is_due = self.vacuums.next().is_some_and(|at| at <= now);
         let is_step_due = self.is_step_due();
         let released = self.release_held();
         if !is_step_due && released.is_empty() && !is_due {
@@ -438,16 +437,13 @@ impl Publisher {
             self.step(pipeline, released);
             return;
         }
-        let later = self.vacuums.split_off(&now);
-        let due = std::mem::replace(&mut self.vacuums, later);
-        let targets: HashSet<_> = due.into_values().flatten().collect();
+        let due = self.vacuums.take_due(now);
         // A drop that is being staged may be about to use an older generation again.
-        let (busy, free): (Vec<_>, Vec<_>) = targets
+        let (busy, free): (Vec<_>, Vec<_>) = due
             .into_iter()
             .partition(|target| self.queue.is_busy(target));
-        if !busy.is_empty() {
-            let later = now.later(Duration::from_secs(1));
-            self.vacuums.entry(later).or_default().extend(busy);
+        for target in busy {
+            self.vacuums.add(now.later(Duration::from_secs(1)), target);
         }
         let (retention, drops) = (self.retention.clone(), self.queue.known());
         let mut vacuum = std::mem::take(&mut self.vacuum);
@@ -507,10 +503,6 @@ impl Publisher {
         due
     }
 
-    fn vacuum_at(&mut self, at: Moment, target: Target) {
-        self.vacuums.entry(at).or_default().push(target);
-    }
-
     fn take(&mut self, work: Work) -> anyhow::Result<()> {
         match work {
             Work::Scanned(scan) => self.take_scan(scan)?,
@@ -554,15 +546,13 @@ impl Publisher {
                         Ok(next) => {
                             self.troubles.is_cleared(&target.to_string());
                             if let Some(next) = next {
-                                self.vacuum_at(next, target);
+                                self.vacuums.add(next, target);
                             }
                         }
                         Err(fault) => {
                             self.troubles.meet_leftover(&target.to_string(), &fault);
-                            self.vacuum_at(
-                                Moment::now().later(self.settings.rescan_interval),
-                                target,
-                            );
+                            let later = Moment::now().later(self.settings.rescan_interval);
+                            self.vacuums.add(later, target);
                         }
                     }
                 }
@@ -698,7 +688,7 @@ impl Publisher {
             let target = settled.outcome.target.clone();
             if let (true, Some(target)) = (settled.has_replaced, &target) {
                 let due = Moment::now().later(vacuum::first_look(&self.retention));
-                self.vacuum_at(due, target.clone());
+                self.vacuums.add(due, target.clone());
             }
             let Settled {
                 entry,
@@ -789,18 +779,11 @@ impl Publisher {
     /// no say in it: it would wake the task again and again.
     fn wake_up(&self) -> Instant {
         let far = Instant::now() + self.settings.rescan_interval;
-        let vacuum = self
-            .vacuums
-            .keys()
-            .next()
-            .filter(|_| self.pipeline.is_some());
+        let vacuum = self.vacuums.next().filter(|_| self.pipeline.is_some());
         let expiry = (!self.running.expiry).then_some(self.next_expiry);
         let settles = self.settles.filter(|_| self.can_scan());
         let scan = self.can_scan().then_some(self.next_scan);
-        let moments = [vacuum.copied(), expiry, settles]
-            .into_iter()
-            .flatten()
-            .map(instant);
+        let moments = [vacuum, expiry, settles].into_iter().flatten().map(instant);
         let gathering = self.gathering.filter(|_| self.pipeline.is_some());
         let may_look = !self.held.is_empty() && self.pipeline.is_some();
         moments

@@ -1,6 +1,6 @@
 //! What a start finds in the spool and in the tree, and what it does about it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use anyhow::Context as _;
 
@@ -9,6 +9,7 @@ use crate::fault::Fault;
 use crate::moment::Moment;
 use crate::open_files::OpenFiles;
 use crate::queue::Queue;
+use crate::schedule::Schedule;
 use crate::settings::Settings;
 use crate::spool::{Leaving, Left, Spool};
 use crate::staging::Pointers;
@@ -29,7 +30,7 @@ pub struct Recovered {
     pub leaving: Vec<Leaving>,
     pub vacuum: Vacuum,
     /// When it has something to do for which target.
-    pub vacuums: BTreeMap<Moment, Vec<Target>>,
+    pub vacuums: Schedule,
     pub troubles: Troubles,
     /// Targets that have a current generation.
     pub targets: HashSet<Target>,
@@ -59,7 +60,7 @@ pub fn recover(
         } else {
             Vacuum::watching()
         },
-        vacuums: BTreeMap::new(),
+        vacuums: Schedule::default(),
         troubles: Troubles::default(),
         targets: HashSet::new(),
         last_published: None,
@@ -94,7 +95,7 @@ pub fn recover(
             }
         };
         if let Some(next) = next {
-            recovered.vacuums.entry(next).or_default().push(target);
+            recovered.vacuums.add(next, target);
         }
     }
     let count = spared.drops.len();

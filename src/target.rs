@@ -52,7 +52,10 @@ impl fmt::Display for Name {
 
 /// The place in the tree that an image is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Target {
+pub struct Target(Arc<Names>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Names {
     arch: Name,
     subarch: Name,
     release: Name,
@@ -80,31 +83,28 @@ impl Target {
         if OWN_NAMES.contains(&arch.as_str()) {
             return Err(TargetError::Reserved(arch));
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Names {
             arch,
             subarch,
             release,
             purpose,
-        })
+        })))
     }
 
     /// The folders above the pointer, from the tree's root down.
     pub fn folders(&self) -> [&str; 3] {
-        [
-            self.arch.as_str(),
-            self.subarch.as_str(),
-            self.release.as_str(),
-        ]
+        let names = &*self.0;
+        [&names.arch, &names.subarch, &names.release].map(Name::as_str)
     }
 
     /// The pointer's name.
     pub fn purpose(&self) -> &str {
-        self.purpose.as_str()
+        self.0.purpose.as_str()
     }
 
     /// The name of the folder that holds the generations, beside the pointer.
     pub fn generations(&self) -> String {
-        format!("{}@", self.purpose)
+        format!("{}@", self.0.purpose)
     }
 }
 
@@ -129,11 +129,8 @@ impl FromStr for Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}/{}/{}",
-            self.arch, self.subarch, self.release, self.purpose
-        )
+        let [arch, subarch, release] = self.folders();
+        write!(f, "{arch}/{subarch}/{release}/{}", self.purpose())
     }
 }
 
