@@ -87,17 +87,18 @@ impl Tree {
             );
             Err(Fault::Reject(Reason::TargetOccupied, detail))
         };
+        if let Some(name) = linked(&folder, target)? {
+            // A pointer that leads nowhere is damage; the next drop repairs it.
+            let generations = folder.dir(target.generations())?;
+            let generation = generations.map(|generations| generation(&generations, name));
+            let found = generation.transpose()?.flatten();
+            return Ok(found.map_or(Current::Nothing, Current::Generation));
+        }
         match folder.stat(purpose)?.map(|stat| stat.kind) {
             None => Ok(Current::Nothing),
             Some(Kind::Dir) => Ok(Current::Plain(folder.existing_dir(purpose)?)),
             Some(Kind::File | Kind::Other) => occupied("a file"),
-            Some(Kind::Link) => match linked(&folder, target)? {
-                // A pointer that leads nowhere is damage; the next drop repairs it.
-                Some(name) => Ok(self
-                    .generation(target, name)?
-                    .map_or(Current::Nothing, Current::Generation)),
-                None => occupied("a link"),
-            },
+            Some(Kind::Link) => occupied("a link"),
         }
     }
 
@@ -129,34 +130,24 @@ impl Tree {
         target: &Target,
         name: GenerationName,
     ) -> Result<Option<Generation>, Failure> {
-        let Some(generations) = self.generations(target)? else {
-            return Ok(None);
-        };
-        let Some(dir) = generations.dir(name.as_str())? else {
-            return Ok(None);
-        };
-        let text = generations.read(name.record(), MAX_RECORD).ok().flatten();
-        let record = text
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| Record::parse(&text).ok())
-            .filter(|record| record.head.digest == record.listing.digest());
-        Ok(Some(Generation { name, dir, record }))
+        match self.generations(target)? {
+            Some(generations) => generation(&generations, name),
+            None => Ok(None),
+        }
     }
 
     /// The head of the record of the generation `name`, without reading the listing; `None` when it
     /// is missing or unreadable.
     pub fn head(&self, target: &Target, name: &GenerationName) -> Result<Option<Head>, Failure> {
         const ENOUGH: usize = 4 << 10;
-        let Some(generations) = self.generations(target)? else {
-            return Ok(None);
-        };
-        let Some(mut file) = generations.file(name.record())? else {
+        let path = format!("{}/{}", generations_path(target), name.record());
+        let Some(mut file) = self.root.file(&path)? else {
             return Ok(None);
         };
         let mut start = vec![0; ENOUGH];
-        let length = file.read(&mut start).map_err(|error| {
-            Failure::new("reading", generations.path().join(name.record()), error)
-        })?;
+        let length = file
+            .read(&mut start)
+            .map_err(|error| Failure::new("reading", self.root.path().join(&path), error))?;
         let text = String::from_utf8_lossy(&start[..length]);
         Ok(Head::parse(&text).ok())
     }
@@ -263,17 +254,31 @@ impl Tree {
 
     /// The folder that holds the target's generations; `None` when it is not there.
     pub fn generations(&self, target: &Target) -> Result<Option<Dir>, Failure> {
-        self.root.dir(format!(
-            "{}/{}",
-            target.folders().join("/"),
-            target.generations()
-        ))
+        self.root.dir(generations_path(target))
     }
+}
+
+/// The way from the tree's root to the folder of the target's generations.
+fn generations_path(target: &Target) -> String {
+    format!("{target}@")
+}
+
+/// The generation `name` in a folder of them; `None` when it is not there.
+fn generation(generations: &Dir, name: GenerationName) -> Result<Option<Generation>, Failure> {
+    let Some(dir) = generations.dir(name.as_str())? else {
+        return Ok(None);
+    };
+    let text = generations.read(name.record(), MAX_RECORD).ok().flatten();
+    let record = text
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .and_then(|text| Record::parse(&text).ok())
+        .filter(|record| record.head.digest == record.listing.digest());
+    Ok(Some(Generation { name, dir, record }))
 }
 
 /// How the paths of a generation's files go on after that of the tree, but for their names in it.
 pub fn generation_path(target: &Target, name: &GenerationName) -> String {
-    format!("/{target}@/{name}/")
+    format!("/{}/{name}/", generations_path(target))
 }
 
 /// The generations in a folder of them, the oldest first.
