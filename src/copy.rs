@@ -209,9 +209,14 @@ fn read_file(
 
 fn hash_in_turn(reading: &mut Reading<'_>) -> Result<Digest, Fault> {
     thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; BLOCK]);
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
+    // One byte more than there should be: a file that grows is found out.
+    let needed = usize::try_from(reading.size).map_or(BLOCK, |size| BLOCK.min(size + 1));
     BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < needed {
+            buffer.resize(needed, 0);
+        }
         let mut hasher = Hasher::default();
         while let Some(length) = reading.next(buffer)? {
             hasher.update(&buffer[..length]);

@@ -22,6 +22,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process;
 
+use crate::crew;
 use crate::fault::Failure;
 use crate::moment::Moment;
 
@@ -405,14 +406,23 @@ impl Dir {
     /// # Errors
     /// The first name that could not be removed; the rest is still there then.
     pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<()> {
-        let name = name.as_ref();
+        self.remove_all(name.as_ref(), false)
+    }
+
+    /// As [`Dir::remove_tree`], with several files at a time: to free a large one takes the kernel
+    /// long.
+    pub fn remove_large_tree(&self, name: impl AsRef<Path>) -> Result<()> {
+        self.remove_all(name.as_ref(), true)
+    }
+
+    fn remove_all(&self, name: &Path, is_large: bool) -> Result<()> {
         let top = match self.open_beneath(name, OPEN_DIR) {
             Ok(fd) => self.beneath(fd, name),
             Err(Errno::NOENT) => return Ok(()),
             Err(Errno::NOTDIR | Errno::LOOP) => return self.remove_file(name).map(|_| ()),
             Err(errno) => return Err(self.failure("opening directory", name, errno)),
         };
-        while top.empty(&top, MAX_DESCENT)? {}
+        while top.empty(&top, MAX_DESCENT, is_large)? {}
         self.remove_dir(name).map(|_| ())
     }
 
@@ -421,26 +431,30 @@ impl Dir {
     /// directories grows with the depth.
     ///
     /// Returns whether a folder was lifted.
-    fn empty(&self, top: &Self, descent: usize) -> Result<bool> {
+    fn empty(&self, top: &Self, descent: usize, is_large: bool) -> Result<bool> {
         // A slice of a directory at a time: memory stays small beside a million names.
         const SLICE: usize = 4_096;
         let mut has_lifted = false;
         loop {
-            let mut names = Vec::new();
+            let (mut folders, mut files) = (Vec::new(), Vec::new());
+            let mut is_all = true;
             self.each(|name, kind| {
-                names.push((name.to_os_string(), kind));
-                if names.len() < SLICE {
+                let names = match kind {
+                    Kind::Dir => &mut folders,
+                    Kind::File | Kind::Link | Kind::Other => &mut files,
+                };
+                names.push(name.to_os_string());
+                is_all = folders.len() + files.len() < SLICE;
+                if is_all {
                     ControlFlow::Continue(())
                 } else {
                     ControlFlow::Break(())
                 }
             })?;
-            let is_all = names.len() < SLICE;
-            for (name, kind) in names {
-                if kind != Kind::Dir {
-                    self.remove_file(&name)?;
-                    continue;
-                }
+            crew::share(files.len(), is_large, |number| {
+                self.remove_file(&files[number]).map(|_| ())
+            })?;
+            for name in folders {
                 let Some(dir) = self.dir(&name)? else {
                     continue;
                 };
@@ -454,7 +468,7 @@ impl Dir {
                     }
                     has_lifted = true;
                 } else {
-                    has_lifted |= dir.empty(top, descent - 1)?;
+                    has_lifted |= dir.empty(top, descent - 1, is_large)?;
                     self.remove_dir(&name)?;
                 }
             }

@@ -43,6 +43,9 @@ pub const OUTCOMES: &str = "outcomes";
 /// Ends the names of files that are being written.
 const TEMPORARY: &str = ".tmp";
 
+/// The files of a larger image are removed several at a time, in bytes.
+const LARGE: u64 = 64 << 20;
+
 /// Names with a dot that a drop may have beside its image.
 const MAX_HIDDEN: usize = 100;
 
@@ -390,11 +393,11 @@ impl Spool {
     pub fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
         match &drop.rejected {
             Some(outcome) => self.keep_rejected(&drop.entry, outcome),
-            None => self.remove(&drop.entry),
+            None => self.remove(&drop.entry, drop.bytes),
         }
     }
 
-    fn remove(&self, entry: &str) -> Result<(), Failure> {
+    fn remove(&self, entry: &str, bytes: u64) -> Result<(), Failure> {
         let processing = &self.processing;
         let failure = |error| Failure::new("removing", processing.path(), error);
         failpoint::at("remove").map_err(failure)?;
@@ -406,7 +409,11 @@ impl Spool {
             renamed => renamed?,
         }
         failpoint::at("remove-image").map_err(failure)?;
-        processing.remove_tree(removed)
+        if bytes > LARGE {
+            processing.remove_large_tree(removed)
+        } else {
+            processing.remove_tree(removed)
+        }
     }
 
     fn keep_rejected(&self, entry: &str, outcome: &Outcome) -> Result<(), Failure> {
