@@ -43,6 +43,9 @@ impl Progress {
     }
 }
 
+/// From so many things on that take a few system calls each, several threads are worth their start.
+pub const MANY: usize = 16;
+
 /// How many threads the machine runs at once.
 pub fn processors() -> usize {
     // Finding it out reads the files of every control group above the process.

@@ -23,9 +23,6 @@ use crate::target::Target;
 use crate::tree::Tree;
 use crate::workshop::{Decided, Postponed};
 
-/// From so many drops on, what has no order is worth several threads.
-const MANY: usize = 16;
-
 /// Where a file of the current generation was open all the same, it is looked at again after this.
 const OPEN_STILL: Duration = Duration::from_secs(1);
 
@@ -229,7 +226,7 @@ impl Pipeline {
             Placed(Decided, Result<Option<Placed>, Failure>),
         }
 
-        let is_worth_it = staged.len() + ready.len() + due.len() > MANY;
+        let is_worth_it = staged.len() + ready.len() + due.len() > crew::MANY;
         let work: Vec<_> = std::iter::once(Work::Swap(ready))
             .chain(due.into_iter().map(Work::Write))
             .chain(staged.into_iter().map(Work::Place))

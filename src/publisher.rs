@@ -55,9 +55,6 @@ const MAX_HOLD: Duration = Duration::from_millis(20);
 /// Whose trouble it is when `incoming/` can't be read.
 const SPOOL: &str = "the spool";
 
-/// From so many drops on, putting them away is worth several threads.
-const MANY: usize = 16;
-
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -757,7 +754,7 @@ impl Publisher {
                 let result = shop.spool.put_away(&drop);
                 (drop, result)
             };
-            let is_worth_it = batch.len() > MANY;
+            let is_worth_it = batch.len() > crew::MANY;
             Work::PutAway(crew::map(batch, is_worth_it, put_away))
         });
     }

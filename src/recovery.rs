@@ -17,9 +17,6 @@ use crate::target::Target;
 use crate::troubles::Troubles;
 use crate::vacuum::{self, Spared, Surveyed, Vacuum};
 
-/// From so many targets on, looking at them is worth several threads.
-const MANY: usize = 16;
-
 /// What the daemon goes on with.
 #[derive(Debug)]
 pub struct Recovered {
@@ -74,7 +71,7 @@ pub fn recover(
     };
     let tree = recovered.pointers.tree();
     let targets = tree.targets().context("looking for targets in the tree")?;
-    let is_worth_it = targets.len() > MANY;
+    let is_worth_it = targets.len() > crew::MANY;
     let surveyed = crew::map(targets, is_worth_it, |target| {
         let surveyed = vacuum::survey(tree, &target, &settings.retention);
         (target, surveyed)
