@@ -180,10 +180,10 @@ fn publishes_debian() {
     );
     let status = container.ok(&format!("systemctl status {UNIT}"));
     assert!(status.contains("Status: \""), "{status}");
-    assert!(
-        container.property("StatusText").contains("1 target"),
-        "{status}"
-    );
+    // It follows what happens at some distance.
+    until("the status of the service", || {
+        container.property("StatusText").contains("1 target")
+    });
 }
 
 /// The importer that the README shows.
