@@ -127,10 +127,9 @@ async fn publish(
         let opened = Spool::open(&spool).context("opening the spool")?;
         let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
         let watch = match spool.watch {
-            // Nobody waits for what comes later.
-            _ if once => Watch::blind(),
-            settings::Watch::Poll => Watch::blind(),
-            settings::Watch::Auto => Watch::new(opened.incoming()),
+            settings::Watch::Auto if !once => Watch::new(opened.incoming()),
+            // Once, nobody waits for what comes later.
+            settings::Watch::Auto | settings::Watch::Poll => Watch::blind(),
         };
         let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
         let recovered = recovery::recover(&opened, pointers, &opening, once)?;

@@ -54,6 +54,8 @@ pub struct Arrivals {
     pub complete: HashMap<OsString, u64>,
     /// Those of which an event will say so: they are watched since before they had a manifest.
     pub awaited: HashSet<OsString>,
+    /// Those whose inside is watched.
+    pub watched: HashSet<OsString>,
     /// An event tells of every drop that became complete later; `None` when there are no events.
     pub since: Option<Moment>,
 }
@@ -101,8 +103,8 @@ pub struct Scan {
     pub known: Vec<Arc<str>>,
     /// Drops that somebody is still writing.
     pub incomplete: Vec<OsString>,
-    /// Those of them that have no manifest yet.
-    pub without_manifest: HashSet<OsString>,
+    /// Those of them that have no manifest yet, and are watched: its closing can't be missed.
+    pub awaited: HashSet<OsString>,
     /// Since when the first of those that may be complete already would be complete.
     pub unsettled: Option<Moment>,
     /// When the first of those that may be complete already will be taken for complete.
@@ -202,7 +204,9 @@ impl Incoming {
                 let overdue = moment.later(look.incomplete_timeout);
                 if overdue > look.now {
                     note_earliest(&mut scan.overdue, overdue);
-                    scan.without_manifest.insert(name.to_os_string());
+                    if arrivals.watched.contains(name) {
+                        scan.awaited.insert(name.to_os_string());
+                    }
                     return scan.incomplete.push(name.to_os_string());
                 }
                 (moment, true)

@@ -88,10 +88,11 @@ impl Tree {
             Err(Fault::Reject(Reason::TargetOccupied, detail))
         };
         if let Some(name) = linked(&folder, target)? {
+            let Some(generations) = folder.dir(target.generations())? else {
+                return Ok(Current::Nothing);
+            };
             // A pointer that leads nowhere is damage; the next drop repairs it.
-            let generations = folder.dir(target.generations())?;
-            let generation = generations.map(|generations| generation(&generations, name));
-            let found = generation.transpose()?.flatten();
+            let found = generation(&generations, name)?;
             return Ok(found.map_or(Current::Nothing, Current::Generation));
         }
         match folder.stat(purpose)?.map(|stat| stat.kind) {
@@ -178,7 +179,7 @@ impl Tree {
         for name in generation_names(&generations)? {
             let is_current = Some(&name) == current;
             let retired = generations.stat(name.record())?.map(|stat| stat.modified);
-            let Some(generation) = self.generation(target, name)? else {
+            let Some(generation) = generation(&generations, name)? else {
                 continue;
             };
             let Some(record) = &generation.record else {

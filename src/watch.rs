@@ -31,8 +31,6 @@ const MAX_GONE: usize = 4_096;
 
 /// Watches `incoming/` and the drops in it that are still written.
 pub struct Watch {
-    /// Those whose inside was watched when the last scan began.
-    inside: HashSet<OsString>,
     /// Drops that were watched before they had a manifest.
     awaited: HashSet<OsString>,
     hints: Arc<Hints>,
@@ -59,7 +57,7 @@ struct Known {
     since: Option<Moment>,
     /// Drops whose inside is to be watched.
     wanted: HashSet<OsString>,
-    /// Those whose inside is watched.
+    /// Those whose inside is watched for certain.
     inside: HashSet<OsString>,
     /// The one that is about to be, if it did not leave meanwhile.
     next_inside: Option<OsString>,
@@ -69,7 +67,6 @@ impl Watch {
     /// A watch that sees nothing: the spool is only scanned.
     pub fn blind() -> Self {
         Self {
-            inside: HashSet::new(),
             awaited: HashSet::new(),
             hints: Arc::default(),
             bell: None,
@@ -98,6 +95,7 @@ impl Watch {
             incoming,
             watcher,
             hints: Arc::clone(&watch.hints),
+            watched: HashSet::new(),
             has_warned: false,
         };
         thread::Builder::new()
@@ -111,12 +109,12 @@ impl Watch {
         self.hints.look.notified().await;
     }
 
-    /// What events have said of the drops that are in `incoming/`: what a scan begins with.
-    pub fn arrivals(&mut self) -> Arrivals {
+    /// What events have said of the drops that are in `incoming/`.
+    pub fn arrivals(&self) -> Arrivals {
         let known = self.hints.known();
-        self.inside.clone_from(&known.inside);
         let mut arrivals = Arrivals {
             complete: known.drops.clone(),
+            watched: known.inside.clone(),
             since: known.since,
             ..Arrivals::default()
         };
@@ -141,10 +139,7 @@ impl Watch {
         if has_lost_events {
             self.awaited.clear();
         } else {
-            // Watched already when they had no manifest: its closing can't be missed.
-            let absent = scan.without_manifest.iter();
-            let watched = absent.filter(|name| self.inside.contains(*name));
-            self.awaited.extend(watched.cloned());
+            self.awaited.extend(scan.awaited.iter().cloned());
             self.awaited
                 .retain(|name| there.contains(name) && !gone.contains(name));
         }
@@ -167,6 +162,8 @@ struct Insides {
     incoming: PathBuf,
     watcher: RecommendedWatcher,
     hints: Arc<Hints>,
+    /// Those whose watch was not ended here: also of such that left without an event's telling.
+    watched: HashSet<OsString>,
     has_warned: bool,
 }
 
@@ -186,7 +183,9 @@ impl Insides {
     fn end_others(&mut self) {
         let others: Vec<_> = {
             let Known { wanted, inside, .. } = &mut *self.hints.known();
-            inside.extract_if(|name| !wanted.contains(name)).collect()
+            inside.retain(|name| wanted.contains(name));
+            let others = self.watched.extract_if(|name| !inside.contains(name));
+            others.collect()
         };
         for name in others {
             let _ = self.watcher.unwatch(&self.incoming.join(name));
@@ -197,7 +196,7 @@ impl Insides {
     fn begin(&mut self) -> bool {
         let new: Vec<_> = {
             let known = self.hints.known();
-            known.wanted.difference(&known.inside).cloned().collect()
+            known.wanted.difference(&self.watched).cloned().collect()
         };
         let mut is_one_added = false;
         for name in new {
@@ -205,6 +204,7 @@ impl Insides {
             let path = self.incoming.join(&name);
             match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
+                    self.watched.insert(name.clone());
                     let known = &mut *self.hints.known();
                     if known.next_inside.take().is_some() {
                         is_one_added |= known.inside.insert(name);
@@ -318,11 +318,36 @@ mod tests {
         assert_eq!(arrived("/elsewhere/a", true), None);
     }
 
+    fn overflow() -> Event {
+        Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)
+    }
+
+    #[test]
+    fn a_drop_that_left_while_events_were_lost_is_not_watched_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let drop = folder.path().join("drop");
+        std::fs::create_dir(&drop).unwrap();
+        let hints = Arc::new(Hints::default());
+        let mut insides = Insides {
+            incoming: folder.path().to_path_buf(),
+            watcher: notify::recommended_watcher(|_| {}).unwrap(),
+            hints: Arc::clone(&hints),
+            watched: HashSet::new(),
+            has_warned: false,
+        };
+        hints.known().wanted.insert("drop".into());
+        assert!(insides.begin());
+        hints.take(folder.path(), Ok(overflow()));
+        hints.known().wanted.clear();
+        insides.end_others();
+        let ended = insides.watcher.unwatch(&drop).unwrap_err();
+        assert!(matches!(ended.kind, notify::ErrorKind::WatchNotFound));
+    }
+
     #[test]
     fn an_overflow_of_the_queue_is_a_reason_to_look() {
         let hints = Hints::default();
-        let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        hints.take(Path::new("/in"), Ok(overflow));
+        hints.take(Path::new("/in"), Ok(overflow()));
         let look = std::pin::pin!(hints.look.notified());
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(look.poll(&mut context).is_ready());
