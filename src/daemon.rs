@@ -8,23 +8,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::activity::Activity;
-use crate::boot_config::BootConfigs;
-use crate::crew::Progress;
-use crate::hooks;
-use crate::log::Log;
-use crate::message;
-use crate::metrics;
-use crate::news::Listeners;
-use crate::publisher::Publisher;
-use crate::recovery;
-use crate::rendering;
+use crate::listeners::{BootConfigs, boot_configs, hooks, metrics};
+use crate::log::{Log, events};
+use crate::publisher::{Activity, Listeners, Publisher, Workshop, recovery};
 use crate::settings::{self, Settings};
-use crate::spool::Spool;
-use crate::staging::Staging;
-use crate::supervisor;
-use crate::watch::Watch;
-use crate::workshop::Workshop;
+use crate::spool::{Spool, Watch};
+use crate::sys::{Progress, systemd};
+use crate::tree::Staging;
 
 /// Work that runs side by side, and a few more.
 const MAX_THREADS: usize = 8;
@@ -34,7 +24,7 @@ const MAX_THREADS: usize = 8;
 ///
 /// # Errors
 /// What keeps it from going on.
-pub fn run(
+pub(crate) fn run(
     settings: Settings,
     once: bool,
     log: &Log,
@@ -68,8 +58,8 @@ pub fn run(
                 Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
             }
         };
-        tracing::info!(message_id = message::STOPPING, "stopping on {signal}");
-        supervisor::stopping();
+        tracing::info!(message_id = events::STOPPING, "stopping on {signal}");
+        systemd::stopping();
         shutdown.cancel();
         publishing.await.context("the publisher broke off")?
     })
@@ -81,7 +71,7 @@ fn reload(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) {
-    supervisor::reloading();
+    systemd::reloading();
     match reread() {
         Ok(settings) => {
             let (settings, later) = settings.beside(&change.borrow());
@@ -91,14 +81,14 @@ fn reload(
             }
             // The publisher may be about to end: it needs no settings any more.
             let _ = change.send(Arc::new(settings));
-            tracing::info!(message_id = message::RELOADED, "configuration read again");
+            tracing::info!(message_id = events::RELOADED, "configuration read again");
         }
         Err(error) => {
-            let message_id = message::RELOAD_REFUSED;
+            let message_id = events::RELOAD_REFUSED;
             tracing::error!(message_id, "the old configuration stays: {error:#}");
         }
     }
-    supervisor::ready();
+    systemd::ready();
 }
 
 async fn publish(
@@ -142,18 +132,22 @@ async fn publish(
         let publisher = Publisher::new(shop, recovered, watch, listeners, of_publisher, show, once);
         Ok((publisher, boot_configs))
     };
-    let (publisher, boot_configs) = supervisor::starting(tokio::task::spawn_blocking(recover))
+    let (publisher, boot_configs) = systemd::starting(tokio::task::spawn_blocking(recover))
         .await
         .context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
-    tracing::info!(message_id = message::READY, %spool, %tree, "ready");
-    supervisor::ready();
+    tracing::info!(message_id = events::READY, %spool, %tree, "ready");
+    systemd::ready();
     // Nobody waits for it where the daemon is ending already.
     let _ = is_ready.send(());
 
-    let status = tokio::spawn(supervisor::tell_status(activity.clone(), progress));
+    let status = tokio::spawn(systemd::tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
-    others.spawn(rendering::run(boot_configs, of_rendering, changes.clone()));
+    others.spawn(boot_configs::run(
+        boot_configs,
+        of_rendering,
+        changes.clone(),
+    ));
     others.spawn(metrics::run(of_metrics, activity, changes.clone()));
     let tree = settings.tree.path.clone();
     others.spawn(hooks::run(changes, tree, of_hooks, shutdown.clone()));

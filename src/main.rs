@@ -1,5 +1,5 @@
 //! `netboot-publisher`: see the library for the map.
 
 fn main() -> std::process::ExitCode {
-    netboot_publisher::cli::run()
+    netboot_publisher::run()
 }

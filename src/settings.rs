@@ -6,12 +6,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use toml::de::DeValue;
 
-use crate::document::{self, Expected, Table, number, text, texts};
-use crate::excerpt::InputError;
-use crate::fault::Verdict;
+use crate::text::{Expected, InputError, Table, number, read_toml, string, strings};
+use crate::words::Verdict;
 
 /// Where the configuration is looked for when nobody says where.
-pub const DEFAULT_PATH: &str = "/etc/netboot-publisher/config.toml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/netboot-publisher/config.toml";
 
 /// Everything that an admin can set.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -216,7 +215,7 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong with it, at once, each with line, column and what was expected.
     pub fn parse(file: &str, source: &str) -> Result<Self, InputError> {
-        document::read(file, source, |top| {
+        read_toml(file, source, |top| {
             let mut settings = Self::default();
             top.table("spool", |table| settings.spool.take(table));
             top.table("tree", |table| {
@@ -434,14 +433,14 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
                 .find(|verdict| verdict.as_str() == word)
                 .ok_or_else(|| rule.clone())
         };
-        match texts(value, &rule)? {
+        match strings(value, &rule)? {
             words if words.is_empty() => Err(rule.clone()),
             words => words.into_iter().map(verdict).collect(),
         }
     });
     let command = table.required("command", |value| {
         const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
-        let command = texts(value, RULE)?;
+        let command = strings(value, RULE)?;
         let has_program = command.first().is_some_and(|path| path.starts_with('/'));
         if !has_program || command.iter().any(|text| text.contains('\0')) {
             return Err(RULE.to_string());
@@ -466,7 +465,7 @@ fn set<T>(place: &mut T, value: Option<T>) {
 
 fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     const RULE: &str = "a path";
-    match text(value, RULE)? {
+    match string(value, RULE)? {
         text if text.is_empty() || text.contains('\0') => Err(RULE.to_string()),
         text => Ok(text.into()),
     }
@@ -474,7 +473,7 @@ fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 
 /// An empty one stands for none.
 fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
-    match text(value, "a path")? {
+    match string(value, "a path")? {
         "" => Ok(None),
         _ => path(value).map(Some),
     }
@@ -509,7 +508,7 @@ fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Expected
 fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
     const RULE: &str = "a duration such as \"10m\" or \"7d\", at most 100 years";
     const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    let parsed = humantime::parse_duration(text(value, RULE)?);
+    let parsed = humantime::parse_duration(string(value, RULE)?);
     parsed
         .ok()
         .filter(|duration| *duration <= MAX)
@@ -525,7 +524,7 @@ fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
 
 fn size(value: &DeValue<'_>) -> Result<u64, Expected> {
     const RULE: &str = "a size such as \"512MiB\" or \"4GiB\"";
-    text(value, RULE)?
+    string(value, RULE)?
         .parse::<ByteSize>()
         .map(|size| size.0)
         .map_err(|_| RULE.to_string())
@@ -538,7 +537,7 @@ fn count(value: &DeValue<'_>, max: u64) -> Result<usize, Expected> {
 /// The name of a user or group; an empty one stands for the daemon's own.
 fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
     const RULE: &str = "a name, or \"\" for the daemon's own";
-    match text(value, RULE)? {
+    match string(value, RULE)? {
         "" => Ok(None),
         name if name.contains(char::is_control) => Err(RULE.to_string()),
         name => Ok(Some(name.to_string())),

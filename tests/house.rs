@@ -1,23 +1,17 @@
-//! The house: what the map in `src/lib.rs` and the README say is so.
+//! The house: what the map in `src/lib.rs` says of the rooms is so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
-use netboot_publisher::manifest::Manifest;
-use netboot_publisher::outcome::Outcome;
-use netboot_publisher::settings::Settings;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_netboot-publisher");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What the README calls the main command.
-const MAIN_COMMAND: &str = "cargo run --release -- run --config config/local.toml";
-
-/// From here up a module may use `tokio` and `anyhow`.
-const ASYNC_FLOOR: u32 = 6;
+/// What rooms offer each other, all together.
+const MAX_NAMES: usize = 100;
+/// Lines of a function, and of all `impl` blocks of a type; fields of a type.
+const MAX_FUNCTION: usize = 60;
+const MAX_IMPL: usize = 300;
+const MAX_FIELDS: usize = 12;
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = Path::new(ROOT).join(path);
@@ -31,158 +25,329 @@ fn names(path: impl AsRef<Path>) -> BTreeSet<String> {
         .collect()
 }
 
-/// The floor of every module, as the table in the map has it.
-fn floors() -> BTreeMap<String, u32> {
+/// The rooms in the order of the map: the lower ones first.
+fn rooms() -> Vec<String> {
     let map = read("src/lib.rs");
-    let rows = map.lines().filter_map(|line| line.strip_prefix("//! | "));
-    let cells = rows.filter_map(|row| {
-        let (floor, rest) = row.split_once(" | [`")?;
-        let (module, _) = rest.split_once("`]")?;
-        Some((module.to_string(), floor.parse().ok()?))
-    });
-    cells.collect()
-}
-
-/// Every module with its code: without comments, but with its tests.
-fn modules() -> BTreeMap<String, String> {
-    let files = names("src")
-        .into_iter()
-        .filter(|name| !["lib.rs", "main.rs"].contains(&&**name));
-    let module = |name: String| {
-        let code = code(&read(format!("src/{name}")));
-        (
-            name.strip_suffix(".rs")
-                .expect("only modules are in src")
-                .to_string(),
-            code,
-        )
-    };
-    files.map(module).collect()
-}
-
-fn code(source: &str) -> String {
-    let lines = source
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    lines
-        .map(|line| line.split(" // ").next().unwrap().to_string() + "\n")
+    let rows = map.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    rows.map(|row| row.split('`').next().unwrap().to_string())
         .collect()
 }
 
-/// What stands behind each `prefix` in a code, up to the end of the name.
-fn behind<'c>(code: &'c str, prefix: &'c str) -> impl Iterator<Item = &'c str> {
-    let is_end = |c: char| !(c.is_alphanumeric() || c == '_' || c == ':' || c == '{');
-    code.split(prefix)
-        .skip(1)
-        .map(move |rest| rest.split(is_end).next().unwrap())
+/// One file of a room; `lib.rs` and `main.rs` are in none.
+struct Source {
+    room: String,
+    /// Within the room: `mod`, `record`; of a room that is a file, its own name.
+    file: String,
+    /// Without comments and tests.
+    code: String,
 }
 
-/// The modules of this crate that a code names, also in `use crate::{a, b::C}`.
-fn named(code: &str) -> BTreeSet<String> {
-    let mut named = BTreeSet::new();
-    for rest in code.split("crate::").skip(1) {
-        let Some(list) = rest.strip_prefix('{') else {
-            named.insert(first_name(rest));
-            continue;
-        };
-        let mut depth = 0;
-        let end = list.find(|c| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            depth < 0
-        });
-        named.extend(top_names(&list[..end.expect("a closing brace")]));
+impl Source {
+    fn path(&self) -> String {
+        format!("{}/{}", self.room, self.file)
     }
-    named
 }
 
-fn first_name(path: &str) -> String {
-    path.chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect()
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    for name in names("src") {
+        if let Some(room) = name.strip_suffix(".rs") {
+            if !["lib", "main"].contains(&room) {
+                sources.push((room.to_string(), room.to_string(), format!("src/{name}")));
+            }
+            continue;
+        }
+        for file in names(format!("src/{name}")) {
+            let path = format!("src/{name}/{file}");
+            let file = file
+                .strip_suffix(".rs")
+                .expect("only source files are in a room");
+            sources.push((name.clone(), file.to_string(), path));
+        }
+    }
+    let source = |(room, file, path): (String, String, String)| {
+        let text = read(path);
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = code.map(|line| line.split(" // ").next().unwrap().to_string() + "\n");
+        let code = code.collect();
+        Source { room, file, code }
+    };
+    sources.into_iter().map(source).collect()
 }
 
-/// `a, b::{c, d}` names `a` and `b`.
-fn top_names(list: &str) -> Vec<String> {
-    let mut depth = 0;
-    let parts = list.split(|c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        c == ',' && depth == 0
-    });
-    let names = parts.map(|part| first_name(part.trim_start()));
-    names.filter(|name| !name.is_empty()).collect()
+/// Every path in `code` that goes on behind `prefix`, with braces written out.
+fn paths_behind(code: &str, prefix: &str) -> Vec<Vec<String>> {
+    let is_start = |(at, _): &(usize, &str)| {
+        let before = code[..*at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    };
+    let starts = code.match_indices(prefix).filter(is_start);
+    let mut paths = Vec::new();
+    for (at, _) in starts {
+        write_out(&mut &code[at + prefix.len()..], &[], &mut paths);
+    }
+    paths
+}
+
+/// Takes one path of a `use` from the front of `rest`.
+fn write_out(rest: &mut &str, above: &[String], paths: &mut Vec<Vec<String>>) {
+    *rest = rest.trim_start();
+    if let Some(list) = rest.strip_prefix('{') {
+        *rest = list;
+        while !rest.trim_start().starts_with('}') {
+            write_out(rest, above, paths);
+            *rest = rest.trim_start().trim_start_matches(',');
+        }
+        *rest = &rest.trim_start()[1..];
+        return;
+    }
+    let end = rest
+        .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '*'))
+        .unwrap_or(rest.len());
+    let mut path = above.to_vec();
+    path.push(rest[..end].to_string());
+    *rest = &rest[end..];
+    match rest.strip_prefix("::") {
+        Some(below) if !below.starts_with('<') => {
+            *rest = below;
+            write_out(rest, &path, paths);
+        }
+        _ => paths.push(path),
+    }
+}
+
+/// What a room offers to others: each name with the file that it comes from.
+fn offered(room: &str, sources: &[Source]) -> BTreeMap<String, String> {
+    let of_room = |source: &&Source| source.room == room;
+    let door = sources
+        .iter()
+        .filter(of_room)
+        .find(|source| source.file == "mod" || source.file == room)
+        .expect("a room has a door");
+    let mut offered = BTreeMap::new();
+    for line in door.code.split(';') {
+        let line = line.trim();
+        for begin in ["pub use ", "pub(crate) use "] {
+            for path in line.rsplit('\n').next_back().map_or(vec![], |_| {
+                line.find(begin).map_or(vec![], |at| {
+                    let mut paths = Vec::new();
+                    write_out(&mut &line[at + begin.len()..], &[], &mut paths);
+                    paths
+                })
+            }) {
+                offered.insert(path.last().unwrap().clone(), path[0].clone());
+            }
+        }
+    }
+    for line in door.code.lines() {
+        let rest = line
+            .strip_prefix("pub(crate) ")
+            .or_else(|| line.strip_prefix("pub "));
+        let Some(rest) = rest else { continue };
+        let mut words = rest.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let kind = words.find(|word| *word != "async").unwrap();
+        if kind != "use" {
+            let name = words.find(|word| !word.is_empty()).unwrap();
+            offered.insert(name.to_string(), door.file.clone());
+        }
+    }
+    offered
 }
 
 #[test]
-fn the_map_lists_every_module_and_no_other() {
-    let mapped: BTreeSet<_> = floors().into_keys().collect();
-    let there: BTreeSet<_> = modules().into_keys().collect();
+fn the_map_lists_every_room_and_no_other() {
+    let mapped: BTreeSet<_> = rooms().into_iter().collect();
+    let there: BTreeSet<_> = sources().into_iter().map(|source| source.room).collect();
     assert_eq!(mapped, there);
 }
 
 #[test]
-fn the_map_is_in_the_order_of_the_floors() {
-    let map = read("src/lib.rs");
-    let rows = map
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | [`"));
-    let floors: Vec<u32> = rows.filter_map(|(floor, _)| floor.parse().ok()).collect();
-    assert!(floors.len() > 10 && floors.is_sorted(), "{floors:?}");
-}
-
-#[test]
-fn a_module_names_only_modules_of_lower_floors() {
-    let floors = floors();
-    let mut uses = 0;
-    for (module, code) in modules() {
-        for other in named(&code) {
-            let floor = floors.get(&other);
-            let floor = floor.unwrap_or_else(|| panic!("{module} names crate::{other}"));
-            uses += 1;
+fn a_file_names_only_rooms_that_stand_lower() {
+    let rooms = rooms();
+    let floor = |room: &str| rooms.iter().position(|other| other == room);
+    let mut arrows = BTreeSet::new();
+    for source in sources() {
+        for path in paths_behind(&source.code, "crate::") {
+            let other =
+                floor(&path[0]).unwrap_or_else(|| panic!("{} names {path:?}", source.path()));
             assert!(
-                *floor < floors[&module],
-                "{module} is on floor {} and names {other} of floor {floor}",
-                floors[&module]
+                other < floor(&source.room).unwrap(),
+                "{} names crate::{}, which does not stand lower",
+                source.path(),
+                path.join("::")
             );
+            arrows.insert((source.room.clone(), path[0].clone()));
         }
-        let above: Vec<_> = behind(&code, "super::")
-            .filter(|rest| !rest.is_empty())
-            .collect();
-        assert!(above.is_empty(), "{module} names super::{above:?}");
         assert!(
-            !code.contains("netboot_publisher::"),
-            "{module} names its own crate"
+            !source.code.contains("netboot_publisher::"),
+            "{}",
+            source.path()
         );
     }
-    assert!(uses > 50, "the test does not see what is used: {uses}");
+    assert!(arrows.len() > 40, "the test does not see what is used");
+    for pair in [["spool", "tree"], ["tree", "spool"]] {
+        let [one, other] = pair.map(String::from);
+        assert!(!arrows.contains(&(one, other)), "{pair:?} are strangers");
+    }
 }
 
 #[test]
-fn names_in_braces_are_seen() {
-    let code = "use crate::{a, b::{c, d::E}, f};\nuse crate::g::H;\ncrate::i::j()";
-    let expected = ["a", "b", "f", "g", "i"].map(String::from);
-    assert_eq!(named(code), expected.into());
-}
-
-#[test]
-fn only_dir_makes_system_calls_on_names() {
-    // The admin's own file, which is read before anything else happens.
-    let configuration = [("cli", "read_to_string")];
-    for (module, code) in modules().iter().filter(|(module, _)| *module != "dir") {
-        // A module's tests may set a stage for it.
-        let code = code.split("#[cfg(test)]").next().unwrap();
-        for used in behind(code, "rustix::fs") {
-            // Its watches are on open directories.
-            let is_watch = module == "lookout" && used.starts_with("::inotify");
-            assert!(
-                is_watch || used.starts_with("::Mode::"),
-                "{module} uses rustix::fs{used}"
-            );
+fn within_a_room_no_two_files_name_each_other_in_a_circle() {
+    let sources = sources();
+    for room in rooms() {
+        let offered = offered(&room, &sources);
+        let files: Vec<_> = sources
+            .iter()
+            .filter(|source| source.room == room)
+            .collect();
+        let mut arrows = BTreeMap::new();
+        for source in &files {
+            arrows.insert(source.file.as_str(), neighbours(source, &files, &offered));
         }
-        for used in behind(code, "std::fs::") {
-            let is_fine = used == "File" || configuration.contains(&(module, used));
-            assert!(is_fine, "{module} uses std::fs::{used}");
+        while !arrows.is_empty() {
+            let free = arrows
+                .iter()
+                .find(|(_, others)| others.iter().all(|other| !arrows.contains_key(&**other)))
+                .map(|(file, _)| *file);
+            let free = free.unwrap_or_else(|| panic!("a circle in {room}: {arrows:?}"));
+            arrows.remove(free);
+        }
+    }
+}
+
+/// The other files of its room that `source` names.
+fn neighbours(
+    source: &Source,
+    files: &[&Source],
+    offered: &BTreeMap<String, String>,
+) -> BTreeSet<String> {
+    let is_file = |name: &str| files.iter().any(|file| file.file == name);
+    let mut found = BTreeSet::new();
+    if source.file == "mod" {
+        // What the door offers it can name as well; to offer it is no use.
+        let uses = source.code.split(';').filter(|item| {
+            let item = item.trim_start();
+            !item.starts_with("pub(crate) use")
+                && !item.starts_with("pub use")
+                && !item.starts_with("mod ")
+        });
+        let code: String = uses.collect();
+        let words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        found.extend(words.filter_map(|word| offered.get(word)).cloned());
+        let inside = paths_behind(&source.code, "self::").into_iter();
+        found.extend(
+            inside
+                .map(|path| path[0].clone())
+                .filter(|name| is_file(name)),
+        );
+    }
+    for path in paths_behind(&source.code, "super::") {
+        let first = &path[0];
+        found.insert(if is_file(first) {
+            first.clone()
+        } else {
+            offered.get(first).map_or("mod", String::as_str).to_string()
+        });
+    }
+    found.remove(&source.file);
+    found
+}
+
+#[test]
+fn rooms_offer_each_other_a_hundred_names_at_most() {
+    let sources = sources();
+    let offered: Vec<_> = rooms()
+        .into_iter()
+        .flat_map(|room| {
+            offered(&room, &sources)
+                .into_keys()
+                .map(move |name| format!("{room}::{name}"))
+        })
+        .collect();
+    assert!(offered.len() > 40, "the test does not see what is offered");
+    assert!(offered.len() <= MAX_NAMES, "{}: {offered:?}", offered.len());
+}
+
+#[test]
+fn no_function_no_type_and_no_impl_grows_too_large() {
+    let mut impls = BTreeMap::<String, usize>::new();
+    for source in sources() {
+        let path = source.path();
+        let lines: Vec<_> = source.code.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let item = line.trim_start();
+            let indent = &line[..line.len() - item.len()];
+            if !line.ends_with('{') && !item.contains("fn ") {
+                continue;
+            }
+            let end = format!("{indent}}}");
+            let length = || {
+                lines[at..]
+                    .iter()
+                    .position(|line| *line == end)
+                    .unwrap_or(0)
+                    + 1
+            };
+            let words: Vec<_> = item.split_whitespace().collect();
+            let is = |word: &str| words.iter().take(4).any(|it| *it == word);
+            if is("fn") {
+                assert!(
+                    length() <= MAX_FUNCTION,
+                    "{path}: {} lines: {item}",
+                    length()
+                );
+            } else if words[0].starts_with("impl") {
+                let of = words.iter().skip_while(|word| **word != "for").nth(1);
+                let of = of.unwrap_or_else(|| words.iter().rfind(|word| **word != "{").unwrap());
+                let of = of.split('<').next().unwrap();
+                *impls.entry(format!("{}::{of}", source.room)).or_default() += length();
+            } else if is("struct") && source.room != "settings" {
+                let inner = format!("{indent}    ");
+                let is_field = |line: &&&str| {
+                    let field = line.strip_prefix(&inner);
+                    field.is_some_and(|field| {
+                        !field.starts_with(['#', ' ', '}']) && field.contains(':')
+                    })
+                };
+                let count = lines[at + 1..at + length()].iter().filter(is_field).count();
+                assert!(count <= MAX_FIELDS, "{path}: {count} fields: {item}");
+            }
+        }
+    }
+    assert!(impls.len() > 40, "the test does not see what is there");
+    // Its calls are its subject.
+    impls.remove("sys::Dir");
+    let large: Vec<_> = impls
+        .iter()
+        .filter(|(_, lines)| **lines > MAX_IMPL)
+        .collect();
+    assert!(large.is_empty(), "{large:?}");
+}
+
+#[test]
+fn only_sys_makes_system_calls_on_names() {
+    let mut is_seen = false;
+    for source in sources() {
+        let path = source.path();
+        if source.room == "sys" {
+            is_seen |= source.code.contains("rustix::fs");
+            continue;
+        }
+        for used in paths_behind(&source.code, "rustix::") {
+            // Watches are on open directories; a mask is on no name.
+            let is_fine = used[0] != "fs"
+                || used.contains(&"inotify".into())
+                || used.contains(&"Mode".into());
+            assert!(is_fine, "{path} uses rustix::{}", used.join("::"));
+        }
+        for used in paths_behind(&source.code, "std::fs") {
+            panic!("{path} uses std::fs{}", used.join("::"));
         }
         for call in [
+            "std::fs",
             "File::open",
             "File::create",
             "OpenOptions",
@@ -196,17 +361,47 @@ fn only_dir_makes_system_calls_on_names() {
             ".read_dir()",
             ".read_link()",
         ] {
-            assert!(!code.contains(call), "{module} calls {call}");
+            let is_type = call == "std::fs"
+                && source.code.contains("std::fs::File;")
+                && source.code.matches(call).count() == 1;
+            assert!(
+                is_type || !source.code.contains(call),
+                "{path} calls {call}"
+            );
         }
     }
-    // A socket has a name too; journald's is always the same.
-    let sockets: Vec<_> = modules()
+    assert!(is_seen, "the test does not see what sys does");
+}
+
+#[test]
+fn only_the_log_opens_sockets() {
+    let with_sockets = sources()
         .into_iter()
-        .filter(|(_, code)| code.contains("std::os::unix::net"))
-        .map(|(module, _)| module)
-        .collect();
-    assert_eq!(sockets, ["journal"]);
-    assert!(behind(&modules()["dir"], "rustix::fs").count() > 0);
+        .filter(|source| source.code.contains("std::os::unix::net"));
+    assert_eq!(
+        with_sockets.map(|source| source.path()).collect::<Vec<_>>(),
+        ["log/journal"]
+    );
+}
+
+#[test]
+fn below_the_publisher_nobody_knows_tokio_or_anyhow() {
+    let rooms = rooms();
+    let lower = rooms.split(|room| room == "publisher").next().unwrap();
+    assert!(lower.len() > 5);
+    for source in sources()
+        .iter()
+        .filter(|source| lower.contains(&source.room))
+    {
+        for name in ["tokio", "anyhow"] {
+            let uses = [format!("{name}::"), format!("{name}!")];
+            assert!(
+                !uses.iter().any(|it| source.code.contains(it)),
+                "{} uses {name}",
+                source.path()
+            );
+        }
+    }
 }
 
 #[test]
@@ -216,27 +411,6 @@ fn nothing_is_unsafe() {
         manifest["lints"]["rust"]["unsafe_code"].as_str(),
         Some("forbid")
     );
-    let tests = names("tests/system")
-        .into_iter()
-        .map(|name| format!("tests/system/{name}"));
-    let sources = names("src").into_iter().map(|name| format!("src/{name}"));
-    for file in tests.chain(sources).filter(|file| file.ends_with(".rs")) {
-        assert!(!code(&read(&file)).contains("unsafe {"), "{file}");
-    }
-}
-
-#[test]
-fn lower_floors_know_no_tokio_and_no_anyhow() {
-    let floors = floors();
-    for (module, code) in modules() {
-        for name in ["tokio", "anyhow"] {
-            let uses = code.contains(&format!("{name}::")) || code.contains(&format!("{name}!"));
-            assert!(
-                !uses || floors[&module] >= ASYNC_FLOOR,
-                "{module} uses {name}"
-            );
-        }
-    }
 }
 
 #[test]
@@ -265,188 +439,4 @@ fn the_top_level_holds_what_belongs_there() {
         there.remove(name);
     }
     assert_eq!(there, expected.map(String::from).into());
-}
-
-/// The commands that the program has.
-fn commands() -> Vec<String> {
-    let output = Command::new(PROGRAM).arg("--help").output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    let (_, list) = help.split_once("Commands:\n").expect("a list of commands");
-    let lines = list.lines().take_while(|line| !line.is_empty());
-    let names = lines.filter_map(|line| line.split_whitespace().next().map(String::from));
-    names.filter(|name| name != "help").collect()
-}
-
-#[test]
-fn the_readme_names_every_command() {
-    let readme = read("README.md");
-    assert!(commands().len() >= 4);
-    for command in commands() {
-        assert!(
-            readme.contains(&format!("| `{command}")),
-            "{command} is not in the table"
-        );
-    }
-}
-
-#[test]
-fn the_readme_names_every_reason_and_no_other() {
-    let source = read("src/fault.rs");
-    let (_, variants) = source.split_once("pub enum Reason {\n").unwrap();
-    let (variants, _) = variants.split_once('}').unwrap();
-    let variants = code(variants);
-    let kebab = |name: &str| {
-        let words = name.chars().flat_map(|c| {
-            let dash = c.is_uppercase().then_some('-');
-            dash.into_iter().chain(c.to_lowercase())
-        });
-        words
-            .collect::<String>()
-            .trim_start_matches('-')
-            .to_string()
-    };
-    let reasons: BTreeSet<_> = variants
-        .lines()
-        .map(|line| kebab(line.trim().trim_end_matches(',')))
-        .collect();
-    let readme = read("README.md");
-    let (_, table) = readme.split_once("| reason |").expect("a table of reasons");
-    let rows = table
-        .lines()
-        .skip(2)
-        .take_while(|line| line.starts_with('|'));
-    let listed: BTreeSet<_> = rows
-        .map(|row| row.split('`').nth(1).expect("a reason").to_string())
-        .collect();
-    assert_eq!(listed, reasons);
-}
-
-/// The blocks of the README that are commands, in their order.
-fn blocks() -> Vec<String> {
-    let readme = read("README.md");
-    let blocks = readme.split("```sh\n").skip(1);
-    blocks
-        .map(|rest| rest.split("```").next().unwrap().to_string())
-        .collect()
-}
-
-/// The only block of the README in this language that begins so.
-fn example(language: &str, start: &str) -> String {
-    let readme = read("README.md");
-    let begin = format!("```{language}\n{start}");
-    let mut blocks = readme.split(&begin).skip(1);
-    let block = blocks
-        .next()
-        .unwrap_or_else(|| panic!("no example of {language} that begins with {start}"));
-    assert!(blocks.next().is_none(), "two examples of {language}");
-    format!("{start}{}", block.split("```").next().unwrap())
-}
-
-#[test]
-fn the_manifest_and_the_outcome_of_the_readme_are_good() {
-    let manifest =
-        Manifest::parse(&example("toml", "format = 1")).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(manifest.files.map(|files| files.len()), Some(2));
-    let outcome: Outcome = serde_json::from_str(&example("json", "{")).unwrap();
-    assert_eq!(outcome.to_json(), example("json", "{"));
-}
-
-#[test]
-fn the_settings_of_the_readme_are_good() {
-    let readme = read("README.md");
-    let blocks = readme.split("```toml\n").skip(1);
-    let blocks = blocks.map(|rest| rest.split("```").next().unwrap());
-    let settings: Vec<_> = blocks.filter(|block| block.starts_with('[')).collect();
-    assert!(!settings.is_empty());
-    for block in settings {
-        Settings::parse("README.md", block).unwrap_or_else(|error| panic!("{error}"));
-    }
-}
-
-/// A daemon that ends with the test.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Everything that the README shows as commands, as it is written there; but that the program is
-/// the one that was built for this test, and `var/` doesn't appear in the checkout.
-#[test]
-fn the_commands_of_the_readme_run_as_written() {
-    let copy = tempfile::tempdir().unwrap();
-    fs::create_dir(copy.path().join("config")).unwrap();
-    for name in names("config") {
-        let file = Path::new("config").join(name);
-        let original = Path::new(ROOT).join(&file);
-        if original.is_file() {
-            fs::copy(original, copy.path().join(&file)).unwrap();
-        }
-    }
-    let mut blocks = blocks();
-    assert_eq!(blocks.remove(0).trim_end(), MAIN_COMMAND);
-    let arguments = MAIN_COMMAND
-        .strip_prefix("cargo run --release -- ")
-        .unwrap();
-    let mut daemon = Command::new(PROGRAM)
-        .args(arguments.split(' '))
-        .current_dir(copy.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(daemon.stderr.take().unwrap());
-    let daemon = Daemon(daemon);
-    let mut log = log.lines().map_while(Result::ok);
-    assert!(
-        log.any(|line| line.contains(" ready ")),
-        "the daemon is not ready"
-    );
-    // Somebody has to go on reading.
-    std::thread::spawn(move || log.for_each(drop));
-
-    assert!(!blocks.is_empty());
-    for block in blocks.iter().filter(|block| !is_for_developers(block)) {
-        assert_runs(block, copy.path());
-    }
-    let published = copy.path().join("var/tree/amd64/generic/bookworm/install");
-    assert!(published.join("linux").is_file(), "{published:?}");
-    drop(daemon);
-    let left: Vec<_> = fs::read_dir(copy.path().join("var/spool/incoming"))
-        .unwrap()
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-/// Commands that build and test: this test is one of them, so only that they are there is tested.
-fn is_for_developers(block: &str) -> bool {
-    block.lines().all(|line| {
-        let program = line.split(' ').next().unwrap_or_default();
-        let is_script = program.starts_with("tests/") || program.starts_with(".ci/");
-        assert!(
-            !is_script || Path::new(ROOT).join(program).is_file(),
-            "{program}"
-        );
-        is_script || program == "cargo"
-    })
-}
-
-fn assert_runs(block: &str, directory: &Path) {
-    let folder: PathBuf = Path::new(PROGRAM).parent().unwrap().into();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new("sh")
-        .args(["-euc", block])
-        .current_dir(directory)
-        .env("PATH", format!("{}:{path}", folder.display()))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{block}\n{}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

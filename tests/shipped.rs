@@ -95,7 +95,7 @@ fn assert_kept(folder: &str, expected: &BTreeMap<String, String>) {
 /// Every page in section 1: the program's, and one for each command.
 fn command_pages() -> BTreeMap<String, String> {
     let made = tempfile::tempdir().unwrap();
-    clap_mangen::generate_to(netboot_publisher::cli::interface(), made.path()).unwrap();
+    clap_mangen::generate_to(netboot_publisher::interface(), made.path()).unwrap();
     let mut pages = BTreeMap::new();
     for entry in fs::read_dir(made.path()).unwrap() {
         let file = entry.unwrap();
@@ -172,7 +172,7 @@ fn the_completions_know_what_the_program_takes() {
     let made = tempfile::tempdir().unwrap();
     let mut files = BTreeMap::new();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        let mut program = netboot_publisher::cli::interface();
+        let mut program = netboot_publisher::interface();
         let path: PathBuf = generate_to(shell, &mut program, NAME, made.path()).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         files.insert(name.to_string(), fs::read_to_string(&path).unwrap());
@@ -215,7 +215,7 @@ fn catalog() -> BTreeMap<String, String> {
 
 #[test]
 fn the_catalog_explains_every_kind_of_event_and_no_other() {
-    let known = netboot_publisher::message::ALL.map(|(_, id)| id.to_string());
+    let known = netboot_publisher::EVENTS.map(|(_, id)| id.to_string());
     let explained: BTreeSet<_> = catalog().into_keys().collect();
     assert_eq!(explained, known.into());
     for (id, entry) in catalog() {

@@ -1,15 +1,14 @@
 //! What a script does that compares, and swaps with two renames; and two floors: of all comparing,
 //! and of all publishing.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use netboot_publisher::crew;
 use sha2::{Digest as _, Sha256};
 
 use crate::world::World;
@@ -136,9 +135,21 @@ pub fn publish_bare(
 }
 
 fn on_all_processors(count: usize, work: impl Fn(usize) + Sync) {
-    let Ok(()) = crew::share(count, true, |number| {
-        work(number);
-        Ok::<_, Infallible>(())
+    let next = AtomicUsize::new(0);
+    let take_all = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
+            }
+            work(number);
+        }
+    };
+    thread::scope(|scope| {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..processors {
+            scope.spawn(take_all);
+        }
     });
 }
 
@@ -180,7 +191,7 @@ pub fn read_all(pairs: &[(PathBuf, PathBuf)]) {
     const BLOCK: usize = 128 << 10;
     let files = pairs.iter().flat_map(|(ours, theirs)| [ours, theirs]);
     let files: Vec<_> = files.map(|path| File::open(path).unwrap()).collect();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for half in 0..2_u64 {
             let files = &files;
             scope.spawn(move || {

@@ -8,6 +8,11 @@
 //! clean disk before. A figure is `median [min..max]`; a ratio is ours by the control's of the same
 //! round, and beside it that of all processor time. Nothing is asserted about time.
 
+#![allow(
+    unreachable_pub,
+    reason = "what the benchmarks have in common is for nobody else"
+)]
+
 mod control;
 mod measure;
 #[path = "../system/world.rs"]
@@ -24,10 +29,10 @@ use std::time::{Duration, Instant};
 
 use notify::Watcher as _;
 
-use netboot_publisher::boot_config::BootConfigs;
-use netboot_publisher::catalog::Changes;
-use netboot_publisher::settings::{BootConfig, TreeSettings};
-use netboot_publisher::staging::Staging;
+use netboot_publisher::BootConfigs;
+use netboot_publisher::Changes;
+use netboot_publisher::Staging;
+use netboot_publisher::{BootConfig, TreeSettings};
 
 use measure::{Cost, Sides, Unit, context_switches, cpu_time, process_status, settle};
 use world::{Daemon, World};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use libtest_mimic::Trial;
-use netboot_publisher::record::Record;
+use netboot_publisher::Record;
 use notify::Watcher as _;
 use serde_json::{Value, json};
 

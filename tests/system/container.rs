@@ -320,7 +320,7 @@ fn debian() -> &'static Path {
     static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
         let release = std::env::var("NETBOOT_TESTS_DEBIAN").unwrap_or_else(|_| own_release());
-        let known_by = netboot_publisher::digest::Digest::of(PACKAGES.as_bytes());
+        let known_by = netboot_publisher::Digest::of(PACKAGES.as_bytes());
         let archive = Path::new(KEPT).join(format!("debian-{release}-{}.tar", known_by.short()));
         if !archive.exists() {
             let begun = archive.with_extension("begun.tar");

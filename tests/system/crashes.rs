@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use netboot_publisher::record::Head;
+use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
 use crate::scene::{Scene, drops, drops_without_rollback};

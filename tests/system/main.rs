@@ -7,6 +7,10 @@
     clippy::pedantic,
     reason = "a test is read from top to bottom, and panics where something is amiss"
 )]
+#![allow(
+    unreachable_pub,
+    reason = "what the tests have in common is for nobody else"
+)]
 
 mod blocklog;
 mod boot_configs;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Trial;
-use netboot_publisher::digest::Digest;
+use netboot_publisher::Digest;
 use rustix::process::Signal;
 
 use crate::world::{Daemon, Needs, World, manifest, snapshot, test, until};
@@ -155,7 +155,7 @@ fn recorded(world: &World, target: &str) -> Vec<String> {
             .extension()
             .is_some_and(|end| end == "toml")
             .then(|| fs::read_to_string(path).unwrap())?;
-        let record = netboot_publisher::record::Record::parse(&text).unwrap();
+        let record = netboot_publisher::Record::parse(&text).unwrap();
         Some((record.head.published_at, record.head.from.unwrap().drop))
     });
     let mut records: Vec<_> = records.collect();

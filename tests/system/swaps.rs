@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use libtest_mimic::Trial;
-use netboot_publisher::record::Record;
+use netboot_publisher::Record;
 
 use crate::world::{World, names, test};
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use libtest_mimic::Trial;
-use netboot_publisher::digest::Digest;
+use netboot_publisher::Digest;
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags, RenameFlags};
 use serde_json::Value;
 

@@ -508,7 +508,7 @@ pub fn snapshot(directory: &Path) -> BTreeMap<PathBuf, String> {
             let _ = write!(seen, " -> {:?}", fs::read_link(&path).unwrap());
         } else if stat.is_file() {
             let bytes = fs::read(&path).unwrap();
-            let _ = write!(seen, " {}", netboot_publisher::digest::Digest::of(&bytes));
+            let _ = write!(seen, " {}", netboot_publisher::Digest::of(&bytes));
         }
         (path, seen)
     };
@@ -543,7 +543,7 @@ fn assert_recorded(generation: &Path, world: &World) {
     let Ok(text) = fs::read_to_string(&record) else {
         panic!("{generation:?}: no record\n{world}")
     };
-    let record = netboot_publisher::record::Record::parse(&text).unwrap();
+    let record = netboot_publisher::Record::parse(&text).unwrap();
     let mut files = record.listing.files.clone();
     for path in walk(generation)
         .iter()
@@ -555,7 +555,7 @@ fn assert_recorded(generation: &Path, world: &World) {
             panic!("{path:?} is not in its record\n{world}")
         };
         let bytes = fs::read(path).unwrap();
-        let found = netboot_publisher::digest::Digest::of(&bytes);
+        let found = netboot_publisher::Digest::of(&bytes);
         assert_eq!(
             found, mark.sha256,
             "{path:?} is not what was recorded\n{world}"

@@ -1,0 +1,125 @@
+//! Whether two images are the same, byte for byte.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Content, Image};
+use crate::fault::Fault;
+use crate::sys::{Progress, parallel};
+
+/// One thread's share of a large file, in bytes.
+const SHARE: u64 = 8 << 20;
+
+/// Read from each of two files at a time, in bytes. Both fit a core's own cache.
+const BLOCK: usize = 128 << 10;
+
+/// What comparing an image with a published one has shown.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// Nothing differs: names, kinds, contents, links; nor has the published one been altered.
+    pub is_same: bool,
+    /// Paths of the files whose published counterpart has the same bytes and is unaltered.
+    pub same_files: HashSet<String>,
+}
+
+/// Compares the image of a drop with a published one.
+///
+/// Sizes and names are looked at first; a file whose contents differ is left at the first block
+/// that does. Files that cannot be read in the published image differ, so that the drop repairs
+/// them.
+///
+/// # Errors
+/// What is wrong with a file of the drop.
+pub(crate) fn compare(
+    drop: &Image,
+    published: &Image,
+    progress: &Progress,
+) -> Result<Comparison, Fault> {
+    let pairs: Vec<_> = pairs(drop, published)
+        .map(|pair| (pair, AtomicBool::new(false)))
+        .collect();
+    let shares: Vec<_> = pairs
+        .iter()
+        .enumerate()
+        .flat_map(|(index, ((_, size), _))| (0..size.div_ceil(SHARE)).map(move |s| (index, s)))
+        .collect();
+    let bytes: u64 = pairs.iter().map(|((_, size), _)| size).sum();
+
+    parallel::share(shares.len(), bytes > SHARE, |number| {
+        let (index, share) = shares[number];
+        let ((path, size), differs) = &pairs[index];
+        if differs.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if progress.is_stop_requested() {
+            return Err(Fault::Interrupted);
+        }
+        let own = drop.open(path, *size)?;
+        let range = share * SHARE..((share + 1) * SHARE).min(*size);
+        let is_same = match published.open(path, *size) {
+            Ok(theirs) => same_range(&own, &theirs, range)
+                .map_err(|error| drop.failure("reading", path, error))?,
+            Err(_) => false,
+        };
+        if !is_same {
+            differs.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
+
+    let same_files: HashSet<_> = pairs
+        .into_iter()
+        .filter(|(_, differs)| !differs.load(Ordering::Relaxed))
+        .map(|((path, _), _)| path.to_string())
+        .collect();
+    let is_same = same_files.len() == drop.files().count() && same_names(drop, published);
+    Ok(Comparison {
+        is_same,
+        same_files,
+    })
+}
+
+/// The files that may be the same: of one path and size, and unaltered.
+fn pairs<'a>(drop: &'a Image, published: &'a Image) -> impl Iterator<Item = (&'a str, u64)> {
+    let theirs = published.entries();
+    drop.files().filter(move |(path, size)| {
+        let found = theirs.binary_search_by(|entry| entry.path.as_str().cmp(path));
+        found.is_ok_and(|index| {
+            theirs[index].content == Content::File(*size) && !theirs[index].is_altered
+        })
+    })
+}
+
+fn same_names(drop: &Image, published: &Image) -> bool {
+    drop.entries() == published.entries()
+}
+
+/// Whether two files hold the same bytes in a range. A published file that cannot be read differs.
+fn same_range(drop: &File, published: &File, range: std::ops::Range<u64>) -> io::Result<bool> {
+    let length = usize::try_from(range.end - range.start)
+        .unwrap_or(BLOCK)
+        .min(BLOCK);
+    let (mut own, mut theirs) = (vec![0; length], vec![0; length]);
+    let mut at = range.start;
+    while at < range.end {
+        let length = usize::try_from(range.end - at).unwrap_or(BLOCK).min(BLOCK);
+        let (own, theirs) = (&mut own[..length], &mut theirs[..length]);
+        if published.read_exact_at(theirs, at).is_err() {
+            return Ok(false);
+        }
+        match drop.read_exact_at(own, at) {
+            Ok(()) => {}
+            // It shrank; staging will say so.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        if own != theirs {
+            return Ok(false);
+        }
+        at += length as u64;
+    }
+    Ok(true)
+}

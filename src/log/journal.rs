@@ -1,0 +1,105 @@
+//! The journal's own protocol: entries with fields.
+//!
+//! See <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. The crate `tracing-journald` would do, but that
+//! it writes a field `TARGET=` of its own, the module's name, beside ours.
+
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
+
+use crate::sys::dir;
+
+/// Where journald listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// An open socket to journald.
+#[derive(Debug)]
+pub(super) struct Journal {
+    socket: UnixDatagram,
+    address: SocketAddrUnix,
+}
+
+/// One entry, as it is sent.
+#[derive(Debug, Default)]
+pub(super) struct Entry(Vec<u8>);
+
+impl Entry {
+    /// Adds a field; `name` is one of the journal's: `A-Z`, `0-9` and `_`.
+    pub(super) fn put(&mut self, name: &str, value: &str) {
+        self.0.extend(name.as_bytes());
+        if value.contains('\n') {
+            self.0.push(b'\n');
+            self.0.extend((value.len() as u64).to_le_bytes());
+        } else {
+            self.0.push(b'=');
+        }
+        self.0.extend(value.as_bytes());
+        self.0.push(b'\n');
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl Journal {
+    /// The journal, if standard error leads there (`JOURNAL_STREAM`, `systemd.exec(5)`).
+    pub(super) fn behind_standard_error() -> Option<Self> {
+        let stream = std::env::var("JOURNAL_STREAM").ok()?;
+        let (device, inode) = stream.split_once(':')?;
+        let named = (device.parse().ok()?, inode.parse().ok()?);
+        let stderr = io::stderr().as_fd().try_clone_to_owned().ok()?;
+        let id = dir::stat_file(&stderr.into()).ok()?.id;
+        (id == named).then(Self::open)?.ok()
+    }
+
+    fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: UnixDatagram::unbound()?,
+            address: SocketAddrUnix::new(SOCKET)?,
+        })
+    }
+
+    /// Sends an entry, and waits while journald has no room for it.
+    ///
+    /// Every entry names the socket anew: it may be another one when journald was started again.
+    pub(super) fn send(&self, entry: &Entry) -> io::Result<()> {
+        match self.socket.send_to(&entry.0, SOCKET) {
+            // Too large for a datagram: journald reads it from a file that nobody can change.
+            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => {
+                let file = dir::sealed(|file| file.write_all(&entry.0))?;
+                let files = [file.as_fd()];
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&files));
+                let (nothing, flags) = ([IoSlice::new(&[])], SendFlags::empty());
+                let socket = &self.socket;
+                rustix::net::sendmsg_addr(socket, &self.address, &nothing, &mut control, flags)?;
+                Ok(())
+            }
+            sent => sent.map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_one_line_is_text_and_one_of_several_has_its_length() {
+        let mut entry = Entry::default();
+        entry.put("TARGET", "amd64/generic/noble/install");
+        entry.put("MESSAGE", "a\nb");
+        entry.put("REASON", "");
+        let expected =
+            b"TARGET=amd64/generic/noble/install\nMESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nREASON=\n";
+        assert_eq!(entry.0, expected);
+    }
+}

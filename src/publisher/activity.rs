@@ -1,0 +1,133 @@
+//! What the publisher is doing, for whoever shows it.
+
+use std::collections::BTreeMap;
+
+use crate::sys::Progress;
+use crate::text::counted;
+use crate::words::{Moment, Target};
+
+/// What the publisher is doing at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// What large images are for that are being compared or copied, and how many for each.
+    pub large: BTreeMap<Target, usize>,
+    /// How far all work had come when the first of those began: bytes done, and bytes expected.
+    pub began: (u64, u64),
+    /// Targets that have a current generation.
+    pub targets: usize,
+    /// Drops that are complete and have no outcome yet, as far as they are known.
+    pub waiting: usize,
+    /// Since when the first of those is complete; no older than the last look at the spool.
+    pub oldest: Option<Moment>,
+    /// Drops that somebody is still writing.
+    pub incomplete: usize,
+    /// Drops that wait until no machine uses what they replace.
+    pub held: usize,
+    /// Drops that have to wait for better times.
+    pub in_trouble: usize,
+    pub last_published: Option<Moment>,
+    /// Looks at the spool until now.
+    pub scans: u64,
+}
+
+impl Activity {
+    /// Work on a large image begins.
+    pub(crate) fn begin(&mut self, target: Target, progress: &Progress) {
+        if self.large.is_empty() {
+            self.began = (progress.bytes(), progress.expected());
+        }
+        *self.large.entry(target).or_default() += 1;
+    }
+
+    /// Work on a large image has ended.
+    pub(crate) fn end(&mut self, target: &Target) {
+        if let Some(count) = self.large.get_mut(target) {
+            *count -= 1;
+        }
+        self.large.retain(|_, count| *count > 0);
+    }
+
+    /// One line for people.
+    pub(crate) fn describe(&self, progress: &Progress) -> String {
+        let mut parts = Vec::new();
+        if self.large.is_empty() {
+            parts.push("watching".to_string());
+            parts.push(counted(self.targets, "target"));
+        } else {
+            let targets: Vec<_> = self.large.keys().map(ToString::to_string).collect();
+            let targets = targets.join(" and ");
+            match self.percent(progress) {
+                None => parts.push(format!("comparing {targets}")),
+                Some(percent) => parts.push(format!("publishing {targets}, {percent} %")),
+            }
+        }
+        let others = self.large.values().sum::<usize>() + self.held;
+        match self.waiting.saturating_sub(others) {
+            0 => {}
+            count => parts.push(format!("{} waiting", counted(count, "drop"))),
+        }
+        if self.held > 0 {
+            parts.push(format!(
+                "{} held until no machine uses what it replaces",
+                counted(self.held, "drop")
+            ));
+        }
+        if self.in_trouble > 0 {
+            parts.push(format!("{} in trouble", self.in_trouble));
+        }
+        if let (true, Some(last)) = (self.large.is_empty(), self.last_published) {
+            parts.push(format!("last published {}", last.to_seconds()));
+        }
+        parts.join(", ")
+    }
+
+    /// How much of what is to be copied is copied; `None` while nothing is known to be.
+    fn percent(&self, progress: &Progress) -> Option<u64> {
+        let (bytes, expected) = self.began;
+        let expected = progress.expected().saturating_sub(expected);
+        let done = progress.bytes().saturating_sub(bytes);
+        // It is done when it is current.
+        (done.saturating_mul(100))
+            .checked_div(expected)
+            .map(|percent| percent.min(99))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_described_in_one_line() {
+        let progress = Progress::default();
+        progress.expect(7);
+        progress.advance(7);
+        let at = Moment::from_stat(1_795_364_100, 0);
+        let mut activity = Activity {
+            targets: 120,
+            last_published: Some(at),
+            ..Activity::default()
+        };
+        let idle = "watching, 120 targets, last published 2026-11-22T16:15:00Z";
+        assert_eq!(activity.describe(&progress), idle);
+
+        let target: Target = "amd64/generic/noble/install".parse().unwrap();
+        activity.begin(target.clone(), &progress);
+        activity.waiting = 3;
+        let comparing = "comparing amd64/generic/noble/install, 2 drops waiting";
+        assert_eq!(activity.describe(&progress), comparing);
+        progress.expect(200);
+        progress.advance(86);
+        let copying = "publishing amd64/generic/noble/install, 43 %, 2 drops waiting";
+        assert_eq!(activity.describe(&progress), copying);
+        progress.advance(114);
+        assert!(activity.describe(&progress).contains(" 99 %"));
+
+        activity.end(&target);
+        activity.held = 1;
+        activity.in_trouble = 2;
+        let waiting = "watching, 120 targets, 2 drops waiting, 1 drop held until no machine uses \
+                       what it replaces, 2 in trouble, last published 2026-11-22T16:15:00Z";
+        assert_eq!(activity.describe(&progress), waiting);
+    }
+}

@@ -1,0 +1,520 @@
+//! The manifest of a drop: text to [`Manifest`]. Reads no disk.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::text::{Complaint, Expected, InputError, Table, number, read_toml, string, toml_key};
+use crate::words::{Digest, GenerationName, NAME_RULE, Name, SHORT, Target};
+
+/// Its name in a drop.
+pub(crate) const FILE: &str = "manifest.toml";
+
+/// A longer one is refused: room for 100,000 files of ordinary names.
+pub(crate) const MAX_SIZE: u64 = 16 << 20;
+
+/// Blanks, quotes, brackets and the like in a manifest: room for 100,000 files, each with some 25.
+const MAX_SIGNS: usize = 5 << 19;
+
+/// The only format there is.
+const FORMAT: u64 = 1;
+
+/// What an importer wants, and says of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub target: Target,
+    pub action: Action,
+    /// What has to be current, or nothing is done.
+    pub replaces: Option<Replaces>,
+    /// For people.
+    pub version: Option<String>,
+    /// Every regular file of the image by its path, when the importer lists them.
+    pub files: Option<BTreeMap<String, FileClaim>>,
+}
+
+/// What is to be done with the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// The drop's image becomes the current one.
+    #[default]
+    Publish,
+    /// An older generation becomes the current one: this, or the one before.
+    Rollback(Option<GenerationName>),
+    /// The target is taken out of the tree.
+    Withdraw,
+}
+
+/// Compare-and-set: what a drop expects to be current.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    /// Nothing: the target has to be new.
+    Nothing,
+    /// A generation whose image digest begins with these hex digits, in lower case.
+    Digest(String),
+}
+
+/// What an importer says of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileClaim {
+    pub sha256: Digest,
+    /// Bytes.
+    pub size: Option<u64>,
+}
+
+impl Manifest {
+    /// # Errors
+    /// Everything that is wrong with it, at once, each with line, column and what was expected.
+    pub fn parse(source: &str) -> Result<Self, InputError> {
+        check_signs(source)?;
+        read_toml(FILE, source, |top| {
+            top.required("format", |value| match number(value, u64::MAX) {
+                Ok(FORMAT) => Ok(()),
+                _ => Err(format!("{FORMAT}, the only format there is")),
+            });
+            let arch = top.required("arch", name);
+            let subarch = top
+                .optional("subarch", name)
+                .or_else(|| "generic".parse().ok());
+            let release = top.required("release", name);
+            let purpose = top.required("purpose", name);
+            let action = action(top);
+            let replaces = top.optional("replaces", replaces);
+            let (mut version, mut files) = (None, None);
+            // Where there is no image, what is said of one is an unknown key.
+            if action
+                .as_ref()
+                .is_none_or(|action| *action == Action::Publish)
+            {
+                version = top.optional("version", self::version);
+                files = top.table("files", |table| {
+                    table.each_table(file_claim).into_iter().flatten().collect()
+                });
+            }
+            let target = Target::new(arch?, subarch?, release?, purpose?);
+            let target = target.map_err(|error| {
+                let rule = "a target where the daemon writes nothing itself";
+                top.complain_here(error.to_string(), rule);
+            });
+            Some(Self {
+                target: target.ok()?,
+                action: action?,
+                replaces,
+                version,
+                files,
+            })
+        })
+    }
+
+    /// As TOML, with every file on a line of its own.
+    pub fn to_toml(&self) -> String {
+        let [arch, subarch, release] = self.target.folders();
+        let mut head = toml::Table::new();
+        head.insert("arch".into(), arch.into());
+        head.insert("subarch".into(), subarch.into());
+        head.insert("release".into(), release.into());
+        head.insert("purpose".into(), self.target.purpose().into());
+        match &self.action {
+            Action::Publish => {}
+            Action::Rollback(to) => {
+                head.insert("action".into(), "rollback".into());
+                head.extend(to.iter().map(|to| ("to".to_string(), to.as_str().into())));
+            }
+            Action::Withdraw => drop(head.insert("action".into(), "withdraw".into())),
+        }
+        let replaces = self.replaces.iter();
+        head.extend(replaces.map(|it| ("replaces".to_string(), it.to_string().into())));
+        head.extend(
+            self.version
+                .iter()
+                .map(|v| ("version".to_string(), v.as_str().into())),
+        );
+        let mut toml = format!("format = {FORMAT}\n{head}");
+        if let Some(files) = &self.files {
+            toml.push_str("\n[files]\n");
+            for (path, FileClaim { sha256, size }) in files {
+                let size = size.map_or(String::new(), |size| format!(", size = {size}"));
+                let key = toml_key(path);
+                let _ = writeln!(toml, "{key} = {{ sha256 = \"{sha256}\"{size} }}");
+            }
+        }
+        toml
+    }
+}
+
+impl Replaces {
+    /// Whether an image with this digest may be replaced.
+    pub fn is(&self, current: &Digest) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Digest(digits) => current.to_string().starts_with(digits),
+        }
+    }
+
+    /// As [`Replaces::is`], for a generation of which no more than the name is known.
+    pub fn may_be(&self, current: &GenerationName) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Digest(digits) => digits.starts_with(current.digits()),
+        }
+    }
+}
+
+impl std::fmt::Display for Replaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => NOTHING,
+            Self::Digest(digits) => digits,
+        })
+    }
+}
+
+impl std::str::FromStr for Replaces {
+    type Err = ReplacesError;
+
+    fn from_str(text: &str) -> Result<Self, ReplacesError> {
+        let is_digest =
+            (SHORT..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match text {
+            NOTHING => Ok(Self::Nothing),
+            _ if is_digest => Ok(Self::Digest(text.to_ascii_lowercase())),
+            _ => Err(ReplacesError),
+        }
+    }
+}
+
+/// What reading costs grows with the signs between words, not with the length: megabytes of `[`
+/// would take gigabytes of memory.
+fn check_signs(source: &str) -> Result<(), InputError> {
+    let is_sign = |byte: u8| b" \t\r\n[]{}=,.#\"'".contains(&byte);
+    let mut signs = source
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| is_sign(*byte));
+    let Some((at, _)) = signs.nth(MAX_SIGNS) else {
+        return Ok(());
+    };
+    let complaint = Complaint {
+        span: at..at + 1,
+        problem: "too many signs".to_string(),
+        expected: format!("expected at most {MAX_SIGNS} blanks, quotes and brackets"),
+    };
+    Err(InputError::new(FILE, source, vec![complaint]))
+}
+
+fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
+    string(value, NAME_RULE)?
+        .parse()
+        .map_err(|_| NAME_RULE.to_string())
+}
+
+/// `action`, and for a rollback `to`. `None` after a complaint.
+fn action(top: &mut Table<'_, '_>) -> Option<Action> {
+    const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
+    let mut is_good = true;
+    let action = top.optional("action", |value| {
+        let action = match string(value, RULE) {
+            Ok("publish") => Ok(Action::Publish),
+            Ok("rollback") => Ok(Action::Rollback(None)),
+            Ok("withdraw") => Ok(Action::Withdraw),
+            _ => Err(RULE.to_string()),
+        };
+        is_good = action.is_ok();
+        action
+    });
+    if action == Some(Action::Rollback(None)) {
+        let to = top.optional("to", |value| {
+            const RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
+            string(value, RULE)?.parse().map_err(|_| RULE.to_string())
+        });
+        return Some(Action::Rollback(to));
+    }
+    is_good.then(|| action.unwrap_or_default())
+}
+
+/// `replaces` for a target that has to be new.
+const NOTHING: &str = "none";
+
+/// What `replaces` has to look like.
+const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an image digest";
+
+/// A text that is no [`Replaces`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {REPLACES_RULE}")]
+pub struct ReplacesError;
+
+fn replaces(value: &toml::de::DeValue<'_>) -> Result<Replaces, Expected> {
+    let parsed = string(value, REPLACES_RULE)?.parse();
+    parsed.map_err(|ReplacesError| REPLACES_RULE.to_string())
+}
+
+/// What a version has to look like.
+const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
+
+fn version(value: &toml::de::DeValue<'_>) -> Result<String, Expected> {
+    parse_version(string(value, VERSION_RULE)?)
+}
+
+/// # Errors
+/// What was expected.
+pub(crate) fn parse_version(text: &str) -> Result<String, Expected> {
+    match text {
+        text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
+        _ => Err(VERSION_RULE.to_string()),
+    }
+}
+
+fn file_claim(path: &str, table: &mut Table<'_, '_>) -> Option<(String, FileClaim)> {
+    if !is_plain_path(path) {
+        let rule = "a path below `image`, without `.`, `..` and control characters";
+        table.complain_here("invalid path of a file".to_string(), rule);
+    }
+    let size = table.optional("size", |value| number(value, i64::MAX as u64));
+    let sha256 = table.required("sha256", |value| {
+        const RULE: &str = "64 hex digits";
+        string(value, RULE)?.parse().map_err(|_| RULE.to_string())
+    })?;
+    Some((path.to_string(), FileClaim { sha256, size }))
+}
+
+/// Whether `path` is relative, plain (no empty part, `.` or `..`) and free of control characters.
+pub(crate) fn is_plain_path(path: &str) -> bool {
+    !path.contains(char::is_control) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "format = 1\narch = \"amd64\"\nrelease = \"noble\"\npurpose = \"install\"\n";
+
+    #[test]
+    fn the_smallest_manifest_names_a_target_with_the_generic_subarch() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(manifest.target.to_string(), "amd64/generic/noble/install");
+        assert_eq!((manifest.version, manifest.files), (None, None));
+        assert_eq!(
+            (manifest.action, manifest.replaces),
+            (Action::Publish, None)
+        );
+    }
+
+    #[test]
+    fn a_rollback_names_a_generation_or_none_and_says_nothing_of_an_image() {
+        let parse = |more: &str| Manifest::parse(&format!("{GOOD}{more}"));
+        let action = |more: &str| parse(more).map(|manifest| manifest.action);
+        let generation = "20261122T161500Z-9f3c2ab1d4e5";
+        assert_eq!(
+            action(&format!("action = \"rollback\"\nto = \"{generation}\"\n")),
+            Ok(Action::Rollback(Some(generation.parse().unwrap())))
+        );
+        assert_eq!(action("action = \"rollback\""), Ok(Action::Rollback(None)));
+        assert_eq!(action("action = \"withdraw\""), Ok(Action::Withdraw));
+        assert_eq!(action("action = \"publish\""), Ok(Action::Publish));
+        for (bad, problem) in [
+            ("action = \"remove\"", "invalid `action`"),
+            ("action = \"rollback\"\nto = \"../x\"", "invalid `to`"),
+            ("action = \"withdraw\"\nto = \"x\"", "unknown key `to`"),
+            (
+                "action = \"rollback\"\nversion = \"1\"",
+                "unknown key `version`",
+            ),
+            ("action = \"rollback\"\n[files]", "unknown key `files`"),
+            ("replaces = \"9f3c\"", "invalid `replaces`"),
+            ("replaces = \"9f3c2ab1d4eg\"", "invalid `replaces`"),
+        ] {
+            let shown = parse(bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_drop_replaces_is_told_by_the_first_digits_of_its_digest() {
+        let digest = Digest::of(b"abc");
+        let of = |text: &str| text.parse::<Replaces>().unwrap();
+        assert!(of("ba7816bf8f01").is(&digest));
+        assert!(of("BA7816BF8F01CF").is(&digest));
+        assert!(of(&digest.to_string()).is(&digest));
+        assert!(!of("ba7816bf8f02").is(&digest));
+        assert!(!of("none").is(&digest));
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_with_line_and_caret() {
+        let bad = "\
+format = 2
+arch = \"amd 64\"
+relaese = \"noble\"
+purpose = 5
+
+[files]
+\"../linux\" = { sha256 = \"abc\" }
+\"initrd.gz\" = { sha = \"\", size = -1 }
+linux = 3
+";
+        let expected = "\
+error: missing key `release`
+ --> manifest.toml:1:1
+  |
+1 | format = 2
+  | ^
+
+error: invalid `format`
+ --> manifest.toml:1:10
+  |
+1 | format = 2
+  |          ^ expected 1, the only format there is
+
+error: invalid `arch`
+ --> manifest.toml:2:8
+  |
+2 | arch = \"amd 64\"
+  |        ^^^^^^^^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit
+
+error: unknown key `relaese`
+ --> manifest.toml:3:1
+  |
+3 | relaese = \"noble\"
+  | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `action`, `replaces`, \
+`version`, `files`
+
+error: invalid `purpose`
+ --> manifest.toml:4:11
+  |
+4 | purpose = 5
+  |           ^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit
+
+error: invalid path of a file
+ --> manifest.toml:7:1
+  |
+7 | \"../linux\" = { sha256 = \"abc\" }
+  | ^^^^^^^^^^ expected a path below `image`, without `.`, `..` and control characters
+
+error: invalid `files.../linux.sha256`
+ --> manifest.toml:7:25
+  |
+7 | \"../linux\" = { sha256 = \"abc\" }
+  |                         ^^^^^ expected 64 hex digits
+
+error: missing key `files.initrd.gz.sha256`
+ --> manifest.toml:8:1
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  | ^^^^^^^^^^^
+
+error: unknown key `files.initrd.gz.sha`
+ --> manifest.toml:8:17
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  |                 ^^^ expected one of `size`, `sha256`
+
+error: invalid `files.initrd.gz.size`
+ --> manifest.toml:8:34
+  |
+8 | \"initrd.gz\" = { sha = \"\", size = -1 }
+  |                                  ^^ expected a whole number, at most 9223372036854775807
+
+error: invalid `files.linux`
+ --> manifest.toml:9:9
+  |
+9 | linux = 3
+  |         ^ expected a table";
+        assert_eq!(Manifest::parse(bad).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_syntax_error_does_not_make_the_other_keys_missing() {
+        let error =
+            Manifest::parse("format = 1\narch = \"amd64\nrelease = \"noble\"\npurpose = ]\n");
+        let shown = error.unwrap_err().to_string();
+        assert!(shown.contains("manifest.toml:2:"), "{shown}");
+        assert!(shown.contains("manifest.toml:4:"), "{shown}");
+        assert!(!shown.contains("missing key"), "{shown}");
+    }
+
+    #[test]
+    fn a_version_is_shown_to_people_so_it_holds_no_control_characters() {
+        assert!(Manifest::parse(&format!("{GOOD}version = \"\\u001b[2J\"")).is_err());
+        assert!(Manifest::parse(&format!("{GOOD}version = \"{}\"", "v".repeat(129))).is_err());
+        assert!(Manifest::parse(&format!("{GOOD}version = \"2026-11-22 (ü)\"")).is_ok());
+    }
+
+    #[test]
+    fn a_hundred_thousand_files_fit() {
+        let files = (0..100_000).map(|number| {
+            let path = format!("debian-installer/amd64/boot-screens/file-{number}.cfg.gz");
+            let claim = FileClaim {
+                sha256: Digest::of(b""),
+                size: Some(1 << 30),
+            };
+            (path, claim)
+        });
+        let mut manifest = Manifest::parse(GOOD).unwrap();
+        manifest.files = Some(files.collect());
+        let toml = manifest.to_toml();
+        assert!(toml.len() as u64 <= MAX_SIZE, "{} bytes", toml.len());
+        assert_eq!(Manifest::parse(&toml), Ok(manifest));
+    }
+
+    #[test]
+    fn what_would_take_gigabytes_to_read_is_refused_unread() {
+        let bad = format!("{GOOD}x = {}", "[".repeat(16 << 20));
+        let shown = Manifest::parse(&bad).unwrap_err().to_string();
+        assert!(
+            shown.starts_with("error: too many signs\n --> manifest.toml:5:"),
+            "{shown}"
+        );
+        assert!(shown.len() < 4_000, "{} bytes", shown.len());
+    }
+
+    #[test]
+    fn a_target_where_the_daemon_writes_is_refused() {
+        let reserved = GOOD.replace("amd64", "catalog.json");
+        let shown = Manifest::parse(&reserved).unwrap_err().to_string();
+        assert!(shown.contains("would collide"), "{shown}");
+    }
+
+    fn manifests() -> impl proptest::strategy::Strategy<Value = Manifest> {
+        use proptest::prelude::*;
+        let name = "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}";
+        let claim = (any::<[u8; 8]>(), any::<Option<u32>>()).prop_map(|(seed, size)| FileClaim {
+            sha256: Digest::of(&seed),
+            size: size.map(u64::from),
+        });
+        let path = "[^/\\p{C}.]{1,8}(/[^/\\p{C}.]{1,8}){0,3}";
+        let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
+        let version = proptest::option::of("[^\\p{Cc}]{0,30}");
+        let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
+        let action = prop_oneof![
+            Just(Action::Publish),
+            Just(Action::Withdraw),
+            to.prop_map(|to| Action::Rollback(to.map(|to| to.parse().unwrap()))),
+        ];
+        let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
+        ([name; 4], version, files, action, replaces).prop_map(
+            |(names, version, files, action, replaces)| {
+                let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
+                let is_image = action == Action::Publish;
+                Manifest {
+                    target: Target::new(arch, subarch, release, purpose).unwrap(),
+                    action,
+                    replaces: replaces.map(|text| text.parse().unwrap()),
+                    version: version.filter(|_| is_image),
+                    files: files.filter(|_| is_image),
+                }
+            },
+        )
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_manifest_that_is_written_is_read_back_the_same(manifest in manifests()) {
+            let toml = manifest.to_toml();
+            proptest::prop_assert_eq!(Manifest::parse(&toml).map_err(|e| e.to_string()), Ok(manifest), "{}", toml);
+        }
+
+        #[test]
+        fn no_text_makes_the_reading_panic(text in "[\\PC\n\t]{0,200}") {
+            let _ = Manifest::parse(&text);
+            let _ = Manifest::parse(&format!("{GOOD}{text}"));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The outcome of a drop: what became of it, for its importer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::Importer;
+use crate::words::{Digest, GenerationName, Moment, Reason, Target, Verdict};
+
+/// The only format there is.
+pub(crate) const FORMAT: u32 = 1;
+
+/// A longer one is none, in bytes.
+pub(crate) const MAX_SIZE: u64 = 1 << 20;
+
+/// What is written to `outcomes/<drop>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub format: u32,
+    pub drop: String,
+    /// Missing when the manifest could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    pub outcome: Verdict,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    pub image: Option<Published>,
+    pub importer: Importer,
+    pub received_at: Moment,
+    pub finished_at: Moment,
+}
+
+/// What is published at the target now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Missing when it is a directory that somebody else made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationName>,
+    pub digest: Digest,
+    pub files: usize,
+    /// All files' bytes together.
+    pub bytes: u64,
+}
+
+impl Outcome {
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("an outcome is plain data");
+        text.push('\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Importers' programs read it: a change of these texts is a new format.
+    #[test]
+    fn the_format_is_pinned() {
+        let at = Moment::from_stat(1_795_364_100, 250_000_000);
+        let digest = Digest::of(b"abc");
+        let published = Outcome {
+            format: FORMAT,
+            drop: "noble-1".into(),
+            target: Some("amd64/generic/noble/install".parse().unwrap()),
+            outcome: Verdict::Published,
+            reason: None,
+            detail: None,
+            image: Some(Published {
+                generation: Some(GenerationName::new(at, &digest, |_| false)),
+                digest,
+                files: 2,
+                bytes: 70,
+            }),
+            importer: Importer {
+                uid: 1000,
+                name: "ci".into(),
+            },
+            received_at: at,
+            finished_at: at,
+        };
+        let pinned = r#"{
+  "format": 1,
+  "drop": "noble-1",
+  "target": "amd64/generic/noble/install",
+  "outcome": "published",
+  "generation": "20261122T161500Z-ba7816bf8f01",
+  "digest": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+  "files": 2,
+  "bytes": 70,
+  "importer": {
+    "uid": 1000,
+    "name": "ci"
+  },
+  "received_at": "2026-11-22T16:15:00.250000Z",
+  "finished_at": "2026-11-22T16:15:00.250000Z"
+}
+"#;
+        assert_eq!(published.to_json(), pinned);
+        assert_eq!(serde_json::from_str::<Outcome>(pinned).unwrap(), published);
+
+        let rejected = Outcome {
+            target: None,
+            outcome: Verdict::Rejected,
+            reason: Some(Reason::BadManifest),
+            detail: Some("no".into()),
+            image: None,
+            ..published
+        };
+        let pinned = r#"{
+  "format": 1,
+  "drop": "noble-1",
+  "outcome": "rejected",
+  "reason": "bad-manifest",
+  "detail": "no",
+  "importer": {
+    "uid": 1000,
+    "name": "ci"
+  },
+  "received_at": "2026-11-22T16:15:00.250000Z",
+  "finished_at": "2026-11-22T16:15:00.250000Z"
+}
+"#;
+        assert_eq!(rejected.to_json(), pinned);
+        assert_eq!(serde_json::from_str::<Outcome>(pinned).unwrap(), rejected);
+    }
+}

@@ -1,0 +1,79 @@
+//! Which files are open, as far as this process may know.
+//!
+//! The kernel shows a process what others have open where it runs as the same user or may trace
+//! them (`CAP_SYS_PTRACE`, proc(5)); of the rest nothing is known here, but locks may tell of them. A lease (`F_SETLEASE`,
+//! fcntl(2)) would answer without that right, but no crate offers it, and there is no `unsafe` in
+//! this one.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use super::dir::Dir;
+
+/// The paths of all open files that this process may know of, but for its own.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles(Vec<Vec<u8>>);
+
+impl OpenFiles {
+    /// Looks at every process. What can't be looked at is left out.
+    pub(crate) fn now() -> Self {
+        let mut paths = Vec::new();
+        let own = std::process::id().to_string();
+        let processes = Dir::open(Path::new("/proc")).and_then(|proc| Ok((proc.names()?, proc)));
+        let Ok((names, proc)) = processes else {
+            return Self::default();
+        };
+        for (name, _) in names {
+            let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
+            if !is_process || name == *own {
+                continue;
+            }
+            let open = proc.dir(Path::new(&name).join("fd"));
+            let Ok(Some(open)) = open else { continue };
+            for (number, _) in open.names().unwrap_or_default() {
+                if let Ok(Some(path)) = open.link(&number)
+                    && path.as_bytes().starts_with(b"/")
+                {
+                    paths.push(path.as_bytes().to_vec());
+                }
+            }
+        }
+        Self(paths)
+    }
+
+    /// Whether a file is open whose path has this `part`. A server in a mount namespace of its own
+    /// may see the tree at another path than this process does; so only a part is compared.
+    pub(crate) fn has(&self, part: &str) -> bool {
+        let part = part.as_bytes();
+        let is_in = |path: &Vec<u8>| path.windows(part.len()).any(|window| window == part);
+        self.0.iter().any(is_in)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_another_process_has_open_is_seen_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("install@/generation/linux");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let part = format!("/{name}/install@/generation/");
+        assert!(!OpenFiles::now().has(&part), "this process's own");
+        let mut reader = std::process::Command::new("cat");
+        let file = std::fs::File::open(&path).map(|_| file).unwrap();
+        let mut reader = reader
+            .stdin(std::process::Stdio::piped())
+            .stdout(file)
+            .spawn()
+            .unwrap();
+        assert!(OpenFiles::now().has(&part));
+        assert!(!OpenFiles::now().has("/install@/other/"));
+        drop(reader.stdin.take());
+        reader.wait().unwrap();
+        assert!(!OpenFiles::now().has(&part));
+    }
+}

@@ -1,0 +1,279 @@
+//! What is removed from the tree: generations that retention no longer keeps, and leftovers of a
+//! crash. Nothing that the daemon did not publish, and never what a pointer names.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lookout::{Lookout, Watched};
+use super::record::{Event, Happened};
+use super::staging::Pointers;
+use super::{Tree, generation_names, generation_path};
+use crate::fault::Fault;
+use crate::settings::Retention;
+use crate::sys::{Dir, Failure, Kind, OpenFiles};
+use crate::words::{GenerationName, Moment, Target};
+
+/// Before a generation goes it is watched for so long, at the end of `min_age`. A transfer that is
+/// under way shows by its reading in that time: servers give up on a client that has fallen silent
+/// after about one minute.
+const WATCHED: Duration = Duration::from_secs(120);
+
+/// So many generations are watched at a time; the kernel has watches for some more.
+const MAX_WATCHED: usize = 1_000;
+
+/// A generation that is in use is looked at again after this, or after as long as it is watched.
+const IN_USE: Duration = Duration::from_secs(60);
+const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// And a withdrawal whose drop is still on its way.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
+/// What stays whatever its age.
+#[derive(Debug, Default)]
+pub(crate) struct Spared {
+    pub open: OpenFiles,
+    /// Drops that may have no outcome yet. After a crash a withdrawal is known by what it withdrew.
+    pub drops: HashSet<Arc<str>>,
+}
+
+/// Removes generations, and knows which of those that will go soon machines use.
+#[derive(Debug, Default)]
+pub(crate) struct Vacuum {
+    /// `None` for a daemon that ends when it has nothing left to do: it watches nothing.
+    lookout: Option<Lookout>,
+    watched: HashMap<Target, HashMap<GenerationName, Watched>>,
+}
+
+impl Vacuum {
+    /// One that watches what it will remove.
+    pub(crate) fn watching() -> Self {
+        Self {
+            lookout: Some(Lookout::default()),
+            watched: HashMap::new(),
+        }
+    }
+
+    /// Why something could not be watched, once.
+    pub(crate) fn trouble(&self) -> Option<Failure> {
+        self.lookout.as_ref()?.trouble()
+    }
+
+    /// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
+    /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
+    /// ago. Of a target that was taken out of the tree none is kept for longer than that.
+    ///
+    /// None goes while a machine uses it, nor what was withdrawn by a drop that has no outcome yet.
+    ///
+    /// Returns when it will have to do with the target again.
+    pub(crate) fn clean(
+        &mut self,
+        pointers: &mut Pointers,
+        target: &Target,
+        retention: &Retention,
+        spared: &Spared,
+    ) -> Result<Option<Moment>, Fault> {
+        let Some(generations) = pointers.tree().generations(target)? else {
+            return Ok(None);
+        };
+        let current = pointers.tree().pointed(target)?;
+        let mut superseded = Vec::new();
+        for name in generation_names(&generations)? {
+            if Some(&name) != current.as_ref() {
+                let record = generations.stat(name.record())?;
+                superseded.extend(record.map(|stat| (stat.modified, name)));
+            }
+        }
+        superseded.sort_unstable();
+        superseded.reverse();
+
+        let last = superseded.first().map(|(_, name)| name);
+        let withdrawal = if current.is_none() {
+            withdrawal(pointers, target, last)?
+        } else {
+            None
+        };
+        let is_unsettled =
+            |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(&**drop));
+        if withdrawal.as_ref().is_some_and(is_unsettled) {
+            return Ok(Some(Moment::now().later(UNSETTLED)));
+        }
+        let keep = if withdrawal.is_some() {
+            0
+        } else {
+            retention.keep
+        };
+        let (mut next, mut kept) = (None, HashSet::new());
+        for (since, name) in superseded.into_iter().skip(keep) {
+            let of_generation = (target, &name, since);
+            match self.goes(of_generation, &generations, retention, &spared.open)? {
+                None => pointers.remove(&generations, &name)?,
+                Some(later) => {
+                    next = Some(next.map_or(later, |next: Moment| next.min(later)));
+                    kept.insert(name);
+                }
+            }
+        }
+        self.keep_only(target, &kept);
+        if withdrawal.is_some() && next.is_none() {
+            pointers.remove_folder(target)?;
+        }
+        Ok(next)
+    }
+
+    /// When it is to be looked at again whether a generation may go; `None` when it may. Since then it
+    /// is not current.
+    fn goes(
+        &mut self,
+        (target, name, since): (&Target, &GenerationName, Moment),
+        generations: &Dir,
+        retention: &Retention,
+        open: &OpenFiles,
+    ) -> Result<Option<Moment>, Fault> {
+        let (now, due) = (Moment::now(), since.later(retention.min_age));
+        let period = WATCHED.min(retention.min_age);
+        let in_use = now.later(IN_USE.min(period.max(IN_USE_AT_LEAST)));
+        let watch_from = since.later(first_look(retention));
+        if watch_from > now {
+            return Ok(Some(watch_from));
+        }
+        let Some(dir) = generations.dir(name.as_str())? else {
+            return Ok(None);
+        };
+        let of_target = self.watched.get(target);
+        let watched = of_target.and_then(|watched| watched.get(name));
+        let is_used = match (&self.lookout, watched) {
+            (Some(lookout), None) if !period.is_zero() => {
+                if lookout.count() >= MAX_WATCHED {
+                    return Ok(Some(in_use));
+                }
+                let watched = lookout.watch(&dir, period);
+                let of_target = self.watched.entry(target.clone()).or_default();
+                of_target.insert(name.clone(), watched);
+                return Ok(Some(due.max(now.later(period))));
+            }
+            (Some(lookout), Some(watched)) => {
+                lookout.is_locked(watched, dir) || !watched.is_quiet()
+            }
+            _ => false,
+        };
+        if is_used || open.has(&generation_path(target, name)) {
+            return Ok(Some(in_use));
+        }
+        Ok((due > now).then_some(due))
+    }
+
+    /// Forgets all of `target` but these.
+    fn keep_only(&mut self, target: &Target, kept: &HashSet<GenerationName>) {
+        if let Some(watched) = self.watched.get_mut(target) {
+            watched.retain(|name, _| kept.contains(name));
+            if watched.is_empty() {
+                self.watched.remove(target);
+            }
+        }
+    }
+}
+
+/// So long after a generation stopped being current vacuum has first to do with it.
+pub(crate) fn first_look(retention: &Retention) -> Duration {
+    retention.min_age.saturating_sub(WATCHED)
+}
+
+/// How the target was taken out of the tree, if that was by a drop; a pointer that somebody has
+/// removed by hand is no reason to remove what it named.
+fn withdrawal(
+    pointers: &Pointers,
+    target: &Target,
+    last: Option<&GenerationName>,
+) -> Result<Option<Event>, Failure> {
+    let Some(last) = last else { return Ok(None) };
+    let generation = pointers.tree().generation(target, last.clone())?;
+    let record = generation.and_then(|generation| generation.record);
+    Ok(record.and_then(|mut record| {
+        record
+            .history
+            .pop()
+            .filter(|event| event.what == Happened::Withdrawn)
+    }))
+}
+
+/// What a start has to know of a target.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    pub current: Option<GenerationName>,
+    /// There is something to [`sweep`], or for the vacuum.
+    pub is_untidy: bool,
+}
+
+/// Looks whether a start has anything to do for `target`: for most of many targets it has not.
+pub(crate) fn survey(
+    tree: &Tree,
+    target: &Target,
+    retention: &Retention,
+) -> Result<Surveyed, Fault> {
+    let current = tree.pointed(target)?;
+    let (mut generations, mut records) = (HashSet::new(), HashSet::new());
+    let mut has_others = false;
+    if let Some(folder) = tree.generations(target)? {
+        folder.each(|name, kind| {
+            let name = name.to_string_lossy();
+            match (kind, name.strip_suffix(".toml")) {
+                (Kind::Dir, None) => drop(generations.insert(name.to_string())),
+                (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
+                _ => has_others = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    let is_current = |name: &GenerationName| generations.contains(name.as_str());
+    let is_tidy = !has_others
+        && generations == records
+        && current.as_ref().is_some_and(is_current)
+        && generations.len() <= 1 + retention.keep;
+    Ok(Surveyed {
+        current,
+        is_untidy: !is_tidy,
+    })
+}
+
+/// Removes what a crash left of `target`: generations without a record, records without a
+/// generation, links that were made for an adoption.
+///
+/// Returns how many there were.
+pub(crate) fn sweep(pointers: &mut Pointers, target: &Target) -> Result<usize, Fault> {
+    let Some(generations) = pointers.tree().generations(target)? else {
+        return Ok(0);
+    };
+    let current = pointers.tree().pointed(target)?;
+    let mut leftovers = 0;
+    for (name, kind) in generations.names()? {
+        let Some(name) = name.to_str() else { continue };
+        let Ok(generation) = name
+            .strip_suffix(".toml")
+            .unwrap_or(name)
+            .parse::<GenerationName>()
+        else {
+            continue;
+        };
+        if Some(&generation) == current.as_ref() || is_complete(&generations, &generation)? {
+            continue;
+        }
+        leftovers += 1;
+        match kind {
+            Kind::Dir => pointers.remove(&generations, &generation)?,
+            Kind::File | Kind::Link => drop(generations.remove_file(name)?),
+            Kind::Other => {}
+        }
+    }
+    Ok(leftovers)
+}
+
+fn is_complete(generations: &Dir, name: &GenerationName) -> Result<bool, Failure> {
+    let is = |name: &str, kind| {
+        Ok(generations
+            .stat(name)?
+            .is_some_and(|stat| stat.kind == kind))
+    };
+    Ok(is(name.as_str(), Kind::Dir)? && is(&name.record(), Kind::File)?)
+}

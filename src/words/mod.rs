@@ -1,0 +1,13 @@
+//! words
+mod digest;
+mod generation;
+mod moment;
+mod target;
+mod verdict;
+
+pub use digest::Digest;
+pub(crate) use digest::{Hasher, SHORT};
+pub(crate) use generation::GenerationName;
+pub(crate) use moment::Moment;
+pub(crate) use target::{NAME_RULE, Name, Target};
+pub(crate) use verdict::{Reason, Verdict};

@@ -1,0 +1,102 @@
+//! What became of a drop, and why it was rejected: in a word each.
+
+use std::fmt;
+
+use serde::Serialize as _;
+
+/// What became of a drop, in a word. The words are part of the outcome's format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// What it asked for is current now.
+    Published,
+    /// It was current already.
+    Unchanged,
+    /// The target was taken out of the tree.
+    Withdrawn,
+    Rejected,
+}
+
+impl Verdict {
+    pub const ALL: [Self; 4] = [
+        Self::Published,
+        Self::Unchanged,
+        Self::Withdrawn,
+        Self::Rejected,
+    ];
+
+    /// The word that stands in an outcome and in a log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Unchanged => "unchanged",
+            Self::Withdrawn => "withdrawn",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a drop is rejected. The words are part of the outcome's format: they never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The drop's name is no text, has control characters or is too long.
+    BadName,
+    /// What lies in `incoming/` is no directory.
+    NotADirectory,
+    BadManifest,
+    /// No manifest, or not every file that it lists, within `spool.incomplete_timeout`.
+    Incomplete,
+    /// Something in the drop that is neither the manifest nor the image.
+    UnexpectedFile,
+    /// A file that the manifest doesn't list.
+    UnlistedFile,
+    ChecksumMismatch,
+    /// No regular file, directory, or relative link that ends inside the image; or not the
+    /// importer's own.
+    UnsafeFile,
+    /// A file's name is no text, or has control characters.
+    UnsafeName,
+    /// The daemon may not read it.
+    Unreadable,
+    /// It changed while it was read.
+    Changed,
+    EmptyImage,
+    TooLarge,
+    TooManyFiles,
+    TooDeep,
+    /// Something that the daemon did not publish stands where the pointer belongs.
+    TargetOccupied,
+    /// The current generation is not the one that the drop replaces.
+    Conflict,
+    /// There is nothing to roll back or to withdraw.
+    UnknownTarget,
+    /// The generation to go back to is not kept any more.
+    UnknownGeneration,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_the_same_word_in_a_log_and_in_an_outcome() {
+        assert_eq!(Reason::ChecksumMismatch.to_string(), "checksum-mismatch");
+        assert_eq!(
+            serde_json::to_string(&Reason::TooLarge).unwrap(),
+            "\"too-large\""
+        );
+    }
+}
