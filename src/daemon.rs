@@ -1,23 +1,32 @@
-//! The daemon: everything opened, the tasks started, and an orderly end.
+//! The daemon: everything opened, the tasks started, and an orderly end. Uses every room but
+//! `commands`; start with [`run`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::listeners::{BootConfigs, boot_configs, hooks, metrics};
-use crate::log::{Log, events};
-use crate::publisher::{Activity, Listeners, Publisher, Workshop, recovery};
-use crate::settings::{self, Settings};
-use crate::spool::{Spool, Watch};
-use crate::sys::{Progress, systemd};
-use crate::tree::Staging;
+use crate::listeners::{BootConfigs, count_outcomes, render_boot_configs, run_hooks, tell_status};
+use crate::log::{Log, MessageId};
+use crate::publisher::{Publisher, Report};
+use crate::settings::Settings;
+use crate::spool::Spool;
+use crate::sys::{Progress, tell_systemd};
+use crate::tree::Pointers;
 
 /// Work that runs side by side, and a few more.
 const MAX_THREADS: usize = 8;
+
+/// So much more time, in microseconds, is asked of systemd while the start takes long, so often, and
+/// so many times: one that takes longer hangs.
+const MORE_TIME: u32 = 60_000_000;
+const ASK_INTERVAL: Duration = Duration::from_secs(20);
+const MAX_ASKS: usize = 360;
 
 /// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained. On SIGHUP it
 /// takes up what `reread` returns.
@@ -58,8 +67,8 @@ pub(crate) fn run(
                 Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
             }
         };
-        tracing::info!(message_id = events::STOPPING, "stopping on {signal}");
-        systemd::stopping();
+        tracing::info!(message_id = %MessageId::Stopping, "stopping on {signal}");
+        tell_systemd(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
         shutdown.cancel();
         publishing.await.context("the publisher broke off")?
     })
@@ -71,7 +80,9 @@ fn reload(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) {
-    systemd::reloading();
+    // `Type=notify-reload` wants the time (sd_notify(3)); ready ends it.
+    let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
+    tell_systemd(&[NotifyState::Reloading, now]);
     match reread() {
         Ok(settings) => {
             let (settings, later) = settings.beside(&change.borrow());
@@ -81,14 +92,14 @@ fn reload(
             }
             // The publisher may be about to end: it needs no settings any more.
             let _ = change.send(Arc::new(settings));
-            tracing::info!(message_id = events::RELOADED, "configuration read again");
+            tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
         }
         Err(error) => {
-            let message_id = events::RELOAD_REFUSED;
-            tracing::error!(message_id, "the old configuration stays: {error:#}");
+            let message_id = MessageId::ReloadRefused;
+            tracing::error!(%message_id, "the old configuration stays: {error:#}");
         }
     }
-    systemd::ready();
+    tell_systemd(&[NotifyState::Ready]);
 }
 
 async fn publish(
@@ -98,59 +109,33 @@ async fn publish(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let settings = Arc::clone(&changes.borrow());
-    let mut listeners = Listeners::default();
-    let (of_metrics, of_hooks, of_rendering) = (listeners.add(), listeners.add(), listeners.add());
-    let (show, activity) = watch::channel(Activity::default());
+    let mut report = Report::default();
+    let (of_metrics, of_hooks, of_rendering) = (report.listen(), report.listen(), report.listen());
+    let activity = report.activity();
     let progress = Arc::new(Progress::default());
 
     let (opening, of_publisher) = (Arc::clone(&settings), changes.clone());
     let of_work = Arc::clone(&progress);
-    let recover = move || -> anyhow::Result<(Publisher, BootConfigs)> {
-        let Settings {
-            spool,
-            tree,
-            limits,
-            tftp,
-            boot_configs,
-            ..
-        } = Settings::clone(&opening);
-        let opened = Spool::open(&spool).context("opening the spool")?;
-        let (staging, pointers) = Staging::open(&tree).context("opening the tree")?;
-        let watch = match spool.watch {
-            settings::Watch::Auto if !once => Watch::new(opened.incoming()),
-            // Once, nobody waits for what comes later.
-            settings::Watch::Auto | settings::Watch::Poll => Watch::blind(),
-        };
-        let boot_configs = BootConfigs::new(Arc::clone(&staging), tftp.root, boot_configs);
-        let recovered = recovery::recover(&opened, pointers, &opening, once)?;
-        let shop = Arc::new(Workshop {
-            spool: Arc::new(opened),
-            staging,
-            limits,
-            progress: of_work,
-        });
-        let publisher = Publisher::new(shop, recovered, watch, listeners, of_publisher, show, once);
-        Ok((publisher, boot_configs))
-    };
-    let (publisher, boot_configs) = systemd::starting(tokio::task::spawn_blocking(recover))
+    let start = move || open(&opening, of_publisher, report, of_work, once);
+    let (publisher, boot_configs) = starting(tokio::task::spawn_blocking(start))
         .await
         .context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
-    tracing::info!(message_id = events::READY, %spool, %tree, "ready");
-    systemd::ready();
+    tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
+    tell_systemd(&[NotifyState::Ready]);
     // Nobody waits for it where the daemon is ending already.
     let _ = is_ready.send(());
 
-    let status = tokio::spawn(systemd::tell_status(activity.clone(), progress));
+    let status = tokio::spawn(tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
-    others.spawn(boot_configs::run(
+    others.spawn(render_boot_configs(
         boot_configs,
         of_rendering,
         changes.clone(),
     ));
-    others.spawn(metrics::run(of_metrics, activity, changes.clone()));
+    others.spawn(count_outcomes(of_metrics, activity, changes.clone()));
     let tree = settings.tree.path.clone();
-    others.spawn(hooks::run(changes, tree, of_hooks, shutdown.clone()));
+    others.spawn(run_hooks(changes, tree, of_hooks, shutdown.clone()));
     tokio::select! {
         ended = publisher.run(shutdown) => ended?,
         Some(ended) = others.join_next() => {
@@ -158,7 +143,8 @@ async fn publish(
             anyhow::bail!("a task ended before the publisher");
         }
     }
-    // With the publisher go the news, and what it shows: the others do what is left to do, and end.
+    // With the publisher go its reports, and what it shows: the others do what is left to do, and
+    // end.
     status.abort();
     while let Some(ended) = others.join_next().await {
         let result = ended.context("a task broke off")?;
@@ -168,4 +154,37 @@ async fn publish(
         }
     }
     Ok(())
+}
+
+/// Opens spool and tree, and takes up what was left there. Blocks.
+fn open(
+    settings: &Settings,
+    changes: watch::Receiver<Arc<Settings>>,
+    report: Report,
+    progress: Arc<Progress>,
+    once: bool,
+) -> anyhow::Result<(Publisher, BootConfigs)> {
+    let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
+    let pointers = Pointers::open(settings).context("opening the tree")?;
+    let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), settings);
+    let publisher = Publisher::new(spool, pointers, report, progress, changes, once)?;
+    Ok((publisher, boot_configs))
+}
+
+/// Waits for the start, which may take longer than systemd thinks.
+async fn starting<T>(start: impl Future<Output = T>) -> T {
+    let mut start = std::pin::pin!(start);
+    let mut ask = tokio::time::interval(ASK_INTERVAL);
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            biased;
+            started = &mut start => return started,
+            _ = ask.tick(), if asked < MAX_ASKS => {
+                asked += 1;
+                let status = NotifyState::Status("looking at the tree and the spool");
+                tell_systemd(&[status, NotifyState::ExtendTimeoutUsec(MORE_TIME)]);
+            }
+        }
+    }
 }

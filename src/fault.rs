@@ -1,20 +1,21 @@
-//! What went wrong, and what becomes of the drop: an error says its fate where it arises.
+//! An error says its fate where it arises: the drop is rejected, tried again, or the daemon can't
+//! begin. Uses `words` and `sys`.
 
 use std::path::PathBuf;
 
-use crate::sys::Failure;
+use crate::sys::{Failure, UnknownAccount};
 use crate::words::Reason;
 
 /// What ended the work on a drop before it was published.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The drop will never be good: it is rejected. The text is for people.
-    #[error("{0}: {1}")]
-    Reject(Reason, String),
+pub(crate) enum Fault {
+    /// The drop will never be good.
+    #[error(transparent)]
+    Reject(#[from] Rejection),
     /// The machine's trouble, not the drop's: it is tried again later.
     #[error(transparent)]
     Retry(#[from] Failure),
-    /// There is not enough room: it is tried again later.
+    /// There is not enough room: the drop is tried again later.
     #[error("{wanted} needed beside `limits.min_free_space`, {free} free")]
     NoSpace {
         wanted: bytesize::ByteSize,
@@ -25,6 +26,29 @@ pub enum Fault {
     Interrupted,
 }
 
+/// Why a drop is rejected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub(crate) struct Rejection {
+    pub(crate) reason: Reason,
+    /// For people: what is wrong, and what was expected.
+    pub(crate) detail: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// The drop is rejected.
+pub(crate) fn reject(reason: Reason, detail: impl Into<String>) -> Fault {
+    Fault::Reject(Rejection::new(reason, detail))
+}
+
 /// Why the daemon can't begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -32,6 +56,6 @@ pub enum StartError {
     Failure(#[from] Failure),
     #[error("{0:?} is used by another daemon; expected to be its only one")]
     InUse(PathBuf),
-    #[error("there is no {kind} {name:?}, which `tree.owner` or `tree.group` names")]
-    NoAccount { kind: &'static str, name: String },
+    #[error(transparent)]
+    UnknownAccount(#[from] UnknownAccount),
 }

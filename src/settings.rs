@@ -1,59 +1,56 @@
 //! The configuration: text to [`Settings`]. Reads no disk.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use strum::VariantNames;
 use toml::de::DeValue;
 
-use crate::text::{Expected, InputError, Table, number, read_toml, string, strings};
+use crate::sys::{Ownership, UnknownAccount};
+use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
 use crate::words::Verdict;
-
-/// Where the configuration is looked for when nobody says where.
-pub(crate) const DEFAULT_PATH: &str = "/etc/netboot-publisher/config.toml";
 
 /// Everything that an admin can set.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Settings {
-    pub spool: SpoolSettings,
-    pub tree: TreeSettings,
-    pub limits: Limits,
-    pub retention: Retention,
-    pub swap: SwapSettings,
-    pub tftp: TftpSettings,
-    pub boot_configs: Vec<BootConfig>,
-    pub hooks: Vec<Hook>,
-    pub metrics: MetricsSettings,
-    pub log: LogSettings,
+    pub(crate) spool: SpoolSettings,
+    pub(crate) tree: TreeSettings,
+    pub(crate) limits: Limits,
+    pub(crate) retention: Retention,
+    pub(crate) swap: SwapSettings,
+    pub(crate) tftp: TftpSettings,
+    pub(crate) boot_configs: Vec<BootConfig>,
+    pub(crate) hooks: Vec<Hook>,
+    pub(crate) metrics: MetricsSettings,
+    pub(crate) log: LogSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SpoolSettings {
-    pub path: PathBuf,
-    pub watch: Watch,
+pub(crate) struct SpoolSettings {
+    pub(crate) path: PathBuf,
+    pub(crate) watch: WatchMode,
     /// The spool is looked at this often even when no event says so.
-    pub rescan_interval: Duration,
+    pub(crate) rescan_interval: Duration,
     /// A drop that is still incomplete after this long is rejected.
-    pub incomplete_timeout: Duration,
-    pub keep_outcomes: Duration,
-    pub keep_rejected: Duration,
+    pub(crate) incomplete_timeout: Duration,
+    pub(crate) keep_outcomes: Duration,
+    pub(crate) keep_rejected: Duration,
 }
 
 /// How the daemon learns of a drop before the next rescan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum WatchMode {
     /// Events of the kernel.
     Auto,
     /// Nothing but the rescan: for file systems that send no events.
     Poll,
 }
 
-impl Watch {
-    const WORDS: &[(&str, Self)] = &[("auto", Self::Auto), ("poll", Self::Poll)];
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TreeSettings {
+pub(crate) struct TreeSettings {
     pub path: PathBuf,
     /// User that owns what is published; `None`: the daemon's own.
     pub owner: Option<String>,
@@ -63,44 +60,44 @@ pub struct TreeSettings {
 
 /// What a drop may be at most. Larger ones are rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes.
-    pub max_image_size: u64,
+    pub(crate) max_image_size: u64,
     /// Files, folders and links together.
-    pub max_files: usize,
+    pub(crate) max_files: usize,
     /// Folders within folders.
-    pub max_depth: usize,
+    pub(crate) max_depth: usize,
     /// Bytes that publishing leaves free on the tree's file system.
-    pub min_free_space: u64,
+    pub(crate) min_free_space: u64,
 }
 
 /// Which generations vacuum leaves in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retention {
+pub(crate) struct Retention {
     /// Generations besides the current one.
-    pub keep: usize,
+    pub(crate) keep: usize,
     /// None goes sooner than this after it stopped being current.
-    pub min_age: Duration,
+    pub(crate) min_age: Duration,
 }
 
 /// When a changed image takes the place of the current one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwapSettings {
+pub(crate) struct SwapSettings {
     /// When none of the current generation's files was in use for this long; zero: at once.
-    pub quiet_period: Duration,
+    pub(crate) quiet_period: Duration,
     /// After this long in any case.
-    pub max_delay: Duration,
+    pub(crate) max_delay: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct TftpSettings {
+pub(crate) struct TftpSettings {
     /// What the TFTP server calls `/`; `None`: the tree itself.
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// A boot configuration that is rendered after each change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BootConfig {
+pub(crate) struct BootConfig {
     pub template: PathBuf,
     /// Below the TFTP server's root.
     pub output: PathBuf,
@@ -108,30 +105,33 @@ pub struct BootConfig {
 
 /// A program of the admin's that is run after an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// After which outcomes.
-    pub on: Vec<Verdict>,
+    pub(crate) on: Vec<Verdict>,
     /// The program and its arguments.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// It is ended when it runs longer.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct MetricsSettings {
+pub(crate) struct MetricsSettings {
     /// Where the textfile collector of Prometheus looks; `None`: no metrics are written.
-    pub textfile: Option<PathBuf>,
+    pub(crate) textfile: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogSettings {
-    pub level: LogLevel,
-    pub format: LogFormat,
+pub(crate) struct LogSettings {
+    pub(crate) level: LogLevel,
+    pub(crate) format: LogFormat,
 }
 
 /// What is logged: this, and all that is more important.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum LogLevel {
     Error,
     Warn,
     Info,
@@ -139,8 +139,9 @@ pub enum LogLevel {
     Trace,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum LogFormat {
     /// The journal's own under systemd, and text elsewhere.
     Auto,
     Text,
@@ -169,7 +170,7 @@ impl Default for SpoolSettings {
     fn default() -> Self {
         Self {
             path: "/var/spool/netboot-publisher".into(),
-            watch: Watch::Auto,
+            watch: WatchMode::Auto,
             rescan_interval: Duration::from_secs(60),
             incomplete_timeout: Duration::from_secs(60 * 60),
             keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
@@ -209,6 +210,9 @@ impl Default for Retention {
 }
 
 impl Settings {
+    /// Where the configuration is looked for when nobody says where.
+    pub(crate) const DEFAULT_PATH: &str = "/etc/netboot-publisher/config.toml";
+
     /// Reads a configuration; `file` is the name that errors show. What it doesn't set is the
     /// default.
     ///
@@ -233,8 +237,7 @@ impl Settings {
             let hooks = top.tables("hook", hook);
             settings.hooks = hooks.into_iter().flatten().collect();
             top.table("metrics", |table| {
-                let textfile = table.optional("textfile", optional_path);
-                set(&mut settings.metrics.textfile, textfile);
+                table.set("textfile", &mut settings.metrics.textfile, optional_path);
             });
             top.table("log", |table| settings.log.take(table));
             Some(settings)
@@ -245,7 +248,7 @@ impl Settings {
 impl Settings {
     /// These settings as far as they can take effect while a daemon runs with `running`, and the keys
     /// of the others that are different.
-    pub fn beside(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+    pub(crate) fn beside(mut self, running: &Self) -> (Self, Vec<&'static str>) {
         let mut kept = Vec::new();
         let mut keep = |is_same: bool, key| {
             if !is_same {
@@ -269,126 +272,79 @@ impl Settings {
 
 impl SpoolSettings {
     fn take(&mut self, table: &mut Table<'_, '_>) {
-        set(&mut self.path, table.optional("path", path));
-        set(
-            &mut self.watch,
-            table.optional("watch", |value| word(value, Watch::WORDS)),
-        );
-        set(
-            &mut self.rescan_interval,
-            table.optional("rescan_interval", interval),
-        );
-        set(
-            &mut self.incomplete_timeout,
-            table.optional("incomplete_timeout", duration),
-        );
-        set(
-            &mut self.keep_outcomes,
-            table.optional("keep_outcomes", duration),
-        );
-        set(
-            &mut self.keep_rejected,
-            table.optional("keep_rejected", duration),
-        );
+        table.set("path", &mut self.path, path);
+        table.set("watch", &mut self.watch, word);
+        table.set("rescan_interval", &mut self.rescan_interval, interval);
+        table.set("incomplete_timeout", &mut self.incomplete_timeout, duration);
+        table.set("keep_outcomes", &mut self.keep_outcomes, duration);
+        table.set("keep_rejected", &mut self.keep_rejected, duration);
     }
 }
 
 impl TreeSettings {
+    /// User and group of what is published, for a daemon whose files are its `own`.
+    ///
+    /// # Errors
+    /// When the machine doesn't know an account.
+    pub(crate) fn ownership(&self, own: Ownership) -> Result<Ownership, UnknownAccount> {
+        Ownership::by_name(self.owner.as_deref(), self.group.as_deref(), own)
+    }
+
     fn take(&mut self, table: &mut Table<'_, '_>, spool: &Path) {
-        set(
-            &mut self.path,
-            table.optional("path", |value| apart_from(spool, path(value)?)),
-        );
-        set(&mut self.owner, table.optional("owner", account));
-        set(&mut self.group, table.optional("group", account));
+        table.set("path", &mut self.path, |value| {
+            apart_from(spool, path(value)?)
+        });
+        table.set("owner", &mut self.owner, account);
+        table.set("group", &mut self.group, account);
     }
 }
 
 impl Limits {
     fn take(&mut self, table: &mut Table<'_, '_>) {
-        set(
-            &mut self.max_image_size,
-            table.optional("max_image_size", size),
-        );
-        set(
-            &mut self.max_files,
-            table.optional("max_files", |value| count(value, 10_000_000)),
-        );
-        set(
-            &mut self.max_depth,
-            table.optional("max_depth", |value| count(value, 1_000)),
-        );
-        set(
-            &mut self.min_free_space,
-            table.optional("min_free_space", size),
-        );
+        table.set("max_image_size", &mut self.max_image_size, size);
+        table.set("max_files", &mut self.max_files, |value| {
+            count(value, 10_000_000)
+        });
+        table.set("max_depth", &mut self.max_depth, |value| {
+            count(value, 1_000)
+        });
+        table.set("min_free_space", &mut self.min_free_space, size);
     }
 }
 
 impl Retention {
     fn take(&mut self, table: &mut Table<'_, '_>) {
-        set(
-            &mut self.keep,
-            table.optional("keep", |value| count(value, 1_000_000)),
-        );
-        set(&mut self.min_age, table.optional("min_age", duration));
+        table.set("keep", &mut self.keep, |value| count(value, 1_000_000));
+        table.set("min_age", &mut self.min_age, duration);
     }
 }
 
 impl SwapSettings {
     fn take(&mut self, table: &mut Table<'_, '_>) {
-        set(
-            &mut self.quiet_period,
-            table.optional("quiet_period", duration),
-        );
-        set(&mut self.max_delay, table.optional("max_delay", duration));
+        table.set("quiet_period", &mut self.quiet_period, duration);
+        table.set("max_delay", &mut self.max_delay, duration);
     }
 }
 
 impl TftpSettings {
     fn take(&mut self, table: &mut Table<'_, '_>, tree: &Path) {
-        let root = table.optional("root", |value| match optional_path(value)? {
-            Some(root) if !tree.starts_with(&root) => Err(format!(
-                "`tree.path`, {}, or a folder above it",
-                tree.display()
-            )),
-            root => Ok(root),
+        table.set("root", &mut self.root, |value| {
+            match optional_path(value)? {
+                Some(root) if !tree.starts_with(&root) => Err(format!(
+                    "`tree.path`, {}, or a folder above it",
+                    tree.display()
+                )),
+                root => Ok(root),
+            }
         });
-        set(&mut self.root, root);
     }
 }
 
 impl LogSettings {
     fn take(&mut self, table: &mut Table<'_, '_>) {
-        set(
-            &mut self.level,
-            table.optional("level", |value| word(value, LogLevel::WORDS)),
-        );
-        set(
-            &mut self.format,
-            table.optional("format", |value| word(value, LogFormat::WORDS)),
-        );
+        table.set("level", &mut self.level, word);
+        table.set("format", &mut self.format, word);
     }
-}
-
-impl LogLevel {
-    /// Every level with the word for it.
-    pub const WORDS: &[(&str, Self)] = &[
-        ("error", Self::Error),
-        ("warn", Self::Warn),
-        ("info", Self::Info),
-        ("debug", Self::Debug),
-        ("trace", Self::Trace),
-    ];
-}
-
-impl LogFormat {
-    /// Every format with the word for it.
-    pub const WORDS: &[(&str, Self)] = &[
-        ("auto", Self::Auto),
-        ("text", Self::Text),
-        ("json", Self::Json),
-    ];
 }
 
 /// `outputs` are those of the configurations before.
@@ -423,24 +379,17 @@ fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<
 
 fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     let on = table.required("on", |value| {
-        let words = Verdict::ALL
-            .map(|verdict| format!("\"{verdict}\""))
-            .join(", ");
-        let rule = format!("a list of {words}");
-        let verdict = |word: String| {
-            let mut known = Verdict::ALL.into_iter();
-            known
-                .find(|verdict| verdict.as_str() == word)
-                .ok_or_else(|| rule.clone())
-        };
-        match strings(value, &rule)? {
-            words if words.is_empty() => Err(rule.clone()),
-            words => words.into_iter().map(verdict).collect(),
-        }
+        let rule = format!("a list of {}", one_of(Verdict::VARIANTS, ", "));
+        let words = value.texts(&rule)?;
+        let verdicts: Result<Vec<_>, _> = words.iter().map(|word| word.parse()).collect();
+        verdicts
+            .ok()
+            .filter(|verdicts| !verdicts.is_empty())
+            .ok_or(rule)
     });
     let command = table.required("command", |value| {
         const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
-        let command = strings(value, RULE)?;
+        let command = value.texts(RULE)?;
         let has_program = command.first().is_some_and(|path| path.starts_with('/'));
         if !has_program || command.iter().any(|text| text.contains('\0')) {
             return Err(RULE.to_string());
@@ -457,15 +406,9 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     })
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *place = value;
-    }
-}
-
 fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     const RULE: &str = "a path";
-    match string(value, RULE)? {
+    match value.text(RULE)? {
         text if text.is_empty() || text.contains('\0') => Err(RULE.to_string()),
         text => Ok(text.into()),
     }
@@ -473,7 +416,7 @@ fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 
 /// An empty one stands for none.
 fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
-    match string(value, "a path")? {
+    match value.text("a path")? {
         "" => Ok(None),
         _ => path(value).map(Some),
     }
@@ -491,24 +434,21 @@ fn apart_from(spool: &Path, tree: PathBuf) -> Result<PathBuf, Expected> {
     Ok(tree)
 }
 
-/// One of these words.
-fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Expected> {
-    let rule = || {
-        let words: Vec<_> = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
-        words.join(" or ")
-    };
-    let given = value.as_str().ok_or_else(rule)?;
-    let found = words.iter().find(|(word, _)| *word == given);
-    found.map(|(_, meaning)| *meaning).ok_or_else(rule)
+/// One of the words of `T`.
+fn word<T: FromStr + VariantNames>(value: &DeValue<'_>) -> Result<T, Expected> {
+    let rule = || one_of(T::VARIANTS, " or ");
+    value.as_str().ok_or_else(rule)?.parse().map_err(|_| rule())
+}
+
+fn one_of(words: &[&str], between: &str) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    quoted.join(between)
 }
 
 fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
     const RULE: &str = "a duration such as \"10m\" or \"7d\", at most 100 years";
     const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    let parsed = humantime::parse_duration(string(value, RULE)?);
+    let parsed = humantime::parse_duration(value.text(RULE)?);
     parsed
         .ok()
         .filter(|duration| *duration <= MAX)
@@ -524,20 +464,23 @@ fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
 
 fn size(value: &DeValue<'_>) -> Result<u64, Expected> {
     const RULE: &str = "a size such as \"512MiB\" or \"4GiB\"";
-    string(value, RULE)?
+    value
+        .text(RULE)?
         .parse::<ByteSize>()
         .map(|size| size.0)
         .map_err(|_| RULE.to_string())
 }
 
 fn count(value: &DeValue<'_>, max: u64) -> Result<usize, Expected> {
-    number(value, max).and_then(|n| usize::try_from(n).map_err(|error| error.to_string()))
+    value
+        .number(max)
+        .and_then(|n| usize::try_from(n).map_err(|error| error.to_string()))
 }
 
 /// The name of a user or group; an empty one stands for the daemon's own.
 fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
     const RULE: &str = "a name, or \"\" for the daemon's own";
-    match string(value, RULE)? {
+    match value.text(RULE)? {
         "" => Ok(None),
         name if name.contains(char::is_control) => Err(RULE.to_string()),
         name => Ok(Some(name.to_string())),
@@ -656,7 +599,7 @@ mod tests {
         let expected = Settings {
             spool: SpoolSettings {
                 path: "/s".into(),
-                watch: Watch::Poll,
+                watch: WatchMode::Poll,
                 rescan_interval: Duration::from_secs(2),
                 incomplete_timeout: Duration::from_secs(180),
                 keep_outcomes: Duration::from_secs(4 * 3600),

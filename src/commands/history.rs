@@ -1,15 +1,31 @@
-//! What happened to a target: read from the records of its generations.
+//! `history`: what happened to a target, read from the records of its generations.
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
+use super::terminal::{print, print_json};
 use crate::fault::Fault;
+use crate::settings::Settings;
 use crate::text::{age, quoted, table};
-use crate::tree::{Event, Record, Tree, generation_names};
+use crate::tree::{Event, Record, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
+
+/// Shows the history of a target.
+pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::Result<ExitCode> {
+    let history = History::read(&settings.tree.path, target)?;
+    let Some(history) = history else {
+        anyhow::bail!("{target} is not in the tree; expected one that is");
+    };
+    if json {
+        print_json(&history)
+    } else {
+        print(&history.to_text())
+    }
+}
 
 /// A target's generations and their events.
 #[derive(Debug, Serialize)]
@@ -51,15 +67,15 @@ impl History {
     /// When the tree can't be read.
     pub(super) fn read(tree: &Path, target: &Target) -> Result<Option<Self>, Fault> {
         let tree = Tree::open(tree)?;
-        let Some(folder) = tree.generations(target)? else {
+        let Some(names) = tree.names(target)? else {
             return Ok(None);
         };
         let current = tree.pointed(target)?;
         let mut generations = Vec::new();
         let mut events = Vec::new();
-        for name in generation_names(&folder)? {
+        for name in names {
             let is_current = Some(&name) == current.as_ref();
-            let stat = folder.stat(name.record())?.filter(|_| !is_current);
+            let retired_at = tree.retired_at(target, &name)?;
             let generation = tree.generation(target, name.clone())?;
             let record = generation.and_then(|generation| generation.record);
             let of = |record: &Record| {
@@ -76,7 +92,7 @@ impl History {
             let head = head.as_ref();
             generations.push(Kept {
                 is_current,
-                superseded_at: stat.map(|stat| stat.modified),
+                superseded_at: retired_at.filter(|_| !is_current),
                 digest: head.map(|head| head.digest),
                 version: head.and_then(|head| head.version.clone()),
                 published_at: head.map(|head| head.published_at),

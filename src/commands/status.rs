@@ -1,21 +1,39 @@
-//! What is published, what waits and what was rejected: read from names, records and outcomes.
+//! `status`: what is published, what waits and what was rejected; read from names, records and
+//! outcomes.
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Mutex;
+use std::process::ExitCode;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
+use super::terminal::{print, print_json};
 use crate::fault::Fault;
-use crate::spool::{INCOMING, Outcome, PROCESSING, REJECTED, outcome};
-use crate::sys::{Dir, Failure, Kind, parallel};
+use crate::settings::Settings;
+use crate::spool::{Outcome, SpoolView, Waiting};
+use crate::sys::try_map;
 use crate::text::{age, quoted, table};
 use crate::tree::{Head, Tree};
-use crate::words::{GenerationName, Moment, Target};
+use crate::words::{Digest, GenerationName, Moment, Target};
 
-/// From this many targets on, several threads read them.
-const MANY: usize = 256;
+/// So many targets one thread reads.
+const FEW: usize = 256;
+
+/// Shows the status of every target, or of one.
+pub(super) fn show(
+    settings: &Settings,
+    target: Option<&Target>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let (tree, spool) = (&settings.tree.path, &settings.spool.path);
+    let status = Status::read(tree, spool, target)?;
+    if json {
+        print_json(&status)
+    } else {
+        print(&status.to_text())
+    }
+}
 
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
@@ -39,16 +57,9 @@ pub(super) struct TargetStatus {
 pub(super) struct Shown {
     pub version: Option<String>,
     pub published_at: Moment,
-    pub digest: crate::words::Digest,
+    pub digest: Digest,
     pub files: usize,
     pub bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Waiting {
-    pub drop: String,
-    pub is_claimed: bool,
-    pub since: Moment,
 }
 
 impl Status {
@@ -62,25 +73,14 @@ impl Status {
             Some(target) => vec![target.clone()],
             None => tree.targets()?,
         };
-        let statuses = Mutex::new(Vec::with_capacity(targets.len()));
-        parallel::share(targets.len(), targets.len() > MANY, |number| {
-            let status = target_status(&tree, &targets[number])?;
-            statuses
-                .lock()
-                .expect("no thread panics here")
-                .extend(status);
-            Ok::<_, Fault>(())
-        })?;
-        let mut targets = statuses.into_inner().expect("no thread panics here");
-        targets.sort_unstable_by(|a, b| a.target.cmp(&b.target));
-
-        let spool = Dir::open(spool)?;
-        let mut waiting = waiting(&spool, PROCESSING)?;
-        waiting.extend(self::waiting(&spool, INCOMING)?);
+        let statuses = try_map(targets, FEW, |target| target_status(&tree, target))?;
+        let spool = SpoolView::open(spool)?;
+        let mut rejected = spool.rejected()?;
+        rejected.retain(|outcome| only.is_none() || outcome.target.as_ref() == only);
         Ok(Self {
-            targets,
-            waiting,
-            rejected: rejected(&spool, only)?,
+            targets: statuses.into_iter().flatten().collect(),
+            waiting: spool.waiting()?,
+            rejected,
         })
     }
 
@@ -137,8 +137,9 @@ impl Status {
     }
 }
 
-fn target_status(tree: &Tree, target: &Target) -> Result<Option<TargetStatus>, Fault> {
-    let Some(generation) = tree.pointed(target)? else {
+/// `None` where nothing is current.
+fn target_status(tree: &Tree, target: Target) -> Result<Option<TargetStatus>, Fault> {
+    let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);
     };
     let shown = |head: Head| Shown {
@@ -148,56 +149,10 @@ fn target_status(tree: &Tree, target: &Target) -> Result<Option<TargetStatus>, F
         files: head.file_count,
         bytes: head.bytes,
     };
-    let head = tree.head(target, &generation)?.map(shown);
+    let head = tree.head(&target, &generation)?.map(shown);
     Ok(Some(TargetStatus {
-        target: target.clone(),
+        target,
         generation,
         head,
     }))
-}
-
-fn waiting(spool: &Dir, folder: &str) -> Result<Vec<Waiting>, Failure> {
-    let Some(dir) = readable(spool, folder)? else {
-        return Ok(Vec::new());
-    };
-    let mut waiting = Vec::new();
-    for (name, _) in dir.names()? {
-        let drop = name.to_string_lossy().to_string();
-        if let Some(stat) = dir.stat(&name)?.filter(|_| !drop.starts_with('.')) {
-            waiting.push(Waiting {
-                drop,
-                is_claimed: folder == PROCESSING,
-                since: stat.changed,
-            });
-        }
-    }
-    Ok(waiting)
-}
-
-fn rejected(spool: &Dir, only: Option<&Target>) -> Result<Vec<Outcome>, Failure> {
-    let Some(dir) = readable(spool, REJECTED)? else {
-        return Ok(Vec::new());
-    };
-    let mut rejected = Vec::new();
-    for (name, kind) in dir.names()? {
-        let is_outcome = kind == Kind::File && name.to_string_lossy().ends_with(".json");
-        if let Some(bytes) = if is_outcome {
-            dir.read(&name, outcome::MAX_SIZE)?
-        } else {
-            None
-        } {
-            rejected.extend(serde_json::from_slice::<Outcome>(&bytes).ok());
-        }
-    }
-    rejected.retain(|outcome| only.is_none() || outcome.target.as_ref() == only);
-    rejected.sort_by_key(|outcome| outcome.finished_at);
-    Ok(rejected)
-}
-
-/// `None` also for a folder that this user may not read.
-fn readable(spool: &Dir, folder: &str) -> Result<Option<Dir>, Failure> {
-    match spool.dir(folder) {
-        Err(failure) if failure.source.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-        dir => dir,
-    }
 }

@@ -1,455 +1,79 @@
-//! Whether everything that was published still is what its records say.
-//!
-//! Nothing is written, and no lock is taken: a daemon may be at work. What it removes or swaps
-//! meanwhile is no damage; so whatever seems damaged is looked at once more.
+//! `verify`: reads every published file again.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::io::Read as _;
-use std::path::Path;
-use std::sync::Mutex;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use bytesize::ByteSize;
 
-use crate::fault::{Fault, StartError};
-use crate::image::{Content, FileMark, Image, Listing, Ownership};
-use crate::settings::TreeSettings;
-use crate::sys::{Failure, Kind, Progress, accounts, dir, parallel};
-use crate::text::{counted, quoted};
-use crate::tree::{PRIVATE, Tree, generation_names};
-use crate::words::{Digest, GenerationName, Hasher, Target};
+use super::terminal::{print, print_json, show};
+use crate::log::{Log, MessageId};
+use crate::settings::Settings;
+use crate::sys::Progress;
+use crate::text::counted;
+use crate::tree::{Verification, Verified};
+use crate::words::Target;
 
-/// Read at a time, in bytes.
-const BLOCK: usize = 256 << 10;
-
-/// What is to be read, and what was found amiss without reading it.
-#[derive(Debug)]
-pub(super) struct Plan {
-    tree: Tree,
-    targets: usize,
-    generations: Vec<(Target, GenerationName)>,
-    /// The largest first: at the end no thread is left alone with a long one.
-    groups: Vec<Group>,
-    damages: Vec<Damage>,
-}
-
-/// Files of one target with the same name and the same record: in most cases one file, which is
-/// read once.
-#[derive(Debug)]
-struct Group {
-    path: String,
-    mark: FileMark,
-    /// Which generations it is in.
-    generations: Vec<usize>,
-}
-
-/// What a run has shown.
-#[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub targets: usize,
-    pub generations: usize,
-    pub files: usize,
-    /// As the records have them; a file that is in several generations counts in each.
-    pub bytes: u64,
-    /// Empty when everything is as it was published.
-    pub damages: Vec<Damage>,
-}
-
-/// Something that is not what was published.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Damage {
-    pub target: Target,
-    /// Missing when it is the target's pointer.
-    pub generation: Option<GenerationName>,
-    /// From the image's root; missing when it is the generation as a whole.
-    pub path: Option<String>,
-    pub damage: Kinds,
-    /// For people.
-    pub detail: String,
-}
-
-/// The kinds of damage. The words are part of the format for programs: they never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Kinds {
-    /// The pointer leads nowhere.
-    Pointer,
-    /// The record is missing or unreadable, or contradicts itself.
-    Record,
-    Missing,
-    /// Something that was not published.
-    Additional,
-    /// Something else than was published: a folder for a file, a link that leads elsewhere.
-    Other,
-    Size,
-    Content,
-    /// Permissions, owner or group.
-    Mode,
-    Unreadable,
-}
-
-impl Plan {
-    /// Looks at every target, or at one: pointers, records, names, sizes and modes.
-    ///
-    /// # Errors
-    /// When the tree can't be read; when an account of the settings is unknown.
-    pub(super) fn read(
-        settings: &TreeSettings,
-        only: Option<&Target>,
-    ) -> Result<Self, VerifyError> {
-        let tree = Tree::open(&settings.path)?;
-        let ownership = ownership(&tree, settings)?;
-        let targets = match only {
-            Some(target) if tree.generations(target)?.is_none() => {
-                return Err(VerifyError::Unknown(target.clone()));
-            }
-            Some(target) => vec![target.clone()],
-            None => tree.targets()?,
-        };
-        let mut plan = Self {
-            tree,
-            targets: targets.len(),
-            generations: Vec::new(),
-            groups: Vec::new(),
-            damages: Vec::new(),
-        };
-        for target in targets {
-            plan.look_at(&target, ownership)?;
-        }
-        plan.groups
-            .sort_by_key(|group| std::cmp::Reverse(group.mark.size));
-        Ok(plan)
-    }
-
-    /// The bytes to be read, where no file is shared by several generations.
-    pub(super) fn bytes(&self) -> u64 {
-        self.groups.iter().map(|group| group.mark.size).sum()
-    }
-
-    fn look_at(&mut self, target: &Target, ownership: Option<Ownership>) -> Result<(), Fault> {
-        let Some(folder) = self.tree.generations(target)? else {
-            return Ok(());
-        };
-        let leads_nowhere =
-            |name: &GenerationName| Ok::<_, Failure>(folder.dir(name.as_str())?.is_none());
-        if let Some(name) = self.tree.pointed(target)?
-            && leads_nowhere(&name)?
-            // It may have been swapped since.
-            && self.tree.pointed(target)?.as_ref() == Some(&name)
-        {
-            self.damages.push(Damage {
-                target: target.clone(),
-                generation: None,
-                path: None,
-                damage: Kinds::Pointer,
-                detail: format!("leads to {name}, which is not there"),
-            });
-        }
-        let mut groups = BTreeMap::<(String, [u8; 32]), Group>::new();
-        for name in generation_names(&folder)? {
-            let number = self.generations.len();
-            let mut found = Found {
-                target,
-                generation: &name,
-                damages: Vec::new(),
-            };
-            let Some(generation) = self.tree.generation(target, name.clone())? else {
-                continue;
-            };
-            match (generation.record, Image::read(generation.dir, ownership)) {
-                (None, _) => found.note(None, Kinds::Record, "missing, or not readable"),
-                (Some(_), Err(fault)) => found.note(None, Kinds::Unreadable, &fault.to_string()),
-                (Some(record), Ok(image)) => {
-                    found.compare(&image, &record.listing);
-                    for (path, size) in image.files() {
-                        let mark = record.listing.files.get(path);
-                        let Some(mark) = mark.filter(|mark| mark.size == size) else {
-                            continue;
-                        };
-                        let key = (path.to_string(), mark.sha256.to_bytes());
-                        let group = groups.entry(key).or_insert_with(|| Group {
-                            path: path.to_string(),
-                            mark: *mark,
-                            generations: Vec::new(),
-                        });
-                        group.generations.push(number);
-                    }
-                }
-            }
-            let damages = found.damages;
-            // One without a record that isn't current is about to come or to go, or is a leftover.
-            let has_record = folder.stat(name.record())?.is_some();
-            if has_record || self.tree.pointed(target)?.as_ref() == Some(&name) {
-                self.damages.extend(damages);
-            }
-            self.generations.push((target.clone(), name));
-        }
-        self.groups.extend(groups.into_values());
-        Ok(())
-    }
-
-    /// Reads every file.
-    ///
-    /// # Errors
-    /// [`Fault::Interrupted`] when it was to stop.
-    pub(super) fn run(self, progress: &Progress) -> Result<Report, Fault> {
-        let found = Mutex::new(self.damages.clone());
-        parallel::share(self.groups.len(), true, |number| {
-            let damages = self.read_group(&self.groups[number], progress)?;
-            found.lock().expect("no thread panics here").extend(damages);
-            Ok::<_, Fault>(())
-        })?;
-        let mut damages = found.into_inner().expect("no thread panics here");
-        damages.sort();
-        let members = || self.groups.iter().map(|group| group.generations.len());
-        let sizes = self.groups.iter().map(|group| group.mark.size);
-        Ok(Report {
-            targets: self.targets,
-            generations: self.generations.len(),
-            files: members().sum(),
-            bytes: members().zip(sizes).map(|(n, size)| n as u64 * size).sum(),
-            damages,
-        })
-    }
-
-    fn read_group(&self, group: &Group, progress: &Progress) -> Result<Vec<Damage>, Fault> {
-        let mut known = HashMap::new();
-        let mut damages = Vec::new();
-        for number in &group.generations {
-            let (target, name) = &self.generations[*number];
-            let mut found = Found {
-                target,
-                generation: name,
-                damages: Vec::new(),
-            };
-            match self.read_file(target, name, group, &mut known, progress) {
-                Ok(digest) if digest == group.mark.sha256 => continue,
-                Ok(digest) => {
-                    let detail = format!("has sha256 {digest}, recorded {}", group.mark.sha256);
-                    found.note(Some(&group.path), Kinds::Content, &detail);
-                }
-                Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                Err(fault) => {
-                    found.note(Some(&group.path), Kinds::Unreadable, &fault.to_string());
-                }
-            }
-            if self.has_record(target, name)? {
-                damages.append(&mut found.damages);
-            }
-        }
-        Ok(damages)
-    }
-
-    /// Whether vacuum has left the generation alone until now: it removes the record first.
-    fn has_record(&self, target: &Target, name: &GenerationName) -> Result<bool, Failure> {
-        let Some(folder) = self.tree.generations(target)? else {
-            return Ok(false);
-        };
-        Ok(folder.stat(name.record())?.is_some())
-    }
-
-    /// The digest of a file; `known` are those that were read already, by device and inode.
-    fn read_file(
-        &self,
-        target: &Target,
-        name: &GenerationName,
-        group: &Group,
-        known: &mut HashMap<(u64, u64), Digest>,
-        progress: &Progress,
-    ) -> Result<Digest, Fault> {
-        let folders = target.folders().join("/");
-        let path = format!("{folders}/{}/{name}/{}", target.generations(), group.path);
-        let failed = |error| Failure::new("reading", self.tree.root().path().join(&path), error);
-        let mut file = self.tree.root().existing_file(&path)?;
-        let stat = dir::stat_file(&file).map_err(failed)?;
-        if stat.kind != Kind::File {
-            let error = std::io::Error::other("no regular file any more");
-            return Err(failed(error).into());
-        }
-        if let Some(digest) = known.get(&stat.id) {
-            return Ok(*digest);
-        }
-        let mut hasher = Hasher::default();
-        let mut block = vec![0; BLOCK];
-        loop {
-            if progress.is_stop_requested() {
-                return Err(Fault::Interrupted);
-            }
-            let length = match file.read(&mut block) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed(error).into()),
-            };
-            hasher.update(&block[..length]);
-            progress.advance(length as u64);
-        }
-        let digest = hasher.finish();
-        known.insert(stat.id, digest);
-        Ok(digest)
-    }
-}
-
-/// What is amiss in one generation.
-struct Found<'a> {
-    target: &'a Target,
-    generation: &'a GenerationName,
-    damages: Vec<Damage>,
-}
-
-impl Found<'_> {
-    fn note(&mut self, path: Option<&str>, damage: Kinds, detail: &str) {
-        self.damages.push(Damage {
-            target: self.target.clone(),
-            generation: Some(self.generation.clone()),
-            path: path.map(String::from),
-            damage,
-            detail: detail.to_string(),
-        });
-    }
-
-    /// Names, kinds, sizes, links and modes.
-    fn compare(&mut self, image: &Image, listing: &Listing) {
-        const MODE: &str = "permissions, owner or group are not as published";
-        if image.is_root_altered() {
-            self.note(None, Kinds::Mode, MODE);
-        }
-        let mut rest: BTreeMap<&str, Recorded<'_>> = BTreeMap::new();
-        rest.extend(
-            listing
-                .files
-                .iter()
-                .map(|(path, mark)| (path.as_str(), Recorded::File(mark))),
-        );
-        rest.extend(
-            listing
-                .links
-                .iter()
-                .map(|(path, to)| (path.as_str(), Recorded::Link(to))),
-        );
-        rest.extend(
-            listing
-                .folders
-                .iter()
-                .map(|path| (path.as_str(), Recorded::Folder)),
-        );
-        for entry in image.entries() {
-            let path = Some(entry.path.as_str());
-            let Some(recorded) = rest.remove(entry.path.as_str()) else {
-                self.note(path, Kinds::Additional, "was not published");
-                continue;
-            };
-            match (&entry.content, &recorded) {
-                (Content::File(size), Recorded::File(mark)) if *size != mark.size => {
-                    let detail = format!("has {size} bytes, recorded {}", mark.size);
-                    self.note(path, Kinds::Size, &detail);
-                }
-                (Content::File(_), Recorded::File(_)) | (Content::Folder, Recorded::Folder) => {}
-                (Content::Link(to), Recorded::Link(recorded)) if to == *recorded => {}
-                (content, recorded) => {
-                    let detail = format!("is {}, recorded {recorded}", shown(content));
-                    self.note(path, Kinds::Other, &detail);
-                }
-            }
-            if entry.is_altered && !image.is_root_altered() {
-                self.note(path, Kinds::Mode, MODE);
-            }
-        }
-        for path in rest.into_keys() {
-            self.note(Some(path), Kinds::Missing, "is not there");
-        }
-    }
-}
-
-/// What the record says of a name.
-enum Recorded<'a> {
-    File(&'a FileMark),
-    Link(&'a str),
-    Folder,
-}
-
-impl fmt::Display for Recorded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(_) => f.write_str("a file"),
-            Self::Folder => f.write_str("a folder"),
-            Self::Link(to) => write!(f, "a link to {}", quoted(to)),
-        }
-    }
-}
-
-fn shown(content: &Content) -> String {
-    match content {
-        Content::File(_) => "a file".to_string(),
-        Content::Folder => "a folder".to_string(),
-        Content::Link(to) => format!("a link to {}", quoted(to)),
-        Content::Foreign => "no file, folder or link".to_string(),
-    }
-}
-
-impl Report {
-    /// For people, with how long it took: one line.
-    pub(super) fn summary(&self, took: &str) -> String {
-        let verdict = match self.damages.len() {
-            0 => "all as published".to_string(),
-            count => format!("{count} damaged"),
-        };
-        let bytes = bytesize::ByteSize(self.bytes);
-        format!(
-            "{}, {}, {}, {bytes} in {took}: {verdict}\n",
-            counted(self.targets, "target"),
-            counted(self.generations, "generation"),
-            counted(self.files, "file")
-        )
-    }
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            target,
-            generation,
-            path,
-            detail,
-            ..
-        } = self;
-        write!(f, "damaged: {target}")?;
-        if let Some(generation) = generation {
-            write!(f, " {generation}")?;
-        }
-        match (path, self.damage) {
-            (Some(path), _) => write!(f, " {}: {detail}", quoted(path)),
-            (None, Kinds::Record) => write!(f, " record: {detail}"),
-            (None, Kinds::Pointer) => write!(f, " pointer: {detail}"),
-            (None, _) => write!(f, ": {detail}"),
-        }
-    }
-}
-
-/// Why nothing can be verified.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum VerifyError {
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error("{0} is not in the tree; expected one that is")]
-    Unknown(Target),
-}
-
-impl From<Failure> for VerifyError {
-    fn from(failure: Failure) -> Self {
-        Self::Fault(failure.into())
-    }
-}
-
-/// User and group that everything published belongs to; `None` where no daemon was at work yet.
-fn ownership(tree: &Tree, settings: &TreeSettings) -> Result<Option<Ownership>, VerifyError> {
-    let Some(own) = tree.root().stat(Path::new(PRIVATE))? else {
-        return Ok(None);
+/// Verifies every target, or one.
+pub(super) fn verify(
+    settings: &Settings,
+    target: Option<&Target>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let verification = Verification::read(&settings.tree, target)?;
+    let progress = Arc::new(Progress::default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let verified = runtime.block_on(async {
+        let bar = tokio::spawn(show(verification.bytes(), Arc::clone(&progress)));
+        let verified = tokio::task::spawn_blocking(move || verification.run(&progress)).await;
+        bar.abort();
+        verified
+    })??;
+    let printed = if json {
+        print_json(&verified)?
+    } else {
+        let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);
+        let took = humantime::format_duration(took).to_string();
+        print(&(tell_damages(settings, &verified) + &summary(&verified, &took)))?
     };
-    Ok(Some(Ownership {
-        uid: accounts::user_or(settings.owner.as_deref(), own.uid)?,
-        gid: accounts::group_or(settings.group.as_deref(), own.gid)?,
-    }))
+    Ok(if verified.damages.is_empty() {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What is damaged, a line each; where standard error is the journal it gets an entry each, and
+/// nothing is left to be told.
+fn tell_damages(settings: &Settings, verified: &Verified) -> String {
+    let log = Log::start(settings.log, None, None);
+    if log.is_text() {
+        let damages = verified.damages.iter();
+        let lines: Vec<_> = damages.map(|damage| format!("{damage}\n")).collect();
+        return lines.concat();
+    }
+    let message_id = MessageId::Damaged;
+    for damage in &verified.damages {
+        let generation = damage.generation.as_ref().map(tracing::field::display);
+        tracing::error!(%message_id, target = %damage.target, generation, "{damage}");
+    }
+    String::new()
+}
+
+/// One line for people.
+fn summary(verified: &Verified, took: &str) -> String {
+    let verdict = match verified.damages.len() {
+        0 => "all as published".to_string(),
+        count => format!("{count} damaged"),
+    };
+    let bytes = ByteSize(verified.bytes);
+    format!(
+        "{}, {}, {}, {bytes} in {took}: {verdict}\n",
+        counted(verified.targets, "target"),
+        counted(verified.generations, "generation"),
+        counted(verified.files, "file")
+    )
 }

@@ -6,14 +6,15 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Content, Image};
+use super::Image;
+use super::entry::Content;
 use crate::fault::Fault;
-use crate::sys::{Progress, parallel};
+use crate::sys::{Progress, try_map};
 
 /// One thread's share of a large file, in bytes.
 const SHARE: u64 = 8 << 20;
 
-/// Read from each of two files at a time, in bytes. Both fit a core's own cache.
+/// Read from each of two files at a time, in bytes. Both blocks fit a core's own cache.
 const BLOCK: usize = 128 << 10;
 
 /// What comparing an image with a published one has shown.
@@ -25,61 +26,61 @@ pub(crate) struct Comparison {
     pub same_files: HashSet<String>,
 }
 
-/// Compares the image of a drop with a published one.
-///
-/// Sizes and names are looked at first; a file whose contents differ is left at the first block
-/// that does. Files that cannot be read in the published image differ, so that the drop repairs
-/// them.
-///
-/// # Errors
-/// What is wrong with a file of the drop.
-pub(crate) fn compare(
-    drop: &Image,
-    published: &Image,
-    progress: &Progress,
-) -> Result<Comparison, Fault> {
-    let pairs: Vec<_> = pairs(drop, published)
-        .map(|pair| (pair, AtomicBool::new(false)))
-        .collect();
-    let shares: Vec<_> = pairs
-        .iter()
-        .enumerate()
-        .flat_map(|(index, ((_, size), _))| (0..size.div_ceil(SHARE)).map(move |s| (index, s)))
-        .collect();
-    let bytes: u64 = pairs.iter().map(|((_, size), _)| size).sum();
+impl Image {
+    /// Compares this image, a drop's, with a published one.
+    ///
+    /// Sizes and names are looked at first; a file whose contents differ is left at the first block
+    /// that does. Files that cannot be read in the published image differ, so that the drop repairs
+    /// them.
+    ///
+    /// # Errors
+    /// What is wrong with a file of the drop.
+    pub(crate) fn compare(
+        &self,
+        published: &Self,
+        progress: &Progress,
+    ) -> Result<Comparison, Fault> {
+        let pairs: Vec<_> = pairs(self, published)
+            .map(|(path, size)| (path, size, AtomicBool::new(false)))
+            .collect();
+        let shares = pairs
+            .iter()
+            .flat_map(|pair| (0..pair.1.div_ceil(SHARE)).map(move |share| (pair, share)));
+        let bytes: u64 = pairs.iter().map(|(_, size, _)| size).sum();
+        let few = if bytes > SHARE { 1 } else { usize::MAX };
 
-    parallel::share(shares.len(), bytes > SHARE, |number| {
-        let (index, share) = shares[number];
-        let ((path, size), differs) = &pairs[index];
-        if differs.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        if progress.is_stop_requested() {
-            return Err(Fault::Interrupted);
-        }
-        let own = drop.open(path, *size)?;
-        let range = share * SHARE..((share + 1) * SHARE).min(*size);
-        let is_same = match published.open(path, *size) {
-            Ok(theirs) => same_range(&own, &theirs, range)
-                .map_err(|error| drop.failure("reading", path, error))?,
-            Err(_) => false,
-        };
-        if !is_same {
-            differs.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    })?;
+        try_map(shares.collect(), few, |((path, size, differs), share)| {
+            if differs.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if progress.is_stop_requested() {
+                return Err(Fault::Interrupted);
+            }
+            let own = self.open(path, *size)?;
+            let range = share * SHARE..((share + 1) * SHARE).min(*size);
+            let is_same = match published.open(path, *size) {
+                Ok(theirs) => same_range(&own, &theirs, range)
+                    .map_err(|error| self.failure("reading", path, error))?,
+                Err(_) => false,
+            };
+            if !is_same {
+                differs.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
 
-    let same_files: HashSet<_> = pairs
-        .into_iter()
-        .filter(|(_, differs)| !differs.load(Ordering::Relaxed))
-        .map(|((path, _), _)| path.to_string())
-        .collect();
-    let is_same = same_files.len() == drop.files().count() && same_names(drop, published);
-    Ok(Comparison {
-        is_same,
-        same_files,
-    })
+        let same_files: HashSet<_> = pairs
+            .into_iter()
+            .filter(|(_, _, differs)| !differs.load(Ordering::Relaxed))
+            .map(|(path, _, _)| path.to_string())
+            .collect();
+        let has_same_names = self.entries() == published.entries();
+        let is_same = has_same_names && same_files.len() == self.files().count();
+        Ok(Comparison {
+            is_same,
+            same_files,
+        })
+    }
 }
 
 /// The files that may be the same: of one path and size, and unaltered.
@@ -91,10 +92,6 @@ fn pairs<'a>(drop: &'a Image, published: &'a Image) -> impl Iterator<Item = (&'a
             theirs[index].content == Content::File(*size) && !theirs[index].is_altered
         })
     })
-}
-
-fn same_names(drop: &Image, published: &Image) -> bool {
-    drop.entries() == published.entries()
 }
 
 /// Whether two files hold the same bytes in a range. A published file that cannot be read differs.

@@ -31,14 +31,14 @@ impl Listing {
     ///
     /// Modes, owners and times are no part of it. The form never changes: it is compared with the
     /// digests of images published long ago.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Hasher::default();
         self.canonical(|line| hasher.update(line.as_bytes()));
         hasher.finish()
     }
 
     /// All files' bytes together.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.files.values().map(|mark| mark.size).sum()
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::render::{BootConfigs, Rendered, Trouble, Why};
-use crate::log::events;
+use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::Settings;
 use crate::tree::Changes;
@@ -31,7 +31,7 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a rendering panicked; when not all went well the last time.
-pub(crate) async fn run(
+pub(crate) async fn render_boot_configs(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
     mut settings: watch::Receiver<Arc<Settings>>,
@@ -121,7 +121,7 @@ async fn gather(
 
 /// The target that is another than before.
 fn changed_by(news: &News) -> Option<Target> {
-    match news.outcome.outcome {
+    match news.outcome.verdict {
         Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
         Verdict::Unchanged | Verdict::Rejected => None,
     }
@@ -144,7 +144,7 @@ impl Said {
             let text = trouble.why.to_string();
             if self.0.get(&trouble.about) != Some(&text) {
                 tracing::warn!(
-                    message_id = events::BOOT_CONFIG_FAILED,
+                    message_id = %MessageId::BootConfigFailed,
                     "rendering {:?}: {text}\nwhat was there before stays in place",
                     trouble.about
                 );

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::log::events;
+use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::{Hook, Settings};
 use crate::spool::Outcome;
@@ -53,7 +53,7 @@ const MAX_LINES: usize = 1_000;
 ///
 /// # Errors
 /// When a hook's task panicked.
-pub(crate) async fn run(
+pub(crate) async fn run_hooks(
     mut settings: watch::Receiver<Arc<Settings>>,
     tree: PathBuf,
     mut news: UnboundedReceiver<Arc<News>>,
@@ -116,12 +116,12 @@ async fn run_one_by_one(
     stop: CancellationToken,
 ) {
     while let Some(piece) = news.recv().await {
-        if !hook.on.contains(&piece.outcome.outcome) {
+        if !hook.on.contains(&piece.outcome.verdict) {
             continue;
         }
         if stop.is_cancelled() {
             let rest: VecDeque<_> = std::iter::from_fn(|| news.try_recv().ok()).collect();
-            let wanted = |piece: &&Arc<News>| hook.on.contains(&piece.outcome.outcome);
+            let wanted = |piece: &&Arc<News>| hook.on.contains(&piece.outcome.verdict);
             let count = 1 + rest.iter().filter(wanted).count();
             tracing::warn!(hook = ?hook.command[0], "not run for {count} outcomes: the daemon ends");
             return;
@@ -133,8 +133,8 @@ async fn run_one_by_one(
         if let Err(why) = run.run(&tree, &stop).await {
             let target = piece.outcome.target.as_ref().map(tracing::field::display);
             let drop = &piece.outcome.drop;
-            let message_id = events::HOOK_FAILED;
-            tracing::warn!(message_id, hook = ?hook.command[0], target, drop, "hook failed: {why}");
+            let message_id = MessageId::HookFailed;
+            tracing::warn!(%message_id, hook = ?hook.command[0], target, drop, "hook failed: {why}");
         }
     }
 }
@@ -276,7 +276,7 @@ fn environment(outcome: &Outcome, tree: &std::path::Path) -> Vec<(&'static str, 
     let image = outcome.image.as_ref();
     let text = |value: Option<String>| value.unwrap_or_default();
     vec![
-        ("NETBOOT_OUTCOME", outcome.outcome.to_string()),
+        ("NETBOOT_OUTCOME", outcome.verdict.to_string()),
         (
             "NETBOOT_REASON",
             text(outcome.reason.map(|it| it.to_string())),

@@ -11,6 +11,7 @@ use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
+use strum::VariantNames as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,6 +33,49 @@ const BUCKETS: [f64; 13] = [
     0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0,
 ];
 
+/// Figures that are what the publisher is doing at the moment: name, help, and the count.
+type Count = (&'static str, &'static str, fn(&Activity) -> usize);
+const COUNTS: [Count; 5] = [
+    (
+        "drops_waiting",
+        "Complete drops that have no outcome yet.",
+        |it| it.waiting,
+    ),
+    (
+        "drops_incomplete",
+        "Drops that somebody is still writing.",
+        |it| it.incomplete,
+    ),
+    (
+        "drops_held",
+        "Drops that wait until no machine uses what they replace.",
+        |it| it.held,
+    ),
+    (
+        "drops_in_trouble",
+        "Drops that have to wait for better times.",
+        |it| it.in_trouble,
+    ),
+    ("targets", "Targets that have a current generation.", |it| {
+        it.targets
+    }),
+];
+
+/// As [`COUNTS`]: points in time, in seconds since 1970. One is not shown where there is none.
+type Time = (&'static str, &'static str, fn(&Activity) -> Option<Moment>);
+const TIMES: [Time; 2] = [
+    (
+        "oldest_drop_timestamp_seconds",
+        "Since when the oldest drop waits that has no outcome yet.",
+        |it| it.oldest,
+    ),
+    (
+        "last_published_timestamp_seconds",
+        "When an image was published last.",
+        |it| it.last_published,
+    ),
+];
+
 /// Every figure.
 #[derive(Debug)]
 struct Metrics {
@@ -39,37 +83,13 @@ struct Metrics {
     outcomes: IntCounterVec,
     published_bytes: IntCounter,
     duration: HistogramVec,
-    waiting: IntGauge,
-    incomplete: IntGauge,
-    held: IntGauge,
-    in_trouble: IntGauge,
-    targets: IntGauge,
-    oldest: Time,
-    last_published: Time,
-}
-
-/// A point in time, in seconds since 1970; it is not shown where there is none.
-#[derive(Debug)]
-struct Time {
-    gauge: Gauge,
-    is_shown: bool,
+    counts: Vec<IntGauge>,
+    times: Vec<(Gauge, bool)>,
 }
 
 impl Metrics {
     fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let options = |name: &str, help: &str| Opts::new(name, help).namespace(NAMESPACE);
-        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let gauge = IntGauge::with_opts(options(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let time = |name: &str, help: &str| -> prometheus::Result<Time> {
-            let gauge = Gauge::with_opts(options(name, help))?;
-            let is_shown = false;
-            Ok(Time { gauge, is_shown })
-        };
-
         let outcomes = IntCounterVec::new(
             options(
                 "outcomes_total",
@@ -91,71 +111,73 @@ impl Metrics {
         let duration = HistogramVec::new(opts, &["outcome"])?;
         registry.register(Box::new(duration.clone()))?;
         // What has not happened yet is 0, so that its rate is known when it happens.
-        for verdict in Verdict::ALL {
-            if verdict != Verdict::Rejected {
-                outcomes.with_label_values(&[verdict.as_str(), ""]);
+        for verdict in Verdict::VARIANTS {
+            if *verdict != <&str>::from(Verdict::Rejected) {
+                outcomes.with_label_values(&[verdict, ""]);
             }
-            duration.with_label_values(&[verdict.as_str()]);
+            duration.with_label_values(&[verdict]);
         }
 
-        let build = options("build_info", "The version that runs.")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
-        let build = IntGauge::with_opts(build)?;
+        let build = options("build_info", "The version that runs.");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
         build.set(1);
         registry.register(Box::new(build))?;
-        let start = time("start_time_seconds", "When the daemon was started.")?;
-        start.gauge.set(seconds(Moment::now()));
-        registry.register(Box::new(start.gauge))?;
+        let start = options("start_time_seconds", "When the daemon was started.");
+        let start = Gauge::with_opts(start)?;
+        start.set(seconds(Moment::now()));
+        registry.register(Box::new(start))?;
+
+        let mut counts = Vec::new();
+        for (name, help, _) in COUNTS {
+            let gauge = IntGauge::with_opts(options(name, help))?;
+            registry.register(Box::new(gauge.clone()))?;
+            counts.push(gauge);
+        }
+        let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
+        let times: Result<Vec<_>, _> = times.into_iter().collect();
         Ok(Self {
+            registry,
             outcomes,
             published_bytes,
             duration,
-            waiting: gauge("drops_waiting", "Complete drops that have no outcome yet.")?,
-            incomplete: gauge("drops_incomplete", "Drops that somebody is still writing.")?,
-            held: gauge(
-                "drops_held",
-                "Drops that wait until no machine uses what they replace.",
-            )?,
-            in_trouble: gauge(
-                "drops_in_trouble",
-                "Drops that can't be handled at the moment, and are tried again.",
-            )?,
-            targets: gauge("targets", "Targets that have a current generation.")?,
-            oldest: time(
-                "oldest_drop_timestamp_seconds",
-                "Since when the oldest drop waits that has no outcome yet.",
-            )?,
-            last_published: time(
-                "last_published_timestamp_seconds",
-                "When an image was published last.",
-            )?,
-            registry,
+            counts,
+            times: times?.into_iter().map(|gauge| (gauge, false)).collect(),
         })
     }
 
     fn count(&self, news: &News) {
         let outcome = &news.outcome;
         let reason = outcome.reason.map(|reason| reason.to_string());
-        let verdict = outcome.outcome.as_str();
+        let verdict = <&str>::from(outcome.verdict);
         let labels = [verdict, reason.as_deref().unwrap_or_default()];
         self.outcomes.with_label_values(&labels).inc();
         let duration = self.duration.with_label_values(&[verdict]);
         duration.observe(news.took.as_secs_f64());
-        if let (Verdict::Published, Some(image)) = (outcome.outcome, &outcome.image) {
+        if let (Verdict::Published, Some(image)) = (outcome.verdict, &outcome.image) {
             self.published_bytes.inc_by(image.bytes);
         }
     }
 
     fn show(&mut self, activity: &Activity) -> prometheus::Result<()> {
-        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.waiting.set(count(activity.waiting));
-        self.incomplete.set(count(activity.incomplete));
-        self.held.set(count(activity.held));
-        self.in_trouble.set(count(activity.in_trouble));
-        self.targets.set(count(activity.targets));
-        self.oldest.show(activity.oldest, &self.registry)?;
-        self.last_published
-            .show(activity.last_published, &self.registry)
+        for (gauge, (_, _, count)) in self.counts.iter().zip(COUNTS) {
+            gauge.set(i64::try_from(count(activity)).unwrap_or(i64::MAX));
+        }
+        for ((gauge, is_shown), (_, _, time)) in self.times.iter_mut().zip(TIMES) {
+            let time = time(activity);
+            if let Some(moment) = time {
+                gauge.set(seconds(moment));
+            }
+            if time.is_some() != *is_shown {
+                let gauge = Box::new(gauge.clone());
+                if *is_shown {
+                    self.registry.unregister(gauge)?;
+                } else {
+                    self.registry.register(gauge)?;
+                }
+                *is_shown = !*is_shown;
+            }
+        }
+        Ok(())
     }
 
     fn text(&self) -> prometheus::Result<String> {
@@ -163,22 +185,8 @@ impl Metrics {
     }
 }
 
-impl Time {
-    fn show(&mut self, moment: Option<Moment>, registry: &Registry) -> prometheus::Result<()> {
-        if let Some(moment) = moment {
-            self.gauge.set(seconds(moment));
-        }
-        if moment.is_some() != self.is_shown {
-            let gauge = Box::new(self.gauge.clone());
-            if self.is_shown {
-                registry.unregister(gauge)?
-            } else {
-                registry.register(gauge)?
-            }
-            self.is_shown = !self.is_shown;
-        }
-        Ok(())
-    }
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(NAMESPACE)
 }
 
 fn seconds(moment: Moment) -> f64 {
@@ -191,7 +199,7 @@ fn seconds(moment: Moment) -> f64 {
 ///
 /// # Errors
 /// When the figures themselves are no good; a file that can't be written is a warning.
-pub(crate) async fn run(
+pub(crate) async fn count_outcomes(
     mut news: UnboundedReceiver<Arc<News>>,
     mut activity: watch::Receiver<Activity>,
     mut settings: watch::Receiver<Arc<Settings>>,

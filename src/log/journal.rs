@@ -3,6 +3,7 @@
 //! See <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. The crate `tracing-journald` would do, but that
 //! it writes a field `TARGET=` of its own, the module's name, beside ours.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
@@ -11,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
 
-use crate::sys::dir;
+use crate::sys::{FileExt as _, sealed};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -25,9 +26,9 @@ pub(super) struct Journal {
 
 /// One entry, as it is sent.
 #[derive(Debug, Default)]
-pub(super) struct Entry(Vec<u8>);
+pub(super) struct JournalEntry(Vec<u8>);
 
-impl Entry {
+impl JournalEntry {
     /// Adds a field; `name` is one of the journal's: `A-Z`, `0-9` and `_`.
     pub(super) fn put(&mut self, name: &str, value: &str) {
         self.0.extend(name.as_bytes());
@@ -42,7 +43,7 @@ impl Entry {
     }
 }
 
-impl std::fmt::Display for Entry {
+impl std::fmt::Display for JournalEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.0))
     }
@@ -55,7 +56,7 @@ impl Journal {
         let (device, inode) = stream.split_once(':')?;
         let named = (device.parse().ok()?, inode.parse().ok()?);
         let stderr = io::stderr().as_fd().try_clone_to_owned().ok()?;
-        let id = dir::stat_file(&stderr.into()).ok()?.id;
+        let id = File::from(stderr).stat().ok()?.id;
         (id == named).then(Self::open)?.ok()
     }
 
@@ -69,11 +70,11 @@ impl Journal {
     /// Sends an entry, and waits while journald has no room for it.
     ///
     /// Every entry names the socket anew: it may be another one when journald was started again.
-    pub(super) fn send(&self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn send(&self, entry: &JournalEntry) -> io::Result<()> {
         match self.socket.send_to(&entry.0, SOCKET) {
             // Too large for a datagram: journald reads it from a file that nobody can change.
             Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => {
-                let file = dir::sealed(|file| file.write_all(&entry.0))?;
+                let file = sealed(|file| file.write_all(&entry.0))?;
                 let files = [file.as_fd()];
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_field_of_one_line_is_text_and_one_of_several_has_its_length() {
-        let mut entry = Entry::default();
+        let mut entry = JournalEntry::default();
         entry.put("TARGET", "amd64/generic/noble/install");
         entry.put("MESSAGE", "a\nb");
         entry.put("REASON", "");

@@ -3,8 +3,10 @@
 //! An event has the same fields in all three. In lines for people what only programs need is left
 //! out, and bytes and durations are written as people do; nothing in a line can move a cursor.
 
-pub(crate) mod events;
+mod events;
 mod journal;
+
+pub use events::MessageId;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
@@ -22,7 +24,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt as lines, reload};
 
-use self::journal::{Entry, Journal};
+use self::journal::{Journal, JournalEntry};
 use crate::settings::{LogFormat, LogLevel, LogSettings};
 
 /// As the journal calls this program.
@@ -30,13 +32,6 @@ const IDENTIFIER: &str = "netboot-publisher";
 
 /// Fields that lines for people don't show: a line says the same in words.
 const FOR_PROGRAMS: [&str; 3] = ["message_id", "outcome", "digest"];
-
-/// What the command line says about the log; it goes before the configuration.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Choice {
-    pub level: Option<LogLevel>,
-    pub format: Option<LogFormat>,
-}
 
 /// The running log.
 #[derive(Debug)]
@@ -47,16 +42,20 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Starts the log on standard error. To be called once.
-    pub(crate) fn start(settings: LogSettings, choice: Choice) -> Self {
-        let format = choice.format.unwrap_or(settings.format);
+    /// Starts the log on standard error. What the command line says about level and format goes
+    /// before the settings. To be called once.
+    pub(crate) fn start(
+        settings: LogSettings,
+        level: Option<LogLevel>,
+        format: Option<LogFormat>,
+    ) -> Self {
+        let format = format.unwrap_or(settings.format);
         let journal = match format {
             LogFormat::Auto => Journal::behind_standard_error(),
             LogFormat::Text | LogFormat::Json => None,
         };
         let is_text = format != LogFormat::Json && journal.is_none();
-        let level = choice.level.unwrap_or(settings.level);
-        let (filtered, filter) = reload::Layer::new(filter(level));
+        let (filtered, filter) = reload::Layer::new(filter(level.unwrap_or(settings.level)));
         let output: Box<dyn Layer<_> + Send + Sync> = match journal {
             Some(journal) => Box::new(Journaled(journal)),
             None if is_text => {
@@ -71,7 +70,7 @@ impl Log {
             .with(output)
             .init();
         Self {
-            level: choice.level,
+            level,
             filter,
             is_text,
         }
@@ -91,13 +90,10 @@ impl Log {
 
 /// `RUST_LOG` goes before all else: it can choose by module.
 fn filter(level: LogLevel) -> EnvFilter {
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
+    let level: LevelFilter = level
+        .to_string()
+        .parse()
+        .expect("the words are tracing's own");
     EnvFilter::builder()
         .with_default_directive(level.into())
         .from_env_lossy()
@@ -261,7 +257,7 @@ impl<S: Subscriber> Layer<S> for Journaled {
 }
 
 /// An event as the journal keeps it, and its line for people.
-fn entry(event: &Event<'_>) -> (Entry, String) {
+fn entry(event: &Event<'_>) -> (JournalEntry, String) {
     // As in syslog(3).
     let priority = match *Event::metadata(event).level() {
         Level::ERROR => "3",
@@ -272,7 +268,7 @@ fn entry(event: &Event<'_>) -> (Entry, String) {
     // `journalctl` shows nothing but the message: it says what the line says.
     let mut message = String::new();
     event.record(&mut Line::new(&mut message, false));
-    let mut entry = Entry::default();
+    let mut entry = JournalEntry::default();
     entry.put("MESSAGE", &message);
     entry.put("PRIORITY", priority);
     entry.put("SYSLOG_IDENTIFIER", IDENTIFIER);
@@ -281,7 +277,7 @@ fn entry(event: &Event<'_>) -> (Entry, String) {
 }
 
 /// The fields of an event become those of an entry.
-struct Fields<'e>(&'e mut Entry);
+struct Fields<'e>(&'e mut JournalEntry);
 
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {

@@ -7,18 +7,18 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::decide::Checked;
 use crate::spool::{Leaving, Peeked, Ready, Seen};
+use crate::sys::processors;
 use crate::words::{Moment, Target};
 
 /// Heavy drops at a time. A second, so that one endless drop holds up no other either.
-const HEAVY_LANE: usize = 2;
+const HEAVY_LANES: usize = 2;
 
 /// Manifests read ahead of the work.
 const AHEAD: usize = 128;
 
 /// Files that the manifests in memory may list, about: some list a hundred thousand.
-pub(super) const MAX_LISTED: usize = 100_000;
+const MAX_LISTED: usize = 100_000;
 const MAX_SHARE_LISTED: usize = 10_000;
 
 /// Drops that one light lane takes at a time.
@@ -26,29 +26,36 @@ const MAX_SHARE: usize = 16;
 
 /// Drops that are complete and have no outcome yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
-    /// Every drop that is on its way, by its name in `processing/`, and when it became complete.
-    hands: HashMap<Arc<str>, (Hand, Moment)>,
+pub(super) struct Queue {
+    /// Every drop that is on its way, by its claim name, and when it became complete.
+    on_their_way: HashMap<Arc<str>, (Stage, Moment)>,
     /// Those of them that have their outcome, and have to be put away.
     settled: HashSet<Arc<str>>,
     /// Those whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
     recalled: VecDeque<(Seen, Target)>,
-    lines: Lines,
+    /// For each target that is being worked on, the drops that come after.
+    lines: HashMap<Target, VecDeque<Seen>>,
     ready: VecDeque<Ready>,
-    /// Heavy drops that wait for their lane.
+    /// Heads of a line that are heavy, and wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
-    /// Heavy drops that were let into their lane before they are checked again.
-    admitted: HashSet<Arc<str>>,
-    /// Heavy drops in their lane.
-    in_lane: usize,
+    lanes: Lanes,
+    /// Drops that have to wait for better times.
     postponed: Vec<(Seen, Option<Target>)>,
+}
+
+/// What is being worked on.
+#[derive(Debug, Default)]
+struct Lanes {
+    is_peeking: bool,
+    light: usize,
+    heavy: usize,
 }
 
 /// How far a drop that is on its way has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hand {
+enum Stage {
     Queued,
     /// In `processing/`. A new drop of this name has to wait until it is gone from there.
     Claimed {
@@ -56,104 +63,132 @@ enum Hand {
     },
 }
 
-impl Hand {
+impl Stage {
     const CLAIMED: Self = Self::Claimed {
         another_waits: false,
     };
 }
 
-/// For each target that is being worked on, the drops that come after.
-type Lines = HashMap<Target, VecDeque<Seen>>;
+/// A drop whose manifest is to be read; with its target where it is the head of that line already.
+pub(super) type Next = (Seen, Option<Target>);
+
+/// Drops whose manifest was read.
+pub(super) type PeekedDrops<E> = Vec<(Next, Result<Peeked, E>)>;
 
 impl Queue {
     /// With what a daemon that ended had claimed.
-    pub(crate) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
-        let settled: HashSet<_> = leaving.iter().map(|drop| drop.entry.clone()).collect();
+    pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
+        let settled: HashSet<_> = leaving.iter().map(|drop| drop.claim_name.clone()).collect();
         let now = Moment::now();
-        let entries = claimed.iter().map(|seen| (seen.entry(), seen.completed));
-        let all = entries.chain(settled.iter().map(|entry| (entry, now)));
-        let hands = all.map(|(entry, since)| (Arc::clone(entry), (Hand::CLAIMED, since)));
+        let all = (claimed
+            .iter()
+            .map(|seen| (seen.claim_name(), seen.completed)))
+        .chain(settled.iter().map(|claim_name| (claim_name, now)));
+        let on_their_way =
+            all.map(|(claim_name, since)| (Arc::clone(claim_name), (Stage::CLAIMED, since)));
         Self {
-            hands: hands.collect(),
+            on_their_way: on_their_way.collect(),
             settled,
             seen: claimed.into(),
             ..Self::default()
         }
     }
 
-    /// Every drop that is on its way, by its name in `processing/`.
-    pub(crate) fn known(&self) -> HashSet<Arc<str>> {
-        self.hands.keys().cloned().collect()
+    /// Every drop that is on its way, by its claim name.
+    pub(super) fn known(&self) -> HashSet<Arc<str>> {
+        self.on_their_way.keys().cloned().collect()
     }
 
     /// Behind a backlog that is known, another look can wait: what is new comes after it.
-    pub(crate) fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self) -> bool {
         self.seen.len() >= AHEAD
     }
 
-    /// Whether drops are waiting to be claimed.
-    pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// Whether a drop for `target` is on its way.
-    pub(crate) fn is_busy(&self, target: &Target) -> bool {
+    pub(super) fn has_line(&self, target: &Target) -> bool {
         self.lines.contains_key(target)
     }
 
     /// How many drops are known that have no outcome yet.
-    pub(crate) fn waiting(&self) -> usize {
-        self.hands.len() - self.settled.len()
+    pub(super) fn waiting(&self) -> usize {
+        self.on_their_way.len() - self.settled.len()
     }
 
     /// Since when the first of them is complete.
-    pub(crate) fn oldest(&self) -> Option<Moment> {
-        let waiting = self.hands.iter();
-        let waiting = waiting.filter(|(entry, _)| !self.settled.contains(*entry));
+    pub(super) fn oldest(&self) -> Option<Moment> {
+        let waiting = self.on_their_way.iter();
+        let waiting = waiting.filter(|(claim_name, _)| !self.settled.contains(*claim_name));
         waiting.map(|(_, (_, since))| *since).min()
     }
 
     /// Drops that wait for better times.
-    pub(crate) fn postponed(&self) -> usize {
+    pub(super) fn postponed(&self) -> usize {
         self.postponed.len()
     }
 
     /// Takes up what a scan has found; `known` are names that it has met again.
-    pub(crate) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
-        for entry in known {
-            if let Some((Hand::Claimed { another_waits }, _)) = self.hands.get_mut(entry) {
+    pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
+        for claim_name in known {
+            if let Some((Stage::Claimed { another_waits }, _)) =
+                self.on_their_way.get_mut(claim_name)
+            {
                 *another_waits = true;
             }
         }
         // One that was claimed while the scan was under way is in hand already.
         for seen in found {
-            if !self.hands.contains_key(seen.entry()) {
-                let queued = (Hand::Queued, seen.completed);
-                self.hands.insert(Arc::clone(seen.entry()), queued);
+            if !self.on_their_way.contains_key(seen.claim_name()) {
+                let queued = (Stage::Queued, seen.completed);
+                self.on_their_way
+                    .insert(Arc::clone(seen.claim_name()), queued);
                 self.seen.push_back(seen);
             }
         }
     }
 
-    /// The next drops whose manifest is to be read; with its target where a drop is the head of that
-    /// line already.
-    pub(crate) fn next_to_peek(&mut self) -> Vec<(Seen, Option<Target>)> {
+    /// The next drops whose manifest is to be read, unless others are being read. What is read is to
+    /// be given to [`Queue::take_peeked`], and its end told by [`Queue::end_peeking`].
+    pub(super) fn next_to_peek(&mut self) -> Vec<Next> {
         let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
+        if self.lanes.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
             return Vec::new();
         }
         let recalled = self.recalled.drain(..);
         let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
         let others = self.seen.len().min(AHEAD);
         drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
+        self.lanes.is_peeking = !drops.is_empty();
         drops
     }
 
+    /// Reads the manifests of drops, in their order. Returns what was read, and the drops that there
+    /// was no room for.
+    pub(super) fn peek_all<E>(
+        drops: Vec<Next>,
+        peek: impl Fn(&Seen) -> Result<Peeked, E>,
+    ) -> (PeekedDrops<E>, Vec<Next>) {
+        let mut rest = drops.into_iter();
+        let (mut peeked, mut listed) = (Vec::new(), 0);
+        while listed < MAX_LISTED
+            && let Some(next) = rest.next()
+        {
+            let peek = peek(&next.0);
+            if let Ok(Peeked::Ready(ready)) = &peek {
+                listed += ready.listed();
+            }
+            peeked.push((next, peek));
+        }
+        (peeked, rest.collect())
+    }
+
+    /// No manifests are being read any more; these drops were left over.
+    pub(super) fn end_peeking(&mut self, rest: Vec<Next>) {
+        self.lanes.is_peeking = false;
+        self.take_back(rest);
+    }
+
     /// Drops whose manifest is to be read again come before all others, in their order.
-    pub(crate) fn take_back(
-        &mut self,
-        drops: impl IntoIterator<IntoIter: DoubleEndedIterator<Item = (Seen, Option<Target>)>>,
-    ) {
+    fn take_back(&mut self, drops: Vec<Next>) {
         // From the last to the first, each to the front: the first is first again.
         for (seen, line) in drops.into_iter().rev() {
             match line {
@@ -167,36 +202,41 @@ impl Queue {
     /// that one already.
     ///
     /// Returns whether `incoming/` is to be looked at again.
-    pub(crate) fn take_peeked(&mut self, seen: Seen, line: Option<Target>, peeked: Peeked) -> bool {
+    pub(super) fn take_peeked(&mut self, (seen, line): Next, peeked: Peeked) -> bool {
         let Peeked::Ready(ready) = peeked else {
-            self.release(seen.entry());
             self.advance(line);
-            return self.let_go(seen.entry());
+            return self.let_go(seen.claim_name());
         };
         let target = ready.target();
-        if line.is_some() && line.as_ref() != target {
-            self.release(seen.entry());
-            self.advance(line);
-        } else if line.is_some() {
+        if line.is_some() && line.as_ref() == target {
             self.ready.push_back(ready);
             return false;
         }
-        match target.cloned() {
-            None => self.ready.push_back(ready),
-            Some(target) => match self.lines.get_mut(&target) {
-                Some(line) => line.push_back(seen),
-                None => {
-                    self.lines.insert(target, VecDeque::new());
-                    self.ready.push_back(ready);
-                }
-            },
+        let is_first = target.is_none_or(|target| match self.lines.get_mut(target) {
+            Some(line) => {
+                line.push_back(seen);
+                false
+            }
+            None => {
+                self.lines.insert(target.clone(), VecDeque::new());
+                true
+            }
+        });
+        if is_first {
+            self.ready.push_back(ready);
         }
+        self.advance(line);
         false
     }
 
-    /// The next drops for one of so many `lanes`. Small ones go several at a time: to hand one over
-    /// costs about as much as to stage it.
-    pub(crate) fn share(&mut self, lanes: usize) -> Vec<Ready> {
+    /// The next drops for a light lane; `None` while all lanes are busy, or no drop is ready. Small
+    /// drops go several at a time: to hand one over costs about as much as to stage it.
+    pub(super) fn next_to_begin(&mut self) -> Option<Vec<Ready>> {
+        let lanes = light_lanes();
+        if self.lanes.light >= lanes || self.ready.is_empty() {
+            return None;
+        }
+        self.lanes.light += 1;
         let share = (self.ready.len() / lanes).clamp(1, MAX_SHARE);
         let mut batch = Vec::with_capacity(share);
         let mut listed = 0;
@@ -205,66 +245,53 @@ impl Queue {
             && let Some(ready) = self.ready.pop_front()
         {
             listed += ready.listed();
-            if let Some((hand, _)) = self.hands.get_mut(ready.seen.entry()) {
-                *hand = Hand::CLAIMED;
+            if let Some((stage, _)) = self.on_their_way.get_mut(ready.seen.claim_name()) {
+                *stage = Stage::CLAIMED;
             }
             batch.push(ready);
         }
-        batch
+        Some(batch)
     }
 
-    /// Takes back drops of a share that were not begun.
-    pub(crate) fn take_unbegun(&mut self, drops: Vec<Ready>) {
-        for ready in drops.into_iter().rev() {
-            self.ready.push_front(ready);
-        }
+    /// A light lane is free again.
+    pub(super) fn leave_light_lane(&mut self) {
+        self.lanes.light -= 1;
     }
 
-    /// Lets the next heavy drop into its lane, if there is room: it is checked once more.
-    ///
-    /// Returns whether there was one.
-    pub(crate) fn admit(&mut self) -> bool {
-        if self.in_lane >= HEAVY_LANE {
-            return false;
-        }
-        let Some((seen, target)) = self.heavy.pop_front() else {
-            return false;
-        };
-        self.in_lane += 1;
-        self.admitted.insert(Arc::clone(seen.entry()));
-        self.recalled.push_back((seen, target));
-        true
+    /// Whether drops are in a light lane, or will soon be.
+    pub(super) fn is_busy(&self) -> bool {
+        self.lanes.light > 0 || !self.ready.is_empty()
     }
 
-    /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what it has
-    /// opened is closed: many may wait.
-    pub(crate) fn take_heavy(&mut self, checked: Box<Checked>) -> Option<Box<Checked>> {
-        let seen = checked.again();
-        if self.admitted.remove(seen.entry()) {
-            return Some(checked);
+    /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what was
+    /// opened of it is to be closed: many may wait.
+    pub(super) fn enter_heavy_lane(&mut self, seen: Seen, target: &Target) -> bool {
+        let is_free = self.lanes.heavy < HEAVY_LANES && self.heavy.is_empty();
+        if is_free {
+            self.lanes.heavy += 1;
+        } else {
+            self.heavy.push_back((seen, target.clone()));
         }
-        if self.in_lane < HEAVY_LANE && self.heavy.is_empty() {
-            self.in_lane += 1;
-            return Some(checked);
-        }
-        self.heavy.push_back((seen, checked.target().clone()));
-        None
+        is_free
     }
 
-    /// The work on a heavy drop has ended.
-    pub(crate) fn leave_lane(&mut self) {
-        self.in_lane -= 1;
+    /// The next heavy drop that waited for its lane, if that is free now.
+    pub(super) fn next_heavy(&mut self) -> Option<(Seen, Target)> {
+        if self.lanes.heavy >= HEAVY_LANES {
+            return None;
+        }
+        let next = self.heavy.pop_front()?;
+        self.lanes.heavy += 1;
+        Some(next)
     }
 
-    /// A heavy drop that was let into its lane does not come.
-    pub(crate) fn release(&mut self, entry: &str) {
-        if self.admitted.remove(entry) {
-            self.in_lane -= 1;
-        }
+    /// A heavy lane is free again.
+    pub(super) fn leave_heavy_lane(&mut self) {
+        self.lanes.heavy -= 1;
     }
 
     /// A target is free: the next drop in its line may go on.
-    pub(crate) fn advance(&mut self, target: Option<Target>) {
+    pub(super) fn advance(&mut self, target: Option<Target>) {
         let Some(target) = target else { return };
         match self.lines.get_mut(&target).map(VecDeque::pop_front) {
             Some(Some(next)) => self.recalled.push_back((next, target)),
@@ -273,32 +300,39 @@ impl Queue {
         }
     }
 
-    /// A drop has its outcome. It is on its way until it was put away.
-    pub(crate) fn settle(&mut self, entry: &Arc<str>) {
-        self.settled.insert(Arc::clone(entry));
+    /// A drop has its outcome, and is on its way until it was put away. The next one for its `target`
+    /// may go on.
+    pub(super) fn settle(&mut self, claim_name: &Arc<str>, target: Option<Target>) {
+        self.settled.insert(Arc::clone(claim_name));
+        self.advance(target);
     }
 
     /// A drop is not on its way any more.
     ///
     /// Returns whether another of its name waits in `incoming/`.
-    pub(crate) fn let_go(&mut self, entry: &str) -> bool {
-        let another = Hand::Claimed {
+    pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
+        let another = Stage::Claimed {
             another_waits: true,
         };
-        self.settled.remove(entry);
-        let hand = self.hands.remove(entry);
-        hand.is_some_and(|(hand, _)| hand == another)
+        self.settled.remove(claim_name);
+        let gone = self.on_their_way.remove(claim_name);
+        gone.is_some_and(|(stage, _)| stage == another)
     }
 
     /// A drop has to wait. Its target stays taken: a later drop for it must not overtake.
-    pub(crate) fn postpone(&mut self, seen: Seen, target: Option<Target>) {
-        self.release(seen.entry());
+    pub(super) fn postpone(&mut self, seen: Seen, target: Option<Target>) {
         self.postponed.push((seen, target));
     }
 
     /// Those that had to wait are tried again.
-    pub(crate) fn retry_postponed(&mut self) {
+    pub(super) fn retry_postponed(&mut self) {
         let postponed = std::mem::take(&mut self.postponed);
         self.take_back(postponed);
     }
+}
+
+/// Light drops are worked on in so many threads: more than there are processors, because they wait
+/// for the disk.
+fn light_lanes() -> usize {
+    2 * processors()
 }

@@ -4,31 +4,31 @@ use std::collections::HashSet;
 
 use anyhow::Context as _;
 
+use super::cleanup::{Cleanup, Schedule};
 use super::queue::Queue;
-use super::schedule::Schedule;
 use super::troubles::Troubles;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Left, Spool};
-use crate::sys::{OpenFiles, parallel};
-use crate::tree::{Pointers, Spared, Surveyed, Vacuum, vacuum};
+use crate::spool::Spool;
+use crate::sys::{OpenFiles, map};
+use crate::tree::{Pointers, Spared, Surveyed, Vacuum};
 use crate::words::{Moment, Target};
+
+/// So many targets one thread surveys.
+const FEW: usize = 16;
 
 /// What the daemon goes on with.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub pointers: Pointers,
+    pub(super) pointers: Pointers,
     /// With the drops that were claimed.
-    pub queue: Queue,
-    /// Drops that have their outcome.
-    pub leaving: Vec<Leaving>,
-    pub vacuum: Vacuum,
-    /// When it has something to do for which target.
-    pub vacuums: Schedule,
-    pub troubles: Troubles,
+    pub(super) queue: Queue,
+    /// With the drops that have their outcome.
+    pub(super) cleanup: Cleanup,
+    pub(super) troubles: Troubles,
     /// Targets that have a current generation.
-    pub targets: HashSet<Target>,
-    pub last_published: Option<Moment>,
+    pub(super) targets: HashSet<Target>,
+    pub(super) last_published: Option<Moment>,
 }
 
 /// Finishes what a crash left behind in the tree, and takes up the drops that were claimed. With
@@ -38,88 +38,91 @@ pub(crate) struct Recovered {
 /// When the tree or the spool can't be read.
 pub(crate) fn recover(
     spool: &Spool,
-    pointers: Pointers,
+    mut pointers: Pointers,
     settings: &Settings,
     once: bool,
 ) -> anyhow::Result<Recovered> {
     let left = spool.left_behind();
-    let Left { claimed, leaving } = left.context("looking for claimed drops")?;
-    let mut recovered = Recovered {
+    let (claimed, leaving) = left.context("looking for claimed drops")?;
+    let queue = Queue::new(claimed, &leaving);
+    if let Err(failure) = pointers.empty_staging() {
+        tracing::warn!("sweeping the staging: {failure}, going on without");
+    }
+    let spared = Spared {
+        open: OpenFiles::now(),
+        drops: queue.known(),
+    };
+    let tree = pointers.tree();
+    let targets = tree.targets().context("looking for targets in the tree")?;
+    let surveyed = map(targets, FEW, |target| {
+        let surveyed = Vacuum::survey(tree, &target, &settings.retention);
+        (target, surveyed)
+    });
+    let mut tidying = Tidying {
         pointers,
-        queue: Queue::new(claimed, &leaving),
-        leaving,
+        settings,
+        spared,
         // Nobody would look again at what it watches.
         vacuum: if once {
             Vacuum::default()
         } else {
             Vacuum::watching()
         },
-        vacuums: Schedule::default(),
-        troubles: Troubles::default(),
+        due: Schedule::default(),
         targets: HashSet::new(),
         last_published: None,
+        leftovers: 0,
     };
-    if let Err(failure) = recovered.pointers.empty_staging() {
-        tracing::warn!("sweeping the staging: {failure}, going on without");
-    }
-    let spared = Spared {
-        open: OpenFiles::now(),
-        drops: recovered.queue.known(),
-    };
-    let tree = recovered.pointers.tree();
-    let targets = tree.targets().context("looking for targets in the tree")?;
-    let is_worth_it = targets.len() > parallel::MANY;
-    let surveyed = parallel::map(targets, is_worth_it, |target| {
-        let surveyed = vacuum::survey(tree, &target, &settings.retention);
-        (target, surveyed)
-    });
-    let mut leftovers = 0;
+    let mut troubles = Troubles::default();
     for (target, surveyed) in surveyed {
-        let tidied = surveyed.and_then(|found| recovered.tidy(&target, found, settings, &spared));
-        let next = match tidied {
-            Ok((swept, next)) => {
-                leftovers += swept;
-                next
-            }
-            Err(fault) => {
-                recovered
-                    .troubles
-                    .meet_leftover(&target.to_string(), &fault);
-                Some(Moment::now().later(settings.spool.rescan_interval))
-            }
-        };
-        if let Some(next) = next {
-            recovered.vacuums.add(next, target);
+        if let Err(fault) = surveyed.and_then(|found| tidying.tidy(&target, found)) {
+            troubles.meet_leftover(&target.to_string(), &fault);
+            let later = Moment::now().later(settings.spool.rescan_interval);
+            tidying.due.add(later, target);
         }
     }
-    let count = spared.drops.len();
+    let (leftovers, count) = (tidying.leftovers, tidying.spared.drops.len());
     if leftovers > 0 || count > 0 {
         tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
     }
-    Ok(recovered)
+    Ok(Recovered {
+        pointers: tidying.pointers,
+        queue,
+        cleanup: Cleanup::new(leaving, tidying.vacuum, tidying.due),
+        troubles,
+        targets: tidying.targets,
+        last_published: tidying.last_published,
+    })
 }
 
-impl Recovered {
-    /// Returns how many leftovers were swept, and when vacuum has to do with the target.
-    fn tidy(
-        &mut self,
-        target: &Target,
-        found: Surveyed,
-        settings: &Settings,
-        spared: &Spared,
-    ) -> Result<(usize, Option<Moment>), Fault> {
+/// The tree on its way to be tidy.
+struct Tidying<'a> {
+    pointers: Pointers,
+    settings: &'a Settings,
+    spared: Spared,
+    vacuum: Vacuum,
+    /// When vacuum has something to do for which target.
+    due: Schedule,
+    targets: HashSet<Target>,
+    last_published: Option<Moment>,
+    leftovers: usize,
+}
+
+impl Tidying<'_> {
+    fn tidy(&mut self, target: &Target, found: Surveyed) -> Result<(), Fault> {
         if let Some(name) = found.current {
             self.last_published = self.last_published.max(name.published_at());
             self.targets.insert(target.clone());
         }
         if !found.is_untidy {
-            return Ok((0, None));
+            return Ok(());
         }
-        let swept = vacuum::sweep(&mut self.pointers, target)?;
-        let retention = &settings.retention;
-        let next = self
-            .vacuum
-            .clean(&mut self.pointers, target, retention, spared)?;
-        Ok((swept, next))
+        self.leftovers += Vacuum::sweep(&mut self.pointers, target)?;
+        let retention = &self.settings.retention;
+        let (pointers, spared) = (&mut self.pointers, &self.spared);
+        if let Some(next) = self.vacuum.clean(pointers, target, retention, spared)? {
+            self.due.add(next, target.clone());
+        }
+        Ok(())
     }
 }

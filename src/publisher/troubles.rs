@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::fault::Fault;
-use crate::log::events;
+use crate::log::MessageId;
 use crate::text::quoted;
+use crate::words::Moment;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -27,20 +28,23 @@ pub(crate) struct Troubles {
 }
 
 impl Troubles {
+    /// Whose trouble it is when `incoming/` can't be read.
+    pub(super) const SPOOL: &str = "the spool";
+
     /// Notes that `who` could not go on, and says so when nobody had this trouble before.
     pub(crate) fn meet(&mut self, who: &str, fault: &Fault) {
         let what = match fault {
             // Told apart without the path: that is another for each drop.
             Fault::Retry(failure) => format!("{} {}", failure.doing, failure.source),
             Fault::NoSpace { .. } => "no space".to_string(),
-            Fault::Reject(..) | Fault::Interrupted => return,
+            Fault::Reject(_) | Fault::Interrupted => return,
         };
         let delay = self.delay();
         self.who.insert(who.to_string());
         if self.said.insert(what) {
             let delay = humantime::format_duration(delay);
             tracing::warn!(
-                message_id = events::WAITING,
+                message_id = %MessageId::Waiting,
                 "{} has to wait: {fault}; trying again in {delay} and then less often",
                 quoted(who)
             );
@@ -52,7 +56,7 @@ impl Troubles {
     pub(crate) fn meet_leftover(&mut self, who: &str, fault: &Fault) {
         if self.leftovers.is_empty() {
             tracing::warn!(
-                message_id = events::WAITING,
+                message_id = %MessageId::Waiting,
                 "removing what is old of {who}: {fault}, trying again later"
             );
         }
@@ -63,7 +67,7 @@ impl Troubles {
     pub(crate) fn is_cleared(&mut self, who: &str) {
         if self.leftovers.remove(who) && self.leftovers.is_empty() {
             tracing::info!(
-                message_id = events::GOES_ON,
+                message_id = %MessageId::GoesOn,
                 "what was old could be removed"
             );
         }
@@ -72,7 +76,7 @@ impl Troubles {
     /// `who` could go on.
     pub(crate) fn is_over(&mut self, who: &str) {
         if self.who.remove(who) && self.who.is_empty() {
-            tracing::info!(message_id = events::GOES_ON, "what had to wait could go on");
+            tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
             self.said.clear();
             self.tries = 0;
             self.next = None;
@@ -87,7 +91,7 @@ impl Troubles {
             self.tries += 1;
             if self.tries > 1 && self.tries.is_power_of_two() {
                 tracing::warn!(
-                    message_id = events::WAITING,
+                    message_id = %MessageId::Waiting,
                     "{} still have to wait, tried {} times",
                     self.who.len(),
                     self.tries
@@ -109,6 +113,11 @@ impl Troubles {
     fn delay(&self) -> Duration {
         FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST)
     }
+}
+
+/// The same point in time for timers; now where it has passed.
+pub(super) fn instant(moment: Moment) -> Instant {
+    Instant::now() + moment.ahead()
 }
 
 #[cfg(test)]

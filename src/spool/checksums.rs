@@ -1,65 +1,56 @@
-//! What a manifest says of an image's files, held against the image.
+//! What a manifest lists of an image's files, held against the image.
 
 use super::manifest::Manifest;
-use crate::fault::Fault;
+use crate::fault::{Fault, reject};
 use crate::image::{Image, Listing};
 use crate::text::quoted;
-use crate::words::{Digest, Reason};
+use crate::words::Reason;
 
-/// What can be said against the manifest's list of files before any of them is read.
-pub(crate) fn check_sizes(manifest: &Manifest, image: &Image) -> Result<(), Fault> {
-    let Some(claims) = &manifest.files else {
-        return Ok(());
-    };
-    for (path, size) in image.files() {
-        match claims.get(path) {
-            None => return Err(unlisted(path)),
-            Some(claim) if claim.size.is_some_and(|claimed| claimed != size) => {
-                let claimed = claim.size.unwrap_or_default();
-                let detail = format!(
-                    "{} has {size} bytes; the manifest says {claimed}",
-                    quoted(path)
-                );
-                return Err(Fault::Reject(Reason::ChecksumMismatch, detail));
+impl Manifest {
+    /// What can be said against the manifest's list of files before any of them is read.
+    pub(crate) fn check_sizes(&self, image: &Image) -> Result<(), Fault> {
+        let Some(listed) = &self.files else {
+            return Ok(());
+        };
+        for (path, size) in image.files() {
+            let file = listed.get(path).ok_or_else(|| unlisted(path))?;
+            if let Some(expected) = file.size.filter(|expected| *expected != size) {
+                return Err(mismatch(path, &format!("has {size} bytes"), &expected));
             }
-            Some(_) => {}
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether what was read is what the manifest lists.
+    pub(crate) fn check_checksums(&self, listing: &Listing) -> Result<(), Fault> {
+        let Some(listed) = &self.files else {
+            return Ok(());
+        };
+        let mut paths = listing.files.keys();
+        if let Some(path) = paths.find(|path| !listed.contains_key(*path)) {
+            return Err(unlisted(path));
+        }
+        for (path, file) in listed {
+            let expected = format!("sha256 {}", file.sha256);
+            match listing.files.get(path) {
+                None => return Err(mismatch(path, "is no regular file", &expected)),
+                Some(mark) if mark.sha256 != file.sha256 => {
+                    let what = format!("has sha256 {}", mark.sha256);
+                    return Err(mismatch(path, &what, &expected));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Whether what was read is what the manifest lists.
-pub(crate) fn check_claims(manifest: &Manifest, listing: &Listing) -> Result<(), Fault> {
-    let Some(claims) = &manifest.files else {
-        return Ok(());
-    };
-    if let Some(path) = listing
-        .files
-        .keys()
-        .find(|path| !claims.contains_key(*path))
-    {
-        return Err(unlisted(path));
-    }
-    let mismatch = |path: &str, what: String, claimed: &Digest| {
-        let detail = format!(
-            "{} {what}; the manifest says sha256 {claimed}",
-            quoted(path)
-        );
-        Err(Fault::Reject(Reason::ChecksumMismatch, detail))
-    };
-    for (path, claim) in claims {
-        match listing.files.get(path) {
-            None => return mismatch(path, "is no regular file".to_string(), &claim.sha256),
-            Some(mark) if mark.sha256 != claim.sha256 => {
-                return mismatch(path, format!("has sha256 {}", mark.sha256), &claim.sha256);
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
+fn mismatch(path: &str, what: &str, expected: &dyn std::fmt::Display) -> Fault {
+    let detail = format!("{} {what}; the manifest says {expected}", quoted(path));
+    reject(Reason::ChecksumMismatch, detail)
 }
 
 fn unlisted(path: &str) -> Fault {
     let detail = format!("{} is not in the manifest, which lists files", quoted(path));
-    Fault::Reject(Reason::UnlistedFile, detail)
+    reject(Reason::UnlistedFile, detail)
 }

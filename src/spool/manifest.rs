@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::text::{Complaint, Expected, InputError, Table, number, read_toml, string, toml_key};
-use crate::words::{Digest, GenerationName, NAME_RULE, Name, SHORT, Target};
+use toml::de::DeValue;
 
-/// Its name in a drop.
-pub(crate) const FILE: &str = "manifest.toml";
+use crate::text::{Complaint, Expected, InputError, Table, ValueExt as _, read_toml, toml_key};
+use crate::words::{Digest, GenerationName, Name, Target};
+
+/// The name of the manifest in a drop.
+pub(super) const MANIFEST: &str = "manifest.toml";
 
 /// A longer one is refused: room for 100,000 files of ordinary names.
 pub(crate) const MAX_SIZE: u64 = 16 << 20;
@@ -22,18 +24,18 @@ const FORMAT: u64 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub target: Target,
-    pub action: Action,
+    pub(crate) action: Action,
     /// What has to be current, or nothing is done.
-    pub replaces: Option<Replaces>,
+    pub(crate) replaces: Option<Replaces>,
     /// For people.
     pub version: Option<String>,
     /// Every regular file of the image by its path, when the importer lists them.
-    pub files: Option<BTreeMap<String, FileClaim>>,
+    pub files: Option<BTreeMap<String, Listed>>,
 }
 
 /// What is to be done with the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// The drop's image becomes the current one.
     #[default]
     Publish,
@@ -45,7 +47,7 @@ pub enum Action {
 
 /// Compare-and-set: what a drop expects to be current.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replaces {
+pub(crate) enum Replaces {
     /// Nothing: the target has to be new.
     Nothing,
     /// A generation whose image digest begins with these hex digits, in lower case.
@@ -54,19 +56,30 @@ pub enum Replaces {
 
 /// What an importer says of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileClaim {
+pub struct Listed {
     pub sha256: Digest,
     /// Bytes.
     pub size: Option<u64>,
 }
 
 impl Manifest {
+    /// A manifest that says no more than this.
+    pub(crate) fn new(target: Target, action: Action) -> Self {
+        Self {
+            target,
+            action,
+            replaces: None,
+            version: None,
+            files: None,
+        }
+    }
+
     /// # Errors
     /// Everything that is wrong with it, at once, each with line, column and what was expected.
     pub fn parse(source: &str) -> Result<Self, InputError> {
         check_signs(source)?;
-        read_toml(FILE, source, |top| {
-            top.required("format", |value| match number(value, u64::MAX) {
+        read_toml(MANIFEST, source, |top| {
+            top.required("format", |value| match value.number(u64::MAX) {
                 Ok(FORMAT) => Ok(()),
                 _ => Err(format!("{FORMAT}, the only format there is")),
             });
@@ -86,7 +99,7 @@ impl Manifest {
             {
                 version = top.optional("version", self::version);
                 files = top.table("files", |table| {
-                    table.each_table(file_claim).into_iter().flatten().collect()
+                    table.each_table(listed).into_iter().flatten().collect()
                 });
             }
             let target = Target::new(arch?, subarch?, release?, purpose?);
@@ -104,8 +117,19 @@ impl Manifest {
         })
     }
 
+    /// A version, for people.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub(crate) fn parse_version(text: &str) -> Result<String, Expected> {
+        match text {
+            text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
+            _ => Err(VERSION_RULE.to_string()),
+        }
+    }
+
     /// As TOML, with every file on a line of its own.
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders();
         let mut head = toml::Table::new();
         head.insert("arch".into(), arch.into());
@@ -130,7 +154,7 @@ impl Manifest {
         let mut toml = format!("format = {FORMAT}\n{head}");
         if let Some(files) = &self.files {
             toml.push_str("\n[files]\n");
-            for (path, FileClaim { sha256, size }) in files {
+            for (path, Listed { sha256, size }) in files {
                 let size = size.map_or(String::new(), |size| format!(", size = {size}"));
                 let key = toml_key(path);
                 let _ = writeln!(toml, "{key} = {{ sha256 = \"{sha256}\"{size} }}");
@@ -142,7 +166,7 @@ impl Manifest {
 
 impl Replaces {
     /// Whether an image with this digest may be replaced.
-    pub fn is(&self, current: &Digest) -> bool {
+    pub(crate) fn is(&self, current: &Digest) -> bool {
         match self {
             Self::Nothing => false,
             Self::Digest(digits) => current.to_string().starts_with(digits),
@@ -150,7 +174,7 @@ impl Replaces {
     }
 
     /// As [`Replaces::is`], for a generation of which no more than the name is known.
-    pub fn may_be(&self, current: &GenerationName) -> bool {
+    pub(crate) fn may_be(&self, current: &GenerationName) -> bool {
         match self {
             Self::Nothing => false,
             Self::Digest(digits) => digits.starts_with(current.digits()),
@@ -171,8 +195,8 @@ impl std::str::FromStr for Replaces {
     type Err = ReplacesError;
 
     fn from_str(text: &str) -> Result<Self, ReplacesError> {
-        let is_digest =
-            (SHORT..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_digest = (Digest::SHORT..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         match text {
             NOTHING => Ok(Self::Nothing),
             _ if is_digest => Ok(Self::Digest(text.to_ascii_lowercase())),
@@ -197,13 +221,14 @@ fn check_signs(source: &str) -> Result<(), InputError> {
         problem: "too many signs".to_string(),
         expected: format!("expected at most {MAX_SIGNS} blanks, quotes and brackets"),
     };
-    Err(InputError::new(FILE, source, vec![complaint]))
+    Err(InputError::new(MANIFEST, source, vec![complaint]))
 }
 
-fn name(value: &toml::de::DeValue<'_>) -> Result<Name, Expected> {
-    string(value, NAME_RULE)?
+fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
+    value
+        .text(Name::RULE)?
         .parse()
-        .map_err(|_| NAME_RULE.to_string())
+        .map_err(|_| Name::RULE.to_string())
 }
 
 /// `action`, and for a rollback `to`. `None` after a complaint.
@@ -211,7 +236,7 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
     let mut is_good = true;
     let action = top.optional("action", |value| {
-        let action = match string(value, RULE) {
+        let action = match value.text(RULE) {
             Ok("publish") => Ok(Action::Publish),
             Ok("rollback") => Ok(Action::Rollback(None)),
             Ok("withdraw") => Ok(Action::Withdraw),
@@ -223,7 +248,7 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     if action == Some(Action::Rollback(None)) {
         let to = top.optional("to", |value| {
             const RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
-            string(value, RULE)?.parse().map_err(|_| RULE.to_string())
+            value.text(RULE)?.parse().map_err(|_| RULE.to_string())
         });
         return Some(Action::Rollback(to));
     }
@@ -239,40 +264,31 @@ const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an im
 /// A text that is no [`Replaces`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {REPLACES_RULE}")]
-pub struct ReplacesError;
+pub(crate) struct ReplacesError;
 
-fn replaces(value: &toml::de::DeValue<'_>) -> Result<Replaces, Expected> {
-    let parsed = string(value, REPLACES_RULE)?.parse();
+fn replaces(value: &DeValue<'_>) -> Result<Replaces, Expected> {
+    let parsed = value.text(REPLACES_RULE)?.parse();
     parsed.map_err(|ReplacesError| REPLACES_RULE.to_string())
 }
 
 /// What a version has to look like.
 const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
 
-fn version(value: &toml::de::DeValue<'_>) -> Result<String, Expected> {
-    parse_version(string(value, VERSION_RULE)?)
+fn version(value: &DeValue<'_>) -> Result<String, Expected> {
+    Manifest::parse_version(value.text(VERSION_RULE)?)
 }
 
-/// # Errors
-/// What was expected.
-pub(crate) fn parse_version(text: &str) -> Result<String, Expected> {
-    match text {
-        text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
-        _ => Err(VERSION_RULE.to_string()),
-    }
-}
-
-fn file_claim(path: &str, table: &mut Table<'_, '_>) -> Option<(String, FileClaim)> {
+fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
     if !is_plain_path(path) {
         let rule = "a path below `image`, without `.`, `..` and control characters";
         table.complain_here("invalid path of a file".to_string(), rule);
     }
-    let size = table.optional("size", |value| number(value, i64::MAX as u64));
+    let size = table.optional("size", |value| value.number(i64::MAX as u64));
     let sha256 = table.required("sha256", |value| {
         const RULE: &str = "64 hex digits";
-        string(value, RULE)?.parse().map_err(|_| RULE.to_string())
+        value.text(RULE)?.parse().map_err(|_| RULE.to_string())
     })?;
-    Some((path.to_string(), FileClaim { sha256, size }))
+    Some((path.to_string(), Listed { sha256, size }))
 }
 
 /// Whether `path` is relative, plain (no empty part, `.` or `..`) and free of control characters.
@@ -441,7 +457,7 @@ error: invalid `files.linux`
     fn a_hundred_thousand_files_fit() {
         let files = (0..100_000).map(|number| {
             let path = format!("debian-installer/amd64/boot-screens/file-{number}.cfg.gz");
-            let claim = FileClaim {
+            let claim = Listed {
                 sha256: Digest::of(b""),
                 size: Some(1 << 30),
             };
@@ -475,7 +491,7 @@ error: invalid `files.linux`
     fn manifests() -> impl proptest::strategy::Strategy<Value = Manifest> {
         use proptest::prelude::*;
         let name = "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}";
-        let claim = (any::<[u8; 8]>(), any::<Option<u32>>()).prop_map(|(seed, size)| FileClaim {
+        let claim = (any::<[u8; 8]>(), any::<Option<u32>>()).prop_map(|(seed, size)| Listed {
             sha256: Digest::of(&seed),
             size: size.map(u64::from),
         });

@@ -1,12 +1,11 @@
 //! The outcome of a drop: what became of it, for its importer.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use crate::sys::Importer;
+use crate::sys::{Dir, Failure, Importer};
 use crate::words::{Digest, GenerationName, Moment, Reason, Target, Verdict};
-
-/// The only format there is.
-pub(crate) const FORMAT: u32 = 1;
 
 /// A longer one is none, in bytes.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
@@ -19,22 +18,23 @@ pub struct Outcome {
     /// Missing when the manifest could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    pub outcome: Verdict,
+    #[serde(rename = "outcome")]
+    pub(crate) verdict: Verdict,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
-    pub image: Option<Published>,
-    pub importer: Importer,
-    pub received_at: Moment,
-    pub finished_at: Moment,
+    pub(crate) image: Option<Published>,
+    pub(crate) importer: Importer,
+    pub(crate) received_at: Moment,
+    pub(crate) finished_at: Moment,
 }
 
 /// What is published at the target now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
+pub(crate) struct Published {
     /// Missing when it is a directory that somebody else made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<GenerationName>,
@@ -45,6 +45,15 @@ pub struct Published {
 }
 
 impl Outcome {
+    /// The only format there is.
+    pub(crate) const FORMAT: u32 = 1;
+
+    /// The outcome in a file of `dir`; `None` where there is none, or the file holds none.
+    pub(super) fn read(dir: &Dir, file: impl AsRef<Path>) -> Result<Option<Self>, Failure> {
+        let bytes = dir.read(file, MAX_SIZE)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("an outcome is plain data");
         text.push('\n');
@@ -62,10 +71,10 @@ mod tests {
         let at = Moment::from_stat(1_795_364_100, 250_000_000);
         let digest = Digest::of(b"abc");
         let published = Outcome {
-            format: FORMAT,
+            format: Outcome::FORMAT,
             drop: "noble-1".into(),
             target: Some("amd64/generic/noble/install".parse().unwrap()),
-            outcome: Verdict::Published,
+            verdict: Verdict::Published,
             reason: None,
             detail: None,
             image: Some(Published {
@@ -103,7 +112,7 @@ mod tests {
 
         let rejected = Outcome {
             target: None,
-            outcome: Verdict::Rejected,
+            verdict: Verdict::Rejected,
             reason: Some(Reason::BadManifest),
             detail: Some("no".into()),
             image: None,

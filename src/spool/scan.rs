@@ -11,16 +11,14 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::manifest;
+use super::drop::{Place, Seen};
+use super::manifest::MANIFEST;
+use super::peek::{BAD_NAME, check_name};
 use crate::sys::{Dir, Failure, Kind};
-use crate::text::quoted;
 use crate::words::{Digest, Moment};
 
-/// Its name in the spool.
-pub(crate) const INCOMING: &str = "incoming";
-
-/// Room for the endings that are put to a drop's name.
-const MAX_NAME: usize = 200;
+/// The name of the folder in the spool.
+pub(super) const INCOMING: &str = "incoming";
 
 /// A manifest that was written in place is complete once it was closed. Where no event can tell of
 /// that, it is taken for complete when nothing changed it for this long.
@@ -34,9 +32,6 @@ const MAX_SEEN: usize = 2_048;
 
 /// No event takes this long; if it does, it is lost.
 const AWAITED: Duration = Duration::from_secs(60);
-
-/// Begins the name in `processing/` and `rejected/` of a drop whose own name is not fit for one.
-const BAD_NAME: &str = "bad-name-";
 
 /// The folder that importers put drops into.
 #[derive(Debug)]
@@ -67,27 +62,6 @@ impl Arrivals {
             _ => moment.later(TICK),
         }
     }
-}
-
-/// A name in `incoming/` or `processing/` that is to be looked into.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub name: OsString,
-    /// Its name in `processing/`.
-    entry: Arc<str>,
-    /// When it became complete: what drops are ordered by.
-    pub completed: Moment,
-    /// Breaks ties: the clock of a file system is coarse.
-    arrival: u64,
-    place: Place,
-    is_overdue: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    /// Claimed before the daemon started: older than whatever is incoming.
-    Processing,
-    Incoming,
 }
 
 /// What a look at `incoming/` has shown.
@@ -160,10 +134,10 @@ impl Incoming {
             if name.as_bytes().starts_with(b".") {
                 return ControlFlow::Continue(());
             }
-            let entry = entry_for(name);
-            match known.get(&*entry) {
+            let claim_name = claim_name_of(name);
+            match known.get(&*claim_name) {
                 Some(known) => scan.known.push(Arc::clone(known)),
-                None => self.scan_drop(name, &entry, kind, &look, &mut scan),
+                None => self.scan_drop(name, &claim_name, kind, &look, &mut scan),
             }
             ControlFlow::Continue(())
         })?;
@@ -176,7 +150,14 @@ impl Incoming {
         Ok(scan)
     }
 
-    fn scan_drop(&self, name: &OsStr, entry: &str, kind: Kind, look: &Look<'_>, scan: &mut Scan) {
+    fn scan_drop(
+        &self,
+        name: &OsStr,
+        claim_name: &str,
+        kind: Kind,
+        look: &Look<'_>,
+        scan: &mut Scan,
+    ) {
         let arrivals = look.arrivals;
         let arrival = arrivals.complete.get(name).copied();
         let completion = match kind {
@@ -189,19 +170,19 @@ impl Incoming {
             // been missed. The next scan sees both. And where its event is still to come, nobody
             // knows its place among others of its tick.
             Completion::At(moment) if arrival.is_none() && arrivals.settles(moment) > look.now => {
-                note_earliest(&mut scan.settles, arrivals.settles(moment));
+                Moment::note_earliest(&mut scan.settles, arrivals.settles(moment));
                 return;
             }
             Completion::At(moment) => (moment, false),
             Completion::Settles { since, until } => {
-                note_earliest(&mut scan.settles, until);
-                note_earliest(&mut scan.unsettled, since);
+                Moment::note_earliest(&mut scan.settles, until);
+                Moment::note_earliest(&mut scan.unsettled, since);
                 return scan.incomplete.push(name.to_os_string());
             }
             Completion::Since(moment) => {
                 let overdue = moment.later(look.incomplete_timeout);
                 if overdue > look.now {
-                    note_earliest(&mut scan.overdue, overdue);
+                    Moment::note_earliest(&mut scan.overdue, overdue);
                     if arrivals.watched.contains(name) {
                         scan.awaited.insert(name.to_os_string());
                     }
@@ -214,7 +195,7 @@ impl Incoming {
         };
         scan.complete.push(Seen {
             name: name.to_os_string(),
-            entry: entry.into(),
+            claim_name: claim_name.into(),
             completed,
             arrival: arrival.unwrap_or(u64::MAX),
             place: Place::Incoming,
@@ -240,7 +221,7 @@ impl Incoming {
             Ok(None) => return Completion::Gone,
             Err(_) => return self.as_it_is(name),
         };
-        let (Ok(drop), Ok(manifest)) = (dir.stat_self(), dir.stat(manifest::FILE)) else {
+        let (Ok(drop), Ok(manifest)) = (dir.stat_self(), dir.stat(MANIFEST)) else {
             return self.as_it_is(name);
         };
         let Some(manifest) = manifest else {
@@ -281,76 +262,17 @@ enum Completion {
 
 impl Scan {
     fn keep_first(&mut self, count: usize) {
-        self.complete.sort_unstable_by(in_order);
+        self.complete.sort_unstable_by(Seen::in_order);
         self.has_more |= self.complete.len() > count;
         self.complete.truncate(count);
     }
 }
 
-impl Seen {
-    /// A drop in `processing/`, of this name there, that became complete then.
-    pub(crate) fn claimed(name: OsString, entry: Arc<str>, completed: Moment) -> Self {
-        Self {
-            name,
-            entry,
-            completed,
-            arrival: u64::MAX,
-            place: Place::Processing,
-            is_overdue: false,
-        }
-    }
-
-    /// Whether it was incomplete for too long.
-    pub(crate) fn is_overdue(&self) -> bool {
-        self.is_overdue
-    }
-
-    pub(crate) fn is_incoming(&self) -> bool {
-        self.place == Place::Incoming
-    }
-
-    /// Its name in `processing/`.
-    pub(crate) fn entry(&self) -> &Arc<str> {
-        &self.entry
-    }
-}
-
-/// Notes `moment` if nothing earlier is known.
-pub(super) fn note_earliest(known: &mut Option<Moment>, moment: Moment) {
-    *known = Some(known.map_or(moment, |known| known.min(moment)));
-}
-
-/// By the time of completion; of one tick of the clock, by the order of events, and without any by
-/// name.
-pub(super) fn in_order(a: &Seen, b: &Seen) -> std::cmp::Ordering {
-    let key = |seen: &Seen| (seen.place, seen.completed, seen.arrival);
-    key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
-}
-
 /// The name in `processing/` for a drop of this name.
-fn entry_for(name: &OsStr) -> Cow<'_, str> {
-    match plain_name(name) {
+fn claim_name_of(name: &OsStr) -> Cow<'_, str> {
+    match check_name(name) {
         Ok(()) => name.to_string_lossy(),
         // Such a name is good for no file that the daemon writes.
         Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()).into(),
     }
-}
-
-/// # Errors
-/// What was expected of the name of a drop.
-pub(super) fn plain_name(name: &OsStr) -> Result<(), String> {
-    let is_plain = name.to_str().is_some_and(|name| {
-        name.len() <= MAX_NAME
-            && !name.contains(char::is_control)
-            && !name.ends_with(".json")
-            && !name.starts_with(BAD_NAME)
-    });
-    let rule = || {
-        format!(
-            "the name {}; expected at most {MAX_NAME} bytes of UTF-8 without control characters, \
-             not ending in .json or beginning with {BAD_NAME}",
-            quoted(&name.to_string_lossy())
-        )
-    };
-    if is_plain { Ok(()) } else { Err(rule()) }
 }

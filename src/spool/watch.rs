@@ -4,7 +4,7 @@
 //!
 //! Importers can make events faster than they are read, for as long as they like. The thread that
 //! reads them does nothing else then, and whoever asks it to watch one more folder waits for it.
-//! That is why a thread of its own asks: the publisher never waits.
+//! That is why a thread of its own asks: whoever scans never waits.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -15,11 +15,10 @@ use std::thread;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::Notify;
 
-use super::manifest;
+use super::manifest::MANIFEST;
 use super::scan::{Arrivals, Scan};
-use crate::log::events;
+use crate::log::MessageId;
 use crate::words::Moment;
 
 /// Drops that are still written are watched one by one, up to this many. Others wait for the next
@@ -38,9 +37,9 @@ pub(crate) struct Watch {
     bell: Option<SyncSender<()>>,
 }
 
-#[derive(Default)]
 struct Hints {
-    look: Notify,
+    /// Called when there is reason to look again.
+    look: Box<dyn Fn() + Send + Sync>,
     known: Mutex<Known>,
 }
 
@@ -66,25 +65,30 @@ struct Known {
 impl Watch {
     /// A watch that sees nothing: the spool is only scanned.
     pub(crate) fn blind() -> Self {
-        Self {
-            awaited: HashSet::new(),
-            hints: Arc::default(),
-            bell: None,
-        }
+        Self::with(|| {})
     }
 
-    /// Sees nothing, and says so in the log, when the machine has no watches left, for example.
-    pub(crate) fn new(incoming: &Path) -> Self {
-        Self::seeing(incoming).unwrap_or_else(|error| {
+    /// A watch that calls `look` whenever there is reason to look again. It sees nothing, and says
+    /// so in the log, when the machine has no watches left, for example.
+    pub(crate) fn new(incoming: &Path, look: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::seeing(incoming, look).unwrap_or_else(|error| {
             warn_blind(&error);
             Self::blind()
         })
     }
 
-    fn seeing(incoming: &Path) -> notify::Result<Self> {
+    fn with(look: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            awaited: HashSet::new(),
+            hints: Arc::new(Hints::new(look)),
+            bell: None,
+        }
+    }
+
+    fn seeing(incoming: &Path, look: impl Fn() + Send + Sync + 'static) -> notify::Result<Self> {
         // Events name absolute paths.
         let incoming = std::path::absolute(incoming)?;
-        let mut watch = Self::blind();
+        let mut watch = Self::with(look);
         let (hints, folder) = (Arc::clone(&watch.hints), incoming.clone());
         let mut watcher = notify::recommended_watcher(move |event| hints.take(&folder, event))?;
         watcher.watch(&incoming, RecursiveMode::NonRecursive)?;
@@ -102,11 +106,6 @@ impl Watch {
             .name("insides".to_string())
             .spawn(move || insides.follow(&rings))?;
         Ok(watch)
-    }
-
-    /// Comes back when there is reason to look again. Reasons that arise before it is called count.
-    pub(crate) async fn changed(&self) {
-        self.hints.look.notified().await;
     }
 
     /// What events have said of the drops that are in `incoming/`.
@@ -152,7 +151,7 @@ impl Watch {
 
 fn warn_blind(error: &notify::Error) {
     tracing::warn!(
-        message_id = events::NO_EVENTS,
+        message_id = %MessageId::NoEvents,
         "watching the spool: {error}, going on with rescans only"
     );
 }
@@ -174,7 +173,7 @@ impl Insides {
             self.end_others();
             if self.begin() {
                 // What happened in them until now was not seen.
-                self.hints.look.notify_one();
+                (self.hints.look)();
             }
         }
     }
@@ -224,6 +223,13 @@ impl Insides {
 }
 
 impl Hints {
+    fn new(look: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            look: Box::new(look),
+            known: Mutex::default(),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("no thread panics here")
     }
@@ -231,60 +237,66 @@ impl Hints {
     /// Called in the watcher's own thread. An error, and an overflow of the kernel's queue (which
     /// comes as an event without a path), are reasons to look as well.
     fn take(&self, incoming: &Path, event: notify::Result<Event>) {
-        if event.as_ref().map_or(true, Event::need_rescan) {
-            let known = &mut *self.known();
-            known.has_lost_events = true;
-            known.since = Some(Moment::now());
-            // Some of them may have left, and others have come under their names.
-            known.drops.clear();
-            known.inside.clear();
-            known.next_inside = None;
+        let is_lost = event.as_ref().map_or(true, Event::need_rescan);
+        if is_lost {
+            self.known().lose_events();
         }
+        let mut has_arrived = false;
         if let Ok(event) = event {
-            let is_move = matches!(
-                event.kind,
-                EventKind::Modify(ModifyKind::Name(RenameMode::To))
-            );
-            let is_close = matches!(
-                event.kind,
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-            );
-            let is_new = matches!(event.kind, EventKind::Create(_));
-            let is_end = matches!(
-                event.kind,
-                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
-            );
-            if is_end {
-                let names = event
-                    .paths
-                    .iter()
-                    .filter(|path| path.parent() == Some(incoming));
-                let names = names.filter_map(|path| path.file_name());
-                let known = &mut *self.known();
-                for name in names {
-                    // Only now: a scan may put off what it has seen.
-                    known.drops.remove(name);
-                    known.inside.remove(name);
-                    known.next_inside.take_if(|next| next == name);
-                    known.gone.insert(name.to_os_string());
+            match event.kind {
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                    self.known().take_gone(incoming, &event.paths);
                 }
-                if known.gone.len() > MAX_GONE {
-                    known.gone.clear();
-                    known.has_lost_events = true;
+                EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                    self.known().take_arrived(incoming, &event.paths, true);
+                    has_arrived = true;
                 }
-            }
-            if !(is_move || is_close || is_new || event.need_rescan()) {
-                return;
-            }
-            for path in event.paths.iter().filter(|_| is_move || is_close) {
-                if let Some(drop) = completed(incoming, path, is_move) {
-                    let known = &mut *self.known();
-                    known.drops.insert(drop, known.next);
-                    known.next += 1;
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                    self.known().take_arrived(incoming, &event.paths, false);
+                    has_arrived = true;
                 }
+                EventKind::Create(_) => has_arrived = true,
+                _ => {}
             }
         }
-        self.look.notify_one();
+        if is_lost || has_arrived {
+            (self.look)();
+        }
+    }
+}
+
+impl Known {
+    fn lose_events(&mut self) {
+        self.has_lost_events = true;
+        self.since = Some(Moment::now());
+        // Some drops may have left, and others have come under their names.
+        self.drops.clear();
+        self.inside.clear();
+        self.next_inside = None;
+    }
+
+    fn take_gone(&mut self, incoming: &Path, paths: &[PathBuf]) {
+        let of_drops = paths.iter().filter(|path| path.parent() == Some(incoming));
+        for name in of_drops.filter_map(|path| path.file_name()) {
+            // Only now: a scan may put off what it has seen.
+            self.drops.remove(name);
+            self.inside.remove(name);
+            self.next_inside.take_if(|next| next == name);
+            self.gone.insert(name.to_os_string());
+        }
+        if self.gone.len() > MAX_GONE {
+            self.gone.clear();
+            self.has_lost_events = true;
+        }
+    }
+
+    fn take_arrived(&mut self, incoming: &Path, paths: &[PathBuf], is_move: bool) {
+        for path in paths {
+            if let Some(drop) = completed(incoming, path, is_move) {
+                self.drops.insert(drop, self.next);
+                self.next += 1;
+            }
+        }
     }
 }
 
@@ -295,7 +307,7 @@ fn completed(incoming: &Path, path: &Path, is_move: bool) -> Option<OsString> {
     let mut names = below.iter();
     match (names.next(), names.next(), names.next()) {
         (Some(drop), None, None) if is_move => Some(drop.to_os_string()),
-        (Some(drop), Some(file), None) if file == manifest::FILE => Some(drop.to_os_string()),
+        (Some(drop), Some(file), None) if file == MANIFEST => Some(drop.to_os_string()),
         _ => None,
     }
 }
@@ -327,7 +339,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let drop = folder.path().join("drop");
         std::fs::create_dir(&drop).unwrap();
-        let hints = Arc::new(Hints::default());
+        let hints = Arc::new(Hints::new(|| {}));
         let mut insides = Insides {
             incoming: folder.path().to_path_buf(),
             watcher: notify::recommended_watcher(|_| {}).unwrap(),
@@ -346,12 +358,9 @@ mod tests {
 
     #[test]
     fn an_overflow_of_the_queue_is_a_reason_to_look() {
-        let hints = Hints::default();
+        let (looked, has_looked) = std::sync::mpsc::channel();
+        let hints = Hints::new(move || looked.send(()).unwrap());
         hints.take(Path::new("/in"), Ok(overflow()));
-        let look = std::pin::pin!(hints.look.notified());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(look.poll(&mut context).is_ready());
+        assert_eq!(has_looked.try_recv(), Ok(()));
     }
-
-    use std::future::Future as _;
 }

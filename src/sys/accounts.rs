@@ -6,19 +6,17 @@ use std::sync::Mutex;
 use nix::unistd::{Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::StartError;
-
 /// Who put a drop into the spool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Importer {
-    pub uid: u32,
+pub(crate) struct Importer {
+    pub(crate) uid: u32,
     /// The user's name; the number where the machine knows none.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 impl Importer {
     /// The user `uid`. A name is looked up once: the look-up may ask another machine.
-    pub fn of(uid: u32) -> Self {
+    pub(crate) fn of(uid: u32) -> Self {
         static NAMES: Mutex<Option<HashMap<u32, String>>> = Mutex::new(None);
         let mut names = NAMES.lock().expect("no thread panics here");
         let name = names.get_or_insert_default().entry(uid).or_insert_with(|| {
@@ -32,29 +30,44 @@ impl Importer {
     }
 }
 
-/// The number of the user `name`, or `own` when there is no name.
-///
-/// # Errors
-/// When the machine knows no such user.
-pub(crate) fn user_or(name: Option<&str>, own: u32) -> Result<u32, StartError> {
-    let Some(name) = name else { return Ok(own) };
-    let user = User::from_name(name).ok().flatten();
-    let unknown = || no_account("user", name);
-    user.map(|user| user.uid.as_raw()).ok_or_else(unknown)
+/// An account that the machine doesn't know.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no {kind} {name:?}, which `tree.owner` or `tree.group` names")]
+pub struct UnknownAccount {
+    kind: &'static str,
+    name: String,
 }
 
-/// The number of the group `name`, or `own` when there is no name.
-///
-/// # Errors
-/// When the machine knows no such group.
-pub(crate) fn group_or(name: Option<&str>, own: u32) -> Result<u32, StartError> {
-    let Some(name) = name else { return Ok(own) };
-    let group = Group::from_name(name).ok().flatten();
-    let unknown = || no_account("group", name);
-    group.map(|group| group.gid.as_raw()).ok_or_else(unknown)
+/// User and group of what is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ownership {
+    pub uid: u32,
+    pub gid: u32,
 }
 
-fn no_account(kind: &'static str, name: &str) -> StartError {
-    let name = name.to_string();
-    StartError::NoAccount { kind, name }
+impl Ownership {
+    /// The accounts of these names; where there is no name, that of `own`.
+    ///
+    /// # Errors
+    /// When the machine knows no such user, or no such group.
+    pub(crate) fn by_name(
+        user: Option<&str>,
+        group: Option<&str>,
+        own: Self,
+    ) -> Result<Self, UnknownAccount> {
+        let number = |kind, name: Option<&str>, own, known: fn(&str) -> Option<u32>| {
+            let Some(name) = name else { return Ok(own) };
+            let unknown = || UnknownAccount {
+                kind,
+                name: name.to_string(),
+            };
+            known(name).ok_or_else(unknown)
+        };
+        let known_user = |name: &str| Some(User::from_name(name).ok()??.uid.as_raw());
+        let known_group = |name: &str| Some(Group::from_name(name).ok()??.gid.as_raw());
+        Ok(Self {
+            uid: number("user", user, own.uid, known_user)?,
+            gid: number("group", group, own.gid, known_group)?,
+        })
+    }
 }

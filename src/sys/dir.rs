@@ -20,10 +20,10 @@ use rustix::fs::{
     Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
-use rustix::process;
 
+use super::accounts::Ownership;
 use super::failure::Failure;
-use super::parallel;
+
 use crate::words::Moment;
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -31,7 +31,7 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-const OPEN_DIR: OFlags = OFlags::RDONLY
+pub(super) const OPEN_DIR: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -49,14 +49,11 @@ const CREATE_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Below this depth [`Dir::remove_tree`] lifts folders up instead of going down.
-const MAX_DESCENT: usize = 32;
-
 type Result<T> = std::result::Result<T, Failure>;
 
 /// An open directory, and the path that messages show for it.
 #[derive(Debug)]
-pub struct Dir {
+pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     keep_atime: bool,
@@ -66,7 +63,7 @@ pub struct Dir {
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     File,
     Dir,
     Link,
@@ -76,7 +73,7 @@ pub enum Kind {
 
 /// What the file system knows about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
+pub(crate) struct Stat {
     pub kind: Kind,
     /// Bytes.
     pub size: u64,
@@ -111,6 +108,16 @@ impl From<fs::Stat> for Stat {
     }
 }
 
+impl Stat {
+    /// User and group that the file belongs to.
+    pub(crate) fn ownership(&self) -> Ownership {
+        Ownership {
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
+}
+
 impl From<fs::FileType> for Kind {
     fn from(kind: fs::FileType) -> Self {
         match kind {
@@ -124,13 +131,13 @@ impl From<fs::FileType> for Kind {
 
 impl Dir {
     /// Opens a directory that the admin named: links on the way are the admin's.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         Self::open_as(path, OFlags::RDONLY)
     }
 
     /// As [`Dir::open`], for one that this user may not list: names in it can be used all the same.
     /// It can't be listed, locked or synced.
-    pub fn enter(path: &Path) -> Result<Self> {
+    pub(crate) fn enter(path: &Path) -> Result<Self> {
         Self::open_as(path, OFlags::PATH)
     }
 
@@ -147,30 +154,30 @@ impl Dir {
     }
 
     /// As [`Dir::open`]; makes it, with the folders above it, when it is not there.
-    pub fn open_or_make(path: &Path) -> Result<Self> {
+    pub(crate) fn open_or_make(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path)
             .map_err(|error| Failure::new("making directory", path, error))?;
         Self::open(path)
     }
 
     /// From here down, reading leaves no access time behind, where the system allows that.
-    pub fn keep_atime(mut self) -> Self {
+    pub(crate) fn keep_atime(mut self) -> Self {
         self.keep_atime = true;
         self
     }
 
     /// The path that messages show.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A path that leads to this very directory, whatever its name is by now.
-    pub fn path_of_descriptor(&self) -> String {
+    pub(crate) fn path_of_descriptor(&self) -> String {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
 
     /// The directory `path` beneath this one; `None` when there is none of that name.
-    pub fn dir(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
+    pub(crate) fn dir(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = path.as_ref();
         match self.open_beneath(path, OPEN_DIR) {
             Ok(fd) => Ok(Some(self.beneath(fd, path))),
@@ -180,7 +187,7 @@ impl Dir {
     }
 
     /// The directory `name` in this one, made with `mode` when it is not there.
-    pub fn dir_or_make(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self> {
+    pub(crate) fn dir_or_make(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self> {
         let name = name.as_ref();
         if let Some(dir) = self.dir(name)? {
             return Ok(dir);
@@ -190,7 +197,7 @@ impl Dir {
     }
 
     /// As [`Dir::dir`], for one that has to be there.
-    pub fn existing_dir(&self, path: impl AsRef<Path>) -> Result<Self> {
+    pub(crate) fn existing_dir(&self, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         self.dir(path)?
             .ok_or_else(|| self.failure("opening directory", path, Errno::NOENT))
@@ -198,7 +205,7 @@ impl Dir {
 
     /// Opens the file `path` beneath this directory for reading; `None` when there is none of that
     /// name. What was opened may still be something else than a regular file.
-    pub fn file(&self, path: impl AsRef<Path>) -> Result<Option<File>> {
+    pub(crate) fn file(&self, path: impl AsRef<Path>) -> Result<Option<File>> {
         let path = path.as_ref();
         match self.open_beneath(path, OPEN_FILE) {
             Ok(fd) => Ok(Some(fd.into())),
@@ -208,7 +215,7 @@ impl Dir {
     }
 
     /// As [`Dir::file`], for one that has to be there.
-    pub fn existing_file(&self, path: impl AsRef<Path>) -> Result<File> {
+    pub(crate) fn existing_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
         self.file(path)?
             .ok_or_else(|| self.failure("opening", path, Errno::NOENT))
@@ -216,7 +223,7 @@ impl Dir {
 
     /// Whether anything of the name `path` is beneath this directory. What can't be looked at is
     /// taken to be there: to open it says what is wrong with it.
-    pub fn has(&self, path: impl AsRef<Path>) -> bool {
+    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
         !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
@@ -226,7 +233,7 @@ impl Dir {
     ///
     /// # Errors
     /// `EFBIG` when it is longer than `max` bytes, `EINVAL` when it is no regular file.
-    pub fn read(&self, path: impl AsRef<Path>, max: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, path: impl AsRef<Path>, max: u64) -> Result<Option<Vec<u8>>> {
         let path = path.as_ref();
         let Some(mut file) = self.file(path)? else {
             return Ok(None);
@@ -236,8 +243,20 @@ impl Dir {
             .map_err(|error| self.failure("reading", path, error))
     }
 
+    /// A whole small file that the admin named: links on the way are the admin's.
+    ///
+    /// # Errors
+    /// As [`Dir::read`], and when there is none of that name.
+    pub(crate) fn read_named(path: &Path, max: u64) -> Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = fs::openat(CWD, path, flags, Mode::empty());
+        let read = opened.map_err(io::Error::from);
+        let read = read.and_then(|fd| read_whole(&mut fd.into(), max));
+        read.map_err(|error| Failure::new("reading", path, error))
+    }
+
     /// Makes the new file `path` beneath this directory, for writing.
-    pub fn create(&self, path: impl AsRef<Path>) -> Result<File> {
+    pub(crate) fn create(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
         let mode = Mode::from_raw_mode(0o644);
         fs::openat2(&self.fd, path, CREATE_FILE, mode, BENEATH)
@@ -246,7 +265,7 @@ impl Dir {
     }
 
     /// Makes the new file `path` with these contents.
-    pub fn write_new(&self, path: impl AsRef<Path>, contents: &[u8]) -> Result<()> {
+    pub(crate) fn write_new(&self, path: impl AsRef<Path>, contents: &[u8]) -> Result<()> {
         let path = path.as_ref();
         let mut file = self.create(path)?;
         file.write_all(contents)
@@ -255,20 +274,20 @@ impl Dir {
 
     /// Puts a file with these contents at `name`, in place of what was there. `temporary` is a name
     /// in this directory that is free; after an error nothing is left of it.
-    pub fn replace(&self, name: &str, temporary: &str, contents: &[u8]) -> Result<()> {
+    pub(crate) fn replace(&self, name: &str, temporary: &str, contents: &[u8]) -> Result<()> {
         self.write_new(temporary, contents)
             .and_then(|()| self.rename(temporary, self, name))
             .inspect_err(|_| drop(self.remove_file(temporary)))
     }
 
     /// Puts a file with these contents at `new` in `to`, in place of what was there, and gives it
-    /// to `owner`, a user and a group. It is whole on the disk before anybody can see it.
+    /// to `owner`. It is whole on the disk before anybody can see it.
     /// `temporary` is a name in this directory that nobody else uses; after an error nothing is left
     /// of it.
-    pub fn replace_durably(
+    pub(crate) fn replace_durably(
         &self,
         temporary: &str,
-        owner: Option<(u32, u32)>,
+        owner: Option<Ownership>,
         contents: &[u8],
         to: &Self,
         new: impl AsRef<Path>,
@@ -282,7 +301,7 @@ impl Dir {
 
     /// Begins a file that will be put in the place of another; `temporary` as for
     /// [`Dir::replace_durably`].
-    pub fn begin_replacement<'d>(&'d self, temporary: &'d str) -> Result<Replacement<'d>> {
+    pub(crate) fn begin_replacement<'d>(&'d self, temporary: &'d str) -> Result<Replacement<'d>> {
         // A crash may have left one.
         self.remove_file(temporary)?;
         Ok(Replacement {
@@ -294,7 +313,7 @@ impl Dir {
     }
 
     /// Makes a directory; `false` when the name is taken.
-    pub fn make_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<bool> {
+    pub(crate) fn make_dir(&self, name: impl AsRef<Path>, mode: u32) -> Result<bool> {
         let name = name.as_ref();
         match fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
             Ok(()) => Ok(true),
@@ -304,7 +323,7 @@ impl Dir {
     }
 
     /// What `name` stands for, a link for itself; `None` when there is none of that name.
-    pub fn stat(&self, name: impl AsRef<Path>) -> Result<Option<Stat>> {
+    pub(crate) fn stat(&self, name: impl AsRef<Path>) -> Result<Option<Stat>> {
         let name = name.as_ref();
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.into())),
@@ -314,14 +333,14 @@ impl Dir {
     }
 
     /// What this directory is, whatever its name is by now.
-    pub fn stat_self(&self) -> Result<Stat> {
+    pub(crate) fn stat_self(&self) -> Result<Stat> {
         fs::fstat(&self.fd)
             .map(Stat::from)
             .map_err(|errno| Failure::new("looking at", &self.path, errno))
     }
 
     /// What the link `name` holds; `None` when there is no link of that name.
-    pub fn link(&self, name: impl AsRef<Path>) -> Result<Option<OsString>> {
+    pub(crate) fn link(&self, name: impl AsRef<Path>) -> Result<Option<OsString>> {
         let name = name.as_ref();
         match fs::readlinkat(&self.fd, name, Vec::new()) {
             Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()))),
@@ -331,14 +350,19 @@ impl Dir {
     }
 
     /// Makes the new link `name` that holds `target`.
-    pub fn make_link(&self, name: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn make_link(&self, name: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<()> {
         let name = name.as_ref();
         fs::symlinkat(target.as_ref(), &self.fd, name)
             .map_err(|errno| self.failure("making link", name, errno))
     }
 
     /// Renames atomically; a file or link that is called `new` is replaced.
-    pub fn rename(&self, name: impl AsRef<Path>, to: &Self, new: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn rename(
+        &self,
+        name: impl AsRef<Path>,
+        to: &Self,
+        new: impl AsRef<Path>,
+    ) -> Result<()> {
         let name = name.as_ref();
         fs::renameat(&self.fd, name, &to.fd, new.as_ref())
             .map_err(|errno| self.failure("renaming", name, errno))
@@ -349,7 +373,7 @@ impl Dir {
     /// NFS and others know no `RENAME_NOREPLACE`. There the name is looked at first. Nobody but the
     /// daemon makes names in its own folders; in `incoming/`, a drop that is there already can't be
     /// replaced by a rename anyway, because it isn't empty.
-    pub fn rename_new(
+    pub(crate) fn rename_new(
         &self,
         name: impl AsRef<Path>,
         to: &Self,
@@ -367,7 +391,7 @@ impl Dir {
     }
 
     /// Two names change places in one atomic step.
-    pub fn exchange(
+    pub(crate) fn exchange(
         &self,
         name: impl AsRef<Path>,
         to: &Self,
@@ -380,7 +404,7 @@ impl Dir {
     }
 
     /// Gives the file `path` a second name.
-    pub fn hard_link(
+    pub(crate) fn hard_link(
         &self,
         path: impl AsRef<Path>,
         to: &Self,
@@ -392,94 +416,17 @@ impl Dir {
     }
 
     /// Removes a name that is no directory; `false` when there was none.
-    pub fn remove_file(&self, name: impl AsRef<Path>) -> Result<bool> {
+    pub(crate) fn remove_file(&self, name: impl AsRef<Path>) -> Result<bool> {
         self.unlink(name.as_ref(), AtFlags::empty())
     }
 
     /// Removes an empty directory; `false` when there was none.
-    pub fn remove_dir(&self, name: impl AsRef<Path>) -> Result<bool> {
+    pub(crate) fn remove_dir(&self, name: impl AsRef<Path>) -> Result<bool> {
         self.unlink(name.as_ref(), AtFlags::REMOVEDIR)
     }
 
-    /// Removes `name` and everything beneath it, however deep that is; follows nothing.
-    ///
-    /// # Errors
-    /// The first name that could not be removed; the rest is still there then.
-    pub fn remove_tree(&self, name: impl AsRef<Path>) -> Result<()> {
-        self.remove_all(name.as_ref(), false)
-    }
-
-    /// As [`Dir::remove_tree`], with several files at a time: to free a large one takes the kernel
-    /// long.
-    pub fn remove_large_tree(&self, name: impl AsRef<Path>) -> Result<()> {
-        self.remove_all(name.as_ref(), true)
-    }
-
-    fn remove_all(&self, name: &Path, is_large: bool) -> Result<()> {
-        let top = match self.open_beneath(name, OPEN_DIR) {
-            Ok(fd) => self.beneath(fd, name),
-            Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::NOTDIR | Errno::LOOP) => return self.remove_file(name).map(|_| ()),
-            Err(errno) => return Err(self.failure("opening directory", name, errno)),
-        };
-        while top.empty(&top, MAX_DESCENT, is_large)? {}
-        self.remove_dir(name).map(|_| ())
-    }
-
-    /// Removes all that is in this directory. Deeper than `descent` folders are lifted into `top`,
-    /// which is emptied until nothing comes up any more: neither the stack nor the number of open
-    /// directories grows with the depth.
-    ///
-    /// Returns whether a folder was lifted.
-    fn empty(&self, top: &Self, descent: usize, is_large: bool) -> Result<bool> {
-        // A slice of a directory at a time: memory stays small beside a million names.
-        const SLICE: usize = 4_096;
-        let mut has_lifted = false;
-        loop {
-            let (mut folders, mut files) = (Vec::new(), Vec::new());
-            let mut is_all = true;
-            self.each(|name, kind| {
-                let names = match kind {
-                    Kind::Dir => &mut folders,
-                    Kind::File | Kind::Link | Kind::Other => &mut files,
-                };
-                names.push(name.to_os_string());
-                is_all = folders.len() + files.len() < SLICE;
-                if is_all {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
-            parallel::share(files.len(), is_large, |number| {
-                self.remove_file(&files[number]).map(|_| ())
-            })?;
-            for name in folders {
-                let Some(dir) = self.dir(&name)? else {
-                    continue;
-                };
-                if descent == 0 {
-                    // What is removed may hold such names already.
-                    let (device, inode) = dir.stat_self()?.id;
-                    let lifted = |number| format!("lifted-{device}-{inode}-{number}");
-                    let mut number = 0;
-                    while !self.rename_new(&name, top, lifted(number))? {
-                        number += 1;
-                    }
-                    has_lifted = true;
-                } else {
-                    has_lifted |= dir.empty(top, descent - 1, is_large)?;
-                    self.remove_dir(&name)?;
-                }
-            }
-            if is_all {
-                return Ok(has_lifted);
-            }
-        }
-    }
-
     /// Calls `see` with every name in this directory but `.` and `..`, in no order.
-    pub fn each(&self, mut see: impl FnMut(&OsStr, Kind) -> ControlFlow<()>) -> Result<()> {
+    pub(crate) fn each(&self, mut see: impl FnMut(&OsStr, Kind) -> ControlFlow<()>) -> Result<()> {
         let failed = |errno| Failure::new("listing", &self.path, errno);
         if self.is_listed.swap(true, Ordering::Relaxed) {
             fs::seek(&self.fd, fs::SeekFrom::Start(0)).map_err(failed)?;
@@ -508,7 +455,7 @@ impl Dir {
     }
 
     /// All names in this directory, sorted.
-    pub fn names(&self) -> Result<Vec<(OsString, Kind)>> {
+    pub(crate) fn names(&self) -> Result<Vec<(OsString, Kind)>> {
         let mut names = Vec::new();
         self.each(|name, kind| {
             names.push((name.to_os_string(), kind));
@@ -519,9 +466,9 @@ impl Dir {
     }
 
     /// Gives `name`, a link for itself, to a user and a group.
-    pub fn set_owner(&self, name: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
+    pub(crate) fn set_owner(&self, name: impl AsRef<Path>, owner: Ownership) -> Result<()> {
         let name = name.as_ref();
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
         fs::chownat(
             &self.fd,
             name,
@@ -533,7 +480,7 @@ impl Dir {
     }
 
     /// Sets the time of last modification of `name`.
-    pub fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
+    pub(crate) fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
         let name = name.as_ref();
         let since = moment
             .system_time()
@@ -555,7 +502,7 @@ impl Dir {
 
     /// Sets this directory's permission bits, and takes away what it inherited and would pass on:
     /// the set-group-id bit and ACLs.
-    pub fn make_plain(&self, mode: u32) -> Result<()> {
+    pub(crate) fn make_plain(&self, mode: u32) -> Result<()> {
         for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
             // Only what is there is removed: a read-only file system is no reason to fail then.
             let removed = fs::fgetxattr(&self.fd, acl, &mut [0_u8; 0])
@@ -576,7 +523,7 @@ impl Dir {
 
     /// Locks this directory against other processes until it is closed; `false` when another
     /// holds it.
-    pub fn lock(&self) -> Result<bool> {
+    pub(crate) fn lock(&self) -> Result<bool> {
         match fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
@@ -588,18 +535,18 @@ impl Dir {
     ///
     /// One `syncfs(2)` does for many drops what an `fsync(2)` for each file and folder would do one
     /// by one. It reports what could not be written since the directory was opened (Linux 5.8).
-    pub fn sync_file_system(&self) -> Result<()> {
+    pub(crate) fn sync_file_system(&self) -> Result<()> {
         fs::syncfs(&self.fd).map_err(|errno| Failure::new("syncing", &self.path, errno))
     }
 
     /// Bytes that an unprivileged user can still write on this directory's file system.
-    pub fn free_space(&self) -> Result<u64> {
+    pub(crate) fn free_space(&self) -> Result<u64> {
         let stat = fs::fstatvfs(&self.fd)
             .map_err(|errno| Failure::new("asking for the free space of", &self.path, errno))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn open_beneath(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn open_beneath(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         if self.keep_atime {
             let quiet = flags | OFlags::NOATIME;
             match fs::openat2(&self.fd, path, quiet, Mode::empty(), BENEATH) {
@@ -611,7 +558,7 @@ impl Dir {
         fs::openat2(&self.fd, path, flags, Mode::empty(), BENEATH)
     }
 
-    fn beneath(&self, fd: OwnedFd, path: &Path) -> Self {
+    pub(super) fn beneath(&self, fd: OwnedFd, path: &Path) -> Self {
         Self {
             fd,
             path: self.path.join(path),
@@ -628,14 +575,19 @@ impl Dir {
         }
     }
 
-    fn failure(&self, doing: &'static str, name: &Path, error: impl Into<io::Error>) -> Failure {
+    pub(super) fn failure(
+        &self,
+        doing: &'static str,
+        name: &Path,
+        error: impl Into<io::Error>,
+    ) -> Failure {
         Failure::new(doing, self.path.join(name), error)
     }
 }
 
 /// A file that is being written, and will be put in the place of another. Goes when it is dropped.
 #[derive(Debug)]
-pub struct Replacement<'d> {
+pub(crate) struct Replacement<'d> {
     file: File,
     dir: &'d Dir,
     temporary: &'d str,
@@ -644,15 +596,15 @@ pub struct Replacement<'d> {
 
 impl Replacement<'_> {
     /// As [`Dir::replace_durably`], with what was written.
-    pub fn finish(
+    pub(crate) fn finish(
         mut self,
-        owner: Option<(u32, u32)>,
+        owner: Option<Ownership>,
         to: &Dir,
         new: impl AsRef<Path>,
     ) -> Result<()> {
         self.file.sync_all().map_err(|error| self.failure(error))?;
-        if let Some((uid, gid)) = owner {
-            self.dir.set_owner(self.temporary, uid, gid)?;
+        if let Some(owner) = owner {
+            self.dir.set_owner(self.temporary, owner)?;
         }
         self.dir.rename(self.temporary, to, new)?;
         self.is_finished = true;
@@ -684,21 +636,6 @@ impl Drop for Replacement<'_> {
     }
 }
 
-/// A whole small file that the admin named: links on the way are the admin's.
-///
-/// # Errors
-/// As [`Dir::read`], and when there is none of that name.
-pub(crate) fn read_named(path: &Path, max: u64) -> Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let read = || -> io::Result<Vec<u8>> {
-        read_whole(
-            &mut fs::openat(CWD, path, flags, Mode::empty())?.into(),
-            max,
-        )
-    };
-    read().map_err(|error| Failure::new("reading", path, error))
-}
-
 fn read_whole(file: &mut File, max: u64) -> io::Result<Vec<u8>> {
     let stat = Stat::from(fs::fstat(&*file)?);
     if stat.kind != Kind::File {
@@ -710,42 +647,4 @@ fn read_whole(file: &mut File, max: u64) -> io::Result<Vec<u8>> {
         return Err(Errno::FBIG.into());
     }
     Ok(bytes)
-}
-
-/// What an open file is.
-pub(crate) fn stat_file(file: &File) -> io::Result<Stat> {
-    Ok(fs::fstat(file)?.into())
-}
-
-/// Whether another process has locked some of an open file (`F_SETLK`, fcntl(2)). Where that can't be
-/// found out, nobody has.
-pub(crate) fn is_locked(file: &File) -> bool {
-    let lock = process::Flock::from(process::FlockType::WriteLock);
-    matches!(process::fcntl_getlk(file, &lock), Ok(Some(_)))
-}
-
-/// Makes `to` share the blocks of `from`; `false` where the file system can't do that.
-pub(crate) fn reflink(from: &File, to: &File) -> bool {
-    fs::ioctl_ficlone(to, from).is_ok()
-}
-
-/// Lets the kernel begin to write these bytes of an open file to the disk, and waits for nothing:
-/// `POSIX_FADV_DONTNEED` starts the write-back of dirty pages (and leaves them in memory).
-pub(crate) fn start_writing(file: &File, offset: u64, length: u64) {
-    let _ = fs::fadvise(
-        file,
-        offset,
-        std::num::NonZeroU64::new(length),
-        fs::Advice::DontNeed,
-    );
-}
-
-/// A file in memory, of no name and with what `write` puts into it, that nobody can change any more.
-pub(crate) fn sealed(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
-    let flags = fs::MemfdFlags::CLOEXEC | fs::MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(fs::memfd_create("sealed", flags)?);
-    write(&mut file)?;
-    let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
-    fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
-    Ok(file)
 }

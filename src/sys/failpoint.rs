@@ -3,47 +3,45 @@
 //! Without the feature `failpoints` a place is nothing. With it,
 //! `NETBOOT_PUBLISHER_FAILPOINT=name:n:action` acts when the place `name` is reached for the n-th
 //! time: `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself, until somebody sends SIGCONT) or
-//! `fail` (the step fails with `EIO`). `publisher:n:hang` makes the publisher's task hang when it has
-//! something to do for the n-th time.
+//! `fail` (the step fails with `EIO`) or `hang` (the thread sleeps for ever).
 
-/// A place before the durable step `name`.
+use std::path::Path;
+
+use super::failure::Failure;
+
+/// A place before the durable step `name`, which is about to be `doing` something to `path`.
 ///
 /// # Errors
 /// `EIO` when the test wants this step to fail.
+pub(crate) fn failpoint(
+    name: &str,
+    doing: &'static str,
+    path: impl AsRef<Path>,
+) -> Result<(), Failure> {
+    match wanted_at(name) {
+        Err(errno) => Err(Failure::new(doing, path.as_ref(), errno)),
+        Ok(()) => Ok(()),
+    }
+}
+
 #[cfg(not(feature = "failpoints"))]
-pub(crate) fn at(_name: &'static str) -> std::io::Result<()> {
+fn wanted_at(_name: &str) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// A place before the durable step `name`.
-///
-/// # Errors
-/// `EIO` when the test wants this step to fail.
 #[cfg(feature = "failpoints")]
-pub(crate) fn at(name: &'static str) -> std::io::Result<()> {
+fn wanted_at(name: &str) -> rustix::io::Result<()> {
     use rustix::process::{Signal, getpid, kill_process};
 
     match action(name).as_deref() {
-        None => {}
-        Some("kill") => kill_process(getpid(), Signal::KILL)?,
-        Some("stop") => kill_process(getpid(), Signal::STOP)?,
-        Some("fail") => return Err(rustix::io::Errno::IO.into()),
-        Some(other) => panic!("failpoint {other:?}: kill, stop or fail"),
-    }
-    Ok(())
-}
-
-/// Where the publisher's task can be made to hang.
-#[cfg(not(feature = "failpoints"))]
-pub(crate) fn publisher() {}
-
-/// Where the publisher's task can be made to hang.
-#[cfg(feature = "failpoints")]
-pub(crate) fn publisher() {
-    if action("publisher").as_deref() == Some("hang") {
-        loop {
+        None => Ok(()),
+        Some("kill") => kill_process(getpid(), Signal::KILL),
+        Some("stop") => kill_process(getpid(), Signal::STOP),
+        Some("fail") => Err(rustix::io::Errno::IO),
+        Some("hang") => loop {
             std::thread::park();
-        }
+        },
+        Some(other) => panic!("failpoint {other:?}: kill, stop, fail or hang"),
     }
 }
 

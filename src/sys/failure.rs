@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 /// A system call that failed: "doing what to 'which path': why".
 #[derive(Debug)]
 pub struct Failure {
@@ -24,7 +26,7 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    pub fn new(
+    pub(crate) fn new(
         doing: &'static str,
         path: impl Into<PathBuf>,
         source: impl Into<io::Error>,
@@ -36,8 +38,17 @@ impl Failure {
         }
     }
 
+    /// The number of the error, where the kernel gave one.
+    pub(crate) fn errno(&self) -> Option<Errno> {
+        Errno::from_io_error(&self.source)
+    }
+
+    pub(crate) fn is(&self, kind: io::ErrorKind) -> bool {
+        self.source.kind() == kind
+    }
+
     /// The same failure for another drop that it concerns.
-    pub fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         let source = match self.source.raw_os_error() {
             Some(errno) => io::Error::from_raw_os_error(errno),
             None => io::Error::new(self.source.kind(), self.source.to_string()),

@@ -1,16 +1,24 @@
-//! ROOM sys
+//! Linux: the only room with system calls, but for those of other people's crates.
+//!
+//! Names are looked up from open directories ([`Dir`]), never by paths made of input. Here also:
+//! users and groups, what others have open, threads that share work, what systemd is told, and the
+//! places where tests end the daemon. Uses `words`. Start with [`Dir`].
 
-pub(crate) mod accounts;
-pub(crate) mod dir;
-pub(crate) mod failpoint;
+mod accounts;
+mod dir;
+mod failpoint;
 mod failure;
+mod files;
 mod open_files;
-pub(crate) mod parallel;
-pub(crate) mod systemd;
+mod parallel;
+mod removal;
+mod systemd;
 
-pub(crate) use accounts::Importer;
+pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
 pub(crate) use dir::{Dir, Kind, Replacement, Stat};
+pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
+pub(crate) use files::{FileExt, sealed};
 pub(crate) use open_files::OpenFiles;
-pub(crate) use parallel::Progress;
-pub(crate) use systemd::Watchdog;
+pub(crate) use parallel::{Progress, map, processors, try_map};
+pub(crate) use systemd::{Watchdog, tell_systemd};

@@ -1,8 +1,9 @@
-//! Several threads that share one list of work.
+//! Several threads that share one list of work, and how far that work has come.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::thread;
 
 /// How far long work has come, and whether it is to end before it is done.
 #[derive(Debug, Default)]
@@ -43,76 +44,67 @@ impl Progress {
     }
 }
 
-/// From so many things on that take a few system calls each, several threads are worth their start.
-pub(crate) const MANY: usize = 16;
-
 /// How many threads the machine runs at once.
 pub(crate) fn processors() -> usize {
     // Finding it out reads the files of every control group above the process.
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Calls `work` with every number below `count`, on as many threads as there are processors when
-/// `is_worth_it`, and on the caller's own when not. After an error no further work is begun.
+/// What `work` makes of each thing, in their order: on all processors where there are more things
+/// than `few`, on the caller's own thread where not. After an error no further thing is begun.
 ///
 /// # Errors
 /// One that `work` returned.
-pub(crate) fn share<E: Send>(
-    count: usize,
-    is_worth_it: bool,
-    work: impl Fn(usize) -> Result<(), E> + Sync,
-) -> Result<(), E> {
-    let next = AtomicUsize::new(0);
+pub(crate) fn try_map<T: Send, R: Send, E: Send>(
+    things: Vec<T>,
+    few: usize,
+    work: impl Fn(T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let count = things.len();
+    if count <= few.max(1) {
+        return things.into_iter().map(work).collect();
+    }
+    let rest = Mutex::new(things.into_iter().enumerate());
+    let rest = || rest.lock().expect("nobody panics while taking a thing");
     let take = || {
+        let mut done = Vec::new();
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
-                return Ok(());
-            }
-            work(number).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
+            let next = rest().next();
+            let Some((number, thing)) = next else {
+                return Ok(done);
+            };
+            let result = work(thing).inspect_err(|_| rest().by_ref().for_each(drop))?;
+            done.push((number, result));
         }
     };
-    let others = if is_worth_it {
-        processors().min(count).saturating_sub(1)
-    } else {
-        0
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (0..others).map(|_| scope.spawn(take)).collect();
-        let own = take();
-        let join = |other: std::thread::ScopedJoinHandle<'_, _>| {
-            other
+    let mut done = thread::scope(|scope| {
+        let others = 1..processors().min(count);
+        let others: Vec<_> = others.map(|_| scope.spawn(take)).collect();
+        let mut all = take();
+        for other in others {
+            let of_other = other
                 .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        others.into_iter().map(join).fold(own, Result::and)
-    })
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            all = all.and_then(|mut all| {
+                all.extend(of_other?);
+                Ok(all)
+            });
+        }
+        all
+    })?;
+    done.sort_unstable_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 
-/// What `work` makes of each thing, in their order; with several threads as [`share`] does it.
+/// As [`try_map`], where nothing can fail.
 pub(crate) fn map<T: Send, R: Send>(
     things: Vec<T>,
-    is_worth_it: bool,
+    few: usize,
     work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
-    let slots: Vec<_> = things
-        .into_iter()
-        .map(|thing| Mutex::new((Some(thing), None)))
-        .collect();
-    let lock = |index: usize| slots[index].lock().expect("no thread panics here");
-    let done = share(slots.len(), is_worth_it, |index| {
-        let thing = lock(index).0.take().expect("each is taken once");
-        let result = work(thing);
-        lock(index).1 = Some(result);
-        Ok::<_, Infallible>(())
-    });
-    let Ok(()) = done;
-    let result = |slot: Mutex<(Option<T>, Option<R>)>| {
-        let (_, result) = slot.into_inner().expect("no thread panics here");
-        result.expect("each was worked on")
-    };
-    slots.into_iter().map(result).collect()
+    let Ok(done) = try_map(things, few, |thing| Ok::<_, Infallible>(work(thing)));
+    done
 }
 
 #[cfg(test)]
@@ -120,31 +112,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_worked_on_once() {
-        for is_worth_it in [false, true] {
-            let seen: Vec<_> = (0..1_000).map(|_| AtomicUsize::new(0)).collect();
-            let done = share(seen.len(), is_worth_it, |number| {
-                seen[number].fetch_add(1, Ordering::Relaxed);
-                Ok::<_, ()>(())
-            });
-            assert_eq!(done, Ok(()));
-            assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
-        }
-    }
-
-    #[test]
-    fn results_come_in_order() {
+    fn every_thing_is_worked_on_once_and_results_come_in_order() {
         let squares: Vec<_> = (0..1_000).map(|n| n * n).collect();
-        for is_worth_it in [false, true] {
-            assert_eq!(map((0..1_000).collect(), is_worth_it, |n| n * n), squares);
+        for few in [0, 1_000] {
+            assert_eq!(map((0..1_000).collect(), few, |n| n * n), squares);
         }
     }
 
     #[test]
-    fn an_error_of_any_thread_is_returned() {
-        for is_worth_it in [false, true] {
-            let fail = |number| if number == 7 { Err(number) } else { Ok(()) };
-            assert_eq!(share(8, is_worth_it, fail), Err(7));
+    fn an_error_of_any_thread_is_returned_and_ends_the_work() {
+        for few in [0, 100_000] {
+            let begun = AtomicU64::new(0);
+            let fail = |number| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                if number == 7 { Err(number) } else { Ok(()) }
+            };
+            assert_eq!(try_map((0..100_000).collect(), few, fail), Err(7));
+            let begun = begun.into_inner();
+            assert!((8..100_000).contains(&begun), "{begun} were begun");
         }
     }
 }

@@ -93,6 +93,18 @@ impl<'i> Table<'_, 'i> {
         self.optional(key, parse)
     }
 
+    /// Puts the value of `key`, if there is a good one, into its `place`.
+    pub(crate) fn set<T>(
+        &mut self,
+        key: &'static str,
+        place: &mut T,
+        parse: impl FnOnce(&DeValue<'i>) -> Result<T, Expected>,
+    ) {
+        if let Some(value) = self.optional(key, parse) {
+            *place = value;
+        }
+    }
+
     /// The sub-table `key`: `read` takes what it knows from it. `None` when it is not there.
     pub(crate) fn table<T>(
         &mut self,
@@ -207,33 +219,42 @@ impl<'i> Table<'_, 'i> {
     }
 }
 
-/// A text; `what` says what it should have been.
-pub(crate) fn string<'v>(value: &'v DeValue<'_>, what: &str) -> Result<&'v str, Expected> {
-    value.as_str().ok_or_else(|| what.to_string())
+/// What a value is, or what it was expected to be.
+pub(crate) trait ValueExt {
+    /// A text; `what` says what it should have been.
+    fn text(&self, what: &str) -> Result<&str, Expected>;
+
+    /// A list of texts; `what` says what it should have been.
+    fn texts(&self, what: &str) -> Result<Vec<String>, Expected>;
+
+    /// A whole number that is not negative and at most `max`.
+    fn number(&self, max: u64) -> Result<u64, Expected>;
 }
 
-/// A list of texts; `what` says what it should have been.
-pub(crate) fn strings(value: &DeValue<'_>, what: &str) -> Result<Vec<String>, Expected> {
-    let list = value.as_array().ok_or_else(|| what.to_string())?;
-    let texts = list
-        .iter()
-        .map(|value| string(value.get_ref(), what).map(String::from));
-    texts.collect()
-}
+impl ValueExt for DeValue<'_> {
+    fn text(&self, what: &str) -> Result<&str, Expected> {
+        self.as_str().ok_or_else(|| what.to_string())
+    }
 
-/// A whole number that is not negative and at most `max`.
-pub(crate) fn number(value: &DeValue<'_>, max: u64) -> Result<u64, Expected> {
-    let parsed = value
-        .as_integer()
-        .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok());
-    let bound = if max == u64::MAX {
-        String::new()
-    } else {
-        format!(", at most {max}")
-    };
-    parsed
-        .filter(|&n| n <= max)
-        .ok_or_else(|| format!("a whole number{bound}"))
+    fn texts(&self, what: &str) -> Result<Vec<String>, Expected> {
+        let list = self.as_array().ok_or_else(|| what.to_string())?;
+        let texts = list.iter().map(|value| value.get_ref().text(what));
+        texts.map(|text| text.map(String::from)).collect()
+    }
+
+    fn number(&self, max: u64) -> Result<u64, Expected> {
+        let parsed = self
+            .as_integer()
+            .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok());
+        let bound = if max == u64::MAX {
+            String::new()
+        } else {
+            format!(", at most {max}")
+        };
+        parsed
+            .filter(|&n| n <= max)
+            .ok_or_else(|| format!("a whole number{bound}"))
+    }
 }
 
 /// A text as a key of a TOML document: always quoted, always on one line.

@@ -11,7 +11,7 @@
 mod document;
 mod table;
 
-pub(crate) use document::{Expected, Table, number, read_toml, string, strings, toml_key};
+pub(crate) use document::{Expected, Table, ValueExt, read_toml, toml_key};
 pub(crate) use table::{age, counted, table};
 
 use std::borrow::Cow;
@@ -29,7 +29,7 @@ const MAX_SPAN: usize = 500;
 
 /// One thing that is wrong at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub(crate) struct Complaint {
     /// Bytes of the file.
     pub span: Range<usize>,
     /// What is wrong.
@@ -47,7 +47,7 @@ pub struct InputError {
 
 impl InputError {
     /// `file` is the name to show; `text` is what the complaints' spans point into.
-    pub fn new(file: &str, text: &str, mut complaints: Vec<Complaint>) -> Self {
+    pub(crate) fn new(file: &str, text: &str, mut complaints: Vec<Complaint>) -> Self {
         complaints.sort_by_key(|complaint| complaint.span.start);
         let shown = complaints.len().min(MAX_SHOWN);
         Self {
@@ -57,11 +57,6 @@ impl InputError {
                 .collect(),
             unshown: complaints.len() - shown,
         }
-    }
-
-    /// How many things are wrong.
-    pub fn count(&self) -> usize {
-        self.rendered.len() + self.unshown
     }
 }
 
@@ -212,7 +207,6 @@ error: invalid `b`
             expected: String::new(),
         };
         let all = InputError::new("x.toml", "a", vec![one; 500]);
-        assert_eq!(all.count(), 500);
         assert!(all.to_string().ends_with("… and 480 more"), "{all}");
     }
 

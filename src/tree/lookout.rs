@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
 use crate::image::Image;
-use crate::sys::{Dir, Failure, Kind, dir};
+use crate::sys::{Dir, Failure, FileExt as _, Kind};
 
 /// Events are small; so many bytes hold some hundred.
 const BUFFER: usize = 16 << 10;
@@ -113,7 +113,7 @@ impl Lookout {
             let Ok(Some(file)) = image.dir().file(path) else {
                 continue;
             };
-            is_locked = dir::is_locked(&file);
+            is_locked = file.is_locked();
             drop(file);
             opened += 1;
             if is_locked {

@@ -1,4 +1,4 @@
-//! The tree as it is read: pointers, generations, records.
+//! The tree: what machines see.
 //!
 //! ```text
 //! <tree>/amd64/generic/noble/
@@ -6,22 +6,31 @@
 //!   install@/20261122T161500Z-9f3c2ab1d4e5/…              a generation
 //!   install@/20261122T161500Z-9f3c2ab1d4e5.toml           its record
 //! <tree>/.netboot-publisher/                              private
+//! <tree>/catalog.json                                     every current image
 //! ```
+//! The room owns all of this: it reads the tree ([`Tree`], where a stranger starts), makes
+//! generations ([`Staging`]), swaps them in ([`Pointers`], of which there is one), and removes what
+//! is not kept ([`Vacuum`]). It uses `words`, `text`, `sys`, `settings`, `fault` and `image`, and
+//! knows nothing of the spool.
 
-pub(crate) mod catalog;
+mod catalog;
 mod lookout;
-pub(crate) mod record;
+mod pointers;
+mod record;
 mod staging;
-pub(crate) mod vacuum;
+mod vacuum;
+mod verification;
 
 pub use catalog::Changes;
-pub(crate) use catalog::{Catalog, Entry, EntryFile, Paths, Updated};
+pub(crate) use catalog::{Catalog, CatalogFile, CatalogImage, Updated};
 pub(crate) use lookout::{Lookout, Watched};
+pub use pointers::Pointers;
 pub(crate) use record::{Event, Happened, Origin};
 pub use record::{Head, Record};
 pub use staging::Staging;
-pub(crate) use staging::{Draft, Placed, Pointers, Previous, Staged};
+pub(crate) use staging::{Placed, Previous, Staged};
 pub(crate) use vacuum::{Spared, Surveyed, Vacuum};
+pub(crate) use verification::{Verification, Verified};
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
@@ -29,25 +38,26 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::fault::Fault;
-use crate::sys::{Dir, Failure, Kind};
-use crate::words::{Digest, GenerationName, Reason, Target};
+use crate::fault::{Fault, StartError, reject};
+use crate::settings::TreeSettings;
+use crate::sys::{Dir, Failure, Kind, Ownership};
+use crate::words::{Digest, GenerationName, Moment, Reason, Target};
 
 /// The daemon's own folder in the tree.
-pub(crate) const PRIVATE: &str = ".netboot-publisher";
+const PRIVATE: &str = ".netboot-publisher";
 
 /// A longer record is taken for damaged: room for a million files.
 const MAX_RECORD: u64 = 256 << 20;
 
 /// The tree, for reading.
 #[derive(Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     root: Dir,
 }
 
 /// What a target's pointer leads to.
 #[derive(Debug)]
-pub enum Current {
+pub(crate) enum Current {
     Nothing,
     Generation(Generation),
     /// A directory that somebody else made.
@@ -56,7 +66,7 @@ pub enum Current {
 
 /// A generation and its record.
 #[derive(Debug)]
-pub struct Generation {
+pub(crate) struct Generation {
     pub name: GenerationName,
     pub dir: Dir,
     /// `None` when it is missing or unreadable: then nobody knows what was published.
@@ -65,7 +75,7 @@ pub struct Generation {
 
 impl Tree {
     /// The tree at `root`.
-    pub fn new(root: Dir) -> Self {
+    pub(crate) fn new(root: Dir) -> Self {
         Self {
             root: root.keep_atime(),
         }
@@ -73,12 +83,12 @@ impl Tree {
 
     /// # Errors
     /// When it is not there, or can't be read.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         Dir::open(path).map(Self::new)
     }
 
     /// The tree's root directory.
-    pub fn root(&self) -> &Dir {
+    pub(crate) fn root(&self) -> &Dir {
         &self.root
     }
 
@@ -87,7 +97,7 @@ impl Tree {
     /// # Errors
     /// [`Reason::TargetOccupied`] when something stands there that the daemon did not make and
     /// can't adopt.
-    pub fn current(&self, target: &Target) -> Result<Current, Fault> {
+    pub(crate) fn current(&self, target: &Target) -> Result<Current, Fault> {
         let Some(folder) = self.folder(target)? else {
             return Ok(Current::Nothing);
         };
@@ -97,7 +107,7 @@ impl Tree {
                 "{target} is {what} that the daemon did not make; expected its own link, a folder, \
                  or nothing"
             );
-            Err(Fault::Reject(Reason::TargetOccupied, detail))
+            Err(reject(Reason::TargetOccupied, detail))
         };
         if let Some(name) = linked(&folder, target)? {
             let Some(generations) = folder.dir(target.generations())? else {
@@ -117,12 +127,12 @@ impl Tree {
 
     /// The directory that machines read from when they use the stable path of `target`, and how the
     /// paths of its files end but for their names in it; `None` when there is none.
-    pub fn in_use(&self, target: &Target) -> Result<Option<(Dir, String)>, Fault> {
+    pub(crate) fn in_use(&self, target: &Target) -> Result<Option<(Dir, String)>, Fault> {
         Ok(match self.current(target)? {
             Current::Nothing => None,
             Current::Plain(dir) => Some((dir, format!("/{target}/"))),
             Current::Generation(generation) => {
-                let path = generation_path(target, &generation.name);
+                let path = format!("/{}/", generation.name.path(target));
                 Some((generation.dir, path))
             }
         })
@@ -130,7 +140,7 @@ impl Tree {
 
     /// The name of the generation that the target's pointer holds, whether it is there or not;
     /// `None` without a pointer.
-    pub fn pointed(&self, target: &Target) -> Result<Option<GenerationName>, Fault> {
+    pub(crate) fn pointed(&self, target: &Target) -> Result<Option<GenerationName>, Fault> {
         match self.folder(target)? {
             Some(folder) => Ok(linked(&folder, target)?),
             None => Ok(None),
@@ -138,7 +148,7 @@ impl Tree {
     }
 
     /// The generation `name` of `target`; `None` when it is not there.
-    pub fn generation(
+    pub(crate) fn generation(
         &self,
         target: &Target,
         name: GenerationName,
@@ -151,9 +161,13 @@ impl Tree {
 
     /// The head of the record of the generation `name`, without reading the listing; `None` when it
     /// is missing or unreadable.
-    pub fn head(&self, target: &Target, name: &GenerationName) -> Result<Option<Head>, Failure> {
+    pub(crate) fn head(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<Option<Head>, Failure> {
         const ENOUGH: usize = 4 << 10;
-        let path = format!("{}/{}", generations_path(target), name.record());
+        let path = format!("{}.toml", name.path(target));
         let Some(mut file) = self.root.file(&path)? else {
             return Ok(None);
         };
@@ -165,8 +179,42 @@ impl Tree {
         Ok(Head::parse(&text).ok())
     }
 
+    /// The generations of `target`, the oldest first; `None` when the tree knows nothing of it.
+    pub(crate) fn names(&self, target: &Target) -> Result<Option<Vec<GenerationName>>, Failure> {
+        let generations = self.generations(target)?;
+        generations.as_ref().map(generation_names).transpose()
+    }
+
+    /// When the record of the generation `name` was written last: of one that isn't current, when it
+    /// stopped being so. `None` when there is no record.
+    pub(crate) fn retired_at(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<Option<Moment>, Failure> {
+        let Some(generations) = self.generations(target)? else {
+            return Ok(None);
+        };
+        let record = generations.stat(name.record())?;
+        Ok(record.map(|stat| stat.modified))
+    }
+
+    /// User and group of what is published here; `None` where no daemon was at work yet.
+    pub(crate) fn ownership(
+        &self,
+        settings: &TreeSettings,
+    ) -> Result<Option<Ownership>, StartError> {
+        let own = self.root.stat(PRIVATE)?;
+        let ownership = own.map(|own| settings.ownership(own.ownership()));
+        Ok(ownership.transpose()?)
+    }
+
     /// Generations of `target` that may be of an image with this digest, the newest first.
-    pub fn kept(&self, target: &Target, digest: &Digest) -> Result<Vec<GenerationName>, Failure> {
+    pub(crate) fn kept(
+        &self,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<Vec<GenerationName>, Failure> {
         let Some(generations) = self.generations(target)? else {
             return Ok(Vec::new());
         };
@@ -179,7 +227,7 @@ impl Tree {
     /// The generation that a rollback goes back to when nobody names one: of those that were
     /// published before the `current` one, the last; where none is current, the one that was so
     /// last. `None` when there is none.
-    pub fn previous(
+    pub(crate) fn previous(
         &self,
         target: &Target,
         current: Option<&GenerationName>,
@@ -214,7 +262,7 @@ impl Tree {
     }
 
     /// Every target that the tree has a folder of generations for.
-    pub fn targets(&self) -> Result<Vec<Target>, Failure> {
+    pub(crate) fn targets(&self) -> Result<Vec<Target>, Failure> {
         let mut targets = Vec::new();
         let mut below = |path: &str, dir: &Dir, is_last: bool| -> Result<Vec<String>, Failure> {
             let mut folders = Vec::new();
@@ -253,27 +301,22 @@ impl Tree {
 
     /// The folder that holds the target's pointer; `None` when it is not there.
     fn folder(&self, target: &Target) -> Result<Option<Dir>, Fault> {
-        let path = target.folders().join("/");
-        self.root.dir(&path).map_err(|failure| match Errno::from_io_error(&failure.source) {
+        let path = target.folder();
+        self.root.dir(&path).map_err(|failure| match failure.errno() {
             Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
                 let detail = format!(
                     "{failure}; expected each of {path} to be a folder on the tree's file system"
                 );
-                Fault::Reject(Reason::TargetOccupied, detail)
+                reject(Reason::TargetOccupied, detail)
             }
             _ => Fault::Retry(failure),
         })
     }
 
     /// The folder that holds the target's generations; `None` when it is not there.
-    pub fn generations(&self, target: &Target) -> Result<Option<Dir>, Failure> {
-        self.root.dir(generations_path(target))
+    fn generations(&self, target: &Target) -> Result<Option<Dir>, Failure> {
+        self.root.dir(format!("{target}@"))
     }
-}
-
-/// The way from the tree's root to the folder of the target's generations.
-fn generations_path(target: &Target) -> String {
-    format!("{target}@")
 }
 
 /// The generation `name` in a folder of them; `None` when it is not there.
@@ -289,13 +332,8 @@ fn generation(generations: &Dir, name: GenerationName) -> Result<Option<Generati
     Ok(Some(Generation { name, dir, record }))
 }
 
-/// How the paths of a generation's files go on after that of the tree, but for their names in it.
-pub(crate) fn generation_path(target: &Target, name: &GenerationName) -> String {
-    format!("/{}/{name}/", generations_path(target))
-}
-
 /// The generations in a folder of them, the oldest first.
-pub(crate) fn generation_names(generations: &Dir) -> Result<Vec<GenerationName>, Failure> {
+fn generation_names(generations: &Dir) -> Result<Vec<GenerationName>, Failure> {
     let mut names = Vec::new();
     generations.each(|name, kind| {
         if kind == Kind::Dir {

@@ -1,9 +1,10 @@
 //! The record beside a generation: what was published, from which drop, by whom and when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use crate::image::{FileMark, Listing};
 use crate::sys::Importer;
@@ -25,13 +26,13 @@ pub struct Record {
     pub head: Head,
     pub listing: Listing,
     /// What happened to the generation, the oldest first.
-    pub history: Vec<Event>,
+    pub(crate) history: Vec<Event>,
 }
 
 /// What happened to a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Event {
+pub(crate) struct Event {
     pub at: Moment,
     pub what: Happened,
     /// Missing when it came from no drop.
@@ -43,9 +44,19 @@ pub struct Event {
 
 /// That a generation stops being current because another takes its place is no event of its own:
 /// the record's file was modified last at that time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Happened {
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    SerializeDisplay,
+    DeserializeFromStr,
+    strum::Display,
+    strum::EnumString,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub(crate) enum Happened {
     /// It became the current one, by a drop with this image.
     Published,
     /// It was a folder that somebody else had made, and became a generation.
@@ -76,18 +87,12 @@ pub struct Head {
     pub from: Option<Origin>,
 }
 
-impl fmt::Display for Happened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
-
 /// Where a generation came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     pub drop: String,
-    pub importer: Importer,
+    pub(crate) importer: Importer,
     pub received_at: Moment,
 }
 
@@ -139,8 +144,43 @@ impl Record {
         })
     }
 
+    /// The record of an image that is published now, or of a folder that was adopted where it is
+    /// `from` no drop; `kept` are the generations with this digest.
+    pub(crate) fn new(
+        target: &Target,
+        listing: Listing,
+        kept: &[GenerationName],
+        version: Option<String>,
+        from: Option<Origin>,
+    ) -> Self {
+        let (now, digest) = (Moment::now(), listing.digest());
+        let happened = match from {
+            Some(_) => Happened::Published,
+            None => Happened::Adopted,
+        };
+        let head = Head {
+            format: FORMAT,
+            target: target.clone(),
+            generation: GenerationName::new(now, &digest, |name| kept.contains(name)),
+            digest,
+            file_count: listing.files.len(),
+            bytes: listing.bytes(),
+            published_at: now,
+            version,
+            from,
+        };
+        let mut record = Self {
+            head,
+            listing,
+            history: Vec::new(),
+        };
+        let from = record.head.from.clone();
+        record.note(now, happened, from.as_ref());
+        record
+    }
+
     /// When it was published last by a drop with its image; going back to it does not count.
-    pub fn published_at(&self) -> Moment {
+    pub(crate) fn published_at(&self) -> Moment {
         let is_publishing =
             |event: &&Event| matches!(event.what, Happened::Published | Happened::Adopted);
         let last = self.history.iter().rev().find(is_publishing);
@@ -148,7 +188,7 @@ impl Record {
     }
 
     /// Notes what happened to the generation.
-    pub fn note(&mut self, at: Moment, what: Happened, from: Option<&Origin>) {
+    pub(crate) fn note(&mut self, at: Moment, what: Happened, from: Option<&Origin>) {
         let event = Event {
             at,
             what,
@@ -163,7 +203,7 @@ impl Record {
         self.history.drain(..surplus);
     }
 
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         let head = toml::to_string(&self.head).expect("a head is plain data");
         // The sub-tables of the head come before the listing, which begins with a header as well.
         let mut text = format!("{head}{LISTING}");

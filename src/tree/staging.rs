@@ -1,21 +1,20 @@
-//! What comes into the tree, and the one atomic step between two generations.
+//! What comes into the tree, up to the step that machines can see.
 //!
-//! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`] and is swapped in;
-//! each is made of the one before. For all but the last the [`Staging`] will do, which many may
-//! share; whatever a booting machine can see needs the [`Pointers`], of which there is one.
+//! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`]; each is made of the
+//! one before. Many may share the [`Staging`]. The last step needs the `Pointers`, of which there is
+//! one.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::record::{Head, Record};
 use super::{PRIVATE, Tree};
-use crate::fault::{Fault, StartError};
-use crate::image::{DIR_MODE, Ownership};
+use crate::fault::StartError;
+use crate::image::DIR_MODE;
 use crate::settings::TreeSettings;
-use crate::sys::{Dir, Failure, Kind, accounts, failpoint};
-use crate::words::{GenerationName, Moment, Target, Verdict};
+use crate::sys::{Dir, Failure, Ownership, failpoint};
+use crate::words::{GenerationName, Target, Verdict};
 
 /// The folder for drafts in the daemon's own folder.
 const FOLDER: &str = "staging";
@@ -23,8 +22,8 @@ const FOLDER: &str = "staging";
 /// The private part of a tree, in which generations are made.
 #[derive(Debug)]
 pub struct Staging {
-    tree: Tree,
-    folder: Dir,
+    pub(super) tree: Tree,
+    pub(super) folder: Dir,
     /// Never read: it holds the lock.
     _private: Dir,
     /// What published files look like.
@@ -34,13 +33,9 @@ pub struct Staging {
     next: AtomicU64,
 }
 
-/// The right to change what machines see. There is one for a tree, and who has it is its owner.
-#[derive(Debug)]
-pub struct Pointers(Arc<Staging>);
-
 /// An empty directory in the staging, to be filled. Goes when it is dropped.
 #[derive(Debug)]
-pub struct Draft<'s> {
+pub(crate) struct Draft<'s> {
     staging: &'s Staging,
     number: u64,
     /// Where the image's copy goes.
@@ -51,14 +46,14 @@ pub struct Draft<'s> {
 /// A record in the staging, with a whole generation where that is new, and what is to be done with
 /// the pointer.
 #[derive(Debug)]
-pub struct Staged {
-    number: u64,
-    head: Head,
-    change: Change,
+pub(crate) struct Staged {
+    pub(super) number: u64,
+    pub(super) head: Head,
+    pub(super) change: Change,
 }
 
 #[derive(Debug)]
-enum Change {
+pub(super) enum Change {
     /// The pointer is to name the generation. One that is kept stands in its place already.
     Swap { previous: Previous, is_kept: bool },
     /// The pointer, which names the generation, is to go.
@@ -67,7 +62,7 @@ enum Change {
 
 /// What the pointer leads to until now.
 #[derive(Debug)]
-pub enum Previous {
+pub(crate) enum Previous {
     Nothing,
     Generation(GenerationName),
     /// A directory that somebody else made becomes the previous generation, with this record.
@@ -76,15 +71,15 @@ pub enum Previous {
 
 /// A generation that stands in its place with its record; all but the pointer is done.
 #[derive(Debug)]
-pub struct Placed {
-    target: Target,
-    generation: GenerationName,
-    last: LastStep,
+pub(crate) struct Placed {
+    pub(super) target: Target,
+    pub(super) generation: GenerationName,
+    pub(super) last: LastStep,
 }
 
 /// What machines will see.
 #[derive(Debug)]
-enum LastStep {
+pub(super) enum LastStep {
     /// The pointer is put over the one that names this generation, if there is one.
     Swap(Option<GenerationName>),
     /// The pointer changes places with the directory that becomes this generation.
@@ -98,7 +93,7 @@ impl Staging {
     ///
     /// # Errors
     /// When another daemon holds the lock, or an account of the settings is unknown.
-    pub fn open(settings: &TreeSettings) -> Result<(Arc<Self>, Pointers), StartError> {
+    pub(super) fn open(settings: &TreeSettings) -> Result<Arc<Self>, StartError> {
         let tree = Tree::new(Dir::open_or_make(&settings.path)?);
         let private = tree.root().dir_or_make(PRIVATE, 0o700)?;
         private.make_plain(0o700)?;
@@ -107,51 +102,52 @@ impl Staging {
         }
         let folder = private.dir_or_make(FOLDER, 0o700)?;
         // What the file system gives to new files here; a mount option can have a say in it.
-        let own = folder.stat_self()?;
-        let ownership = Ownership {
-            uid: accounts::user_or(settings.owner.as_deref(), own.uid)?,
-            gid: accounts::group_or(settings.group.as_deref(), own.gid)?,
-        };
-        let gives_away = (ownership.uid, ownership.gid) != (own.uid, own.gid);
+        let own = folder.stat_self()?.ownership();
+        let ownership = settings.ownership(own)?;
+        let gives_away = ownership != own;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;
         let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
         let next = left.iter().filter_map(|(name, _)| number(name)).max();
         let next = AtomicU64::new(next.map_or(0, |last| last.saturating_add(1)));
-        let staging = Arc::new(Self {
+        Ok(Arc::new(Self {
             tree,
             folder,
             _private: private,
             ownership,
             gives_away,
             next,
-        });
-        Ok((Arc::clone(&staging), Pointers(staging)))
+        }))
     }
 
-    /// The tree that it belongs to.
-    pub fn tree(&self) -> &Tree {
+    /// A number that nothing in the staging has.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The tree that the staging belongs to.
+    pub(crate) fn tree(&self) -> &Tree {
         &self.tree
     }
 
     /// What published files look like.
-    pub fn ownership(&self) -> Ownership {
+    pub(crate) fn ownership(&self) -> Ownership {
         self.ownership
     }
 
     /// User and group that a copy has to be given; `None` when it is right as it is made.
-    pub fn gives_away_to(&self) -> Option<Ownership> {
+    pub(crate) fn gives_away_to(&self) -> Option<Ownership> {
         self.gives_away.then_some(self.ownership)
     }
 
-    pub fn free_space(&self) -> Result<u64, Failure> {
+    pub(crate) fn free_space(&self) -> Result<u64, Failure> {
         self.tree.root().free_space()
     }
 
     /// An empty directory to copy an image to.
-    pub fn begin(&self) -> Result<Draft<'_>, Failure> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        failpoint::at("stage").map_err(|e| Failure::new("staging", self.folder.path(), e))?;
+    pub(crate) fn begin(&self) -> Result<Draft<'_>, Failure> {
+        let number = self.next_number();
+        failpoint("stage", "staging", self.folder.path())?;
         self.folder.make_dir(number.to_string(), DIR_MODE)?;
         let dir = self.folder.existing_dir(number.to_string())?;
         Ok(Draft {
@@ -163,7 +159,11 @@ impl Staging {
     }
 
     /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
-    pub fn stage_kept(&self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
+    pub(crate) fn stage_kept(
+        &self,
+        record: &Record,
+        previous: Previous,
+    ) -> Result<Staged, Failure> {
         let change = Change::Swap {
             previous,
             is_kept: true,
@@ -172,12 +172,12 @@ impl Staging {
     }
 
     /// For a target that is to be taken out of the tree; `record` is that of its current generation.
-    pub fn stage_withdrawal(&self, record: &Record) -> Result<Staged, Failure> {
+    pub(crate) fn stage_withdrawal(&self, record: &Record) -> Result<Staged, Failure> {
         self.stage_record(record, Change::Withdraw)
     }
 
     fn stage_record(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number();
         self.folder
             .write_new(record_name(number), record.to_toml().as_bytes())
             .inspect_err(|_| self.discard(number))?;
@@ -189,33 +189,32 @@ impl Staging {
     }
 
     /// Makes all that was staged, placed or swapped until now durable.
-    pub fn sync(&self) -> Result<(), Failure> {
-        failpoint::at("tree-sync")
-            .map_err(|e| Failure::new("syncing", self.tree.root().path(), e))?;
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        failpoint("tree-sync", "syncing", self.tree.root().path())?;
         self.tree.root().sync_file_system()
     }
 
     /// Puts a staged generation, which has to be durable, and then its record in their place.
     ///
     /// # Errors
-    /// It stays in the staging, for another try or [`Pointers::discard`].
-    pub fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
+    /// It stays in the staging, for another try or `Pointers::discard`.
+    pub(crate) fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
         let Head {
             target, generation, ..
         } = &staged.head;
         let folder = self.target_folder(target)?;
         let generations = sub_folder(&folder, &target.generations())?;
-        let at = |name| failpoint::at(name).map_err(|e| Failure::new(name, generations.path(), e));
+        let path = generations.path();
 
         if staged.is_new() {
-            at("place-generation")?;
+            failpoint("place-generation", "placing", path)?;
             self.folder
                 .rename(staged.number.to_string(), &generations, generation.as_str())?;
         } else {
             // Gone by hand in the meantime? Then the next try copies it.
             generations.existing_dir(generation.as_str())?;
         }
-        at("place-record")?;
+        failpoint("place-record", "placing", path)?;
         let record = record_name(staged.number);
         self.folder
             .rename(record, &generations, generation.record())?;
@@ -228,7 +227,7 @@ impl Staging {
                 Previous::Plain(record) => {
                     // The pointer is made where the directory will go: exchanging the two then puts
                     // both in their place at once.
-                    at("place-adopted")?;
+                    failpoint("place-adopted", "placing", path)?;
                     let name = &record.head.generation;
                     generations.write_new(name.record(), record.to_toml().as_bytes())?;
                     generations.make_link(name.as_str(), pointer(target, generation))?;
@@ -246,7 +245,7 @@ impl Staging {
     /// The folder that holds the target's pointer, made where it is not there.
     fn target_folder(&self, target: &Target) -> Result<Dir, Failure> {
         let root = self.tree.root();
-        if let Some(folder) = root.dir(target.folders().join("/"))? {
+        if let Some(folder) = root.dir(target.folder())? {
             return Ok(folder);
         }
         let mut folder = sub_folder(root, target.folders()[0])?;
@@ -256,17 +255,17 @@ impl Staging {
         Ok(folder)
     }
 
-    fn discard(&self, number: u64) {
+    pub(super) fn discard(&self, number: u64) {
         // What stays behind goes at the next start.
-        let _ = self.folder.remove_tree(number.to_string());
+        let _ = self.folder.remove_tree(number.to_string(), 0);
         let _ = self.folder.remove_file(record_name(number));
     }
 }
 
 impl Draft<'_> {
     /// Writes the record beside the copied image.
-    pub fn finish(mut self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
-        failpoint::at("stage-record").map_err(|e| Failure::new("staging", self.dir.path(), e))?;
+    pub(crate) fn finish(mut self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
+        failpoint("stage-record", "staging", self.dir.path())?;
         let name = record_name(self.number);
         self.staging
             .folder
@@ -294,12 +293,12 @@ impl Drop for Draft<'_> {
 
 impl Staged {
     /// The head of its record.
-    pub fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &Head {
         &self.head
     }
 
     /// What will have become of the drop.
-    pub fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
             Change::Swap { .. } => Verdict::Published,
             Change::Withdraw => Verdict::Withdrawn,
@@ -307,7 +306,7 @@ impl Staged {
     }
 
     /// Whether something that machines may be using is current until now.
-    pub fn has_previous(&self) -> bool {
+    pub(crate) fn has_previous(&self) -> bool {
         match &self.change {
             Change::Swap { previous, .. } => !matches!(previous, Previous::Nothing),
             Change::Withdraw => true,
@@ -315,133 +314,15 @@ impl Staged {
     }
 
     /// Whether the image is still in the staging.
-    fn is_new(&self) -> bool {
+    pub(super) fn is_new(&self) -> bool {
         matches!(self.change, Change::Swap { is_kept: false, .. })
     }
 }
 
 impl Placed {
     /// The target it is for.
-    pub fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Target {
         &self.target
-    }
-}
-
-impl Pointers {
-    pub fn tree(&self) -> &Tree {
-        &self.0.tree
-    }
-
-    /// Where generations are made.
-    pub fn staging(&self) -> &Arc<Staging> {
-        &self.0
-    }
-
-    /// Makes a generation, which has to be durable in its place, the current one, or takes the
-    /// target out of the tree. This is the only step that a booting machine can see.
-    pub fn swap(&mut self, placed: &Placed) -> Result<(), Failure> {
-        let Placed {
-            target,
-            generation,
-            last,
-        } = placed;
-        let folder = self
-            .0
-            .tree
-            .root()
-            .existing_dir(target.folders().join("/"))?;
-        let generations = || folder.existing_dir(target.generations());
-        match last {
-            LastStep::Swap(Some(previous)) => retire(&generations()?, previous)?,
-            LastStep::Withdraw => retire(&generations()?, generation)?,
-            LastStep::Swap(None) | LastStep::Exchange(_) => {}
-        }
-        failpoint::at("swap").map_err(|e| Failure::new("swapping", folder.path(), e))?;
-        match last {
-            LastStep::Exchange(adopted) => {
-                folder.exchange(target.purpose(), &generations()?, adopted.as_str())
-            }
-            LastStep::Withdraw => folder.remove_file(target.purpose()).map(drop),
-            LastStep::Swap(previous) => {
-                let pointer = pointer(target, generation);
-                if previous.is_none() {
-                    match folder.make_link(target.purpose(), &pointer) {
-                        // One that leads nowhere.
-                        Err(failure) if failure.source.kind() == ErrorKind::AlreadyExists => {}
-                        made => return made,
-                    }
-                }
-                let link = format!("{}.link", self.0.next.fetch_add(1, Ordering::Relaxed));
-                self.0.folder.make_link(&link, pointer)?;
-                self.0.folder.rename(&link, &folder, target.purpose())
-            }
-        }
-    }
-
-    /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
-    /// knows what of it has reached the disk.
-    pub fn discard(&mut self, staged: &Staged) -> Result<(), Fault> {
-        self.0.discard(staged.number);
-        let Head {
-            target, generation, ..
-        } = &staged.head;
-        let is_current = self.0.tree.pointed(target)?.as_ref() == Some(generation);
-        let Some(generations) = self.0.tree.generations(target)? else {
-            return Ok(());
-        };
-        if let Change::Swap {
-            previous: Previous::Plain(record),
-            ..
-        } = &staged.change
-        {
-            let adopted = &record.head.generation;
-            // Once the two were exchanged, it is the directory.
-            let there = generations.stat(adopted.as_str())?;
-            if there.is_none_or(|stat| stat.kind == Kind::Link) {
-                generations.remove_file(adopted.as_str())?;
-                generations.remove_file(adopted.record())?;
-            }
-        }
-        if staged.is_new() && !is_current && generations.stat(generation.as_str())?.is_some() {
-            self.remove(&generations, generation)?;
-        }
-        Ok(())
-    }
-
-    /// Removes whatever the staging holds.
-    ///
-    /// # Errors
-    /// One of the things that could not be removed; the others are gone all the same.
-    pub fn empty_staging(&mut self) -> Result<(), Failure> {
-        let folder = &self.0.folder;
-        let mut result = Ok(());
-        for (name, _) in folder.names()? {
-            result = folder.remove_tree(name).and(result);
-        }
-        result
-    }
-
-    /// Removes a generation that isn't current: the record first, then the rest in one step.
-    pub fn remove(&mut self, generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-        failpoint::at("vacuum").map_err(|e| Failure::new("removing", generations.path(), e))?;
-        generations.remove_file(name.record())?;
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
-        generations.rename(name.as_str(), &self.0.folder, &number)?;
-        self.0.folder.remove_tree(number)
-    }
-
-    /// Removes the folder of a target's generations when none is left in it; what somebody else put
-    /// there stays.
-    pub fn remove_folder(&mut self, target: &Target) -> Result<(), Failure> {
-        let path = target.folders().join("/");
-        let Some(folder) = self.0.tree.root().dir(path)? else {
-            return Ok(());
-        };
-        match folder.remove_dir(target.generations()) {
-            Err(failure) if failure.source.kind() == ErrorKind::DirectoryNotEmpty => {}
-            removed => drop(removed?),
-        }
-        Ok(())
     }
 }
 
@@ -457,18 +338,8 @@ fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
     Ok(folder)
 }
 
-/// Notes that a generation stops being current: its record was modified last at that time.
-/// Right before the swap, so that a crash can't leave an older time, by which it would go too early.
-fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-    match generations.set_modified(name.record(), Moment::now()) {
-        // A generation without its record is damaged; vacuum takes it for a leftover.
-        Err(failure) if failure.source.kind() == ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
 /// What the pointer holds.
-fn pointer(target: &Target, generation: &GenerationName) -> String {
+pub(super) fn pointer(target: &Target, generation: &GenerationName) -> String {
     format!("{}/{generation}", target.generations())
 }
 

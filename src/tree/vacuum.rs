@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lookout::{Lookout, Watched};
+use super::pointers::Pointers;
 use super::record::{Event, Happened};
-use super::staging::Pointers;
-use super::{Tree, generation_names, generation_path};
+use super::{Tree, generation_names};
 use crate::fault::Fault;
 use crate::settings::Retention;
 use crate::sys::{Dir, Failure, Kind, OpenFiles};
@@ -85,10 +85,7 @@ impl Vacuum {
                 superseded.extend(record.map(|stat| (stat.modified, name)));
             }
         }
-        superseded.sort_unstable();
-        superseded.reverse();
-
-        let last = superseded.first().map(|(_, name)| name);
+        let last = superseded.iter().max().map(|(_, name)| name);
         let withdrawal = if current.is_none() {
             withdrawal(pointers, target, last)?
         } else {
@@ -105,12 +102,11 @@ impl Vacuum {
             retention.keep
         };
         let (mut next, mut kept) = (None, HashSet::new());
-        for (since, name) in superseded.into_iter().skip(keep) {
-            let of_generation = (target, &name, since);
-            match self.goes(of_generation, &generations, retention, &spared.open)? {
+        for (due, name) in not_kept(superseded, keep, retention.min_age) {
+            match self.stays((target, &name), due, &generations, retention, &spared.open)? {
                 None => pointers.remove(&generations, &name)?,
-                Some(later) => {
-                    next = Some(next.map_or(later, |next: Moment| next.min(later)));
+                Some(until) => {
+                    Moment::note_earliest(&mut next, until);
                     kept.insert(name);
                 }
             }
@@ -122,19 +118,19 @@ impl Vacuum {
         Ok(next)
     }
 
-    /// When it is to be looked at again whether a generation may go; `None` when it may. Since then it
-    /// is not current.
-    fn goes(
+    /// Until when a generation stays at least that may go from `due` on; `None` when it may go now.
+    fn stays(
         &mut self,
-        (target, name, since): (&Target, &GenerationName, Moment),
+        (target, name): (&Target, &GenerationName),
+        due: Moment,
         generations: &Dir,
         retention: &Retention,
         open: &OpenFiles,
     ) -> Result<Option<Moment>, Fault> {
-        let (now, due) = (Moment::now(), since.later(retention.min_age));
+        let now = Moment::now();
         let period = WATCHED.min(retention.min_age);
         let in_use = now.later(IN_USE.min(period.max(IN_USE_AT_LEAST)));
-        let watch_from = since.later(first_look(retention));
+        let watch_from = due.earlier(period);
         if watch_from > now {
             return Ok(Some(watch_from));
         }
@@ -158,10 +154,15 @@ impl Vacuum {
             }
             _ => false,
         };
-        if is_used || open.has(&generation_path(target, name)) {
+        if is_used || open.has(&format!("/{}/", name.path(target))) {
             return Ok(Some(in_use));
         }
         Ok((due > now).then_some(due))
+    }
+
+    /// So long after a generation stopped being current there is something to do with it.
+    pub(crate) fn first_look(retention: &Retention) -> Duration {
+        retention.min_age.saturating_sub(WATCHED)
     }
 
     /// Forgets all of `target` but these.
@@ -175,9 +176,16 @@ impl Vacuum {
     }
 }
 
-/// So long after a generation stopped being current vacuum has first to do with it.
-pub(crate) fn first_look(retention: &Retention) -> Duration {
-    retention.min_age.saturating_sub(WATCHED)
+/// Of generations that aren't current, each with the moment since when, those that go: all but the
+/// `keep` that were current last, each with the moment from which it may go.
+fn not_kept(
+    mut superseded: Vec<(Moment, GenerationName)>,
+    keep: usize,
+    min_age: Duration,
+) -> impl Iterator<Item = (Moment, GenerationName)> {
+    superseded.sort_unstable_by(|a, b| b.cmp(a));
+    let others = superseded.into_iter().skip(keep);
+    others.map(move |(since, name)| (since.later(min_age), name))
 }
 
 /// How the target was taken out of the tree, if that was by a drop; a pointer that somebody has
@@ -202,71 +210,73 @@ fn withdrawal(
 #[derive(Debug)]
 pub(crate) struct Surveyed {
     pub current: Option<GenerationName>,
-    /// There is something to [`sweep`], or for the vacuum.
+    /// There is something to [`Vacuum::sweep`], or for the vacuum.
     pub is_untidy: bool,
 }
 
-/// Looks whether a start has anything to do for `target`: for most of many targets it has not.
-pub(crate) fn survey(
-    tree: &Tree,
-    target: &Target,
-    retention: &Retention,
-) -> Result<Surveyed, Fault> {
-    let current = tree.pointed(target)?;
-    let (mut generations, mut records) = (HashSet::new(), HashSet::new());
-    let mut has_others = false;
-    if let Some(folder) = tree.generations(target)? {
-        folder.each(|name, kind| {
-            let name = name.to_string_lossy();
-            match (kind, name.strip_suffix(".toml")) {
-                (Kind::Dir, None) => drop(generations.insert(name.to_string())),
-                (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
-                _ => has_others = true,
-            }
-            ControlFlow::Continue(())
-        })?;
+impl Vacuum {
+    /// Looks whether a start has anything to do for `target`: for most of many targets it has not.
+    pub(crate) fn survey(
+        tree: &Tree,
+        target: &Target,
+        retention: &Retention,
+    ) -> Result<Surveyed, Fault> {
+        let current = tree.pointed(target)?;
+        let (mut generations, mut records) = (HashSet::new(), HashSet::new());
+        let mut has_others = false;
+        if let Some(folder) = tree.generations(target)? {
+            folder.each(|name, kind| {
+                let name = name.to_string_lossy();
+                match (kind, name.strip_suffix(".toml")) {
+                    (Kind::Dir, None) => drop(generations.insert(name.to_string())),
+                    (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
+                    _ => has_others = true,
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        let is_current = |name: &GenerationName| generations.contains(name.as_str());
+        let is_tidy = !has_others
+            && generations == records
+            && current.as_ref().is_some_and(is_current)
+            && generations.len() <= 1 + retention.keep;
+        Ok(Surveyed {
+            current,
+            is_untidy: !is_tidy,
+        })
     }
-    let is_current = |name: &GenerationName| generations.contains(name.as_str());
-    let is_tidy = !has_others
-        && generations == records
-        && current.as_ref().is_some_and(is_current)
-        && generations.len() <= 1 + retention.keep;
-    Ok(Surveyed {
-        current,
-        is_untidy: !is_tidy,
-    })
-}
 
-/// Removes what a crash left of `target`: generations without a record, records without a
-/// generation, links that were made for an adoption.
-///
-/// Returns how many there were.
-pub(crate) fn sweep(pointers: &mut Pointers, target: &Target) -> Result<usize, Fault> {
-    let Some(generations) = pointers.tree().generations(target)? else {
-        return Ok(0);
-    };
-    let current = pointers.tree().pointed(target)?;
-    let mut leftovers = 0;
-    for (name, kind) in generations.names()? {
-        let Some(name) = name.to_str() else { continue };
-        let Ok(generation) = name
-            .strip_suffix(".toml")
-            .unwrap_or(name)
-            .parse::<GenerationName>()
-        else {
-            continue;
+    /// Removes what a crash left of `target`: generations without a record, records without a
+    /// generation, links that were made for an adoption.
+    ///
+    /// Returns how many there were.
+    pub(crate) fn sweep(pointers: &mut Pointers, target: &Target) -> Result<usize, Fault> {
+        let Some(generations) = pointers.tree().generations(target)? else {
+            return Ok(0);
         };
-        if Some(&generation) == current.as_ref() || is_complete(&generations, &generation)? {
-            continue;
+        let current = pointers.tree().pointed(target)?;
+        let mut leftovers = 0;
+        for (name, kind) in generations.names()? {
+            let Some(name) = name.to_str() else { continue };
+            let Ok(generation) = name
+                .strip_suffix(".toml")
+                .unwrap_or(name)
+                .parse::<GenerationName>()
+            else {
+                continue;
+            };
+            if Some(&generation) == current.as_ref() || is_complete(&generations, &generation)? {
+                continue;
+            }
+            leftovers += 1;
+            match kind {
+                Kind::Dir => pointers.remove(&generations, &generation)?,
+                Kind::File | Kind::Link => drop(generations.remove_file(name)?),
+                Kind::Other => {}
+            }
         }
-        leftovers += 1;
-        match kind {
-            Kind::Dir => pointers.remove(&generations, &generation)?,
-            Kind::File | Kind::Link => drop(generations.remove_file(name)?),
-            Kind::Other => {}
-        }
+        Ok(leftovers)
     }
-    Ok(leftovers)
 }
 
 fn is_complete(generations: &Dir, name: &GenerationName) -> Result<bool, Failure> {
@@ -276,4 +286,46 @@ fn is_complete(generations: &Dir, name: &GenerationName) -> Result<bool, Failure
             .is_some_and(|stat| stat.kind == kind))
     };
     Ok(is(name.as_str(), Kind::Dir)? && is(&name.record(), Kind::File)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Digest;
+    use proptest::prelude::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_stat(1_795_364_100, 0).later(Duration::from_secs(seconds))
+    }
+
+    /// Generations that were published one a second, each superseded at one of these seconds.
+    fn superseded(seconds: &[u64]) -> Vec<(Moment, GenerationName)> {
+        let name = |number| GenerationName::new(at(number), &Digest::of(b""), |_| false);
+        let numbers = 0..;
+        let numbered = seconds.iter().zip(numbers);
+        numbered
+            .map(|(second, number)| (at(*second), name(number)))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn retention_keeps_those_that_were_current_last_and_none_goes_before_its_time(
+            seconds in proptest::collection::vec(0_u64..10_000, 0..12),
+            keep in 0_usize..6,
+            min_age in 0_u64..5_000,
+        ) {
+            let all = superseded(&seconds);
+            let going: Vec<_> = not_kept(all.clone(), keep, Duration::from_secs(min_age)).collect();
+            prop_assert_eq!(going.len(), all.len().saturating_sub(keep));
+            let mut kept = all.clone();
+            kept.retain(|(_, name)| going.iter().all(|(_, gone)| gone != name));
+            let first_kept = kept.iter().map(|(since, _)| *since).min();
+            for (due, name) in &going {
+                let (since, _) = all.iter().find(|(_, of)| of == name).unwrap();
+                prop_assert_eq!(*due, since.later(Duration::from_secs(min_age)));
+                prop_assert!(first_kept.is_none_or(|first| *since <= first));
+            }
+        }
+    }
 }

@@ -10,28 +10,28 @@ use sha2::Digest as _;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, DeserializeFromStr, SerializeDisplay)]
 pub struct Digest([u8; 32]);
 
-/// How many hex digits of an image digest stand in a generation's name.
-pub(crate) const SHORT: usize = 12;
-
 /// A text that is no [`Digest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 64 hex digits")]
 pub struct DigestError;
 
 impl Digest {
+    /// How many hex digits of an image digest stand in a generation's name.
+    pub(crate) const SHORT: usize = 12;
+
     /// The digest of a text that is in memory as a whole.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    pub fn to_bytes(self) -> [u8; 32] {
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
         self.0
     }
 
-    /// The first [`SHORT`] hex digits.
+    /// The first [`Digest::SHORT`] hex digits.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
-        text.truncate(SHORT);
+        text.truncate(Self::SHORT);
         text
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-use super::digest::{Digest, SHORT};
+use super::digest::Digest;
 use super::moment::Moment;
+use super::target::Target;
 
 /// The UTC time of publishing and the first digits of the image digest.
 #[derive(
@@ -22,7 +23,7 @@ pub struct GenerationNameError;
 
 impl GenerationName {
     /// The name of an image that is published now; a second later for every one that is taken.
-    pub fn new(now: Moment, digest: &Digest, is_taken: impl Fn(&Self) -> bool) -> Self {
+    pub(crate) fn new(now: Moment, digest: &Digest, is_taken: impl Fn(&Self) -> bool) -> Self {
         let mut moment = now;
         loop {
             let name = Self(format!("{}-{}", moment.compact(), digest.short()));
@@ -33,12 +34,12 @@ impl GenerationName {
         }
     }
 
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// When it was published, to the second.
-    pub fn published_at(&self) -> Option<Moment> {
+    pub(crate) fn published_at(&self) -> Option<Moment> {
         // Nothing but ASCII is in it, and it is as long as the rule says.
         let at = |range: std::ops::Range<usize>| &self.0[range];
         let (year, month, day) = (at(0..4), at(4..6), at(6..8));
@@ -47,18 +48,23 @@ impl GenerationName {
         text.parse().ok()
     }
 
+    /// The way from the tree's root to the generation of this name.
+    pub(crate) fn path(&self, target: &Target) -> String {
+        format!("{target}@/{self}")
+    }
+
     /// The file name of the record beside the generation.
-    pub fn record(&self) -> String {
+    pub(crate) fn record(&self) -> String {
         format!("{}.toml", self.0)
     }
 
     /// The first digits of the image digest.
-    pub fn digits(&self) -> &str {
-        &self.0[self.0.len() - SHORT..]
+    pub(crate) fn digits(&self) -> &str {
+        &self.0[self.0.len() - Digest::SHORT..]
     }
 
     /// Whether it may be of an image with this digest.
-    pub fn may_be(&self, digest: &Digest) -> bool {
+    pub(crate) fn may_be(&self, digest: &Digest) -> bool {
         self.digits() == digest.short()
     }
 }
@@ -74,7 +80,7 @@ impl FromStr for GenerationName {
         };
         let is_digest = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let bytes = text.as_bytes();
-        if bytes.len() == TIME.len() + SHORT
+        if bytes.len() == TIME.len() + Digest::SHORT
             && bytes.iter().copied().zip(TIME.bytes()).all(is_time)
             && bytes[TIME.len()..].iter().copied().all(is_digest)
         {

@@ -13,25 +13,25 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 pub struct Moment(SystemTime);
 
 impl Moment {
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         SystemTime::now().into()
     }
 
     /// From a file's time stamp: seconds and nanoseconds since 1970. What lies before counts as
     /// 1970.
-    pub fn from_stat(seconds: i64, nanoseconds: u32) -> Self {
+    pub(crate) fn from_stat(seconds: i64, nanoseconds: u32) -> Self {
         let since = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
         (UNIX_EPOCH + since).into()
     }
 
     /// The form in a generation's name: `20261122T161500Z`.
-    pub fn compact(&self) -> String {
+    pub(crate) fn compact(&self) -> String {
         let text = humantime::format_rfc3339_seconds(self.0).to_string();
         text.chars().filter(|c| !matches!(c, '-' | ':')).collect()
     }
 
     /// As [`Moment::compact`], to the microsecond: `20261122T161500.250000Z`.
-    pub fn compact_precise(&self) -> String {
+    pub(crate) fn compact_precise(&self) -> String {
         self.to_string()
             .chars()
             .filter(|c| !matches!(c, '-' | ':'))
@@ -39,25 +39,34 @@ impl Moment {
     }
 
     /// For people: `2026-11-22T16:15:00Z`.
-    pub fn to_seconds(self) -> String {
+    pub(crate) fn to_seconds(self) -> String {
         humantime::format_rfc3339_seconds(self.0).to_string()
     }
 
     /// How long ago it was; zero when it lies ahead.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         SystemTime::now().duration_since(self.0).unwrap_or_default()
     }
 
     /// How long it is until then; zero when it is past.
-    pub fn ahead(&self) -> Duration {
+    pub(crate) fn ahead(&self) -> Duration {
         self.0.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
-    pub fn later(&self, by: Duration) -> Self {
+    pub(crate) fn later(&self, by: Duration) -> Self {
         Self(self.0 + by)
     }
 
-    pub fn system_time(&self) -> SystemTime {
+    pub(crate) fn earlier(&self, by: Duration) -> Self {
+        Self(self.0.checked_sub(by).unwrap_or(UNIX_EPOCH))
+    }
+
+    /// Notes `moment` if nothing earlier is known.
+    pub(crate) fn note_earliest(known: &mut Option<Self>, moment: Self) {
+        *known = Some(known.map_or(moment, |known| known.min(moment)));
+    }
+
+    pub(crate) fn system_time(&self) -> SystemTime {
         self.0
     }
 }

@@ -9,27 +9,27 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 /// The longest a name may be, in bytes.
 const MAX_NAME: usize = 64;
 
-/// What a name has to look like; the end of every complaint about one.
-pub(crate) const NAME_RULE: &str =
-    "1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit";
-
 /// First folders of the tree that the daemon itself writes.
 const OWN_NAMES: &[&str] = &["catalog.json"];
 
-/// One folder of a target: [`NAME_RULE`].
+/// One folder of a target: [`Name::RULE`].
 ///
 /// No name can hold `/` or `@`, or start with `.`; so none can leave the tree, name a folder of
 /// generations, or hide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
+pub(crate) struct Name(Arc<str>);
 
 /// A text that is no [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {NAME_RULE}")]
-pub struct NameError;
+#[error("expected {}", Name::RULE)]
+pub(crate) struct NameError;
 
 impl Name {
-    pub fn as_str(&self) -> &str {
+    /// What a name has to look like; the end of every complaint about one.
+    pub(crate) const RULE: &str =
+        "1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit";
+
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -70,23 +70,23 @@ struct Names {
 /// A text that is no [`Target`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    #[error("expected arch/subarch/release/purpose, each {NAME_RULE}")]
+    #[error("expected arch/subarch/release/purpose, each {}", Name::RULE)]
     Form,
     #[error("the arch `{0}` would collide with what the daemon itself writes into the tree")]
-    Reserved(Name),
+    Reserved(String),
 }
 
 impl Target {
     /// # Errors
     /// [`TargetError::Reserved`] when the target would stand where the daemon writes.
-    pub fn new(
+    pub(crate) fn new(
         arch: Name,
         subarch: Name,
         release: Name,
         purpose: Name,
     ) -> Result<Self, TargetError> {
         if OWN_NAMES.contains(&arch.as_str()) {
-            return Err(TargetError::Reserved(arch));
+            return Err(TargetError::Reserved(arch.to_string()));
         }
         Ok(Self(Arc::new(Names {
             arch,
@@ -97,18 +97,23 @@ impl Target {
     }
 
     /// The folders above the pointer, from the tree's root down.
-    pub fn folders(&self) -> [&str; 3] {
+    pub(crate) fn folders(&self) -> [&str; 3] {
         let names = &*self.0;
         [&names.arch, &names.subarch, &names.release].map(Name::as_str)
     }
 
     /// The pointer's name.
-    pub fn purpose(&self) -> &str {
+    pub(crate) fn purpose(&self) -> &str {
         self.0.purpose.as_str()
     }
 
+    /// The way from the tree's root to the folder that holds the pointer.
+    pub(crate) fn folder(&self) -> String {
+        self.folders().join("/")
+    }
+
     /// The name of the folder that holds the generations, beside the pointer.
-    pub fn generations(&self) -> String {
+    pub(crate) fn generations(&self) -> String {
         format!("{}@", self.0.purpose)
     }
 }

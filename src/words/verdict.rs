@@ -1,13 +1,24 @@
 //! What became of a drop, and why it was rejected: in a word each.
 
-use std::fmt;
-
-use serde::Serialize as _;
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// What became of a drop, in a word. The words are part of the outcome's format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    SerializeDisplay,
+    DeserializeFromStr,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum Verdict {
     /// What it asked for is current now.
     Published,
     /// It was current already.
@@ -17,35 +28,20 @@ pub enum Verdict {
     Rejected,
 }
 
-impl Verdict {
-    pub const ALL: [Self; 4] = [
-        Self::Published,
-        Self::Unchanged,
-        Self::Withdrawn,
-        Self::Rejected,
-    ];
-
-    /// The word that stands in an outcome and in a log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::Unchanged => "unchanged",
-            Self::Withdrawn => "withdrawn",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    SerializeDisplay,
+    DeserializeFromStr,
+    strum::Display,
+    strum::EnumString,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub(crate) enum Reason {
     /// The drop's name is no text, has control characters or is too long.
     BadName,
     /// What lies in `incoming/` is no directory.
@@ -79,12 +75,6 @@ pub enum Reason {
     UnknownTarget,
     /// The generation to go back to is not kept any more.
     UnknownGeneration,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
 }
 
 #[cfg(test)]

@@ -24,15 +24,12 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use notify::Watcher as _;
 
-use netboot_publisher::BootConfigs;
-use netboot_publisher::Changes;
-use netboot_publisher::Staging;
-use netboot_publisher::{BootConfig, TreeSettings};
+use netboot_publisher::{BootConfigs, Changes, Pointers, Settings};
 
 use measure::{Cost, Sides, Unit, context_switches, cpu_time, process_status, settle};
 use world::{Daemon, World};
@@ -325,16 +322,17 @@ fn rendering(bench: &Bench) {
         let mut bytes = 0;
         for round in 0..bench.rounds {
             fs::write(world.tree.join("catalog.json"), &before).expect("writing the catalog");
-            let configs = templates.iter().map(|template| BootConfig {
-                template: config.join(template),
-                output: format!("menus{number}-{round}/{template}").into(),
-            });
-            let settings = TreeSettings {
-                path: world.tree.clone(),
-                ..TreeSettings::default()
-            };
-            let (staging, _pointers) = Staging::open(&settings).expect("opening the tree");
-            let boot_configs = BootConfigs::new(staging, None, configs.collect());
+            let mut text = format!("[tree]\npath = {:?}\n", world.tree);
+            for template in &templates {
+                let output = format!("menus{number}-{round}/{template}");
+                let template = config.join(template);
+                let table =
+                    format!("[[boot_config]]\ntemplate = {template:?}\noutput = {output:?}\n");
+                text.push_str(&table);
+            }
+            let settings = Settings::parse("bench.toml", &text).expect("settings");
+            let pointers = Pointers::open(&settings).expect("opening the tree");
+            let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), &settings);
             costs.push(Cost::of(|| {
                 let rendered = boot_configs.render(changes);
                 assert_eq!(rendered.images, MANY);

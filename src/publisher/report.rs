@@ -1,10 +1,83 @@
-//! What the publisher is doing, for whoever shows it.
+//! What became of drops, and what the publisher is doing, for whoever wants to know: the log, hooks,
+//! boot configurations, metrics, systemd. The publisher tells it and waits for nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+use crate::log::MessageId;
+use crate::spool::Outcome;
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::words::{Moment, Target};
+use crate::words::{Moment, Target, Verdict};
+
+/// What became of one drop.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub outcome: Outcome,
+    /// From the claim to the outcome.
+    pub took: Duration,
+}
+
+impl News {
+    /// The one line about an outcome in the log.
+    pub(crate) fn log(&self) {
+        let Self { outcome, took } = self;
+        let Outcome {
+            drop,
+            target,
+            importer,
+            ..
+        } = outcome;
+        let target = target.as_ref().map(tracing::field::display);
+        let importer = &importer.name;
+        let verdict = outcome.verdict;
+        let message_id = match verdict {
+            Verdict::Published => MessageId::Published,
+            Verdict::Unchanged => MessageId::Unchanged,
+            Verdict::Withdrawn => MessageId::Withdrawn,
+            Verdict::Rejected => MessageId::Rejected,
+        };
+        let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        match &outcome.image {
+            Some(image) => {
+                let generation = image.generation.as_ref().map(tracing::field::display);
+                tracing::info!(
+                    %message_id,
+                    outcome = %verdict,
+                    target,
+                    generation,
+                    digest = %image.digest,
+                    drop,
+                    importer,
+                    files = image.files,
+                    bytes = image.bytes,
+                    duration_usec,
+                    "{verdict}"
+                );
+            }
+            None => {
+                let reason = outcome.reason.map(tracing::field::display);
+                let detail = outcome.detail.as_deref().unwrap_or_default();
+                // An excerpt of a manifest has lines of its own.
+                let gap = if detail.contains('\n') { "\n" } else { " " };
+                tracing::warn!(
+                    %message_id,
+                    outcome = %verdict,
+                    target,
+                    reason,
+                    drop,
+                    importer,
+                    duration_usec,
+                    "rejected:{gap}{detail}"
+                );
+            }
+        }
+    }
+}
 
 /// What the publisher is doing at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,6 +163,65 @@ impl Activity {
         (done.saturating_mul(100))
             .checked_div(expected)
             .map(|percent| percent.min(99))
+    }
+}
+
+/// Tells everybody who wants to know.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// A listener that falls behind keeps what it has not taken yet in memory.
+    listeners: Vec<UnboundedSender<Arc<News>>>,
+    pub(super) doing: Activity,
+    shown: watch::Sender<Activity>,
+    /// Targets that have a current generation.
+    pub(super) targets: HashSet<Target>,
+}
+
+impl Report {
+    /// One more listener. It hears of whatever is told from now on, in order, until the publisher
+    /// ends.
+    pub(crate) fn listen(&mut self) -> UnboundedReceiver<Arc<News>> {
+        let (tell, listen) = unbounded_channel();
+        self.listeners.push(tell);
+        listen
+    }
+
+    /// What the publisher is doing, until it ends.
+    pub(crate) fn activity(&self) -> watch::Receiver<Activity> {
+        self.shown.subscribe()
+    }
+
+    /// Tells what became of a drop.
+    pub(super) fn tell(&mut self, outcome: Outcome, took: Duration) {
+        match (outcome.verdict, &outcome.target) {
+            (Verdict::Published, Some(target)) => {
+                self.targets.insert(target.clone());
+                self.doing.last_published = Some(outcome.finished_at);
+            }
+            (Verdict::Withdrawn, Some(target)) => drop(self.targets.remove(target)),
+            _ => {}
+        }
+        let news = Arc::new(News { outcome, took });
+        news.log();
+        for listener in &self.listeners {
+            // One that has ended wants to know nothing any more.
+            let _ = listener.send(Arc::clone(&news));
+        }
+    }
+
+    /// Shows what the publisher is doing.
+    pub(super) fn show(&mut self) {
+        self.doing.targets = self.targets.len();
+        if self.doing.waiting == 0 {
+            self.doing.oldest = None;
+        }
+        self.shown.send_if_modified(|shown| {
+            let is_new = *shown != self.doing;
+            if is_new {
+                shown.clone_from(&self.doing);
+            }
+            is_new
+        });
     }
 }
 

@@ -1,0 +1,40 @@
+//! The configuration that a command is given, and how it exits where that is bad.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::settings::Settings;
+use crate::text::InputError;
+
+/// `EX_CONFIG` of sysexits(3).
+const BAD_CONFIG: u8 = 78;
+
+/// The configuration can't be read, or says what it may not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadConfig {
+    /// What it says begins a line of its own: an excerpt has several.
+    #[error("bad configuration\n{0}")]
+    Invalid(InputError),
+    #[error("reading the configuration {0:?}: {1}")]
+    Unreadable(PathBuf, std::io::Error),
+}
+
+/// How a command exits with this error.
+pub(super) fn code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<BadConfig>() {
+        Some(_) => ExitCode::from(BAD_CONFIG),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// `None` where no configuration was named and none is at the usual place.
+pub(super) fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
+    let file = path.unwrap_or(Path::new(Settings::DEFAULT_PATH));
+    match std::fs::read_to_string(file) {
+        Ok(text) => Settings::parse(&file.display().to_string(), &text)
+            .map(Some)
+            .map_err(BadConfig::Invalid),
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BadConfig::Unreadable(file.to_path_buf(), error)),
+    }
+}

@@ -1,0 +1,193 @@
+//! What `submit`, `rollback` and `withdraw` have in common: a drop is made, handed over, and, where
+//! that is wanted, its outcome is waited for.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::terminal::{print, say, show};
+use crate::image::Image;
+use crate::settings::Settings;
+use crate::spool::{Manifest, NewDrop, Outcome, SpoolView};
+use crate::sys::Progress;
+use crate::words::Verdict;
+
+/// Exit codes: a drop was rejected; there was no outcome in time; as shells report SIGINT.
+const REJECTED: u8 = 3;
+const TIMED_OUT: u8 = 4;
+const INTERRUPTED: u8 = 130;
+
+/// How often an outcome is looked for where no event tells of it.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Where a drop goes, and whether somebody waits for it.
+#[derive(Debug, Args)]
+pub(super) struct HandOver {
+    /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
+    /// rejected, 4 when there is no outcome in time
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[expect(
+        clippy::option_option,
+        reason = "not given, without a number, with one"
+    )]
+    wait: Option<Option<u64>>,
+    /// The spool, instead of the configured one
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+}
+
+impl HandOver {
+    /// Makes a drop, puts it into the spool, and reports its outcome where that is wanted.
+    pub(super) fn hand_over(
+        self,
+        settings: &Settings,
+        manifest: Manifest,
+        image: Option<Image>,
+    ) -> anyhow::Result<ExitCode> {
+        let spool = self.spool.as_ref().unwrap_or(&settings.spool.path);
+        // The daemon has to be able to read the drop, whatever this user's mask.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            // Before the drop is begun: from here on a signal leaves nothing of it behind.
+            let mut end = pin!(end()?);
+            let drop = match put_in(spool, manifest, image, end.as_mut()).await? {
+                Ok(drop) => drop,
+                Err(what_is_left) => return Ok(interrupted(&what_is_left)),
+            };
+            let Some(limit) = self.wait else {
+                return print(&format!("{drop}\n"));
+            };
+            let limit = limit.map(Duration::from_secs);
+            tokio::select! {
+                outcome = wait(spool, &drop, limit) => match outcome? {
+                    Some(outcome) => tell(&outcome),
+                    None => {
+                        say(&format!("{drop} has no outcome yet"));
+                        Ok(ExitCode::from(TIMED_OUT))
+                    }
+                },
+                () = &mut end => Ok(interrupted(&format!("{drop} has no outcome yet"))),
+            }
+        })
+    }
+}
+
+/// Makes a drop. Returns its name; or, when the `end` has come before it was there, what is left of
+/// it.
+async fn put_in(
+    spool: &Path,
+    mut manifest: Manifest,
+    image: Option<Image>,
+    end: impl Future<Output = ()>,
+) -> anyhow::Result<Result<String, String>> {
+    let drop = NewDrop::begin(spool, &manifest.target).context("opening the spool")?;
+    let progress = Arc::new(Progress::default());
+    let bytes = image.as_ref().map_or(0, Image::bytes);
+    let bar = tokio::spawn(show(bytes, Arc::clone(&progress)));
+    let copying = Arc::clone(&progress);
+    let mut finish = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
+        if let Some(image) = image {
+            drop.add_image(&image, &mut manifest, &copying)?;
+        }
+        let name = drop.finish(&manifest)?;
+        name.context("the spool has a drop of that name already; expected none")
+    });
+    let finished = tokio::select! {
+        finished = &mut finish => finished,
+        () = end => {
+            progress.request_stop();
+            // What was begun is removed before the program ends.
+            return Ok(Err(match finish.await? {
+                Ok(drop) => format!("{drop} is in the spool already"),
+                Err(_) => "nothing is left in the spool".to_string(),
+            }));
+        }
+    };
+    bar.abort();
+    finished?.map(Ok)
+}
+
+/// Waits for the outcome of a drop; `None` when there is none after `limit`.
+async fn wait(
+    spool: &Path,
+    drop: &str,
+    limit: Option<Duration>,
+) -> anyhow::Result<Option<Outcome>> {
+    let view = SpoolView::open(spool).context("opening the spool")?;
+    let file = view.outcome_file(drop);
+    let (look, name) = (
+        Arc::new(Notify::new()),
+        file.file_name().map(OsStr::to_os_string),
+    );
+    let hint = Arc::clone(&look);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let is_it = |path: &PathBuf| path.file_name() == name.as_deref();
+        if event.is_ok_and(|event| event.paths.iter().any(is_it)) {
+            hint.notify_one();
+        }
+    })?;
+    // Without events the poll serves.
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
+    let found = async {
+        loop {
+            if let Some(outcome) = view.outcome(drop).context("reading the outcome")? {
+                return Ok(Some(outcome));
+            }
+            let _ = tokio::time::timeout(POLL, look.notified()).await;
+        }
+    };
+    match limit {
+        None => found.await,
+        Some(limit) => tokio::time::timeout(limit, found).await.unwrap_or(Ok(None)),
+    }
+}
+
+/// SIGINT or SIGTERM; whether somebody waits for it or not, neither ends the program any more.
+fn end() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn interrupted(what_is_left: &str) -> ExitCode {
+    say(&format!("interrupted, {what_is_left}"));
+    ExitCode::from(INTERRUPTED)
+}
+
+fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    let text = |value: Option<&dyn ToString>| value.map(ToString::to_string).unwrap_or_default();
+    let target = text(outcome.target.as_ref().map(|target| target as _));
+    let verdict = outcome.verdict;
+    if verdict == Verdict::Rejected {
+        let reason = text(outcome.reason.as_ref().map(|reason| reason as _));
+        let detail = outcome.detail.as_deref().unwrap_or_default();
+        let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
+        return Ok(ExitCode::from(REJECTED));
+    }
+    let image = outcome.image.as_ref();
+    let generation = image.and_then(|image| image.generation.as_ref());
+    let generation = generation.map(|name| format!(" {name}"));
+    print(&format!(
+        "{verdict} {target}{}\n",
+        generation.unwrap_or_default()
+    ))
+}

@@ -1,0 +1,212 @@
+//! What an image holds, name by name, and where its links lead.
+
+use std::ffi::OsStr;
+
+use crate::fault::{Fault, reject};
+use crate::sys::{Dir, Kind, Stat};
+use crate::text::quoted;
+use crate::words::Reason;
+
+/// The longest path in an image, in bytes: the kernel's own limit, less room for the tree above it.
+const MAX_PATH: usize = 3_072;
+
+/// The most parts of a path that following one link may take.
+const MAX_LINK_STEPS: usize = 64;
+
+/// A name in an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// From the image's root.
+    pub path: String,
+    pub content: Content,
+    /// Published with another mode or owner than it has now.
+    pub is_altered: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Of this many bytes.
+    File(u64),
+    Folder,
+    /// Holding this.
+    Link(String),
+    /// What no image may hold. Only in what somebody else put into the tree.
+    Foreign,
+}
+
+impl Entry {
+    /// Looks at `name` in `dir`, which is the `folder` of the image.
+    pub(super) fn look(dir: &Dir, folder: &str, name: &OsStr) -> Result<(Self, Stat), Fault> {
+        let name = entry_name(name, folder)?;
+        let path = if folder.is_empty() {
+            name.to_string()
+        } else {
+            format!("{folder}/{name}")
+        };
+        let stat = dir.stat(name)?.ok_or_else(|| changed(&path))?;
+        let content = match stat.kind {
+            Kind::File => Content::File(stat.size),
+            Kind::Dir => Content::Folder,
+            Kind::Link => {
+                let holds = dir.link(name)?.and_then(|target| target.into_string().ok());
+                let holds = holds.filter(|target| !target.contains(char::is_control));
+                holds.map_or(Content::Foreign, Content::Link)
+            }
+            Kind::Other => Content::Foreign,
+        };
+        let entry = Self {
+            path,
+            content,
+            is_altered: false,
+        };
+        Ok((entry, stat))
+    }
+}
+
+/// # Errors
+/// [`Reason::UnsafeName`] for a name that nobody could be shown, or that no path has room for.
+fn entry_name<'n>(name: &'n OsStr, folder: &str) -> Result<&'n str, Fault> {
+    let text = name
+        .to_str()
+        .filter(|text| !text.contains(char::is_control));
+    let fits = folder.len() + name.len() < MAX_PATH;
+    text.filter(|_| fits).ok_or_else(|| {
+        let place = match folder {
+            "" => "the image's root".to_string(),
+            folder => quoted(folder),
+        };
+        let detail = format!(
+            "{} in {place}; expected names in UTF-8 without control characters, in paths of at \
+             most {MAX_PATH} bytes",
+            quoted(&name.to_string_lossy()),
+        );
+        reject(Reason::UnsafeName, detail)
+    })
+}
+
+/// A file of the importer's changed while it was read.
+pub(crate) fn changed(path: &str) -> Fault {
+    let detail = format!(
+        "{} changed while it was read; expected it to stay",
+        quoted(path)
+    );
+    reject(Reason::Changed, detail)
+}
+
+/// Makes sure that each link ends inside the image.
+pub(super) fn check_links(entries: &[Entry]) -> Result<(), Fault> {
+    for entry in entries {
+        let Content::Link(target) = &entry.content else {
+            continue;
+        };
+        if !ends_inside(entries, &entry.path, target) {
+            let detail = format!(
+                "{} -> {}; expected a relative link to a file or folder of the image",
+                quoted(&entry.path),
+                quoted(target)
+            );
+            return Err(reject(Reason::UnsafeFile, detail));
+        }
+    }
+    Ok(())
+}
+
+/// Whether following the link `path` that holds `target` never leaves the image and ends at a name
+/// that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on the
+/// way as well.
+fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
+    let find = |path: &str| {
+        entries
+            .binary_search_by(|entry| entry.path.as_str().cmp(path))
+            .map(|index| &entries[index].content)
+    };
+    let parent = path.rfind('/').map_or("", |slash| &path[..slash]);
+    let mut at = parent.to_string();
+    let mut parts: Vec<&str> = target.rsplit('/').collect();
+    if target.starts_with('/') {
+        return false;
+    }
+    for _ in 0..MAX_LINK_STEPS {
+        let Some(part) = parts.pop() else { return true };
+        match part {
+            "" | "." => {}
+            ".." if at.is_empty() => return false,
+            ".." => at.truncate(at.rfind('/').unwrap_or(0)),
+            name => {
+                let length = at.len();
+                if !at.is_empty() {
+                    at.push('/');
+                }
+                at.push_str(name);
+                match find(&at) {
+                    Ok(Content::Folder) => {}
+                    Ok(Content::File(_)) if parts.is_empty() => {}
+                    Ok(Content::Link(target)) if !target.starts_with('/') => {
+                        at.truncate(length);
+                        parts.extend(target.rsplit('/'));
+                    }
+                    _ => return false,
+                }
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(links: &[(&str, &str)]) -> bool {
+        let entry = |path: &str, content| Entry {
+            path: path.into(),
+            content,
+            is_altered: false,
+        };
+        let mut entries = vec![
+            entry("a", Content::Folder),
+            entry("a/b", Content::Folder),
+            entry("a/b/file", Content::File(1)),
+            entry("linux", Content::File(1)),
+        ];
+        entries.extend(
+            links
+                .iter()
+                .map(|(path, to)| entry(path, Content::Link((*to).into()))),
+        );
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        check_links(&entries).is_ok()
+    }
+
+    #[test]
+    fn a_link_that_ends_inside_the_image_is_kept() {
+        assert!(ends(&[("x", "linux")]));
+        assert!(ends(&[("a/x", "../linux")]));
+        assert!(ends(&[("a/b/x", "../../a/./b//file")]));
+        assert!(ends(&[("x", "a/b/"), ("y", "x/file"), ("z", "y")]));
+        assert!(ends(&[("x", ".")]));
+    }
+
+    #[test]
+    fn a_link_to_the_outside_to_nothing_or_in_a_loop_is_refused() {
+        for target in [
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../../x",
+            "nothing",
+            "linux/",
+            "linux/x",
+            "x",
+            "a/b/../../../etc",
+        ] {
+            assert!(!ends(&[("x", target)]), "{target}");
+        }
+        assert!(!ends(&[("x", "y"), ("y", "x")]));
+        assert!(
+            !ends(&[("a/up", ".."), ("x", "a/up/..")]),
+            "`..` after a link leads out"
+        );
+        assert!(!ends(&[("out", "/"), ("x", "out/etc")]));
+    }
+}

@@ -1,0 +1,151 @@
+//! The steps of the pipeline: what gathers for the next one, and what is held back from it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::decision::Decided;
+use super::pipeline::{Pipeline, Stepped};
+use super::quiet::Quiet;
+use crate::log::MessageId;
+use crate::settings::Settings;
+use crate::spool::Spool;
+use crate::tree::Pointers;
+
+/// A step waits so long for more drops while more are being worked on: what it costs is shared.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// So many go without waiting for more.
+const BATCH: usize = 256;
+
+/// Drops that may wait for a step; each holds a few hundred bytes, and no open file.
+const MAX_BATCH: usize = 512;
+
+/// Who has this has the tree, but while a step or a vacuum is under way.
+pub(super) struct Steps {
+    /// `None` while a step of it or a vacuum is under way.
+    pipeline: Option<Pipeline>,
+    /// Drops that wait for the next step.
+    decided: Vec<Decided>,
+    /// When the next step is made, whatever else is being worked on.
+    until: Option<Instant>,
+    quiet: Quiet,
+}
+
+impl Steps {
+    pub(super) fn new(pointers: Pointers) -> Self {
+        Self {
+            pipeline: Some(Pipeline::new(pointers)),
+            decided: Vec::new(),
+            until: None,
+            quiet: Quiet::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, decided: Decided) {
+        self.decided.push(decided);
+        self.gather();
+    }
+
+    /// From now on more is waited for, but not long.
+    fn gather(&mut self) {
+        self.until.get_or_insert_with(|| Instant::now() + GATHER);
+    }
+
+    /// Whether no drop waits for a step.
+    pub(super) fn is_empty(&self) -> bool {
+        self.decided.is_empty()
+    }
+
+    /// Whether no more drops should be begun before a step was made.
+    pub(super) fn is_full(&self) -> bool {
+        self.decided.len() >= MAX_BATCH
+    }
+
+    /// Drops that are held until no machine uses what they replace.
+    pub(super) fn held(&self) -> usize {
+        self.quiet.count()
+    }
+
+    /// The next step, if it is time for one: drops wait for it, and none that will be decided soon is
+    /// worth waiting for; or one that was held may go. [`Steps::take`] ends the step.
+    pub(super) fn begin(
+        &mut self,
+        is_more_to_come: bool,
+        settings: &Arc<Settings>,
+        spool: &Arc<Spool>,
+    ) -> Option<impl FnOnce() -> (Pipeline, Stepped) + use<>> {
+        let pipeline = self.pipeline.take()?;
+        let released = if self.quiet.is_look_due() {
+            self.quiet.release(&settings.swap)
+        } else {
+            Vec::new()
+        };
+        let is_gathered = !is_more_to_come
+            || self.decided.len() >= BATCH
+            || self.until.is_some_and(|until| until <= Instant::now());
+        let is_due = is_gathered && !(self.decided.is_empty() && pipeline.is_empty());
+        if !is_due && released.is_empty() {
+            self.pipeline = Some(pipeline);
+            return None;
+        }
+        self.until = None;
+        let decided = std::mem::take(&mut self.decided);
+        let (settings, spool) = (Arc::clone(settings), Arc::clone(spool));
+        let lookout = Arc::clone(&self.quiet.lookout);
+        Some(move || {
+            let mut pipeline = pipeline;
+            let stepped = pipeline.step(decided, released, &settings.swap, &spool, &lookout);
+            (pipeline, stepped)
+        })
+    }
+
+    /// A step has ended. What it held back is held.
+    pub(super) fn take(&mut self, pipeline: Pipeline, stepped: &mut Stepped, settings: &Settings) {
+        if !pipeline.is_empty() {
+            self.gather();
+        }
+        self.pipeline = Some(pipeline);
+        if let Some(failure) = self.quiet.lookout.trouble() {
+            tracing::warn!("{failure}, going on by looking at locks and open files only");
+        }
+        let message_id = MessageId::SwapDelayed;
+        for target in stepped.overdue.drain(..) {
+            let delay = humantime::format_duration(settings.swap.max_delay);
+            tracing::warn!(%message_id, %target, "swapping after {delay} though machines use what is replaced");
+        }
+        self.quiet.hold(std::mem::take(&mut stepped.held));
+    }
+
+    /// The pipeline with the pointers, for other work; [`Steps::give_back`] ends that.
+    pub(super) fn lend(&mut self) -> Option<Pipeline> {
+        self.pipeline.take()
+    }
+
+    pub(super) fn give_back(&mut self, pipeline: Pipeline) {
+        self.pipeline = Some(pipeline);
+    }
+
+    /// The daemon ends: what was not let in yet, and what is held, stays for the next start.
+    pub(super) fn close(&mut self) {
+        self.decided.clear();
+        self.quiet = Quiet::new();
+    }
+
+    /// Whether the pointers are here, and nothing is on its way in the pipeline.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pipeline.as_ref().is_some_and(Pipeline::is_empty)
+    }
+
+    pub(super) fn has_pointers(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
+    /// When there is a step to be made even if nothing happens.
+    pub(super) fn wake_up(&self) -> Option<Instant> {
+        let times = [self.until, self.quiet.wake_up()];
+        let first = times.into_iter().flatten().min();
+        first.filter(|_| self.has_pointers())
+    }
+}

@@ -1,0 +1,104 @@
+//! A drop made from a directory: the importer's side of the spool.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::manifest::{Listed, MANIFEST, Manifest};
+use super::peek::IMAGE;
+use super::scan::INCOMING;
+use crate::fault::Fault;
+use crate::image::{DIR_MODE, FileMark, Image};
+use crate::sys::{Dir, Failure, Progress};
+use crate::words::{Moment, Target};
+
+/// Room for the time in a drop's name, which has at most 200 bytes.
+const MAX_WORDS: usize = 150;
+
+/// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
+pub(crate) struct NewDrop {
+    incoming: Dir,
+    name: String,
+    is_finished: bool,
+}
+
+impl NewDrop {
+    /// Begins a drop for a target.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    pub(crate) fn begin(spool: &Path, target: &Target) -> Result<Self, Failure> {
+        let incoming = Dir::enter(&spool.join(INCOMING))?;
+        let words = words(target);
+        let mut moment = Moment::now();
+        loop {
+            let name = format!("{}-{words}", moment.compact_precise());
+            if incoming.make_dir(format!(".{name}"), DIR_MODE)? {
+                return Ok(Self {
+                    incoming,
+                    name,
+                    is_finished: false,
+                });
+            }
+            moment = moment.later(Duration::from_micros(1));
+        }
+    }
+
+    /// Copies an image into the drop, and lists its files in the manifest with their checksums.
+    ///
+    /// # Errors
+    /// When a file can't be read, or the spool can't be written.
+    pub(crate) fn add_image(
+        &self,
+        image: &Image,
+        manifest: &mut Manifest,
+        progress: &Progress,
+    ) -> Result<(), Fault> {
+        let into = self.dir()?.dir_or_make(IMAGE, DIR_MODE)?;
+        let listing = image.copy_into(&into, None, None, progress)?;
+        let listed = |(path, FileMark { sha256, size }): (String, FileMark)| {
+            let size = Some(size);
+            (path, Listed { sha256, size })
+        };
+        manifest.files = Some(listing.files.into_iter().map(listed).collect());
+        Ok(())
+    }
+
+    /// Writes the manifest, makes the drop durable, and hands it over. Returns its name; `None` when
+    /// the spool has a drop of that name already.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    pub(crate) fn finish(mut self, manifest: &Manifest) -> Result<Option<String>, Failure> {
+        let hidden = format!(".{}", self.name);
+        let drop = self.dir()?;
+        drop.write_new(MANIFEST, manifest.to_toml().as_bytes())?;
+        // Once it has its name the drop must survive a power cut.
+        drop.sync_file_system()?;
+        let incoming = &self.incoming;
+        if !incoming.rename_new(&hidden, incoming, &self.name)? {
+            return Ok(None);
+        }
+        self.is_finished = true;
+        drop.sync_file_system()?;
+        Ok(Some(self.name.clone()))
+    }
+
+    fn dir(&self) -> Result<Dir, Failure> {
+        self.incoming.existing_dir(format!(".{}", self.name))
+    }
+}
+
+/// A target as a part of a drop's name, which may be neither as long nor end in every way.
+fn words(target: &Target) -> String {
+    let words = target.to_string().replace('/', "-");
+    let words = &words[..words.len().min(MAX_WORDS)];
+    words.trim_end_matches(".json").to_string()
+}
+
+impl Drop for NewDrop {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _ = self.incoming.remove_tree(format!(".{}", self.name), 0);
+        }
+    }
+}

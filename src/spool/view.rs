@@ -1,0 +1,91 @@
+//! The spool as anybody may see it who can read its folders: no lock is taken, nothing is changed.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::outcome::Outcome;
+use super::scan::INCOMING;
+use super::{OUTCOMES, PROCESSING, REJECTED, file_of};
+use crate::sys::{Dir, Failure, Kind};
+use crate::words::Moment;
+
+/// A spool, to be looked at.
+#[derive(Debug)]
+pub(crate) struct SpoolView {
+    root: Dir,
+}
+
+/// A drop that has no outcome yet.
+#[derive(Debug, Serialize)]
+pub(crate) struct Waiting {
+    pub drop: String,
+    pub is_claimed: bool,
+    pub since: Moment,
+}
+
+impl SpoolView {
+    /// # Errors
+    /// When the spool is not there, or can't be read.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        // Its folders are what has to be readable.
+        let root = Dir::enter(path)?;
+        Ok(Self { root })
+    }
+
+    /// Drops that were claimed, then those that are complete or still written.
+    pub(crate) fn waiting(&self) -> Result<Vec<Waiting>, Failure> {
+        let mut waiting = Vec::new();
+        for folder in [PROCESSING, INCOMING] {
+            let Some(dir) = self.readable(folder)? else {
+                continue;
+            };
+            for (name, _) in dir.names()? {
+                let drop = name.to_string_lossy().to_string();
+                if let Some(stat) = dir.stat(&name)?.filter(|_| !drop.starts_with('.')) {
+                    waiting.push(Waiting {
+                        drop,
+                        is_claimed: folder == PROCESSING,
+                        since: stat.changed,
+                    });
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// The outcomes of rejected drops that are kept, the oldest first.
+    pub(crate) fn rejected(&self) -> Result<Vec<Outcome>, Failure> {
+        let Some(dir) = self.readable(REJECTED)? else {
+            return Ok(Vec::new());
+        };
+        let mut rejected = Vec::new();
+        for (name, kind) in dir.names()? {
+            if kind == Kind::File && name.to_string_lossy().ends_with(".json") {
+                rejected.extend(Outcome::read(&dir, &name)?);
+            }
+        }
+        rejected.sort_by_key(|outcome| outcome.finished_at);
+        Ok(rejected)
+    }
+
+    /// The file that the outcome of a drop is written to.
+    pub(crate) fn outcome_file(&self, drop: &str) -> PathBuf {
+        self.root.path().join(OUTCOMES).join(file_of(drop))
+    }
+
+    /// The outcome of a drop; `None` while there is none.
+    pub(crate) fn outcome(&self, drop: &str) -> Result<Option<Outcome>, Failure> {
+        let outcomes = self.root.existing_dir(OUTCOMES)?;
+        Outcome::read(&outcomes, file_of(drop))
+    }
+
+    /// A folder of the spool; `None` also for one that this user may not read.
+    fn readable(&self, folder: &str) -> Result<Option<Dir>, Failure> {
+        match self.root.dir(folder) {
+            Err(failure) if failure.is(ErrorKind::PermissionDenied) => Ok(None),
+            dir => dir,
+        }
+    }
+}

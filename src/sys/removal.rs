@@ -1,0 +1,93 @@
+//! Removing a folder with all that is in it, however deep or full that is.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::dir::{Dir, Kind, OPEN_DIR};
+use super::failure::Failure;
+use super::try_map;
+
+/// The files of a folder that holds more bytes are removed side by side: to free a large file takes
+/// the kernel long.
+const LARGE: u64 = 64 << 20;
+
+/// Below this depth folders are lifted up instead of going down.
+const MAX_DESCENT: usize = 32;
+
+/// So many names of a folder are removed at a time: memory stays small beside a million of them.
+const AT_A_TIME: usize = 4_096;
+
+impl Dir {
+    /// Removes `name` and everything beneath it; follows nothing. `bytes` is what the files in it
+    /// hold, about; 0 where nobody knows.
+    ///
+    /// # Errors
+    /// The first name that could not be removed; the rest is still there then.
+    pub(crate) fn remove_tree(&self, name: impl AsRef<Path>, bytes: u64) -> Result<(), Failure> {
+        let name = name.as_ref();
+        let top = match self.open_beneath(name, OPEN_DIR) {
+            Ok(fd) => self.beneath(fd, name),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => return self.remove_file(name).map(drop),
+            Err(errno) => return Err(self.failure("opening directory", name, errno)),
+        };
+        let few = if bytes > LARGE { 1 } else { usize::MAX };
+        while empty(&top, &top, MAX_DESCENT, few)? {}
+        self.remove_dir(name).map(drop)
+    }
+}
+
+/// Removes all that is in `dir`; of more files than `few` several at a time. Deeper than `descent`
+/// folders are lifted into `top`, which is emptied until nothing comes up any more: neither the
+/// stack nor the number of open directories grows with the depth.
+///
+/// Returns whether a folder was lifted.
+fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool, Failure> {
+    let mut has_lifted = false;
+    loop {
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        let mut is_all = true;
+        dir.each(|name, kind| {
+            let names = match kind {
+                Kind::Dir => &mut folders,
+                Kind::File | Kind::Link | Kind::Other => &mut files,
+            };
+            names.push(name.to_os_string());
+            is_all = folders.len() + files.len() < AT_A_TIME;
+            if is_all {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        try_map(files, few, |name| dir.remove_file(&name))?;
+        for name in folders {
+            let Some(folder) = dir.dir(&name)? else {
+                continue;
+            };
+            if descent == 0 {
+                lift(dir, &name, &folder, top)?;
+                has_lifted = true;
+            } else {
+                has_lifted |= empty(&folder, top, descent - 1, few)?;
+                dir.remove_dir(&name)?;
+            }
+        }
+        if is_all {
+            return Ok(has_lifted);
+        }
+    }
+}
+
+/// Renames the `folder` that `dir` has as `name` into `top`, where what is removed may have names
+/// of this form already.
+fn lift(dir: &Dir, name: &std::ffi::OsStr, folder: &Dir, top: &Dir) -> Result<(), Failure> {
+    let (device, inode) = folder.stat_self()?.id;
+    let mut number = 0;
+    while !dir.rename_new(name, top, format!("lifted-{device}-{inode}-{number}"))? {
+        number += 1;
+    }
+    Ok(())
+}
