@@ -140,8 +140,8 @@ const OTHER: &[&str] = &[
 fn every_place_is_tried() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    for file in fs::read_dir(sources).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+    for path in walk(&sources).iter().filter(|path| path.is_file()) {
+        let text = fs::read_to_string(path).unwrap();
         // Some files have a shorter name for `failpoint::at`.
         let calls = text.match_indices("at(\"").filter(|(at, _)| {
             let before = text[..*at].chars().next_back();

@@ -17,6 +17,7 @@ use crate::filesystems::{FileSystem, expect};
 use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 use crate::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
+    walk,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -616,8 +617,8 @@ fn adoption_fails() {
 fn failpoints() -> Vec<(String, u32)> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    for name in names(&sources) {
-        let source = fs::read_to_string(sources.join(name)).unwrap();
+    for path in walk(&sources).iter().filter(|path| path.is_file()) {
+        let source = fs::read_to_string(path).unwrap();
         // `failpoint::at("swap")`, or a closure that calls it: `at("place-record")`.
         for (at, _) in source.match_indices("at(\"") {
             let is_call = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
