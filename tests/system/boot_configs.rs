@@ -12,7 +12,7 @@ use netboot_publisher::Record;
 use notify::Watcher as _;
 use serde_json::{Value, json};
 
-use crate::world::{Needs, World, test, text, until, walk};
+use crate::lab::world::{Needs, World, test, text, until, walk};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -223,7 +223,10 @@ fn assert_menu_current(world: &World) {
 fn the_catalog_is_what_is_current() {
     let world = simple();
     let manifest = |target: &str, version: &str| {
-        format!("{}version = {version:?}\n", crate::world::manifest(target))
+        format!(
+            "{}version = {version:?}\n",
+            crate::lab::world::manifest(target)
+        )
     };
     // In the order of folders `a` comes before `a-b`, though `-` comes before `/`.
     for (drop, target, version) in [
@@ -428,7 +431,7 @@ fn no_link_is_followed_or_replaced() {
     );
     let expected = format!("opening directory {:?}: ", world.root.join("tftp/outside"));
     assert!(told.contains(&expected), "{told}");
-    assert_eq!(crate::world::names(&aside), [""; 0], "{told}");
+    assert_eq!(crate::lab::world::names(&aside), [""; 0], "{told}");
     assert_eq!(fs::read(world.root.join("linked")).unwrap(), b"not ours");
     assert!(world.root.join("tftp/link").is_symlink());
     world.assert_outcome("2", "published");
@@ -678,7 +681,7 @@ pub fn shipped() -> World {
 fn names_of_files_are_no_commands() {
     let world = shipped();
     let bad = "x' ; reboot; ${boot} $(x) {";
-    let manifest = format!("{}version = {bad:?}\n", crate::world::manifest(TARGET));
+    let manifest = format!("{}version = {bad:?}\n", crate::lab::world::manifest(TARGET));
     world.drop_with("1", &manifest, |image| {
         fs::create_dir(image.join(bad)).unwrap();
         for name in ["linux", "initrd.gz"] {

@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::world::{Ended, World, manifest, names, snapshot, test, text, until};
+use crate::lab::world::{Ended, World, manifest, names, snapshot, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";

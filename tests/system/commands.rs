@@ -13,7 +13,9 @@ use notify::Watcher as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names};
+use crate::lab::world::{
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names,
+};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const SUBMIT: &[&str] = &[

@@ -12,8 +12,8 @@ use libtest_mimic::Trial;
 use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
-use crate::scene::{Scene, drops, drops_without_rollback};
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
+use crate::lab::scene::{Scene, drops, drops_without_rollback};
+use crate::lab::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[

@@ -8,7 +8,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::boot_configs::wait_for_catalog;
-use crate::world::{
+use crate::lab::world::{
     Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, snapshot, test, text,
     wait_for_names, walk,
 };

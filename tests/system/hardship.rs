@@ -14,11 +14,11 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
-use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
-use crate::world::{
+use crate::lab::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
     walk,
 };
+use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";

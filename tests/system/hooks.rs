@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::world::{World, test, until};
+use crate::lab::world::{World, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 

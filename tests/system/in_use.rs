@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use crate::tftp::Server;
+use crate::lab::tftp::Server;
+use crate::lab::world::{Daemon, Needs, test, until};
 use crate::unprivileged::{NEEDS, Unprivileged};
-use crate::world::{Daemon, Needs, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";

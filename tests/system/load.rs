@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Needs, PROGRAM, World, manifest, test};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, test};
 
 /// Drops for each target.
 const ROUNDS: usize = 20;

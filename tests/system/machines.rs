@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::boot_configs::shipped;
-use crate::world::{Ended, Needs, World, test, until};
+use crate::lab::world::{Ended, Needs, World, test, until};
 
 const IMAGE: &str = "/usr/lib/debian-installer/images/12/amd64/text";
 const TARGET: &str = "amd64/generic/bookworm/install";

@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Needs, World, manifest, snapshot, test, until};
+use crate::lab::world::{Daemon, Needs, World, manifest, snapshot, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-use crate::blocklog::{BlockLog, CutDisk, FileSystem, Recording, Unflushed, trials::NEEDS};
-use crate::scene::{Scene, drops, memory};
-use crate::world::{World, test};
+use crate::lab::blocklog::{BlockLog, CutDisk, FileSystem, Recording, Unflushed, trials::NEEDS};
+use crate::lab::scene::{Scene, drops, memory};
+use crate::lab::world::{World, test};
 
 const SIZE: u64 = 512 << 20;
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Ended, World, names, test, until};
+use crate::lab::world::{Daemon, Ended, World, names, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";

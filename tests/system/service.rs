@@ -8,9 +8,9 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::container::{self, ADDRESS, Container, UNIT};
-use crate::tftp::silent_machine;
-use crate::world::{self, Needs, assert_same_content, manifest, snapshot, test, text, until};
+use crate::lab::container::{self, ADDRESS, Container, UNIT};
+use crate::lab::tftp::silent_machine;
+use crate::lab::world::{self, Needs, assert_same_content, manifest, snapshot, test, text, until};
 
 /// Debian's own netboot image.
 const DEBIAN: &str = "/usr/lib/debian-installer/images/12/amd64/text";

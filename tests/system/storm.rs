@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::boot_configs::shipped;
-use crate::tftp::{ADDRESS, Server};
-use crate::world::{Needs, World, test, until};
+use crate::lab::tftp::{ADDRESS, Server};
+use crate::lab::world::{Needs, World, test, until};
 
 /// How long each server is stormed.
 const STORM: Duration = Duration::from_secs(60);

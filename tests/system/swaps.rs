@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use libtest_mimic::Trial;
 use netboot_publisher::Record;
 
-use crate::world::{World, names, test};
+use crate::lab::world::{World, names, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -239,7 +239,7 @@ fn next(seen: &Seen) -> usize {
 }
 
 /// Outcomes come in another order than the drops.
-fn wait_for_outcome(world: &World, daemon: &mut crate::world::Daemon, drop: &str) {
+fn wait_for_outcome(world: &World, daemon: &mut crate::lab::world::Daemon, drop: &str) {
     let word = format!("drop=\"{drop}\"");
     if !daemon.log.iter().any(|line| line.contains(&word)) {
         daemon.wait_for_drop(drop);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::world::{PATIENCE, text};
+use crate::lab::world::{PATIENCE, text};
 
 /// The port of TFTP as `/proc/net/udp` shows it.
 const PORT: &str = ":0045 ";

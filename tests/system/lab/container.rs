@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::world::{Needs, PROGRAM, text, until};
+use crate::lab::world::{Needs, PROGRAM, text, until};
 
 /// What a container needs.
 pub const NEEDS: [Needs; 6] = [

@@ -14,7 +14,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::world::{World, manifest, names, walk};
+use crate::lab::world::{World, manifest, names, walk};
 
 /// Files of an image by their path.
 type Image = &'static [(&'static str, &'static str)];
