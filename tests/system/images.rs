@@ -188,7 +188,7 @@ fn assert_plain(generation: &Path, (file, folder): (u32, u32)) {
 
 fn machines_can_fetch(serve: fn(&Path, &[&str]) -> Server) {
     let world = World::new();
-    // The server is another user.
+    // The server runs as another user.
     fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
     let image = Path::new(IMAGES).join("amd64/text");
     world.drop_directory("a", TARGET, &image);
@@ -332,7 +332,7 @@ fn back_to_a(world: &World, between: impl FnOnce(&Path)) -> [PathBuf; 3] {
 
 fn an_older_image_comes_back() {
     let world = World::new();
-    // A file's link count may change: it is shared with whatever else holds the same bytes.
+    // The link count is left out: a file is shared with whatever else holds the same bytes.
     let contents = |generation: &Path| -> Vec<_> {
         let seen = |path: PathBuf| {
             let stat = fs::symlink_metadata(&path).unwrap();
@@ -394,7 +394,7 @@ fn retention_keeps_a_number() {
     for keep in [0, 1, 3] {
         let world = World::with(&format!("[retention]\nkeep = {keep}\nmin_age = \"0s\"\n"));
         let published = publish_many(&world, 5);
-        // Names of one second are told apart by their digest only: compared as sets.
+        // Generations of one second are told apart by their digest only, so sets are compared.
         let mut expected = published[4 - keep..].to_vec();
         expected.sort();
         assert_eq!(generations(&world), expected, "keep = {keep}\n{world}");

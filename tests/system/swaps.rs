@@ -32,7 +32,7 @@ const SIZE: usize = 24 << 10;
 /// Targets that are swapped side by side.
 const TARGETS: usize = 16;
 
-/// Images for each of them.
+/// Images for each of these targets.
 const VERSIONS: u64 = 130;
 
 /// Plain directories that are adopted.
@@ -41,7 +41,7 @@ const PLAIN: usize = 150;
 /// A control that shows no trouble in so many tries can't show any.
 const TRIES: u64 = 1_000_000;
 
-/// The same number all over: a mixture of two versions shows.
+/// A file with the same number all over: a mixture of two versions shows.
 fn contents(version: u64) -> Vec<u8> {
     version.to_le_bytes().repeat(SIZE / 8)
 }

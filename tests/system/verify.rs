@@ -213,7 +213,7 @@ fn every_damage() {
         damage(&publish(&world, name, "one"));
     }
     publish(&world, "whole", "one");
-    // Not only of what is current.
+    // A generation that is not current is looked at as well.
     let old = publish(&world, "old", "one");
     publish(&world, "old", "two");
     fs::write(old.join("linux"), "kernel 0ne").unwrap();
@@ -263,7 +263,7 @@ fn shared() {
     let world = World::with(KEEP_ALL);
     publish(&world, "a", "one");
     let current = publish(&world, "a", "two");
-    // Both generations have it, and it is one file.
+    // Both generations hold this file, and it is one inode.
     let file = fs::File::options()
         .write(true)
         .open(current.join("boot/initrd.gz"));

@@ -1,8 +1,9 @@
-//! Equipment: no subject of its own, but what the tests of all subjects begin with.
+//! Equipment: what the tests of all subjects are made with. The subjects are the files beside this
+//! folder.
 //!
-//! `world` has a spool, a tree and the daemon between them; `scene` has one in the middle of its
-//! life, with a drop of every kind. `tftp` has real servers, `container` a Debian with systemd and
-//! the package, `blocklog` disks that a power cut has hit.
+//! `world` has a spool, a tree and the daemon between them; `scene` has a spool and a tree in the
+//! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
+//! with systemd and the package, `blocklog` disks as a power cut leaves them.
 
 pub mod blocklog;
 pub mod container;

@@ -121,7 +121,7 @@ fn ten_thousand_levels() {
     world.drop_image("good", TARGET, &[("linux", b"good")]);
     let mut daemon = world.daemon();
     daemon.wait_for_drop("good");
-    // Where this fails nothing but the daemon's own way of removing gets rid of it.
+    // If the drop is not refused, nothing but the daemon's own way of removing gets rid of it.
     let outcome = world.assert_outcome("deep", "rejected too-deep");
     assert!(
         outcome["detail"]
@@ -178,7 +178,7 @@ fn endless_filling() {
 fn huge_is_overtaken() {
     let mut siege = Siege::new();
     let mut held = Vec::new();
-    // One more than there are lanes for heavy ones.
+    // One more than there are lanes for heavy drops.
     for number in 0..3 {
         let target = format!("amd64/generic/huge/t{number}");
         siege.put_in(format!("huge-{number}"), &manifest(&target), |drop| {
@@ -198,7 +198,7 @@ fn huge_is_overtaken() {
             siege.world
         );
     }
-    // Nobody has the patience to wait for their end.
+    // Nobody has the patience to wait until the huge drops are done.
     for file in &held {
         file.set_len(1).unwrap();
     }
@@ -284,7 +284,7 @@ fn flood_of_events() {
                 || rename("second"),
                 || {
                     for number in 0..5 {
-                        // Its inside is to be watched, until it has its manifest.
+                        // The inside of `slow-…` is to be watched, until it has its manifest.
                         let name = format!("slow-{number}");
                         let image = siege.world.incoming(&name).join("image");
                         fs::create_dir_all(&image).unwrap();

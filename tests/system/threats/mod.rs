@@ -28,7 +28,8 @@ use crate::lab::world::{self, Daemon, World, until};
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
 
-/// What no importer may bring to light. A line of a manifest would be shown where it is refused.
+/// What no importer may bring to light. It looks like a line of a manifest that is no good: such a
+/// line would be shown in the detail of the refusal.
 const SECRET: &str = "root-secret-3e1f = [";
 
 /// Who owns the drops of an importer that is not root.
@@ -37,7 +38,7 @@ const IMPORTER: u32 = 65_534;
 const LIMITS: &str = "[limits]\nmin_free_space = \"0B\"\nmax_files = 1000\nmax_depth = 16\n\
                       max_image_size = \"8GiB\"\n[retention]\nmin_age = \"0s\"\nkeep = 1000\n";
 
-/// What a rejected drop goes with: at once, by a daemon that looks every second.
+/// With these settings a rejected drop goes at once: the daemon looks every second.
 const EXPIRES: &str = "#spool keep_rejected = \"0s\"\n#spool rescan_interval = \"1s\"\n";
 
 pub fn tests() -> Vec<Trial> {
@@ -88,7 +89,7 @@ impl Siege {
         }
     }
 
-    /// Drops an image that `make` has spoilt. Returns what it was like.
+    /// Drops an image that `make` has spoilt. Returns the drop's [`shape`].
     fn put_in(
         &self,
         name: impl AsRef<OsStr>,
@@ -101,7 +102,7 @@ impl Siege {
         shape
     }
 
-    /// A drop under a hidden name, still.
+    /// Builds a drop, which keeps a hidden name for now.
     fn build(&self, name: &OsStr, manifest: &str, make: impl FnOnce(&Path)) -> PathBuf {
         let hidden = self
             .world
@@ -189,7 +190,7 @@ fn secret(length: usize) -> String {
     SECRET.repeat(length / SECRET.len() + 1)[..length].to_string()
 }
 
-/// Nothing that a hard link or a reading changes: what only a writer could have changed.
+/// What only a writer could have changed, and no hard link or reading.
 fn untouched(outside: &Path) -> String {
     let mut seen = String::new();
     for path in world::walk(outside) {
@@ -240,7 +241,7 @@ fn assert_printable(text: &str) {
     assert!(!text.contains(is_bad), "{text:?} can move a cursor");
 }
 
-/// What a drop is like: every name with its inode, mode, owner and size. It follows nothing.
+/// What a drop is like: every name with its inode, mode, owner and size. Follows no link.
 fn shape(path: &Path) -> Vec<String> {
     let stat = path.symlink_metadata().unwrap();
     let mut seen = Vec::new();

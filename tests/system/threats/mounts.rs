@@ -46,7 +46,7 @@ impl Mount {
         mount
     }
 
-    /// Takes it away.
+    /// Takes the mount away.
     fn end(self) {}
 }
 
@@ -94,7 +94,7 @@ fn mounted_drop() {
     let drop = siege.world.incoming("mounted");
     fs::create_dir(&drop).unwrap();
     let mount = Mount::bind(&siege.world.root, &siege.outside, &drop);
-    // An event for something else makes it look at all of them.
+    // An event for another drop makes the daemon look at all drops.
     siege
         .world
         .drop_image("other", OTHER, &[("linux", b"other")]);
@@ -114,7 +114,7 @@ fn incoming_replaced() {
     fs::rename(world.spool.join("incoming"), world.spool.join("old")).unwrap();
     fs::create_dir(world.spool.join("incoming")).unwrap();
     world.drop_image("new", TARGET, &[("linux", b"new")]);
-    // An event of the folder that it has open makes it look.
+    // An event of the folder that the daemon has open makes it look.
     fs::create_dir(world.spool.join("old/anything")).unwrap();
     let status = daemon.wait();
     let log = daemon.log.join("\n");

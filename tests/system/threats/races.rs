@@ -293,7 +293,7 @@ fn race(seed: u64, disturb: impl Fn(&World, &mut Dice) + Sync) -> World {
             siege.assert_goes_on();
         },
     );
-    // What was renamed last is still to be seen; a drop that comes after it is seen after it.
+    // The daemon may not have seen the last rename yet; a drop that comes later is seen later.
     let waits = |world: &World| {
         world
             .names("incoming")

@@ -609,7 +609,7 @@ fn lifted_by_name() {
     siege.end();
 }
 
-/// A file that even root can't remove, until this is dropped.
+/// A file that even root can't remove, until the value is dropped.
 struct Immutable(OwnedFd, PathBuf);
 
 impl Immutable {
@@ -666,7 +666,7 @@ fn unremovable_published() {
     siege.world.assert_outcome("stuck", "published");
     siege.daemon.wait_for("`stuck` has to wait: removing ");
     siege.assert_goes_on();
-    // Another of this name is not lost in the one that can't go.
+    // A second drop of this name is not lost in the first, which can't go.
     siege
         .world
         .drop_image("stuck", TARGET, &[("linux", b"second")]);
