@@ -15,7 +15,7 @@
 
 mod control;
 mod measure;
-#[path = "../system/world.rs"]
+#[path = "../system/lab/world.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod world;
 

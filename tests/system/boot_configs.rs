@@ -12,7 +12,7 @@ use netboot_publisher::Record;
 use notify::Watcher as _;
 use serde_json::{Value, json};
 
-use crate::world::{Needs, World, test, text, until, walk};
+use crate::lab::world::{Needs, World, test, text, until, walk};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -103,7 +103,7 @@ pub fn world(configs: &[(&Path, &str)], settings: &str) -> World {
         root.join("tftp")
     );
     for (template, output) in configs {
-        // A relative one lies in the world.
+        // A template that is named by a relative path lies in the world.
         let template = root.join(template);
         text += &format!("[[boot_config]]\ntemplate = {template:?}\noutput = {output:?}\n");
     }
@@ -174,8 +174,8 @@ pub fn assert_catalog_current(world: &World) {
     assert_eq!(catalog(world), expected_catalog(world), "{world}");
 }
 
-/// Waits until a daemon that is at work has put its last change into the catalog: it writes nothing
-/// into the tree then before the next.
+/// Waits until a daemon that is at work has put its last change into the catalog: until the next
+/// change it writes nothing more into the tree.
 pub fn wait_for_catalog(world: &World) {
     let pinned = |value: &Value| {
         let word = |key: &str| value[key].as_str().unwrap().to_string();
@@ -223,7 +223,10 @@ fn assert_menu_current(world: &World) {
 fn the_catalog_is_what_is_current() {
     let world = simple();
     let manifest = |target: &str, version: &str| {
-        format!("{}version = {version:?}\n", crate::world::manifest(target))
+        format!(
+            "{}version = {version:?}\n",
+            crate::lab::world::manifest(target)
+        )
     };
     // In the order of folders `a` comes before `a-b`, though `-` comes before `/`.
     for (drop, target, version) in [
@@ -244,7 +247,7 @@ fn the_catalog_is_what_is_current() {
         assert_menu_current(&world);
     }
     assert_eq!(catalog(&world)["images"].as_array().unwrap().len(), 4);
-    // Another image for one of them, and one that was taken away by hand.
+    // Another image for one target; and the pointer of another is taken away by hand.
     world.drop_image("5", "a/generic/x/install", &[("linux", b"5")]);
     fs::remove_file(world.tree.join("a/generic/x.y/install")).unwrap();
     world.run_once();
@@ -355,7 +358,7 @@ fn bad_templates_do_no_harm() {
         world.drop_image(&drop, TARGET, &[("linux", drop.as_bytes())]);
         let output = world.run(&["run", "--once"]);
         let told = text(&output);
-        // Without a daemon that tries again, somebody has to know.
+        // No daemon tries again, so the exit code has to tell of the failure.
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains("not all boot configurations could be rendered"));
         assert!(told.contains(&expected), "expected {expected}\nin {told}");
@@ -428,7 +431,7 @@ fn no_link_is_followed_or_replaced() {
     );
     let expected = format!("opening directory {:?}: ", world.root.join("tftp/outside"));
     assert!(told.contains(&expected), "{told}");
-    assert_eq!(crate::world::names(&aside), [""; 0], "{told}");
+    assert_eq!(crate::lab::world::names(&aside), [""; 0], "{told}");
     assert_eq!(fs::read(world.root.join("linked")).unwrap(), b"not ours");
     assert!(world.root.join("tftp/link").is_symlink());
     world.assert_outcome("2", "published");
@@ -531,7 +534,7 @@ fn renderings_are_coalesced() {
             .watch(folder, notify::RecursiveMode::NonRecursive)
             .unwrap();
     }
-    // One after the other: each is dropped when the one before was.
+    // The images are dropped one after the other, without waiting for their outcomes.
     for number in 0..IMAGES {
         let (drop, contents) = (format!("d{number}"), number.to_string());
         let target = format!("amd64/generic/release{number}/install");
@@ -586,7 +589,7 @@ fn the_catalog_is_repaired() {
     fs::remove_file(&path).unwrap();
     world.run_once();
     assert_catalog_current(&world);
-    // While the daemon runs, one line is damaged that doesn't change.
+    // While the daemon runs, a line of the catalog is damaged that the next drop doesn't change.
     let daemon = world.daemon();
     fs::write(&path, good.replace("\"path\":\"linux\"", "\"path\":7")).unwrap();
     world.drop_image("3", TARGET, &[("linux", b"3")]);
@@ -602,7 +605,7 @@ fn killed_before_rendering() {
     world.run_once();
     let before = fs::read_to_string(menu(&world)).unwrap();
     world.drop_image("2", TARGET, &[("linux", b"2")]);
-    // The catalog is right at the start, so that the first time is the one after the swap.
+    // The catalog is right at the start, so the failpoint is first reached after the swap.
     let killed = world
         .command(&["run", "--once"])
         .env("NETBOOT_PUBLISHER_FAILPOINT", "catalog:1:kill")
@@ -678,7 +681,7 @@ pub fn shipped() -> World {
 fn names_of_files_are_no_commands() {
     let world = shipped();
     let bad = "x' ; reboot; ${boot} $(x) {";
-    let manifest = format!("{}version = {bad:?}\n", crate::world::manifest(TARGET));
+    let manifest = format!("{}version = {bad:?}\n", crate::lab::world::manifest(TARGET));
     world.drop_with("1", &manifest, |image| {
         fs::create_dir(image.join(bad)).unwrap();
         for name in ["linux", "initrd.gz"] {

@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::world::{Ended, World, manifest, names, snapshot, test, text, until};
+use crate::lab::world::{Ended, World, manifest, names, snapshot, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -211,7 +211,7 @@ fn withdraw() {
     let pinned = fs::read(generation(&world, &two).join("linux")).unwrap();
     assert_eq!(pinned, b"two", "a machine may be booting it");
 
-    // Once more there is nothing to withdraw; and it can come back.
+    // A second time there is nothing to withdraw; and the withdrawn image can come back.
     assert_exit(&command(&world, &["withdraw", TARGET]), 3, &world);
     assert_exit(&command(&world, &["rollback", TARGET]), 0, &world);
     assert_eq!(shown(&world).as_deref(), Some("two"), "{world}");
@@ -301,7 +301,8 @@ fn in_line() {
     };
     publish(&world, "one");
     publish(&world, "two");
-    // All at once, while no daemon runs. What comes in one tick of the clock is in the order of names.
+    // All drops come at once, while no daemon runs. Those of one tick of the clock are in the order
+    // of their names.
     let back = hand_in(&["rollback", TARGET]);
     let three = format!("{back}-three");
     world.drop_image(&three, TARGET, &[("linux", b"three")]);
@@ -373,7 +374,7 @@ fn conflicts() {
     world.run_once();
     let outcome = world.assert_outcome("new", "published");
     let digest = outcome["digest"].as_str().unwrap();
-    // The very same image, by somebody who doesn't know of it.
+    // The very same image, by somebody who doesn't know that it is published.
     replacing(&world, "newer", "x", "none");
     world.run_once();
     let rejected = world.assert_outcome("newer", "rejected conflict");
@@ -384,7 +385,7 @@ fn conflicts() {
             outcome["generation"].as_str().unwrap()
         )
     );
-    // By hand: known only once it was read.
+    // A folder made by hand: its digest is known only once it was read.
     let plain = world.published("amd64/generic/noble/plain");
     fs::create_dir(&plain).unwrap();
     fs::write(plain.join("linux"), "x").unwrap();

@@ -13,7 +13,9 @@ use notify::Watcher as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names};
+use crate::lab::world::{
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names,
+};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const SUBMIT: &[&str] = &[
@@ -502,7 +504,7 @@ fn submit_tells_by_its_exit_code() {
         "",
     );
 
-    // Without --wait it says which drop it was.
+    // Without --wait, `submit` says how its drop is called.
     let output = submit(&world, &["image"]);
     let drop = String::from_utf8(output.stdout.clone()).unwrap();
     assert_said(&output, 0, &drop, "");
@@ -607,7 +609,7 @@ fn submit_is_interrupted_while_it_waits() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    // It waits when it watches the outcomes.
+    // `submit` waits once it watches the outcomes.
     let begun = Instant::now();
     while !watches(child.id()) {
         assert!(begun.elapsed() < PATIENCE, "submit does not wait\n{world}");
@@ -657,7 +659,7 @@ fn eventful() -> (World, [String; 2]) {
     (world, generations)
 }
 
-/// Ages are the only words that are not known.
+/// Puts one word in the place of all ages, which no test can know.
 fn without_ages(shown: &str) -> String {
     let is_unit = |word: &str| {
         let digits = word.trim_end_matches(char::is_alphabetic);
@@ -726,7 +728,7 @@ fn status_shows_one_target() {
     let json = status_json(&world, &["arm64/rpi4/trixie/rescue"]);
     assert_eq!(json["targets"], Value::Array(Vec::new()), "{json:#}");
     assert_eq!(json["rejected"][0]["drop"], "c", "{json:#}");
-    // What was never heard of is no error: there is nothing of it.
+    // A target that nobody has heard of is no error: there is nothing to show of it.
     let json = status_json(&world, &["no/such/target/here"]);
     assert_eq!(json["targets"], Value::Array(Vec::new()), "{json:#}");
 
@@ -763,7 +765,7 @@ fn closed_pipes() {
             .unwrap();
         assert_said(&output, 0, "", "");
     }
-    // Nor does anybody hear an error.
+    // With a closed standard error, the exit code still tells of an error.
     for (arguments, code) in [(&["status", "--bogus"][..], 2), (&["submit"], 2)] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -822,7 +824,7 @@ fn missing_directories() {
         &format!("netboot-publisher: {}", missing(&world.tree)),
     );
 
-    // The daemon makes both, but nothing out of a file.
+    // The daemon makes the spool and the tree, but no directory out of a file.
     fs::write(&world.tree, "a file").unwrap();
     let output = world.run(&["run", "--once"]);
     let said = format!(
@@ -861,7 +863,7 @@ fn a_second_daemon_ends(shares_the_spool: bool) {
         );
         assert_said(&output, 1, "", &said);
     }
-    // The first is not disturbed, and its end lets the other in.
+    // The first daemon is not disturbed, and its end lets its rival in.
     world.drop_image("a", TARGET, &[("linux", b"kernel")]);
     first.wait_for_drop("a");
     world.assert_outcome("a", "published");

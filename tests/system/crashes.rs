@@ -12,8 +12,8 @@ use libtest_mimic::Trial;
 use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
-use crate::scene::{Scene, drops, drops_without_rollback};
-use crate::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
+use crate::lab::scene::{Scene, drops, drops_without_rollback};
+use crate::lab::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[
@@ -36,7 +36,7 @@ const PLACES: &[&str] = &[
     "vacuum",
 ];
 
-/// With what the tests tell the program where to end.
+/// The variable that tells the program at which failpoint to end.
 const FAILPOINT: &str = "NETBOOT_PUBLISHER_FAILPOINT";
 
 pub fn tests() -> Vec<Trial> {
@@ -140,8 +140,8 @@ const OTHER: &[&str] = &[
 fn every_place_is_tried() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    for file in fs::read_dir(sources).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+    for path in walk(&sources).iter().filter(|path| path.is_file()) {
+        let text = fs::read_to_string(path).unwrap();
         // Some files have a shorter name for `failpoint::at`.
         let calls = text.match_indices("at(\"").filter(|(at, _)| {
             let before = text[..*at].chars().next_back();
@@ -156,7 +156,7 @@ fn every_place_is_tried() {
     assert_eq!(found, tried, "in src/, and in this list");
 }
 
-/// At every place, each time that it is reached.
+/// Kills at every failpoint, each time that it is reached.
 fn killed_at_every_failpoint(keep: usize) {
     let drops = match keep {
         0 => drops_without_rollback(),
@@ -195,11 +195,11 @@ fn killed_at_every_failpoint(keep: usize) {
     );
 }
 
-/// From the outside: at every call that changes a file system, with drops of all kinds.
+/// Kills from the outside: at every call that changes a file system, with drops of all kinds.
 fn killed_at_every_change() {
     let scene = Scene::in_memory(1, &drops());
     let calls = traced(&scene);
-    // A call that makes a file opens it; hundreds of others do nothing but that.
+    // `openat2` is left out: a few of its calls make files, but hundreds only open them.
     let is_wanted = |call: &&Call| !READING.contains(&&*call.name) && call.name != "openat2";
     let calls: BTreeSet<_> = calls.iter().filter(is_wanted).collect();
     let (kills, hit) = killed_at_each(&scene, &names_of(calls.iter().copied()));
@@ -210,11 +210,11 @@ fn killed_at_every_change() {
         calls.len()
     );
     assert!(kills > 100, "{kills} kills");
-    // What is in one commit, and so the order, differs a little from run to run.
+    // Which drops are in one commit, and so the order of calls, differs a little from run to run.
     assert!(missed.len() * 4 < calls.len(), "missed: {missed:#?}");
 }
 
-/// From the outside: at every call to a file system, with few drops.
+/// Kills from the outside: at every call to a file system, with few drops.
 fn killed_at_every_call() {
     let scene = Scene::in_memory(0, &["adopted", "bad"]);
     let calls = traced(&scene);
@@ -280,7 +280,8 @@ fn traced(scene: &Scene) -> Vec<Call> {
 }
 
 /// Runs the program under `strace`. Of its pool of threads there is only one, for the tracer counts
-/// the calls of each thread for itself; and it does not log, which is the business of another.
+/// the calls of each thread for itself; and the program logs warnings only, for how it logs is the
+/// business of another test.
 fn strace(scene: &Scene, arguments: &[&str]) -> (Output, Vec<Call>) {
     let trace = scene.world.root.join("trace");
     let output = Command::new("strace")
@@ -332,7 +333,7 @@ fn killed_twice() {
     let scene = Scene::in_memory(1, &drops());
     let mut kills = 0;
     for place in PLACES {
-        // Not the first time where there is a second: something was done by then.
+        // Where a failpoint is reached twice, the second time counts: something was done by then.
         let nth = [2, 1].into_iter().find(|nth| {
             scene.begin();
             !run_to(&scene, &format!("{place}:{nth}:kill"))
@@ -410,7 +411,7 @@ fn failed_at_every_failpoint() {
                 scene.recover();
                 scene.assert_finished(&scene.world);
             });
-            // What can't be vacuumed is no drop that was not finished.
+            // The exit code doesn't tell: what can't be vacuumed is no drop that was not finished.
             let was_reached = text(&first).contains("Input/output error");
             if !was_reached {
                 assert!(nth > 1, "{place} was never reached");
@@ -435,7 +436,7 @@ const KILLS: usize = 30;
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     New,
-    /// The image of the one before.
+    /// The image of the drop before.
     Same,
     Bad,
 }
@@ -510,7 +511,7 @@ impl Load {
     }
 
     /// What machines see all the while: whole images, and never an older one than before. Returns
-    /// how often it was looked.
+    /// how often they looked.
     fn watch(&self) -> usize {
         let mut last = [None::<usize>; TARGETS];
         let mut looks = 0;
@@ -534,7 +535,7 @@ impl Load {
                 *last = Some(seen);
                 looks += 1;
             }
-            // Others need the processor as well.
+            // The daemon and its importers need the processor as well.
             std::thread::sleep(Duration::from_micros(200));
         }
         looks
@@ -551,7 +552,7 @@ impl Load {
                     daemon.wait_for(" drop=");
                 }
             }
-            // Not right after a line: at any moment.
+            // The kill comes at any moment, not right after a line.
             std::thread::sleep(Duration::from_micros(random.below(8_000)));
             daemon.kill();
         }
@@ -632,7 +633,7 @@ fn stopped_in_a_copy(signal: Signal) {
     let mut command = world.command(&["run"]);
     command.env(FAILPOINT, "copy-file:1:stop");
     let mut daemon = Daemon::start_unready(&mut command);
-    // It stops itself when it is about to copy, so both signals come in the middle.
+    // The daemon stops itself when it is about to copy, so its end comes in the middle.
     let stopped = waitpid(Some(daemon.pid()), WaitOptions::UNTRACED).unwrap();
     assert!(
         stopped.is_some_and(|(_, status)| status.stopped()),
@@ -666,13 +667,13 @@ impl Random {
 }
 
 impl Scene {
-    /// Set, and all drops handed over.
+    /// Puts the scene in place and hands over all its drops.
     fn begin(&self) {
         self.set();
         self.hand_over_all();
     }
 
-    /// The next start, which has to end well.
+    /// Starts the program again, which has to end well.
     fn recover(&self) -> Output {
         let output = self.world.run(&["run", "--once"]);
         assert!(output.status.success(), "{}\n{}", text(&output), self.world);

@@ -8,7 +8,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::boot_configs::wait_for_catalog;
-use crate::world::{
+use crate::lab::world::{
     Daemon, Needs, PROGRAM, World, assert_same_content, manifest, names, snapshot, test, text,
     wait_for_names, walk,
 };
@@ -86,7 +86,7 @@ pub fn tests() -> Vec<Trial> {
 pub struct FileSystem {
     mounts: Vec<PathBuf>,
     pub root: PathBuf,
-    // Dropped after the unmounting: the loop device's file is in it.
+    // Dropped after the unmounting: the loop device's file is in this directory.
     _dir: tempfile::TempDir,
 }
 
@@ -157,13 +157,13 @@ impl FileSystem {
         }
     }
 
-    /// The last of the arguments is where it is mounted.
+    /// Mounts something; the last of the arguments is where.
     fn mount(&mut self, arguments: &[&str]) {
         expect(Command::new("mount").args(arguments));
         self.mounts.push(arguments.last().unwrap().into());
     }
 
-    /// Mounts a folder of it a second time, elsewhere below the same temporary directory.
+    /// Mounts a folder of this file system a second time, elsewhere below its temporary directory.
     fn bind(&mut self, folder: &str) -> PathBuf {
         let at = self._dir.path().join(folder);
         fs::create_dir(&at).unwrap();
@@ -285,12 +285,12 @@ fn goes_every_way(spool: &Path, tree: &Path) {
     assert_eq!(before, snapshot(&tree.join("amd64")), "{world}");
     daemon.stop();
 
-    // The same at a start.
+    // A drop that waits for the start is unchanged as well.
     world.drop_directory("after", TARGET, &old);
     world.run_once();
     world.assert_outcome("after", "unchanged");
     assert_eq!(before, snapshot(&tree.join("amd64")), "{world}");
-    // Damaged on purpose above, and kept.
+    // `changed` was damaged on purpose above, and kept: it is made whole for the last look.
     fs::write(changed.join("version"), "new").unwrap();
     world.assert_at_rest();
 }

@@ -14,17 +14,18 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
-use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
-use crate::world::{
+use crate::lab::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
+    walk,
 };
+use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
 
 const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
 
-/// A user who owns nothing.
+/// What a file system on a loop device needs.
 const LOOPED: [Needs; 3] = [
     Needs::Root,
     Needs::Path("/dev/loop-control"),
@@ -146,7 +147,7 @@ impl<'w> Trouble<'w> {
         }
     }
 
-    /// A daemon meets it, says so, waits quietly, and ends well.
+    /// A daemon meets the trouble, says so, waits quietly, and ends well.
     fn is_waited_out(&mut self) {
         let mut daemon = (self.start)();
         let warning = daemon.wait_for(" has to wait: ");
@@ -161,7 +162,7 @@ impl<'w> Trouble<'w> {
         self.log.extend(log);
     }
 
-    /// Another daemon meets it, and once it is over (`end`), finishes these drops.
+    /// Another daemon meets the trouble, and once that is over (`end`), finishes these drops.
     fn is_overcome(&mut self, end: impl FnOnce(&mut Daemon), drops: &[(&str, &str)]) {
         let mut daemon = (self.start)();
         see(&mut daemon, " has to wait: ");
@@ -398,7 +399,8 @@ fn drop_is_immutable() {
     world.assert_outcome("a", "published");
     trouble.is_overcome(
         |daemon| {
-            // It is in nobody's way: not in that of a later drop for its target.
+            // The drop that can't be removed is in nobody's way, not even in that of a later drop
+            // for its target.
             world.drop_image("b", TARGET, &[("linux", b"2")]);
             see(daemon, "drop=\"b\"");
             let stuck = world.spool.join("processing/.a").join(file);
@@ -427,7 +429,7 @@ fn drop_is_forbidden() {
 }
 
 fn no_descriptor_is_left() {
-    // Enough to open a drop, and not its manifest; then not even the drop.
+    // Descriptors enough to open a drop, and not its manifest; then not even the drop.
     for spare in [1, 0] {
         let world = World::new();
         let limit = |daemon: &Daemon, number: usize| {
@@ -437,7 +439,7 @@ fn no_descriptor_is_left() {
         };
         let start = || {
             let daemon = world.daemon();
-            // What the start has open it has closed then.
+            // What the daemon opens for its start is closed once the catalog is there.
             until("the catalog", || world.tree.join("catalog.json").exists());
             let pid = daemon.pid().as_raw_nonzero();
             let first_free = || {
@@ -445,7 +447,7 @@ fn no_descriptor_is_left() {
                 let is_free = |number: &usize| !open.contains(&number.to_string());
                 (0..).find(is_free).unwrap()
             };
-            // Its first scan may be under way, and have something open that it closes again.
+            // The first scan may be under way, and have something open that it closes again.
             let first_free = (0..100).map(|_| first_free()).min().unwrap();
             limit(&daemon, first_free + spare);
             world.drop_image("a", TARGET, &[("linux", b"1")]);
@@ -578,7 +580,7 @@ fn renames_as_on_nfs() {
         assert!(output.status.success(), "{}\n{world}", text(&output));
         world.assert_outcome("a", "published");
     }
-    // Rejected twice under one name: both are kept.
+    // Two drops that are rejected under one name are both kept.
     for _ in 0..2 {
         world.drop_with("bad", "format = 7\n", |_| {});
         let output = run_once_with(&world, refusal);
@@ -596,7 +598,7 @@ fn adoption_fails() {
     fs::create_dir_all(world.published(TARGET)).unwrap();
     fs::write(world.published(TARGET).join("linux"), "0").unwrap();
     world.drop_image("a", TARGET, &[("linux", b"1")]);
-    // The link that is to be exchanged with the folder.
+    // The call that fails makes the link that is to be exchanged with the folder.
     let output = run_once_with(&world, "inject=symlinkat:error=ENOSPC:when=1");
     assert!(!output.status.success(), "{}", text(&output));
     assert_eq!(
@@ -616,8 +618,8 @@ fn adoption_fails() {
 fn failpoints() -> Vec<(String, u32)> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    for name in names(&sources) {
-        let source = fs::read_to_string(sources.join(name)).unwrap();
+    for path in walk(&sources).iter().filter(|path| path.is_file()) {
+        let source = fs::read_to_string(path).unwrap();
         // `failpoint::at("swap")`, or a closure that calls it: `at("place-record")`.
         for (at, _) in source.match_indices("at(\"") {
             let is_call = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
@@ -668,7 +670,7 @@ fn step_fails(name: &str, nth: u32) {
         see(&mut daemon, &format!("drop=\"{drop}\""));
         world.assert_outcome(drop, expected);
     }
-    // What retention does not keep is removed beside all that.
+    // What retention does not keep is removed while the drops are handled.
     for target in [TARGET, plain] {
         wait_until(&world.tree.join(format!("{target}@")), || {
             generations(&world, target) == 1

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::world::{World, test, until};
+use crate::lab::world::{World, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -125,7 +125,7 @@ fn told() {
 }
 
 fn in_order() {
-    // A second one that runs at the same time would find the lock.
+    // A second hook that runs at the same time would find the lock.
     let hooked = hooked(
         "\"published\", \"rejected\"",
         "1m",
@@ -145,7 +145,7 @@ fn in_order() {
             expected.push_str(&format!("{name} published\n"));
         }
         daemon.wait_for_drop(&name);
-        // Not for this hook.
+        // An unchanged image is nothing for this hook.
         let again = format!("again-{number}");
         if number % 5 != 4 {
             world.drop_image(&again, TARGET, &[("linux", name.as_bytes())]);
@@ -162,7 +162,7 @@ fn in_order() {
 
 fn is_running(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    // One that has ended and that nobody waited for yet runs no more.
+    // A process that has ended and that nobody has waited for yet runs no more.
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
@@ -186,7 +186,7 @@ fn hangs() {
         "{line}"
     );
     until("the hook's own child to end", || !is_running(&grandchild));
-    // And the next run comes.
+    // The hook runs for the next drop, and hangs again.
     daemon.wait_for("hook failed");
     daemon.stop();
 }

@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use notify::Watcher as _;
 
 use crate::boot_configs::wait_for_catalog;
-use crate::tftp::{Client, Server};
-use crate::world::{
+use crate::lab::tftp::{Client, Server};
+use crate::lab::world::{
     Needs, PATIENCE, World, assert_same_content, names, snapshot, test, text, walk,
 };
 
@@ -117,9 +117,9 @@ fn debian() -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 /// Puts an image into the spool of a running daemon; returns the words of its outcome.
-type Put = fn(&World, &mut crate::world::Daemon, &Path, &str) -> String;
+type Put = fn(&World, &mut crate::lab::world::Daemon, &Path, &str) -> String;
 
-fn submit(world: &World, _: &mut crate::world::Daemon, image: &Path, target: &str) -> String {
+fn submit(world: &World, _: &mut crate::lab::world::Daemon, image: &Path, target: &str) -> String {
     let names: Vec<_> = target.split('/').collect();
     let output = world.run(&[
         "submit",
@@ -141,7 +141,7 @@ fn submit(world: &World, _: &mut crate::world::Daemon, image: &Path, target: &st
 
 fn drop_by_hand(
     world: &World,
-    daemon: &mut crate::world::Daemon,
+    daemon: &mut crate::lab::world::Daemon,
     image: &Path,
     target: &str,
 ) -> String {
@@ -188,7 +188,7 @@ fn assert_plain(generation: &Path, (file, folder): (u32, u32)) {
 
 fn machines_can_fetch(serve: fn(&Path, &[&str]) -> Server) {
     let world = World::new();
-    // The server is another user.
+    // The server runs as another user.
     fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
     let image = Path::new(IMAGES).join("amd64/text");
     world.drop_directory("a", TARGET, &image);
@@ -242,7 +242,7 @@ fn dnsmasq_serves_its_own_users_files() {
 fn modes_and_owners_are_the_daemons() {
     let world = World::with("#tree owner = \"nobody\"\n#tree group = \"daemon\"\n");
     let theirs = fs::metadata("/").unwrap().uid();
-    world.drop_with("a", &crate::world::manifest(TARGET), |image| {
+    world.drop_with("a", &crate::lab::world::manifest(TARGET), |image| {
         fs::create_dir(image.join("folder")).unwrap();
         fs::write(image.join("folder/linux"), "kernel").unwrap();
         fs::write(image.join("tool"), "#!").unwrap();
@@ -332,7 +332,7 @@ fn back_to_a(world: &World, between: impl FnOnce(&Path)) -> [PathBuf; 3] {
 
 fn an_older_image_comes_back() {
     let world = World::new();
-    // A file's link count may change: it is shared with whatever else holds the same bytes.
+    // The link count is left out: a file is shared with whatever else holds the same bytes.
     let contents = |generation: &Path| -> Vec<_> {
         let seen = |path: PathBuf| {
             let stat = fs::symlink_metadata(&path).unwrap();
@@ -394,7 +394,7 @@ fn retention_keeps_a_number() {
     for keep in [0, 1, 3] {
         let world = World::with(&format!("[retention]\nkeep = {keep}\nmin_age = \"0s\"\n"));
         let published = publish_many(&world, 5);
-        // Names of one second are told apart by their digest only: compared as sets.
+        // Generations of one second are told apart by their digest only, so sets are compared.
         let mut expected = published[4 - keep..].to_vec();
         expected.sort();
         assert_eq!(generations(&world), expected, "keep = {keep}\n{world}");
@@ -527,7 +527,7 @@ const DAMAGES: &[(&str, &[Needs], Damage)] = &[
 fn damage_is_repaired(damage: Damage) {
     let world = World::new();
     let drop = |name, expected| {
-        world.drop_with(name, &crate::world::manifest(TARGET), |image| {
+        world.drop_with(name, &crate::lab::world::manifest(TARGET), |image| {
             for (path, bytes) in BASE {
                 fs::create_dir_all(image.join(path).parent().unwrap()).unwrap();
                 fs::write(image.join(path), bytes).unwrap();

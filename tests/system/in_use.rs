@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use crate::tftp::Server;
+use crate::lab::tftp::Server;
+use crate::lab::world::{Daemon, Needs, test, until};
 use crate::unprivileged::{NEEDS, Unprivileged};
-use crate::world::{Daemon, Needs, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
 
-/// Of a file that takes many blocks to send.
+/// The size of a file that takes many blocks to send.
 const SIZE: usize = 64 << 10;
 
 /// in.tftpd waits so long for an answer before it sends again, in microseconds.
@@ -71,7 +71,7 @@ fn swap_waits() {
     publish(&poor, &mut daemon, OTHER, "other");
     let _machine = server.silent_machine(&format!("{TARGET}/linux"));
     poor.drop_image("new", TARGET, b"new");
-    // So long was long enough for the swaps of another target, which began later.
+    // The wait has been long enough: later drops for another target are swapped meanwhile.
     for name in ["other-1", "other-2", "other-3"] {
         publish(&poor, &mut daemon, OTHER, name);
     }
@@ -83,8 +83,9 @@ fn swap_waits() {
     poor.world.assert_at_rest();
 }
 
-/// A world in which what is superseded goes soon, with two generations of each target; the older one
-/// of `TARGET` is in `use_it`. Returns once that of the other target has gone, which came later.
+/// Publishes two generations of each target in a world where what is superseded goes soon; `use_it`
+/// uses the older one of `TARGET`. Returns once the older one of the other target has gone, though
+/// it was superseded later.
 fn supersede<U>(
     poor: &Unprivileged,
     daemon: &mut Daemon,
@@ -129,7 +130,7 @@ fn vacuum_waits_for_a_reader() {
         std::thread::spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
                 file.read_exact(&mut [0]).unwrap();
-                // As slowly as a machine with a bad line: never for as long as it is watched.
+                // As slowly as a machine with a bad line, and with no pause as long as a watch.
                 std::thread::sleep(Duration::from_millis(20));
             }
         })

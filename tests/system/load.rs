@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Needs, PROGRAM, World, manifest, test};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, test};
 
 /// Drops for each target.
 const ROUNDS: usize = 20;
@@ -51,7 +51,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// As a shell with `ulimit -n 256` starts it.
+/// A daemon as a shell with `ulimit -n 256` starts it.
 fn daemon_with_few_descriptors(world: &World) -> Daemon {
     let mut shell = Command::new("sh");
     let script = "ulimit -n 256 && exec \"$@\"";
@@ -104,7 +104,7 @@ fn drop_rounds(world: &World, rounds: usize) {
     }
 }
 
-/// When it changed last; a drop may be in `processing/` or done with by now.
+/// When a path changed last; a drop may be in `processing/` or done with by now.
 fn changed(path: &Path, _: &World) -> (i64, i64) {
     fs::symlink_metadata(path).map_or((0, 0), |stat| (stat.ctime(), stat.ctime_nsec()))
 }
@@ -184,7 +184,7 @@ fn queue_overflows() {
     daemon.signal(Signal::CONT);
     assert_handled(&world, &mut daemon, ROUNDS);
     println!("{} bytes at the most", peak_memory(&daemon));
-    // Events count again.
+    // After the overflow the daemon goes by events again.
     world.drop_image("99-0", &target(0), &[("linux", b"last")]);
     daemon.wait_for_drop("99-0");
     daemon.stop();
@@ -198,7 +198,7 @@ fn large_image() {
         for (drop, expected) in [("first", "published"), ("again", "unchanged")] {
             world.drop_with(drop, &manifest(&target(0)), |image| {
                 let file = fs::File::create(image.join("initrd.gz")).unwrap();
-                // Takes no room in the spool, and is read and hashed like any other.
+                // A sparse file takes no room in the spool, and is read and hashed like any other.
                 file.set_len(size).unwrap();
                 fs::write(image.join("linux"), "linux").unwrap();
             });
@@ -244,7 +244,7 @@ fn idles() {
     let mut traced = Traced(strace.spawn().unwrap());
     let lines = BufReader::new(traced.0.stderr.take().unwrap()).lines();
 
-    // A rescan looks at what the spool calls `incoming`; what comes before the first is not whole.
+    // A rescan looks at the name `incoming`; the calls before the first are no whole rescan.
     let mut calls: Vec<BTreeMap<String, usize>> = Vec::new();
     for line in lines.map_while(Result::ok) {
         if line.contains("\"incoming\"") {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::boot_configs::shipped;
-use crate::world::{Ended, Needs, World, test, until};
+use crate::lab::world::{Ended, Needs, World, test, until};
 
 const IMAGE: &str = "/usr/lib/debian-installer/images/12/amd64/text";
 const TARGET: &str = "amd64/generic/bookworm/install";
@@ -69,7 +69,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// Switches it on. What it boots lies in `tftp`.
+    /// Switches a machine on. What it boots lies in `tftp`.
     fn start(loader: Loader, tftp: &Path) -> Self {
         let copy = |from: &Path| {
             let name = from.file_name().unwrap();
@@ -82,7 +82,7 @@ impl Machine {
                 for module in ["ldlinux.c32", "menu.c32", "libutil.c32"] {
                     copy(&Path::new(SYSLINUX).join(module));
                 }
-                // It has the serial line for itself; with `-nographic` the BIOS writes there as well.
+                // The serial line is PXELINUX's alone: with `-nographic` the BIOS writes there too.
                 command.args(["-display", "none"]);
                 copy(Path::new(PXELINUX))
             }
@@ -140,7 +140,7 @@ impl Machine {
         self.seen.windows(text.len()).any(|window| window == text)
     }
 
-    /// Waits until it has shown this text.
+    /// Waits until the machine has shown this text.
     fn wait_for(&mut self, text: &str) {
         while !self.has_shown(text) {
             match self.screen.recv_timeout(PATIENCE) {
@@ -166,7 +166,7 @@ impl Machine {
         self.keyboard.flush().unwrap();
     }
 
-    /// From the menu on, in which the image is the first after the local disk.
+    /// Chooses the image in the menu, where it is the first entry after the local disk.
     fn choose_the_image(&mut self) {
         const DOWN: &[u8] = b"\x1b[B";
         self.press(DOWN);
@@ -241,7 +241,7 @@ fn boots_while_replaced() {
     daemon.stop();
     println!("replaced {replaced} times between the menu and the kernel");
     assert!(replaced > 3, "{replaced}");
-    // By the stable path it would have found this.
+    // By the stable path the machine would have found no kernel.
     let linux = world.published(TARGET).join("debian-installer/amd64/linux");
     assert!(fs::read(linux).unwrap().starts_with(b"no kernel"));
 }

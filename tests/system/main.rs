@@ -12,32 +12,28 @@
     reason = "what the tests have in common is for nobody else"
 )]
 
-mod blocklog;
 mod boot_configs;
 mod changes;
 mod commands;
-mod container;
 mod crashes;
 mod filesystems;
 mod hardship;
 mod hooks;
 mod images;
 mod in_use;
+mod lab;
 mod load;
 mod machines;
 mod orders;
 mod power;
 mod quiet;
-mod scene;
 mod service;
 mod storm;
 mod supervision;
 mod swaps;
-mod tftp;
 mod threats;
 mod unprivileged;
 mod verify;
-mod world;
 
 use libtest_mimic::Arguments;
 
@@ -49,7 +45,7 @@ fn main() {
         machines::tests(),
         swaps::tests(),
         crashes::tests(),
-        blocklog::trials::tests(),
+        lab::blocklog::trials::tests(),
         power::tests(),
         threats::tests(),
         load::tests(),

@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Needs, World, manifest, snapshot, test, until};
+use crate::lab::world::{Daemon, Needs, World, manifest, snapshot, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -186,7 +186,7 @@ fn renames_in_order() {
 
 fn down_in_order() {
     let world = world("");
-    // What is of one tick of the clock is told apart by nothing but its name.
+    // Drops of one tick of the clock are told apart by nothing but their names.
     let names: Vec<_> = (100..200).map(|number| format!("d{number}")).collect();
     for name in &names {
         build(&world, name, TARGET);
@@ -194,7 +194,7 @@ fn down_in_order() {
     for name in &names {
         fs::rename(world.incoming(&format!(".{name}")), world.incoming(name)).unwrap();
     }
-    // Not by name alone: this one is first by name, and the last by a later tick.
+    // The name alone does not decide: `a-last` is first by name, and last by a later tick.
     let last = build(&world, "a-last", TARGET);
     let changed = |name: &str| {
         let stat = world.incoming(name).metadata().unwrap();
@@ -222,7 +222,7 @@ fn manifests_in_order() {
             fs::create_dir_all(world.incoming(name).join("image")).unwrap();
             fs::write(world.incoming(name).join("image/linux"), name).unwrap();
         }
-        // The daemon has seen them, and looks inside.
+        // Once `first` is done, the daemon has seen the other drops, and looks inside.
         world.drop_image("first", OTHER, &[("linux", b"first")]);
         daemon.wait_for_drop("first");
         for name in &names {
@@ -351,7 +351,7 @@ fn age(path: &Path) -> Duration {
 fn manifest_unwatched() {
     let world = world(EVENTS_ONLY);
     let mut daemon = world.daemon();
-    // While it stands still, nothing that it could watch is watched.
+    // While the daemon stands still, it begins to watch nothing.
     daemon.signal(Signal::STOP);
     fs::create_dir_all(world.incoming("slow/image")).unwrap();
     fs::write(world.incoming("slow/image/linux"), "slow").unwrap();
@@ -379,7 +379,7 @@ fn missing_file() {
         listing(TARGET, "sub/linux", b"late"),
     )
     .unwrap();
-    // The daemon has looked at it by now, more than once.
+    // Beside these drops the daemon looks at `slow`, more than once.
     for number in 0..3 {
         let name = format!("other-{number}");
         world.drop_image(&name, OTHER, &[("linux", name.as_bytes())]);
@@ -486,7 +486,7 @@ fn same_name() {
 fn same_name_rejected() {
     let world = world(EVENTS_ONLY);
     let mut daemon = world.daemon();
-    // A drop that has the very name which another gets that makes room.
+    // `bad~1` is the name of a drop, and also the one that a `bad` gets when it makes room.
     for name in ["bad", "bad~1", "bad", "bad", "bad~1"] {
         let number = world.names("rejected").len().to_string();
         world.drop_with(name, &format!("number = {number}"), |image| {
@@ -551,7 +551,7 @@ fn expiry() {
     let kept = world("");
     let settings = "#spool keep_outcomes = \"0s\"\n#spool keep_rejected = \"0s\"\n";
     let gone = world(&format!("{EVERY_SECOND}{settings}"));
-    // Both start with nothing that could expire.
+    // Both daemons start with nothing that could expire.
     let (mut keeper, mut remover) = (kept.daemon(), gone.daemon());
     for round in 0..2 {
         for (world, daemon) in [(&kept, &mut keeper), (&gone, &mut remover)] {

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
-use crate::blocklog::{BlockLog, CutDisk, FileSystem, Recording, Unflushed, trials::NEEDS};
-use crate::scene::{Scene, drops, memory};
-use crate::world::{World, test};
+use crate::lab::blocklog::{BlockLog, CutDisk, FileSystem, Recording, Unflushed, trials::NEEDS};
+use crate::lab::scene::{Scene, drops, memory};
+use crate::lab::world::{World, test};
 
 const SIZE: u64 = 512 << 20;
 
-/// For each test.
+/// Power cuts in each test.
 const CUTS: usize = 120;
 
 pub fn tests() -> Vec<Trial> {
@@ -54,7 +54,7 @@ struct Recorded {
     log: BlockLog,
     begin: u64,
     marks: Vec<Mark>,
-    // Dropped last: the log is in it.
+    // Dropped last: the log is in this directory.
     _dir: TempDir,
 }
 
@@ -165,7 +165,7 @@ fn look(scene: &Scene, world: &World, promise: impl Fn(&str) -> Promise) {
             is_there || !promise(drop).is_named,
             "{drop} is lost\n{world}"
         );
-        // What its importer has not handed over yet comes now.
+        // A drop that its importer has not handed over yet comes now.
         if !is_there {
             scene.hand_over_at(world, drop);
         }
@@ -196,7 +196,7 @@ fn cut_everywhere(mut recorded: Recorded) {
     );
 }
 
-/// As many as there is time for, spread evenly.
+/// As many of the cuts as there is time for, spread evenly.
 fn thinned<T: Copy>(all: &[T]) -> Vec<T> {
     assert!(all.len() >= CUTS, "no more than {} cuts", all.len());
     (0..CUTS).map(|n| all[n * all.len() / CUTS]).collect()

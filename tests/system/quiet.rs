@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Ended, World, names, test, until};
+use crate::lab::world::{Daemon, Ended, World, names, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -86,7 +86,7 @@ fn wait_until_placed(world: &World, target: &str, generations: usize) {
     until("the new generation to be placed", is_there);
 }
 
-/// Another target changes in the meantime: so long was long enough for a swap.
+/// Swaps another target meanwhile: the time was long enough for a swap.
 fn other_is_swapped(world: &World, daemon: &mut Daemon, text: &str) {
     drop_text(world, OTHER, text);
     daemon.wait_for_drop(text);
@@ -122,7 +122,7 @@ fn waits_for_an_open_file() {
     other_is_swapped(&world, &mut daemon, "other-2");
     assert_eq!(shown(&world, TARGET), "old-amd64", "{world}");
     assert_eq!(world.outcome("new"), None, "{world}");
-    // A later drop for the target waits behind it.
+    // A later drop for the target waits behind `new`.
     drop_text(&world, TARGET, "newer");
     other_is_swapped(&world, &mut daemon, "other-3");
     drop(booting);

@@ -8,9 +8,9 @@ use std::process::Command;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::container::{self, ADDRESS, Container, UNIT};
-use crate::tftp::silent_machine;
-use crate::world::{self, Needs, assert_same_content, manifest, snapshot, test, text, until};
+use crate::lab::container::{self, ADDRESS, Container, UNIT};
+use crate::lab::tftp::silent_machine;
+use crate::lab::world::{self, Needs, assert_same_content, manifest, snapshot, test, text, until};
 
 /// Debian's own netboot image.
 const DEBIAN: &str = "/usr/lib/debian-installer/images/12/amd64/text";
@@ -122,7 +122,7 @@ fn publishes_debian() {
     let published = container.path(&format!("{TREE}/{target}"));
     assert_same_content(&published, Path::new(DEBIAN));
 
-    // As a machine boots it.
+    // The image is fetched as a machine fetches it.
     let kernel = "debian-installer/amd64/linux";
     container.serve();
     for path in [kernel, "debian-installer/amd64/initrd.gz", "pxelinux.0"] {
@@ -147,7 +147,7 @@ fn publishes_debian() {
         );
     }
 
-    // The same by nothing but mkdir, cp and mv: there is no change.
+    // The same image, dropped by nothing but mkdir, cp and mv, is no change.
     let importer = shell_importer()
         .replace("IMAGE", "/opt/debian")
         .replace("NAME", "by-hand");
@@ -155,7 +155,7 @@ fn publishes_debian() {
     assert!(dropped.status.success(), "{importer}{}", text(&dropped));
     container.wait_for_outcome("by-hand", "unchanged");
 
-    // An outcome is there a moment before its entry.
+    // An outcome is there a moment before its entry in the journal.
     let both = || container.journal(&format!("--unit {UNIT} TARGET={target}"));
     until("both entries", || both().len() >= 2);
     let entries = both();
@@ -180,7 +180,7 @@ fn publishes_debian() {
     );
     let status = container.ok(&format!("systemctl status {UNIT}"));
     assert!(status.contains("Status: \""), "{status}");
-    // It follows what happens at some distance.
+    // The status follows what happens at some distance.
     until("the status of the service", || {
         container.property("StatusText").contains("1 target")
     });
@@ -196,7 +196,7 @@ fn shell_importer() -> String {
     block.split("```").next().unwrap().to_string()
 }
 
-/// The server runs as another user, and the sandbox hides it.
+/// The server runs as another user, and the sandbox hides the server.
 fn waits_for_a_transfer() {
     let container = Container::with_service();
     container.serve();
@@ -214,7 +214,7 @@ fn waits_for_a_transfer() {
     }
     let _machine = silent_machine(&container.network(), &format!("netboot/{target}/linux"));
     publish("new", target);
-    // So long was long enough for the swaps of another target, which began later.
+    // The wait has been long enough: later drops for another target are swapped meanwhile.
     for name in ["other-1", "other-2"] {
         publish(name, other);
         container.wait_for_outcome(name, "published");
@@ -228,7 +228,7 @@ fn waits_for_a_transfer() {
 
 fn importers_are_kept_apart() {
     let container = Container::with_service();
-    // One that is still written, one that was rejected, and one that the daemon holds.
+    // A drop that is still written, and one that was rejected.
     let begin = format!(
         "mkdir {SPOOL}/incoming/.mine; mkdir {SPOOL}/incoming/.mine/image
          echo secret > {SPOOL}/incoming/.mine/image/linux"
@@ -302,7 +302,7 @@ fn importers_are_kept_apart() {
             text(&output)
         );
     }
-    // What only its owner may read, and a folder whose entries only their owner may remove.
+    // A drop that only its owner may read, with a folder whose entries only their owner may remove.
     let awkward = format!("umask 077; cd {SPOOL}/incoming; mkdir -p .private/image/sticky
         echo kernel > .private/image/linux; echo module > .private/image/sticky/module
         chmod 1777 .private/image/sticky
@@ -395,7 +395,7 @@ fn refuses_bad_configuration() {
         assert!(log.contains(&place), "no error at {place} in:\n{log}");
     }
     assert!(log.matches('^').count() >= 5, "no carets in:\n{log}");
-    // A start would have been planned by now, and have come before this one.
+    // A restart of the service would have been planned by now, and have come before this unit.
     container.ok("systemd-run --quiet --wait --service-type=oneshot sleep 3");
     assert_eq!(container.property("NRestarts"), "0");
     assert_eq!(container.property("ActiveState"), "failed");
@@ -423,7 +423,7 @@ fn finishes_after_restart() {
         until("the service's next start", || {
             container.property("ActiveState") == "active" && container.property("MainPID") != first
         });
-        // Up again, long before the drop is done.
+        // The service is up again long before the drop is done.
         assert!(
             container.outcome(&drop).is_none(),
             "the start waited for the drop"
@@ -488,7 +488,7 @@ fn hangs() {
     .unwrap();
     container.ok(&format!("systemctl restart {UNIT}"));
     let process = container.property("MainPID");
-    // Only the first one hangs.
+    // Only the first process hangs.
     fs::remove_file(folder.join("environment")).unwrap();
     drop_as_ci(&container, "drop", "a/b/c/d", |image| {
         fs::write(image.join("linux"), "kernel").unwrap();
@@ -614,7 +614,7 @@ fn scrub_finds_damage() {
     ));
     assert!(said.contains("a/b/c/d") && said.contains("linux"), "{said}");
 
-    // The same drop again repairs it.
+    // The same image, dropped again, repairs the target.
     drop_as_ci(&container, "again", "a/b/c/d", |image| {
         fs::write(image.join("linux"), "kernel").unwrap();
     });
@@ -702,7 +702,7 @@ fn package_loses_nothing() {
         systemctl is-active netboot-publisher.service netboot-publisher-verify.timer",
     );
 
-    // What waits when the service goes is there when it comes back.
+    // A drop that waits when the package goes is there when the package comes back.
     container.ok(&format!("systemctl stop {UNIT}"));
     drop_as_ci(&container, "waits", "a/b/c/waits", |image| {
         fs::write(image.join("linux"), "k").unwrap()
@@ -735,7 +735,7 @@ fn package_loses_nothing() {
 }
 
 fn package_is_clean() {
-    // The one that is suppressed is about Debian's own list of bugs.
+    // The one tag that is suppressed is about Debian's own list of bugs.
     let output = Command::new("lintian")
         .args([
             "--allow-root",
@@ -814,7 +814,7 @@ fn example_importer_works() {
     daemon.stop();
 }
 
-/// The only path beneath a directory that ends so.
+/// The only path beneath a directory that ends with `end`.
 fn walk_to(directory: &Path, end: &str) -> std::path::PathBuf {
     let paths = world::walk(directory);
     let mut found = paths.into_iter().filter(|path| path.ends_with(end));

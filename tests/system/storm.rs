@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 
 use crate::boot_configs::shipped;
-use crate::tftp::{ADDRESS, Server};
-use crate::world::{Needs, World, test, until};
+use crate::lab::tftp::{ADDRESS, Server};
+use crate::lab::world::{Needs, World, test, until};
 
 /// How long each server is stormed.
 const STORM: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ impl Boots {
         self.good + self.mixed + self.failed.len()
     }
 
-    /// One more, with the version of each file that it got.
+    /// Counts one more boot, with the version of each file that the machine got.
     fn add(&mut self, files: Result<[u64; 2], String>) {
         match files {
             Ok([linux, initrd]) if linux == initrd => {
@@ -206,13 +206,13 @@ fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     for version in 1..=ROUNDS {
         let boots = std::thread::scope(|scope| {
             let boots = scope.spawn(|| burst(&server, TIMES));
-            // In the pause it comes: this ends.
+            // The new image comes in the pause after the burst; only then `publish` returns.
             publish(&world, version);
             boots.join().unwrap()
         });
         quiet = quiet.join(boots);
     }
-    // Nobody boots the last one but for this.
+    // Without this burst nobody would boot the last version.
     quiet = quiet.join(burst(&server, 1));
     daemon.stop();
 
@@ -284,7 +284,7 @@ fn never_a_pause() {
     daemon.stop();
 }
 
-/// The same number all over: a mixture shows.
+/// A file with the same number all over: a mixture of two versions shows.
 fn contents(version: u64, size: usize) -> Vec<u8> {
     version.to_le_bytes().repeat(size / 8)
 }
@@ -325,7 +325,7 @@ const OACK: u16 = 6;
 const BLOCK: usize = 1_408;
 
 impl Machine {
-    /// The configuration, and what it says to load; the version of both files.
+    /// Fetches the configuration and what it says to load. Returns the versions of both files.
     fn boot(&self) -> Result<[u64; 2], String> {
         let config = String::from_utf8(self.fetch("pxelinux.cfg/default")?).unwrap();
         let label = format!("LABEL {TARGET}\n");

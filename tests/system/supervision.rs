@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::world::{Daemon, Needs, PATIENCE, World, test, text};
+use crate::lab::world::{Daemon, Needs, PATIENCE, World, test, text};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -193,7 +193,7 @@ fn reload_the_rest() {
     daemon.signal(Signal::HUP);
     daemon.wait_for("configuration read again");
     let menu = world.tree.join("menu");
-    crate::world::until("the menu", || menu.exists());
+    crate::lab::world::until("the menu", || menu.exists());
     assert_eq!(fs::read_to_string(menu).unwrap(), "1 images\n");
     drop_files(&world, "two", 1);
     daemon.wait_for_drop("two");

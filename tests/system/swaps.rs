@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use libtest_mimic::Trial;
 use netboot_publisher::Record;
 
-use crate::world::{World, names, test};
+use crate::lab::world::{World, names, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -32,7 +32,7 @@ const SIZE: usize = 24 << 10;
 /// Targets that are swapped side by side.
 const TARGETS: usize = 16;
 
-/// Images for each of them.
+/// Images for each of these targets.
 const VERSIONS: u64 = 130;
 
 /// Plain directories that are adopted.
@@ -41,7 +41,7 @@ const PLAIN: usize = 150;
 /// A control that shows no trouble in so many tries can't show any.
 const TRIES: u64 = 1_000_000;
 
-/// The same number all over: a mixture of two versions shows.
+/// A file with the same number all over: a mixture of two versions shows.
 fn contents(version: u64) -> Vec<u8> {
     version.to_le_bytes().repeat(SIZE / 8)
 }
@@ -239,7 +239,7 @@ fn next(seen: &Seen) -> usize {
 }
 
 /// Outcomes come in another order than the drops.
-fn wait_for_outcome(world: &World, daemon: &mut crate::world::Daemon, drop: &str) {
+fn wait_for_outcome(world: &World, daemon: &mut crate::lab::world::Daemon, drop: &str) {
     let word = format!("drop=\"{drop}\"");
     if !daemon.log.iter().any(|line| line.contains(&word)) {
         daemon.wait_for_drop(drop);

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 
-use crate::world::{Daemon, Needs, PROGRAM, World, walk};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, walk};
 
 pub const NOBODY: u32 = 65_534;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::world::{Needs, World, snapshot, test, text};
+use crate::lab::world::{Needs, World, snapshot, test, text};
 
 const KEEP_ALL: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n";
 
@@ -49,13 +49,17 @@ fn target(name: &str) -> String {
 /// Publishes an image of several files, folders and links.
 fn publish(world: &World, name: &str, version: &str) -> PathBuf {
     let drop = format!("{name}-{version}");
-    world.drop_with(&drop, &crate::world::manifest(&target(name)), |image| {
-        fs::create_dir(image.join("boot")).unwrap();
-        fs::write(image.join("linux"), format!("kernel {version}")).unwrap();
-        fs::write(image.join("boot/initrd.gz"), vec![7; 1 << 20]).unwrap();
-        fs::write(image.join("boot/menu"), "menu").unwrap();
-        symlink("boot/menu", image.join("menu")).unwrap();
-    });
+    world.drop_with(
+        &drop,
+        &crate::lab::world::manifest(&target(name)),
+        |image| {
+            fs::create_dir(image.join("boot")).unwrap();
+            fs::write(image.join("linux"), format!("kernel {version}")).unwrap();
+            fs::write(image.join("boot/initrd.gz"), vec![7; 1 << 20]).unwrap();
+            fs::write(image.join("boot/menu"), "menu").unwrap();
+            symlink("boot/menu", image.join("menu")).unwrap();
+        },
+    );
     world.run_once();
     world.assert_outcome(&drop, "published");
     world.published(&target(name)).canonicalize().unwrap()
@@ -209,7 +213,7 @@ fn every_damage() {
         damage(&publish(&world, name, "one"));
     }
     publish(&world, "whole", "one");
-    // Not only of what is current.
+    // A generation that is not current is looked at as well.
     let old = publish(&world, "old", "one");
     publish(&world, "old", "two");
     fs::write(old.join("linux"), "kernel 0ne").unwrap();
@@ -259,7 +263,7 @@ fn shared() {
     let world = World::with(KEEP_ALL);
     publish(&world, "a", "one");
     let current = publish(&world, "a", "two");
-    // Both generations have it, and it is one file.
+    // Both generations hold this file, and it is one inode.
     let file = fs::File::options()
         .write(true)
         .open(current.join("boot/initrd.gz"));

@@ -83,7 +83,7 @@ pub fn test(sentence: &str, needs: &[Needs], body: impl FnOnce() + Send + 'stati
 
 /// A spool and a tree in a directory that goes with the test.
 pub struct World {
-    // Dropped last: the daemon's files are in it.
+    // Goes with the world: the daemon's files are in this directory.
     _dir: Option<tempfile::TempDir>,
     pub root: PathBuf,
     pub spool: PathBuf,
@@ -95,7 +95,7 @@ pub struct World {
 pub struct Daemon {
     pub child: Child,
     lines: mpsc::Receiver<String>,
-    /// What it has logged, as far as it was looked at.
+    /// What the daemon has logged, as far as its log was read.
     pub log: Vec<String>,
 }
 
@@ -149,7 +149,7 @@ impl World {
         Self::placed(root, spool, tree, &config)
     }
 
-    /// One that is there already.
+    /// A world that is there already.
     pub fn placed(root: &Path, spool: &Path, tree: &Path, config: &Path) -> Self {
         Self {
             _dir: None,
@@ -379,7 +379,7 @@ impl Daemon {
         rustix::process::kill_process(self.pid(), signal).expect("signalling the daemon");
     }
 
-    /// Ends it by SIGTERM; it has to end well.
+    /// Ends the daemon by SIGTERM; it has to end well.
     pub fn stop(mut self) -> Vec<String> {
         self.signal(rustix::process::Signal::TERM);
         let status = self.wait();
@@ -387,13 +387,13 @@ impl Daemon {
         std::mem::take(&mut self.log)
     }
 
-    /// Ends it by SIGKILL.
+    /// Ends the daemon by SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("killing the daemon");
         self.wait();
     }
 
-    /// Waits for its end; what it logged until then is in `log`.
+    /// Waits for the daemon's end; what it logged until then is in `log`.
     pub fn wait(&mut self) -> ExitStatus {
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             self.log.push(line);
@@ -419,7 +419,7 @@ impl Drop for Ended {
     }
 }
 
-/// Waits until something is so that no line of a log tells of.
+/// Waits until `is_so` holds: for what no line of a log tells of.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {

@@ -1,7 +1,7 @@
 //! A spool and a tree in the middle of their life, and one drop of every kind: what crashes and
 //! power cuts are tried on.
 //!
-//! It is built once and put in place again for every cut, so a cut costs a copy of a small
+//! A scene is built once and put in place again for every cut, so a cut costs a copy of a small
 //! directory. For every target it is known what machines may see on the way, and what they have to
 //! see in the end; for every drop, which outcome it has in a run that nobody disturbs.
 
@@ -14,7 +14,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::world::{World, manifest, names, walk};
+use crate::lab::world::{World, manifest, names, walk};
 
 /// Files of an image by their path.
 type Image = &'static [(&'static str, &'static str)];
@@ -32,7 +32,7 @@ const BAD: &str = "format = 0\n";
 #[derive(Clone, Copy)]
 enum Put {
     Image(Image),
-    /// To the image before.
+    /// To the image before the current one.
     Rollback(Image),
     /// Of the image that is current.
     Withdraw(Image),
@@ -41,7 +41,7 @@ enum Put {
     File,
 }
 
-/// One drop, by the name of which its target is called; all but the line's.
+/// One drop. Its target is called by the same name, except for the two drops of `line`.
 struct Case {
     drop: &'static str,
     target: &'static str,
@@ -149,7 +149,7 @@ const CASES: &[Case] = &[
 struct Seen {
     may_be_missing: bool,
     images: Vec<Image>,
-    /// The one that is there in the end.
+    /// The image that is there in the end.
     last: Option<Image>,
 }
 
@@ -165,15 +165,15 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// One whose retention keeps `keep` generations, of any age. In memory: what a killed process
-    /// leaves does not depend on the disk.
+    /// A scene whose retention keeps `keep` generations, of any age. It is in memory: what a killed
+    /// process leaves does not depend on the disk.
     pub fn in_memory(keep: usize, drops: &[&str]) -> Self {
         let dir = memory();
         let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
         Self::at(dir, &spool, &tree, keep, drops)
     }
 
-    /// With the spool and the tree at given places, where [`Scene::set`] puts them.
+    /// A scene with the spool and the tree at given places, where [`Scene::set`] puts them.
     pub fn at(dir: TempDir, spool: &Path, tree: &Path, keep: usize, drops: &[&str]) -> Self {
         let cases: Vec<_> = CASES
             .iter()
@@ -302,7 +302,7 @@ impl Scene {
         );
     }
 
-    /// What was rejected is there, whole, beside its outcome; an earlier one of its name too.
+    /// What was rejected is there, whole, beside its outcome; an earlier drop of its name too.
     fn assert_kept(&self, world: &World, case: &Case) {
         let drop = case.drop;
         let of = |name: String| {
@@ -380,7 +380,7 @@ impl Scene {
         assert_eq!(found, Some(files(expected)), "{drop}\n{world}");
     }
 
-    /// Whether a drop has an outcome of its own by now. One that is torn is none.
+    /// Whether a drop has an outcome of its own by now. A torn outcome is none.
     pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
         let file = world.spool.join("outcomes").join(format!("{drop}.json"));
         let text = fs::read(file).unwrap_or_default();
@@ -405,7 +405,7 @@ pub fn drops() -> Vec<&'static str> {
     CASES.iter().map(|case| case.drop).collect()
 }
 
-/// Those that need nothing old.
+/// The drops that need nothing old.
 pub fn drops_without_rollback() -> Vec<&'static str> {
     let others = CASES
         .iter()

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::world::{Needs, PROGRAM, text, until};
+use crate::lab::world::{Needs, PROGRAM, text, until};
 
 /// What a container needs.
 pub const NEEDS: [Needs; 6] = [
@@ -24,10 +24,10 @@ pub const NEEDS: [Needs; 6] = [
     Needs::Namespaces,
 ];
 
-/// What is in it beside Debian's minimum. The package must not lean on anything else.
+/// What is in a container beside Debian's minimum. The package must not lean on anything else.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,tftpd-hpa";
 
-/// Made once, and kept for the next run: `target/tmp`.
+/// Where the Debian that was made once is kept for the next run: `target/tmp`.
 const KEPT: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// The address at which the container's TFTP server listens, of the network for documentation.
@@ -36,7 +36,8 @@ pub const ADDRESS: &str = "192.0.2.1";
 /// The unit under test.
 pub const UNIT: &str = "netboot-publisher.service";
 
-/// Mounts and processes of its own, and a branch of control groups that is the root to it.
+/// Boots a container with mounts and processes of its own, and with a branch of control groups that
+/// is the root to it.
 const BOOT: &str = r#"
 set -e
 umount --recursive --lazy /sys/fs/cgroup
@@ -352,7 +353,7 @@ pub fn package() -> &'static Path {
     PACKAGE.get_or_init(|| make_package("current", &[]))
 }
 
-/// The same as a later version.
+/// The same package as a later version.
 pub fn newer_package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
     PACKAGE.get_or_init(|| make_package("newer", &["--deb-version=99.0-1"]))

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::world::{PATIENCE, text};
+use crate::lab::world::{PATIENCE, text};
 
 /// The port of TFTP as `/proc/net/udp` shows it.
 const PORT: &str = ":0045 ";
 
-/// The server's address, of the network for documentation (RFC 5737). One of the loopback network
-/// will not do: glibc doesn't count that as being configured, and in.tftpd asks for no other.
+/// The server's address, of the network for documentation (RFC 5737). An address of the loopback
+/// network will not do: glibc doesn't count it as configured, and in.tftpd asks for one that is.
 pub const ADDRESS: &str = "192.0.2.1";
 
 /// A running server; ends, with all its processes and its network, when it is dropped.

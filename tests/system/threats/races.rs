@@ -1,0 +1,476 @@
+//! What an importer does to its drop, or to another, while the daemon handles them.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use libtest_mimic::Trial;
+use rustix::fs::{CWD, RenameFlags};
+
+use super::{
+    IMPORTER, LIMITS, Siege, TARGET, assert_clean, open_dir, own, replace, while_disturbed,
+};
+use crate::boot_configs::wait_for_catalog;
+use crate::lab::world::{self, Needs, World, manifest, snapshot, test, until};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "files that are swapped for links during the work never lead outside",
+            &[],
+            file_becomes_link,
+        ),
+        test(
+            "folders that are swapped for links during the work never lead outside",
+            &[],
+            folder_becomes_link,
+        ),
+        test(
+            "files that are swapped for the hard link of a secret during the work are not published",
+            &[Needs::Root],
+            file_becomes_hard_link,
+        ),
+        test(
+            "what is published is what is recorded however much a file changes while it is read",
+            &[],
+            file_changes,
+        ),
+        test(
+            "an importer that writes into its files after the outcome changes nothing",
+            &[],
+            writes_after_outcome,
+        ),
+        test(
+            "drops that are renamed while they are handled end once",
+            &[],
+            drops_renamed,
+        ),
+        test(
+            "drops that are taken away while they are handled are either away or handled",
+            &[],
+            drops_taken_away,
+        ),
+        test(
+            "drops that change places while they are handled are all published or kept",
+            &[],
+            drops_exchanged,
+        ),
+        test(
+            "a manifest that becomes a folder after the claim does not keep the drop from being removed",
+            &[Needs::Failpoints],
+            manifest_becomes_folder,
+        ),
+        test(
+            "an importer that leases its file can not keep its target taken",
+            &[Needs::Root, Needs::Program("python3")],
+            leased_file,
+        ),
+    ]
+}
+
+/// Random numbers that are the same every time (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end as u64).unwrap()
+    }
+}
+
+/// Puts in drops whose files `disturb` swaps all the time, and makes sure that each is published as
+/// it was or refused. Returns how each ended.
+fn swapped(
+    siege: &mut Siege,
+    uid: u32,
+    make: impl Fn(&Path),
+    disturb: impl Fn(&OwnedFd) + Sync,
+) -> Vec<String> {
+    let mut ends = Vec::new();
+    let swaps = AtomicU64::new(0);
+    for round in 0..12 {
+        let name = format!("swapped-{round}");
+        let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
+            let image = drop.join("image");
+            fs::create_dir(image.join("sub")).unwrap();
+            fs::create_dir(image.join("filler")).unwrap();
+            for path in ["linux", "sub/linux", "sub/secret"] {
+                fs::write(image.join(path), "h".repeat(64)).unwrap();
+            }
+            for number in 0..100 {
+                fs::write(image.join(format!("filler/{number}-{round}")), "filler").unwrap();
+            }
+            own(drop, uid);
+            make(drop);
+        });
+        let open = open_dir(&drop);
+        let disturb = || {
+            disturb(&open);
+            swaps.fetch_add(1, Ordering::Relaxed);
+        };
+        while_disturbed(disturb, || {
+            fs::rename(&drop, siege.world.incoming(&name)).unwrap();
+            siege.daemon.wait_for_drop(&name);
+        });
+        let outcome = siege.world.outcome(&name).unwrap();
+        let reason = outcome["reason"].as_str().unwrap_or("published");
+        assert!(
+            ["published", "changed", "unsafe-file"].contains(&reason),
+            "{outcome:#}"
+        );
+        ends.push(reason.to_string());
+    }
+    assert!(
+        swaps.load(Ordering::Relaxed) > 1_000,
+        "hardly anything was swapped"
+    );
+    for path in ["linux", "sub/linux", "sub/secret"] {
+        let published = fs::read_to_string(siege.world.published(TARGET).join(path));
+        assert!(published.is_err() || published.unwrap() == "h".repeat(64));
+    }
+    siege.assert_goes_on();
+    ends
+}
+
+fn exchange(dir: &OwnedFd, one: &str, other: &str) {
+    let _ = rustix::fs::renameat_with(dir, one, dir, other, RenameFlags::EXCHANGE);
+}
+
+fn file_becomes_link() {
+    let mut siege = Siege::new();
+    let secret = siege.outside.join("secret");
+    let own_uid = rustix::process::geteuid().as_raw();
+    let make = |drop: &Path| symlink(&secret, drop.join(".link")).unwrap();
+    let ends = swapped(&mut siege, own_uid, make, |drop| {
+        exchange(drop, ".link", "image/linux")
+    });
+    assert!(
+        ends.iter().any(|end| end != "published"),
+        "no swap was met: {ends:?}"
+    );
+    siege.end();
+}
+
+fn folder_becomes_link() {
+    let mut siege = Siege::new();
+    let outside = siege.outside.clone();
+    let own_uid = rustix::process::geteuid().as_raw();
+    let make = |drop: &Path| symlink(&outside, drop.join(".link")).unwrap();
+    let ends = swapped(&mut siege, own_uid, make, |drop| {
+        exchange(drop, ".link", "image/sub")
+    });
+    assert!(
+        ends.iter().any(|end| end != "published"),
+        "no swap was met: {ends:?}"
+    );
+    siege.end();
+}
+
+fn file_becomes_hard_link() {
+    let mut siege = Siege::new();
+    let secret = siege.outside.join("secret");
+    let make = |drop: &Path| fs::hard_link(&secret, drop.join(".link")).unwrap();
+    let ends = swapped(&mut siege, IMPORTER, make, |drop| {
+        exchange(drop, ".link", "image/linux")
+    });
+    assert!(
+        ends.iter().any(|end| end != "published"),
+        "no swap was met: {ends:?}"
+    );
+    siege.end();
+}
+
+fn file_changes() {
+    const SIZE: u64 = 2 << 20;
+    let ways: [fn(&File, u64); 3] = [
+        |file, count| {
+            file.write_all_at(&count.to_le_bytes().repeat(4_096), count % 60 * 32_768)
+                .unwrap()
+        },
+        |file, count| file.set_len(SIZE + count % 2 * 4_096).unwrap(),
+        |mut file, _| {
+            file.seek(SeekFrom::End(0)).unwrap();
+            file.write_all(b"more").unwrap();
+        },
+    ];
+    let mut siege = Siege::new();
+    for (way, change) in ways.into_iter().enumerate() {
+        for round in 0..6 {
+            let name = format!("changing-{way}-{round}");
+            let mut held = None;
+            let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
+                let path = drop.join("image/linux");
+                fs::write(&path, vec![b'a'; usize::try_from(SIZE).unwrap()]).unwrap();
+                held = Some(File::options().read(true).write(true).open(path).unwrap());
+            });
+            let (file, mut count) = (held.unwrap(), 0);
+            let disturb = || {
+                count += 1;
+                change(&file, count);
+            };
+            while_disturbed(disturb, || {
+                fs::rename(&drop, siege.world.incoming(&name)).unwrap();
+                siege.daemon.wait_for_drop(&name);
+            });
+            let outcome = siege.world.outcome(&name).unwrap();
+            let end = outcome["reason"]
+                .as_str()
+                .unwrap_or(outcome["outcome"].as_str().unwrap());
+            assert!(
+                ["published", "unchanged", "changed"].contains(&end),
+                "{outcome:#}"
+            );
+            siege.world.assert_whole();
+        }
+    }
+    siege.assert_goes_on();
+    siege.end();
+}
+
+fn writes_after_outcome() {
+    let mut siege = Siege::new();
+    let mut held = None;
+    siege.put_in("held", &manifest(TARGET), |drop| {
+        held = Some(
+            File::options()
+                .read(true)
+                .write(true)
+                .open(drop.join("image/linux"))
+                .unwrap(),
+        );
+    });
+    let held = held.unwrap();
+    siege.daemon.wait_for_drop("held");
+    siege.world.assert_outcome("held", "published");
+    wait_for_catalog(&siege.world);
+    let before = snapshot(&siege.world.tree);
+    held.write_all_at(b"HOSTILE and longer than before", 0)
+        .unwrap();
+    held.sync_all().unwrap();
+    assert_eq!(snapshot(&siege.world.tree), before);
+    siege.world.assert_whole();
+    siege.assert_goes_on();
+    siege.end();
+}
+
+/// Drops that the races are run with: with an image of its own each, for one of a few targets.
+fn crowd(world: &World, count: usize) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|number| format!("d{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        let target = format!("amd64/generic/race/t{}", number % 4);
+        world.drop_image(name, &target, &[("linux", format!("<{name}>").as_bytes())]);
+    }
+    names
+}
+
+/// The seeds of the races.
+const SEEDS: [u64; 3] = [1, 0x9e37_79b9, 0xdead_beef];
+
+/// Runs a race: what `disturb` does to the drops while the daemon handles them. Returns the world
+/// at rest.
+fn race(seed: u64, disturb: impl Fn(&World, &mut Dice) + Sync) -> World {
+    const DROPS: usize = 60;
+    let mut siege = Siege::new();
+    let mut dice = Dice(seed);
+    let disturbed = World::at(
+        &siege.world.root,
+        &siege.world.spool,
+        &siege.world.tree,
+        LIMITS,
+    );
+    while_disturbed(
+        || disturb(&disturbed, &mut dice),
+        || {
+            crowd(&siege.world, DROPS);
+            siege.assert_goes_on();
+        },
+    );
+    // The daemon may not have seen the last rename yet; a drop that comes later is seen later.
+    let waits = |world: &World| {
+        world
+            .names("incoming")
+            .iter()
+            .any(|name| !name.starts_with('.'))
+    };
+    until("the spool to be empty", || {
+        !waits(&siege.world) && siege.world.names("processing").is_empty()
+    });
+    siege.assert_goes_on();
+    let Siege { world, daemon, .. } = siege;
+    assert_clean(&daemon.stop());
+    world.assert_at_rest();
+    world
+}
+
+/// Where the image of a drop of [`crowd`] is now: in the tree, or with the rejected drops.
+fn whereabouts(world: &World, name: &str) -> usize {
+    let text = format!("<{name}>");
+    let holds = |path: &PathBuf| {
+        path.ends_with("linux") && fs::read_to_string(path).is_ok_and(|found| found == text)
+    };
+    let pointers = |path: &PathBuf| {
+        path.components()
+            .any(|part| part.as_os_str().as_bytes().ends_with(b"@"))
+    };
+    let published = world::walk(&world.tree)
+        .into_iter()
+        .filter(pointers)
+        .filter(holds)
+        .count();
+    let kept = world::walk(&world.spool.join("rejected"))
+        .iter()
+        .filter(|path| holds(path))
+        .count();
+    published + kept
+}
+
+fn drops_renamed() {
+    for seed in SEEDS {
+        let world = race(seed, |world, dice| {
+            let number = dice.below(60);
+            let _ = fs::rename(
+                world.incoming(&format!("d{number}")),
+                world.incoming(&format!("r{number}")),
+            );
+        });
+        for number in 0..60 {
+            let names = [format!("d{number}"), format!("r{number}")];
+            let outcomes: Vec<_> = names
+                .iter()
+                .filter_map(|name| world.outcome(name))
+                .collect();
+            assert_eq!(
+                outcomes.len(),
+                1,
+                "seed {seed}: d{number} has {outcomes:#?}\n{world}"
+            );
+            assert_eq!(
+                whereabouts(&world, &names[0]),
+                1,
+                "seed {seed}: d{number}\n{world}"
+            );
+        }
+    }
+}
+
+fn drops_taken_away() {
+    for seed in SEEDS {
+        let world = race(seed, |world, dice| {
+            let number = dice.below(60);
+            let _ = fs::rename(
+                world.incoming(&format!("d{number}")),
+                world.incoming(&format!(".d{number}")),
+            );
+        });
+        for number in 0..60 {
+            let is_away = world
+                .incoming(&format!(".d{number}"))
+                .join("image/linux")
+                .exists();
+            let outcome = world.outcome(&format!("d{number}"));
+            assert_eq!(
+                is_away,
+                outcome.is_none(),
+                "seed {seed}: d{number}\n{world}"
+            );
+            let found = whereabouts(&world, &format!("d{number}"));
+            assert_eq!(
+                found,
+                usize::from(!is_away),
+                "seed {seed}: d{number}\n{world}"
+            );
+        }
+    }
+}
+
+fn drops_exchanged() {
+    for seed in SEEDS {
+        let world = race(seed, |world, dice| {
+            let [one, other] =
+                [dice.below(60), dice.below(60)].map(|n| world.incoming(&format!("d{n}")));
+            let _ = rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
+        });
+        for number in 0..60 {
+            let name = format!("d{number}");
+            let outcome = world.outcome(&name);
+            let reason = outcome
+                .as_ref()
+                .and_then(|outcome| outcome["reason"].as_str());
+            assert!(
+                outcome.is_some(),
+                "seed {seed}: {name} has no outcome\n{world}"
+            );
+            assert!(
+                matches!(reason, None | Some("changed")),
+                "seed {seed}: {outcome:#?}"
+            );
+            assert_eq!(
+                whereabouts(&world, &name),
+                1,
+                "seed {seed}: {name}\n{world}"
+            );
+        }
+    }
+}
+
+fn manifest_becomes_folder() {
+    let mut siege = Siege::of(LIMITS, |world| {
+        let mut command = world.command(&["run"]);
+        command.env("NETBOOT_PUBLISHER_FAILPOINT", "stage:1:stop");
+        command
+    });
+    siege.put_in("turned", &manifest(TARGET), |_| {});
+    let claimed = siege.world.spool.join("processing/turned");
+    let stat = format!("/proc/{}/stat", siege.daemon.child.id());
+    until("the daemon to stop", || {
+        fs::read_to_string(&stat).unwrap().contains(") T ")
+    });
+    replace(&claimed.join("manifest.toml"), |path| {
+        fs::create_dir_all(path.join("x")).unwrap()
+    });
+    siege.daemon.signal(rustix::process::Signal::CONT);
+    siege.daemon.wait_for_drop("turned");
+    siege.world.assert_outcome("turned", "published");
+    siege.assert_goes_on();
+    siege.end();
+}
+
+/// Takes a write lease on a file and gives it back only when the kernel breaks it by force.
+const LEASE: &str = "import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('leased', flush=True)
+sys.stdin.read()
+";
+
+fn leased_file() {
+    use std::io::{BufRead as _, BufReader};
+    let mut siege = Siege::new();
+    let drop = siege.build(OsStr::new("leased"), &manifest(TARGET), |_| {});
+    let mut python = Command::new("python3");
+    python.args(["-c", LEASE]).arg(drop.join("image/linux"));
+    let mut holder = world::Ended(
+        python
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut line = String::new();
+    BufReader::new(holder.0.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "leased\n");
+    fs::rename(&drop, siege.world.incoming("leased")).unwrap();
+    siege.assert_refused("leased", "unreadable", &["image/linux"]);
+    siege.end();
+}
