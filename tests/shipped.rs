@@ -116,7 +116,7 @@ fn command_pages() -> BTreeMap<String, String> {
 fn configuration_page() -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut page = format!(
-        ".TH {NAME}.toml 5 \"\" \"{NAME} {version}\"\n.SH NAME\n\
+        ".TH {NAME}.toml 5 \"\" \"{NAME} {version}\"\n.nh\n.ad l\n.SH NAME\n\
          {name}.toml \\- configuration of {name}\n.SH SYNOPSIS\n\
          \\fI/etc/{name}/config.toml\\fR\n.SH DESCRIPTION\n",
         name = escape(NAME)
@@ -129,6 +129,8 @@ fn configuration_page() -> String {
                 let _ = writeln!(page, ".SH \"[{}\"", escape(table));
             } else if let Some(code) = line.strip_prefix("#   ") {
                 let _ = writeln!(example, "{}", escape(code));
+            } else if let Some(item) = line.strip_prefix("# - ") {
+                let _ = writeln!(prose, ".IP \\(bu 2\n{}", escape(item));
             } else if let Some(text) = line.strip_prefix("# ") {
                 let _ = writeln!(prose, "{}", escape(text));
             } else if line == "#" {
