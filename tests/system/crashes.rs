@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
+use crate::lab::failpoints;
 use crate::lab::scene::{Scene, drops, drops_without_rollback};
 use crate::lab::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
 
@@ -138,20 +138,7 @@ const OTHER: &[&str] = &[
 ];
 
 fn every_place_is_tried() {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = BTreeSet::new();
-    for path in walk(&sources).iter().filter(|path| path.is_file()) {
-        let text = fs::read_to_string(path).unwrap();
-        // Some files have a shorter name for `failpoint::at`.
-        let calls = text.match_indices("at(\"").filter(|(at, _)| {
-            let before = text[..*at].chars().next_back();
-            !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.')
-        });
-        for (at, call) in calls {
-            let name = text[at + call.len()..].split('"').next().unwrap();
-            found.insert(name.to_string());
-        }
-    }
+    let found = failpoints();
     let tried: BTreeSet<_> = PLACES.iter().map(|name| (*name).to_string()).collect();
     assert_eq!(found, tried, "in src/, and in this list");
 }

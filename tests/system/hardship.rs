@@ -14,9 +14,9 @@ use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
 
 use crate::filesystems::{FileSystem, expect};
+use crate::lab::failpoints;
 use crate::lab::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
-    walk,
 };
 use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 
@@ -117,7 +117,7 @@ pub fn tests() -> Vec<Trial> {
             adoption_fails,
         ),
     ]);
-    tests.extend(failpoints().into_iter().map(|(name, nth)| {
+    tests.extend(failing_steps().into_iter().map(|(name, nth)| {
         test(
             &format!("every drop is finished after an I/O error at {name} {nth}"),
             &[Needs::Failpoints],
@@ -614,22 +614,8 @@ fn adoption_fails() {
     world.assert_at_rest();
 }
 
-/// Every failpoint of the program, and how often a way through it is worth failing.
-fn failpoints() -> Vec<(String, u32)> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = BTreeSet::new();
-    for path in walk(&sources).iter().filter(|path| path.is_file()) {
-        let source = fs::read_to_string(path).unwrap();
-        // `failpoint::at("swap")`, or a closure that calls it: `at("place-record")`.
-        for (at, _) in source.match_indices("at(\"") {
-            let is_call = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
-            let name = source[at + 4..].split('"').next().unwrap();
-            if is_call && !name.is_empty() {
-                found.insert(name.to_string());
-            }
-        }
-    }
-    assert!(found.len() > 10, "{found:?}");
+/// Every failpoint of the program, and which ways through it are worth failing.
+fn failing_steps() -> Vec<(String, u32)> {
     let times = |name: String| {
         let last = match name.as_str() {
             "place-adopted" => 1,
@@ -638,7 +624,7 @@ fn failpoints() -> Vec<(String, u32)> {
         };
         (1..=last).map(move |nth| (name.clone(), nth))
     };
-    found.into_iter().flat_map(times).collect()
+    failpoints().into_iter().flat_map(times).collect()
 }
 
 /// Drops that go every way, with one step that fails.

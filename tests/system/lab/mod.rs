@@ -10,3 +10,19 @@ pub mod container;
 pub mod scene;
 pub mod tftp;
 pub mod world;
+
+/// Every failpoint before a durable step of the program, as its source has it: `failpoint("swap", …`.
+pub fn failpoints() -> std::collections::BTreeSet<String> {
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = std::collections::BTreeSet::new();
+    for path in world::walk(&sources).iter().filter(|path| path.is_file()) {
+        let source = std::fs::read_to_string(path).unwrap();
+        let calls = source.split("failpoint(").skip(1);
+        let names = calls.filter_map(|call| call.trim_start().strip_prefix('"')?.split_once('"'));
+        found.extend(names.map(|(name, _)| name.to_string()));
+    }
+    assert!(found.len() > 10, "{found:?}");
+    // The publisher's loop is no durable step.
+    assert!(found.remove("publisher"), "{found:?}");
+    found
+}
