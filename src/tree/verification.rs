@@ -123,10 +123,12 @@ impl Verification {
     }
 
     fn look_at(&mut self, target: &Target, ownership: Option<Ownership>) -> Result<(), Fault> {
+        // The pointer first: a generation that becomes current from here on is no damage.
+        let pointed = self.tree.pointed(target)?;
         let Some(names) = self.tree.names(target)? else {
             return Ok(());
         };
-        if let Some(name) = self.tree.pointed(target)?
+        if let Some(name) = pointed
             && !names.contains(&name)
             // It may have been swapped since.
             && self.tree.pointed(target)?.as_ref() == Some(&name)
