@@ -60,7 +60,7 @@ fn the_readme_names_every_command() {
 #[test]
 fn the_readme_names_every_reason_and_no_other() {
     let source = read("src/words/verdict.rs");
-    let (_, variants) = source.split_once("pub enum Reason {\n").unwrap();
+    let (_, variants) = source.split_once("enum Reason {\n").unwrap();
     let (variants, _) = variants.split_once('}').unwrap();
     let variants = code(variants);
     let kebab = |name: &str| {
