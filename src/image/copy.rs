@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::Content;
 use super::listing::{FileMark, Listing};
-use super::reading::{Reading, Sink};
+use super::reading::append;
 use super::{DIR_MODE, Image};
 use crate::fault::Fault;
-use crate::sys::{Dir, FileExt as _, Ownership, Progress, failpoint, try_map};
+use crate::sys::{Dir, Failure, FileExt as _, Ownership, Progress, failpoint, try_map};
 
 /// From this many bytes or files on, several threads are worth their start.
 const MANY_BYTES: u64 = 4 << 20;
@@ -35,23 +35,15 @@ impl Image {
         owner: Option<Ownership>,
         progress: &Progress,
     ) -> Result<Listing, Fault> {
-        let own = |path: &str| match owner {
-            Some(owner) => into.set_owner(path, owner),
-            None => Ok(()),
-        };
+        let own = |path: &str| into.set_owner(path, owner);
         // Sorted by path, so a folder comes before what is in it.
         for entry in self.entries() {
             match &entry.content {
-                Content::Folder => {
-                    into.make_dir(&entry.path, DIR_MODE)?;
-                    own(&entry.path)?;
-                }
-                Content::Link(target) => {
-                    into.make_link(&entry.path, target)?;
-                    own(&entry.path)?;
-                }
-                Content::File(_) | Content::Foreign => {}
+                Content::Folder => drop(into.make_dir(&entry.path, DIR_MODE)?),
+                Content::Link(target) => into.make_link(&entry.path, target)?,
+                Content::File(_) | Content::Foreign => continue,
             }
+            own(&entry.path)?;
         }
         own(".")?;
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
@@ -70,16 +62,14 @@ impl Image {
             if can_clone.load(Ordering::Relaxed) && size > 0 {
                 if from.reflink(&to) {
                     let copy = into.existing_file(path)?;
-                    return Reading::new(self, path, size, &copy, progress).hash(None);
+                    return self.hash_open((path, size), &copy, progress, |_, _| Ok(()));
                 }
                 can_clone.store(false, Ordering::Relaxed);
             }
-            let sink = Sink {
-                file: &to,
-                into,
-                path,
-            };
-            Reading::new(self, path, size, &from, progress).hash(Some(&sink))
+            self.hash_open((path, size), &from, progress, |block, end| {
+                append(&to, block, end)
+                    .map_err(|error| Failure::new("writing", into.path().join(path), error))
+            })
         })
     }
 
@@ -91,7 +81,7 @@ impl Image {
         progress.expect(self.bytes());
         each_file(self, |path, size| {
             let file = self.open(path, size)?;
-            Reading::new(self, path, size, &file, progress).hash(None)
+            self.hash_open((path, size), &file, progress, |_, _| Ok(()))
         })
     }
 }
@@ -136,5 +126,5 @@ fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<File
         .get(path)
         .filter(|mark| mark.size == size)?;
     let is_same = base.same_files.contains(path);
-    (is_same && base.dir.hard_link(path, into, path).is_ok()).then_some(*mark)
+    (is_same && base.dir.hard_link(path, into).is_ok()).then_some(*mark)
 }

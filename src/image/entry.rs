@@ -66,9 +66,8 @@ impl Entry {
 /// # Errors
 /// [`Reason::UnsafeName`] for a name that nobody could be shown, or that no path has room for.
 fn entry_name<'n>(name: &'n OsStr, folder: &str) -> Result<&'n str, Fault> {
-    let text = name
-        .to_str()
-        .filter(|text| !text.contains(char::is_control));
+    let is_printable = |text: &&str| !text.contains(char::is_control);
+    let text = name.to_str().filter(is_printable);
     let fits = folder.len() + name.len() < MAX_PATH;
     text.filter(|_| fits).ok_or_else(|| {
         let place = match folder {

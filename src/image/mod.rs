@@ -62,7 +62,7 @@ impl Image {
                     return Err(reject(Reason::UnsafeFile, detail));
                 }
                 Content::File(size) => {
-                    check_owner(&entry.path, stat.uid, owner)?;
+                    check_owner(&entry.path, stat.owner.uid, owner)?;
                     bytes += size;
                 }
                 Content::Folder | Content::Link(_) => {}
@@ -88,14 +88,12 @@ impl Image {
     /// that somebody else made, whose modes and owners are nobody's business.
     pub(crate) fn read(dir: Dir, published: Option<Ownership>) -> Result<Self, Fault> {
         let is_altered = |stat: &Stat| {
-            let mode = if stat.kind == Kind::Dir {
-                DIR_MODE
-            } else {
-                FILE_MODE
+            let mode = match stat.kind {
+                Kind::Dir => DIR_MODE,
+                Kind::Link => stat.mode,
+                Kind::File | Kind::Other => FILE_MODE,
             };
-            published.is_some_and(|owner| {
-                stat.ownership() != owner || (stat.kind != Kind::Link && stat.mode != mode)
-            })
+            published.is_some_and(|owner| stat.owner != owner || stat.mode != mode)
         };
         let is_root_altered = is_altered(&dir.stat_self()?);
         let image = Self::walk(dir, &UNLIMITED, None, |stat, _| {
@@ -125,13 +123,9 @@ impl Image {
                 );
                 return Err(reject(Reason::TooDeep, detail));
             }
-            let opened;
-            let here = if folder.is_empty() {
-                &dir
-            } else {
-                opened = dir.existing_dir(&folder)?;
-                &opened
-            };
+            let opened = (!folder.is_empty()).then(|| dir.existing_dir(&folder));
+            let opened = opened.transpose()?;
+            let here = opened.as_ref().unwrap_or(&dir);
             let mut see = |name: &OsStr, kind| {
                 if entries.len() >= limits.max_files {
                     let max = limits.max_files;
@@ -211,7 +205,7 @@ impl Image {
         if stat.kind != Kind::File || stat.size != size {
             return Err(changed(path));
         }
-        check_owner(path, stat.uid, self.owner)?;
+        check_owner(path, stat.owner.uid, self.owner)?;
         Ok(file)
     }
 
