@@ -23,8 +23,8 @@ pub(crate) struct Base<'a> {
 }
 
 impl Image {
-    /// Copies the image into the empty directory `into`. A file that `base` already has becomes a hard
-    /// link to it: both are immutable.
+    /// Copies the image into the empty directory `into`, and gives what is there to `owner`. A file
+    /// that `base` has already becomes a hard link to that one: both are immutable.
     ///
     /// # Errors
     /// What is wrong with a file of the image, or [`Fault::Retry`] when it can't be written.
@@ -58,7 +58,7 @@ impl Image {
             let from = self.open(path, size)?;
             let to = into.create(path)?;
             own(path)?;
-            // Blocks that are shared are never written again by the importer: what is hashed is ours.
+            // The importer can't write to blocks that are shared any more: the copy is what is hashed.
             if can_clone.load(Ordering::Relaxed) && size > 0 {
                 if from.reflink(&to) {
                     let copy = into.existing_file(path)?;
@@ -94,11 +94,8 @@ fn each_file(
     let mut files: Vec<_> = image.files().collect();
     // The largest first: at the end no thread is left alone with a long one.
     files.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let few = if image.bytes() > MANY_BYTES {
-        1
-    } else {
-        MANY_FILES
-    };
+    let bytes = image.bytes();
+    let few = if bytes > MANY_BYTES { 1 } else { MANY_FILES };
     let marks = try_map(files, few, |(path, size)| {
         Ok::<_, Fault>((path.to_string(), mark(path, size)?))
     })?;
@@ -117,14 +114,10 @@ fn each_file(
     Ok(listing)
 }
 
-/// Links the file that `base` has already. `None` when it has to be copied: it is another, or it
-/// can't be linked (too many links, an owner whose files we may not link).
+/// Links the file that `base` has already. `None` when the file has to be copied: it is another, or
+/// can't be linked (too many links, an owner whose files the daemon may not link).
 fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<FileMark> {
-    let mark = base
-        .listing
-        .files
-        .get(path)
-        .filter(|mark| mark.size == size)?;
-    let is_same = base.same_files.contains(path);
+    let mark = base.listing.files.get(path)?;
+    let is_same = mark.size == size && base.same_files.contains(path);
     (is_same && base.dir.hard_link(path, into).is_ok()).then_some(*mark)
 }

@@ -1,4 +1,4 @@
-//! A file is read to its end, block by block: hashed, and passed on.
+//! A file is read to its end, block by block: hashed, and written elsewhere.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -26,10 +26,10 @@ const WRITE_BEHIND: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`Fault::Interrupted`] when the work is to stop.
-pub(crate) fn hash_file<F: Into<Fault>>(
+pub(crate) fn hash_file(
     file: &File,
     progress: &Progress,
-    failed: impl Fn(io::Error) -> F,
+    failed: impl Fn(io::Error) -> Fault,
 ) -> Result<Digest, Fault> {
     hash_in_turn(BLOCK, |buffer| {
         let length = read_block(file, buffer, progress, &failed)?;
@@ -39,11 +39,11 @@ pub(crate) fn hash_file<F: Into<Fault>>(
 }
 
 /// Reads the next block. Returns its length, 0 at the end of the file.
-fn read_block<F: Into<Fault>>(
+fn read_block(
     mut file: &File,
     buffer: &mut [u8],
     progress: &Progress,
-    failed: impl Fn(io::Error) -> F,
+    failed: impl Fn(io::Error) -> Fault,
 ) -> Result<usize, Fault> {
     loop {
         if progress.is_stop_requested() {
@@ -51,7 +51,7 @@ fn read_block<F: Into<Fault>>(
         }
         match file.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read.map_err(|error| failed(error).into()),
+            read => return read.map_err(failed),
         }
     }
 }
@@ -131,28 +131,24 @@ fn hash_beside(mut next: impl FnMut(&mut [u8]) -> Result<usize, Fault>) -> Resul
         let (full, blocks) = mpsc::channel::<(Vec<u8>, usize)>();
         let (hashed, buffers) = mpsc::channel();
         for _ in 0..BUFFERS {
-            hashed.send(vec![0; BLOCK]).expect("the other end is here");
+            hashed.send(vec![0; BLOCK]).expect("its receiver is here");
         }
         let hashing = scope.spawn(move || {
             let mut hasher = Hasher::default();
             for (block, length) in blocks {
                 hasher.update(&block[..length]);
-                // At the end nobody wants it back.
+                // After the last block nobody takes buffers back.
                 let _ = hashed.send(block);
             }
             hasher.finish()
         });
-        let mut buffer: Vec<u8> = buffers.recv().expect("one was sent");
-        loop {
+        for mut buffer in buffers {
             let length = next(&mut buffer)?;
             if length == 0 {
                 break;
             }
             full.send((buffer, length))
                 .expect("the hashing goes on until this end is closed");
-            buffer = buffers
-                .recv()
-                .expect("the hashing goes on until that end is closed");
         }
         drop(full);
         Ok(hashing

@@ -2,8 +2,8 @@
 //!
 //! A name is looked up from an open directory and never leaves it: `openat2(2)` with
 //! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV`, so that no link, no `..` and no mount
-//! that somebody puts on the way leads elsewhere. That something is not there is a value, not an
-//! error; nothing is looked for first and used later.
+//! that somebody puts on the way leads elsewhere. The absence of a name is a value, not an error;
+//! nothing is looked for first and used later.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -81,7 +81,7 @@ pub(crate) struct Stat {
     /// Device and inode: no other file has both while this one is there.
     pub id: (u64, u64),
     pub modified: Moment,
-    /// When the inode changed last; nobody can forge it.
+    /// When the inode changed last: a time that nobody can forge.
     pub changed: Moment,
 }
 
@@ -261,7 +261,7 @@ impl Dir {
     /// Begins a file that will be put in the place of another; `temporary` as for
     /// [`Dir::replace_durably`].
     pub(crate) fn begin_replacement<'d>(&'d self, temporary: &'d str) -> Result<Replacement<'d>> {
-        // A crash may have left one.
+        // A crash may have left a file of that name.
         self.remove_file(temporary)?;
         Ok(Replacement {
             file: self.create(temporary)?,
@@ -375,7 +375,7 @@ impl Dir {
                 continue;
             }
             let kind = match entry.file_type() {
-                // Some file systems don't say.
+                // Some file systems don't say what a name is.
                 fs::FileType::Unknown => match self.stat(name)? {
                     Some(stat) => stat.kind,
                     None => continue,
@@ -556,7 +556,7 @@ impl Write for Replacement<'_> {
 impl Drop for Replacement<'_> {
     fn drop(&mut self) {
         if !self.is_finished {
-            // What stays behind goes with the next one.
+            // What can't be removed goes when the next replacement begins.
             let _ = self.dir.remove_file(self.temporary);
         }
     }

@@ -47,7 +47,7 @@ impl Progress {
 
 /// How many threads the machine runs at once.
 pub(crate) fn processors() -> usize {
-    // Finding it out reads the files of every control group above the process.
+    // To find the number out reads the files of every control group above the process.
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
