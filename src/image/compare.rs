@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Image;
-use super::entry::Content;
+use super::entry::{Content, find};
 use crate::fault::Fault;
 use crate::sys::{Progress, try_map};
 
@@ -20,7 +20,7 @@ const BLOCK: usize = 128 << 10;
 /// What comparing an image with a published one has shown.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// Nothing differs: names, kinds, contents, links; nor has the published one been altered.
+    /// Names, kinds, contents and links are the same, and nothing was altered since it was published.
     pub is_same: bool,
     /// Paths of the files whose published counterpart has the same bytes and is unaltered.
     pub same_files: HashSet<String>,
@@ -58,12 +58,9 @@ impl Image {
             }
             let own = self.open(path, *size)?;
             let range = share * SHARE..((share + 1) * SHARE).min(*size);
-            let is_same = match published.open(path, *size) {
-                Ok(theirs) => same_range(&own, &theirs, range)
-                    .map_err(|error| self.failure("reading", path, error))?,
-                Err(_) => false,
-            };
-            if !is_same {
+            let theirs = published.open(path, *size).ok();
+            let is_same = theirs.map_or(Ok(false), |theirs| same_range(&own, &theirs, range));
+            if !is_same.map_err(|error| self.failure("reading", path, error))? {
                 differs.store(true, Ordering::Relaxed);
             }
             Ok(())
@@ -85,31 +82,29 @@ impl Image {
 
 /// The files that may be the same: of one path and size, and unaltered.
 fn pairs<'a>(drop: &'a Image, published: &'a Image) -> impl Iterator<Item = (&'a str, u64)> {
-    let theirs = published.entries();
     drop.files().filter(move |(path, size)| {
-        let found = theirs.binary_search_by(|entry| entry.path.as_str().cmp(path));
-        found.is_ok_and(|index| {
-            theirs[index].content == Content::File(*size) && !theirs[index].is_altered
-        })
+        let theirs = find(published.entries(), path);
+        theirs.is_some_and(|it| it.content == Content::File(*size) && !it.is_altered)
     })
 }
 
 /// Whether two files hold the same bytes in a range. A published file that cannot be read differs.
 fn same_range(drop: &File, published: &File, range: std::ops::Range<u64>) -> io::Result<bool> {
-    let length = usize::try_from(range.end - range.start)
-        .unwrap_or(BLOCK)
-        .min(BLOCK);
-    let (mut own, mut theirs) = (vec![0; length], vec![0; length]);
+    let block = |at| {
+        let left = usize::try_from(range.end - at);
+        left.map_or(BLOCK, |left| left.min(BLOCK))
+    };
+    let (mut own, mut theirs) = (vec![0; block(range.start)], vec![0; block(range.start)]);
     let mut at = range.start;
     while at < range.end {
-        let length = usize::try_from(range.end - at).unwrap_or(BLOCK).min(BLOCK);
+        let length = block(at);
         let (own, theirs) = (&mut own[..length], &mut theirs[..length]);
         if published.read_exact_at(theirs, at).is_err() {
             return Ok(false);
         }
         match drop.read_exact_at(own, at) {
             Ok(()) => {}
-            // It shrank; staging will say so.
+            // The file shrank; staging will say so.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             Err(error) => return Err(error),
         }

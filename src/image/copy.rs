@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::Content;
 use super::listing::{FileMark, Listing};
-use super::reading::{Reading, Sink};
+use super::reading::append;
 use super::{DIR_MODE, Image};
 use crate::fault::Fault;
-use crate::sys::{Dir, FileExt as _, Ownership, Progress, failpoint, try_map};
+use crate::sys::{Dir, Failure, FileExt as _, Ownership, Progress, failpoint, try_map};
 
 /// From this many bytes or files on, several threads are worth their start.
 const MANY_BYTES: u64 = 4 << 20;
@@ -23,8 +23,8 @@ pub(crate) struct Base<'a> {
 }
 
 impl Image {
-    /// Copies the image into the empty directory `into`. A file that `base` already has becomes a hard
-    /// link to it: both are immutable.
+    /// Copies the image into the empty directory `into`, and gives what is there to `owner`. A file
+    /// that `base` has already becomes a hard link to that one: both are immutable.
     ///
     /// # Errors
     /// What is wrong with a file of the image, or [`Fault::Retry`] when it can't be written.
@@ -35,23 +35,15 @@ impl Image {
         owner: Option<Ownership>,
         progress: &Progress,
     ) -> Result<Listing, Fault> {
-        let own = |path: &str| match owner {
-            Some(owner) => into.set_owner(path, owner),
-            None => Ok(()),
-        };
+        let own = |path: &str| into.set_owner(path, owner);
         // Sorted by path, so a folder comes before what is in it.
         for entry in self.entries() {
             match &entry.content {
-                Content::Folder => {
-                    into.make_dir(&entry.path, DIR_MODE)?;
-                    own(&entry.path)?;
-                }
-                Content::Link(target) => {
-                    into.make_link(&entry.path, target)?;
-                    own(&entry.path)?;
-                }
-                Content::File(_) | Content::Foreign => {}
+                Content::Folder => drop(into.make_dir(&entry.path, DIR_MODE)?),
+                Content::Link(target) => into.make_link(&entry.path, target)?,
+                Content::File(_) | Content::Foreign => continue,
             }
+            own(&entry.path)?;
         }
         own(".")?;
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
@@ -66,20 +58,18 @@ impl Image {
             let from = self.open(path, size)?;
             let to = into.create(path)?;
             own(path)?;
-            // Blocks that are shared are never written again by the importer: what is hashed is ours.
+            // The importer can't write to blocks that are shared any more: the copy is what is hashed.
             if can_clone.load(Ordering::Relaxed) && size > 0 {
                 if from.reflink(&to) {
                     let copy = into.existing_file(path)?;
-                    return Reading::new(self, path, size, &copy, progress).hash(None);
+                    return self.hash_open((path, size), &copy, progress, |_, _| Ok(()));
                 }
                 can_clone.store(false, Ordering::Relaxed);
             }
-            let sink = Sink {
-                file: &to,
-                into,
-                path,
-            };
-            Reading::new(self, path, size, &from, progress).hash(Some(&sink))
+            self.hash_open((path, size), &from, progress, |block, end| {
+                append(&to, block, end)
+                    .map_err(|error| Failure::new("writing", into.path().join(path), error))
+            })
         })
     }
 
@@ -91,7 +81,7 @@ impl Image {
         progress.expect(self.bytes());
         each_file(self, |path, size| {
             let file = self.open(path, size)?;
-            Reading::new(self, path, size, &file, progress).hash(None)
+            self.hash_open((path, size), &file, progress, |_, _| Ok(()))
         })
     }
 }
@@ -104,11 +94,8 @@ fn each_file(
     let mut files: Vec<_> = image.files().collect();
     // The largest first: at the end no thread is left alone with a long one.
     files.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let few = if image.bytes() > MANY_BYTES {
-        1
-    } else {
-        MANY_FILES
-    };
+    let bytes = image.bytes();
+    let few = if bytes > MANY_BYTES { 1 } else { MANY_FILES };
     let marks = try_map(files, few, |(path, size)| {
         Ok::<_, Fault>((path.to_string(), mark(path, size)?))
     })?;
@@ -127,14 +114,10 @@ fn each_file(
     Ok(listing)
 }
 
-/// Links the file that `base` has already. `None` when it has to be copied: it is another, or it
-/// can't be linked (too many links, an owner whose files we may not link).
+/// Links the file that `base` has already. `None` when the file has to be copied: it is another, or
+/// can't be linked (too many links, an owner whose files the daemon may not link).
 fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<FileMark> {
-    let mark = base
-        .listing
-        .files
-        .get(path)
-        .filter(|mark| mark.size == size)?;
-    let is_same = base.same_files.contains(path);
-    (is_same && base.dir.hard_link(path, into, path).is_ok()).then_some(*mark)
+    let mark = base.listing.files.get(path)?;
+    let is_same = mark.size == size && base.same_files.contains(path);
+    (is_same && base.dir.hard_link(path, into).is_ok()).then_some(*mark)
 }

@@ -16,21 +16,22 @@ const MAX_LINK_STEPS: usize = 64;
 /// A name in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// From the image's root.
+    /// The path from the image's root.
     pub path: String,
     pub content: Content,
-    /// Published with another mode or owner than it has now.
+    /// Whether the entry was published with another mode or owner than it has now.
     pub is_altered: bool,
 }
 
+/// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Of this many bytes.
+    /// A regular file, of this many bytes.
     File(u64),
     Folder,
-    /// Holding this.
+    /// A link, and what it holds.
     Link(String),
-    /// What no image may hold. Only in what somebody else put into the tree.
+    /// What no image may hold: found only where somebody else has put it into the tree.
     Foreign,
 }
 
@@ -63,12 +64,13 @@ impl Entry {
     }
 }
 
+/// The text of a name in the `folder` of an image.
+///
 /// # Errors
 /// [`Reason::UnsafeName`] for a name that nobody could be shown, or that no path has room for.
 fn entry_name<'n>(name: &'n OsStr, folder: &str) -> Result<&'n str, Fault> {
-    let text = name
-        .to_str()
-        .filter(|text| !text.contains(char::is_control));
+    let is_printable = |text: &&str| !text.contains(char::is_control);
+    let text = name.to_str().filter(is_printable);
     let fits = folder.len() + name.len() < MAX_PATH;
     text.filter(|_| fits).ok_or_else(|| {
         let place = match folder {
@@ -84,26 +86,22 @@ fn entry_name<'n>(name: &'n OsStr, folder: &str) -> Result<&'n str, Fault> {
     })
 }
 
-/// A file of the importer's changed while it was read.
-pub(crate) fn changed(path: &str) -> Fault {
-    let detail = format!(
-        "{} changed while it was read; expected it to stay",
-        quoted(path)
-    );
+/// The rejection of a drop whose file `path` changed while it was read.
+pub(super) fn changed(path: &str) -> Fault {
+    let path = quoted(path);
+    let detail = format!("{path} changed while it was read; expected it to stay");
     reject(Reason::Changed, detail)
 }
 
 /// Makes sure that each link ends inside the image.
 pub(super) fn check_links(entries: &[Entry]) -> Result<(), Fault> {
     for entry in entries {
-        let Content::Link(target) = &entry.content else {
-            continue;
-        };
-        if !ends_inside(entries, &entry.path, target) {
+        if let Content::Link(target) = &entry.content
+            && !ends_inside(entries, &entry.path, target)
+        {
+            let (from, to) = (quoted(&entry.path), quoted(target));
             let detail = format!(
-                "{} -> {}; expected a relative link to a file or folder of the image",
-                quoted(&entry.path),
-                quoted(target)
+                "{from} -> {to}; expected a relative link to a file or folder of the image"
             );
             return Err(reject(Reason::UnsafeFile, detail));
         }
@@ -111,21 +109,21 @@ pub(super) fn check_links(entries: &[Entry]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The entry `path` of `entries`, which are sorted.
+pub(super) fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
+    let found = entries.binary_search_by(|entry| entry.path.as_str().cmp(path));
+    found.ok().map(|index| &entries[index])
+}
+
 /// Whether following the link `path` that holds `target` never leaves the image and ends at a name
 /// that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on the
 /// way as well.
 fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
-    let find = |path: &str| {
-        entries
-            .binary_search_by(|entry| entry.path.as_str().cmp(path))
-            .map(|index| &entries[index].content)
-    };
-    let parent = path.rfind('/').map_or("", |slash| &path[..slash]);
-    let mut at = parent.to_string();
-    let mut parts: Vec<&str> = target.rsplit('/').collect();
     if target.starts_with('/') {
         return false;
     }
+    let mut at = path[..path.rfind('/').unwrap_or(0)].to_string();
+    let mut parts: Vec<&str> = target.rsplit('/').collect();
     for _ in 0..MAX_LINK_STEPS {
         let Some(part) = parts.pop() else { return true };
         match part {
@@ -138,10 +136,10 @@ fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
                     at.push('/');
                 }
                 at.push_str(name);
-                match find(&at) {
-                    Ok(Content::Folder) => {}
-                    Ok(Content::File(_)) if parts.is_empty() => {}
-                    Ok(Content::Link(target)) if !target.starts_with('/') => {
+                match find(entries, &at).map(|entry| &entry.content) {
+                    Some(Content::Folder) => {}
+                    Some(Content::File(_)) if parts.is_empty() => {}
+                    Some(Content::Link(target)) if !target.starts_with('/') => {
                         at.truncate(length);
                         parts.extend(target.rsplit('/'));
                     }

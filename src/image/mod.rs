@@ -1,4 +1,8 @@
 //! One image directory: what is in it, and whether a drop may hold it.
+//!
+//! This room knows nothing of spool and tree: an image of either is walked, checked, compared, copied
+//! and hashed alike. Uses `words`, `text`, `sys`, `settings` (limits) and `fault`. Start with
+//! [`Image`].
 
 mod compare;
 mod copy;
@@ -33,7 +37,7 @@ pub(crate) struct Image {
     dir: Dir,
     entries: Vec<Entry>,
     is_root_altered: bool,
-    /// Whose every file has to be; `None` where that doesn't matter.
+    /// The user whose every file has to be; `None` where that doesn't matter.
     owner: Option<u32>,
 }
 
@@ -43,8 +47,8 @@ const FILE_MODE: u32 = 0o644;
 pub(crate) const DIR_MODE: u32 = 0o755;
 
 impl Image {
-    /// Walks the image of a drop whose owner is `uid`, and refuses what no image may hold. Ends
-    /// at the first limit that is passed.
+    /// Walks the image of a drop whose owner is `uid`, and refuses what no image may hold. The
+    /// walk ends at the first limit that is passed.
     ///
     /// # Errors
     /// [`Fault::Reject`] with what is wrong and where.
@@ -52,23 +56,21 @@ impl Image {
         let owner = (uid != 0).then_some(uid);
         let mut bytes = 0;
         let image = Self::walk(dir, limits, owner, |stat, entry| {
-            let path = || quoted(&entry.path);
             match entry.content {
                 Content::Foreign => {
-                    let detail = format!(
-                        "{} is no regular file, folder or link; expected nothing else",
-                        path()
-                    );
+                    let path = quoted(&entry.path);
+                    let detail =
+                        format!("{path} is no regular file, folder or link; expected nothing else");
                     return Err(reject(Reason::UnsafeFile, detail));
                 }
                 Content::File(size) => {
-                    check_owner(&entry.path, stat.uid, owner)?;
+                    check_owner(&entry.path, stat.owner.uid, owner)?;
                     bytes += size;
                 }
                 Content::Folder | Content::Link(_) => {}
             }
             if bytes > limits.max_image_size {
-                let (max, path) = (ByteSize(limits.max_image_size), path());
+                let (max, path) = (ByteSize(limits.max_image_size), quoted(&entry.path));
                 let detail =
                     format!("more than {max}, which `limits.max_image_size` allows, at {path}");
                 return Err(reject(Reason::TooLarge, detail));
@@ -85,17 +87,15 @@ impl Image {
     }
 
     /// Walks an image in the tree. `published` is what the daemon gave it; `None` for a directory
-    /// that somebody else made, whose modes and owners are nobody's business.
+    /// that somebody else made, whose modes and owners don't matter.
     pub(crate) fn read(dir: Dir, published: Option<Ownership>) -> Result<Self, Fault> {
         let is_altered = |stat: &Stat| {
-            let mode = if stat.kind == Kind::Dir {
-                DIR_MODE
-            } else {
-                FILE_MODE
+            let mode = match stat.kind {
+                Kind::Dir => DIR_MODE,
+                Kind::Link => stat.mode,
+                Kind::File | Kind::Other => FILE_MODE,
             };
-            published.is_some_and(|owner| {
-                stat.ownership() != owner || (stat.kind != Kind::Link && stat.mode != mode)
-            })
+            published.is_some_and(|owner| stat.owner != owner || stat.mode != mode)
         };
         let is_root_altered = is_altered(&dir.stat_self()?);
         let image = Self::walk(dir, &UNLIMITED, None, |stat, _| {
@@ -107,8 +107,8 @@ impl Image {
         })
     }
 
-    /// Lists everything beneath `dir`. `is_altered` sees what each name is, and says whether that is
-    /// another than was published.
+    /// Lists everything beneath `dir`. `is_altered` says of each entry whether it has another mode or
+    /// owner than it was published with.
     fn walk(
         dir: Dir,
         limits: &Limits,
@@ -125,13 +125,9 @@ impl Image {
                 );
                 return Err(reject(Reason::TooDeep, detail));
             }
-            let opened;
-            let here = if folder.is_empty() {
-                &dir
-            } else {
-                opened = dir.existing_dir(&folder)?;
-                &opened
-            };
+            let opened = (!folder.is_empty()).then(|| dir.existing_dir(&folder));
+            let opened = opened.transpose()?;
+            let here = opened.as_ref().unwrap_or(&dir);
             let mut see = |name: &OsStr, kind| {
                 if entries.len() >= limits.max_files {
                     let max = limits.max_files;
@@ -181,7 +177,8 @@ impl Image {
         })
     }
 
-    /// Whether it holds nothing but what an image may hold, as it was published.
+    /// Whether the image holds nothing but what an image may hold, with the modes and owners that it
+    /// was published with.
     pub(crate) fn is_sound(&self) -> bool {
         let is_sound = |entry: &Entry| !entry.is_altered && entry.content != Content::Foreign;
         self.entries.iter().all(is_sound)
@@ -198,8 +195,8 @@ impl Image {
         self.files().map(|(_, size)| size).sum()
     }
 
-    /// Opens one of the files, and makes sure that it still is what was walked: another may have
-    /// been put in its place.
+    /// Opens the file `path`, and makes sure that it still has the `size` and the owner that it was
+    /// walked with: another may have been put in its place.
     pub(crate) fn open(&self, path: &str, size: u64) -> Result<File, Fault> {
         let file = self
             .dir
@@ -211,7 +208,7 @@ impl Image {
         if stat.kind != Kind::File || stat.size != size {
             return Err(changed(path));
         }
-        check_owner(path, stat.uid, self.owner)?;
+        check_owner(path, stat.owner.uid, self.owner)?;
         Ok(file)
     }
 
@@ -234,34 +231,26 @@ fn of_importer(fault: Fault) -> Fault {
     let Fault::Retry(failure) = fault else {
         return fault;
     };
-    match failure.errno() {
-        // EAGAIN: somebody holds a lease on it (fcntl(2)), and could do so again and again.
-        Some(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => {
-            reject(Reason::Unreadable, failure.to_string())
-        }
+    let (reason, what) = match failure.errno() {
+        // EAGAIN: somebody holds a lease on the file (fcntl(2)), and could do so again and again.
+        Some(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => (Reason::Unreadable, ""),
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV) => {
-            let detail = format!("it changed while it was read: {failure}");
-            reject(Reason::Changed, detail)
+            (Reason::Changed, "it changed while it was read: ")
         }
-        Some(Errno::XDEV) => {
-            let detail = format!("another file system is mounted there: {failure}");
-            reject(Reason::UnsafeFile, detail)
-        }
-        _ => Fault::Retry(failure),
-    }
+        Some(Errno::XDEV) => (Reason::UnsafeFile, "another file system is mounted there: "),
+        _ => return Fault::Retry(failure),
+    };
+    reject(reason, format!("{what}{failure}"))
 }
 
-/// A hard link can bring in a file that its importer may not even read: what the daemon publishes
-/// has to be the importer's own.
+/// Makes sure that a file, which belongs to the user `uid`, is the drop's `owner`'s own: a hard link
+/// can bring in a file that the importer may not even read.
 fn check_owner(path: &str, uid: u32, owner: Option<u32>) -> Result<(), Fault> {
-    match owner {
-        Some(owner) if owner != uid => {
-            let detail = format!(
-                "{} belongs to user {uid}; expected it to belong to {owner}, as the drop does",
-                quoted(path)
-            );
-            Err(reject(Reason::UnsafeFile, detail))
-        }
-        _ => Ok(()),
-    }
+    let Some(owner) = owner.filter(|owner| *owner != uid) else {
+        return Ok(());
+    };
+    let path = quoted(path);
+    let detail =
+        format!("{path} belongs to user {uid}; expected it to belong to {owner}, as the drop does");
+    Err(reject(Reason::UnsafeFile, detail))
 }

@@ -1,4 +1,4 @@
-//! A file is read to its end, block by block: hashed, and passed on.
+//! A file is read to its end, block by block: hashed, and written elsewhere.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -9,7 +9,7 @@ use super::Image;
 use super::entry::changed;
 use super::listing::FileMark;
 use crate::fault::Fault;
-use crate::sys::{Dir, Failure, FileExt as _, Progress};
+use crate::sys::{Failure, FileExt as _, Progress};
 use crate::words::{Digest, Hasher};
 
 /// Read, hashed and written at a time, in bytes.
@@ -26,90 +26,61 @@ const WRITE_BEHIND: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`Fault::Interrupted`] when the work is to stop.
-pub(crate) fn hash_file<F: Into<Fault>>(
+pub(crate) fn hash_file(
     file: &File,
     progress: &Progress,
-    failed: impl Fn(io::Error) -> F,
+    failed: impl Fn(io::Error) -> Fault,
 ) -> Result<Digest, Fault> {
     hash_in_turn(BLOCK, |buffer| {
-        let length = read_block(file, buffer, progress).map_err(|it| it.into_fault(&failed))?;
+        let length = read_block(file, buffer, progress, &failed)?;
         progress.advance(length as u64);
         Ok(length)
     })
 }
 
-/// Why a block could not be read.
-enum Broken {
-    Interrupted,
-    Failed(io::Error),
-}
-
-impl Broken {
-    fn into_fault<F: Into<Fault>>(self, failed: impl Fn(io::Error) -> F) -> Fault {
-        match self {
-            Self::Interrupted => Fault::Interrupted,
-            Self::Failed(error) => failed(error).into(),
-        }
-    }
-}
-
 /// Reads the next block. Returns its length, 0 at the end of the file.
-fn read_block(mut file: &File, buffer: &mut [u8], progress: &Progress) -> Result<usize, Broken> {
+fn read_block(
+    mut file: &File,
+    buffer: &mut [u8],
+    progress: &Progress,
+    failed: impl Fn(io::Error) -> Fault,
+) -> Result<usize, Fault> {
     loop {
         if progress.is_stop_requested() {
-            return Err(Broken::Interrupted);
+            return Err(Fault::Interrupted);
         }
         match file.read(buffer) {
-            Ok(length) => return Ok(length),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Broken::Failed(error)),
+            read => return read.map_err(failed),
         }
     }
 }
 
-/// A file of an image on its way, block by block.
-pub(super) struct Reading<'a> {
-    image: &'a Image,
-    path: &'a str,
-    size: u64,
-    from: &'a File,
-    progress: &'a Progress,
-    done: u64,
-}
-
-/// A file that takes what is read.
-pub(super) struct Sink<'a> {
-    pub(super) file: &'a File,
-    pub(super) into: &'a Dir,
-    pub(super) path: &'a str,
-}
-
-impl<'a> Reading<'a> {
-    /// The file `path` of `image`, which has `size` bytes and is open as `from`.
-    pub(super) fn new(
-        image: &'a Image,
-        path: &'a str,
-        size: u64,
-        from: &'a File,
-        progress: &'a Progress,
-    ) -> Self {
-        Self {
-            image,
-            path,
-            size,
-            from,
-            progress,
-            done: 0,
-        }
-    }
-
-    /// Reads the file to its end, hashes it, and passes on what is read.
+impl Image {
+    /// Reads the file `path` of this image, which has `size` bytes and is open as `from`, to its
+    /// end; hashes each block, and hands it to `write` with the offset at which it ends.
     ///
     /// # Errors
     /// Also when the end doesn't come where the file's size says.
-    pub(super) fn hash(mut self, to: Option<&Sink<'_>>) -> Result<FileMark, Fault> {
-        let size = self.size;
-        let next = |buffer: &mut [u8]| self.next(buffer, to);
+    pub(super) fn hash_open(
+        &self,
+        (path, size): (&str, u64),
+        from: &File,
+        progress: &Progress,
+        write: impl Fn(&[u8], u64) -> Result<(), Failure>,
+    ) -> Result<FileMark, Fault> {
+        let mut done = 0;
+        let next = |buffer: &mut [u8]| {
+            let failed = |error| self.failure("reading", path, error);
+            let length = read_block(from, buffer, progress, failed)?;
+            done += length as u64;
+            if done > size || (length == 0 && done < size) {
+                return Err(changed(path));
+            }
+            write(&buffer[..length], done)?;
+            progress.advance(length as u64);
+            Ok(length)
+        };
         let sha256 = if size > LARGE {
             hash_beside(next)?
         } else {
@@ -119,35 +90,16 @@ impl<'a> Reading<'a> {
         };
         Ok(FileMark { sha256, size })
     }
-
-    /// Reads the next block, and writes it. Returns its length, 0 at the end.
-    fn next(&mut self, buffer: &mut [u8], to: Option<&Sink<'_>>) -> Result<usize, Fault> {
-        let length = read_block(self.from, buffer, self.progress)
-            .map_err(|it| it.into_fault(|error| self.image.failure("reading", self.path, error)))?;
-        self.done += length as u64;
-        if self.done > self.size || (length == 0 && self.done < self.size) {
-            return Err(changed(self.path));
-        }
-        if let Some(to) = to.filter(|_| length > 0) {
-            to.append(&buffer[..length], self.done)?;
-        }
-        self.progress.advance(length as u64);
-        Ok(length)
-    }
 }
 
-impl Sink<'_> {
-    /// Appends a block that ends at byte `end`.
-    fn append(&self, block: &[u8], end: u64) -> Result<(), Failure> {
-        let mut file = self.file;
-        file.write_all(block)
-            .map_err(|error| Failure::new("writing", self.into.path().join(self.path), error))?;
-        let behind = end % WRITE_BEHIND;
-        if end >= WRITE_BEHIND && behind < block.len() as u64 {
-            file.start_writing(end - behind - WRITE_BEHIND, WRITE_BEHIND);
-        }
-        Ok(())
+/// Appends a block that ends at the offset `end` to a file.
+pub(super) fn append(mut file: &File, block: &[u8], end: u64) -> io::Result<()> {
+    file.write_all(block)?;
+    let behind = end % WRITE_BEHIND;
+    if end >= WRITE_BEHIND && behind < block.len() as u64 {
+        file.start_writing(end - behind - WRITE_BEHIND, WRITE_BEHIND);
     }
+    Ok(())
 }
 
 /// Hashes blocks of at most `size` bytes until `next` has filled none.
@@ -179,28 +131,24 @@ fn hash_beside(mut next: impl FnMut(&mut [u8]) -> Result<usize, Fault>) -> Resul
         let (full, blocks) = mpsc::channel::<(Vec<u8>, usize)>();
         let (hashed, buffers) = mpsc::channel();
         for _ in 0..BUFFERS {
-            hashed.send(vec![0; BLOCK]).expect("the other end is here");
+            hashed.send(vec![0; BLOCK]).expect("its receiver is here");
         }
         let hashing = scope.spawn(move || {
             let mut hasher = Hasher::default();
             for (block, length) in blocks {
                 hasher.update(&block[..length]);
-                // At the end nobody wants it back.
+                // After the last block nobody takes buffers back.
                 let _ = hashed.send(block);
             }
             hasher.finish()
         });
-        let mut buffer: Vec<u8> = buffers.recv().expect("one was sent");
-        loop {
+        for mut buffer in buffers {
             let length = next(&mut buffer)?;
             if length == 0 {
                 break;
             }
             full.send((buffer, length))
                 .expect("the hashing goes on until this end is closed");
-            buffer = buffers
-                .recv()
-                .expect("the hashing goes on until that end is closed");
         }
         drop(full);
         Ok(hashing

@@ -183,6 +183,6 @@ fn replace(root: &Path, output: &Path, text: &str, owner: Option<Ownership>) -> 
     }
     // In the same folder, because the tree may be on another file system.
     let temporary = format!(".{}.new", name.to_string_lossy());
-    folder.replace_durably(&temporary, owner, text.as_bytes(), &folder, name)?;
+    folder.replace_durably(name, &temporary, text.as_bytes(), owner)?;
     Ok(true)
 }

@@ -160,10 +160,10 @@ impl Pipeline {
         let placed = self.placed.drain(..).map(|(decided, _)| decided);
         let changes: Vec<_> = staged.into_iter().chain(placed).collect();
         for decided in changes.into_iter().chain(self.swapped.drain(..)) {
-            discard(&decided, failure.again(), &mut self.pointers, stepped);
+            discard(&decided, failure.clone(), &mut self.pointers, stepped);
         }
         for written in self.written.drain(..) {
-            stepped.postpone(&written.decided, failure.again());
+            stepped.postpone(&written.decided, failure.clone());
         }
         Vec::new()
     }

@@ -35,7 +35,7 @@ impl Troubles {
     pub(crate) fn meet(&mut self, who: &str, fault: &Fault) {
         let what = match fault {
             // Told apart without the path: that is another for each drop.
-            Fault::Retry(failure) => format!("{} {}", failure.doing, failure.source),
+            Fault::Retry(failure) => format!("{} {}", failure.doing, failure.cause),
             Fault::NoSpace { .. } => "no space".to_string(),
             Fault::Reject(_) | Fault::Interrupted => return,
         };

@@ -195,7 +195,7 @@ impl Spool {
                 Err(_) => text.escape_debug().collect(),
             },
             claim_name: Arc::clone(claim_name),
-            importer: Importer::of(stat.uid),
+            importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
             since: stat.changed,
         };

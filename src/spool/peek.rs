@@ -64,7 +64,7 @@ fn look_into(
     let Some(dir) = place.dir(&seen.name).map_err(unreadable)? else {
         return Ok(Inside::Gone);
     };
-    let Some(manifest) = read_manifest(&dir, stat.uid)? else {
+    let Some(manifest) = read_manifest(&dir, stat.owner.uid)? else {
         if seen.is_incoming() && !seen.is_overdue {
             return Ok(Inside::Incomplete);
         }
@@ -124,7 +124,7 @@ fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, Fault> {
     };
     let stat = file.stat().map_err(|error| failure("looking at", error))?;
     // Errors quote the manifest: a hard link must not let an importer read another's file that way.
-    if stat.kind != Kind::File || (stat.uid != uid && uid != 0) {
+    if stat.kind != Kind::File || (stat.owner.uid != uid && uid != 0) {
         let detail = format!("{MANIFEST}: expected a regular file that belongs to user {uid}");
         return Err(reject(Reason::UnsafeFile, detail));
     }

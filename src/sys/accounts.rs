@@ -15,7 +15,7 @@ pub(crate) struct Importer {
 }
 
 impl Importer {
-    /// The user `uid`. A name is looked up once: the look-up may ask another machine.
+    /// The user `uid`. Each name is looked up once, because that may ask another machine.
     pub(crate) fn of(uid: u32) -> Self {
         static NAMES: Mutex<Option<HashMap<u32, String>>> = Mutex::new(None);
         let mut names = NAMES.lock().expect("no thread panics here");
@@ -38,7 +38,7 @@ pub struct UnknownAccount {
     name: String,
 }
 
-/// User and group of what is published.
+/// The user and the group that a file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ownership {
     pub uid: u32,
@@ -46,7 +46,7 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    /// The accounts of these names; where there is no name, that of `own`.
+    /// The user and the group of these names; without a name, that of `own`.
     ///
     /// # Errors
     /// When the machine knows no such user, or no such group.
@@ -55,19 +55,19 @@ impl Ownership {
         group: Option<&str>,
         own: Self,
     ) -> Result<Self, UnknownAccount> {
-        let number = |kind, name: Option<&str>, own, known: fn(&str) -> Option<u32>| {
-            let Some(name) = name else { return Ok(own) };
-            let unknown = || UnknownAccount {
-                kind,
-                name: name.to_string(),
-            };
-            known(name).ok_or_else(unknown)
+        let unknown = |kind, name: &str| UnknownAccount {
+            kind,
+            name: name.to_string(),
         };
-        let known_user = |name: &str| Some(User::from_name(name).ok()??.uid.as_raw());
-        let known_group = |name: &str| Some(Group::from_name(name).ok()??.gid.as_raw());
-        Ok(Self {
-            uid: number("user", user, own.uid, known_user)?,
-            gid: number("group", group, own.gid, known_group)?,
-        })
+        let Self { mut uid, mut gid } = own;
+        if let Some(name) = user {
+            let user = User::from_name(name).ok().flatten();
+            uid = user.ok_or_else(|| unknown("user", name))?.uid.as_raw();
+        }
+        if let Some(name) = group {
+            let group = Group::from_name(name).ok().flatten();
+            gid = group.ok_or_else(|| unknown("group", name))?.gid.as_raw();
+        }
+        Ok(Self { uid, gid })
     }
 }

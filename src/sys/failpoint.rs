@@ -2,42 +2,31 @@
 //!
 //! Without the feature `failpoints` a place is nothing. With it,
 //! `NETBOOT_PUBLISHER_FAILPOINT=name:n:action` acts when the place `name` is reached for the n-th
-//! time: `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself, until somebody sends SIGCONT) or
-//! `fail` (the step fails with `EIO`) or `hang` (the thread sleeps for ever).
+//! time: `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself, until somebody sends SIGCONT), `fail`
+//! (the step fails with `EIO`) or `hang` (the thread sleeps for ever).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::failure::Failure;
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid, kill_process};
 
-/// A place before the durable step `name`, which is about to be `doing` something to `path`.
+use super::failure::{Failure, Result};
+
+/// The place before the durable step `name`, which is about to be `doing` something to `path`.
 ///
 /// # Errors
 /// `EIO` when the test wants this step to fail.
-pub(crate) fn failpoint(
-    name: &str,
-    doing: &'static str,
-    path: impl AsRef<Path>,
-) -> Result<(), Failure> {
-    match wanted_at(name) {
-        Err(errno) => Err(Failure::new(doing, path.as_ref(), errno)),
-        Ok(()) => Ok(()),
-    }
+pub(crate) fn failpoint(name: &str, doing: &'static str, path: impl AsRef<Path>) -> Result<()> {
+    wanted_at(name).map_err(|errno| Failure::new(doing, path.as_ref(), errno))
 }
 
-#[cfg(not(feature = "failpoints"))]
-fn wanted_at(_name: &str) -> rustix::io::Result<()> {
-    Ok(())
-}
-
-#[cfg(feature = "failpoints")]
 fn wanted_at(name: &str) -> rustix::io::Result<()> {
-    use rustix::process::{Signal, getpid, kill_process};
-
     match action(name).as_deref() {
         None => Ok(()),
         Some("kill") => kill_process(getpid(), Signal::KILL),
         Some("stop") => kill_process(getpid(), Signal::STOP),
-        Some("fail") => Err(rustix::io::Errno::IO),
+        Some("fail") => Err(Errno::IO),
         Some("hang") => loop {
             std::thread::park();
         },
@@ -46,11 +35,11 @@ fn wanted_at(name: &str) -> rustix::io::Result<()> {
 }
 
 /// What the test wants at the place `name` now.
-#[cfg(feature = "failpoints")]
 fn action(name: &str) -> Option<String> {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     static REACHED: AtomicU64 = AtomicU64::new(0);
+    if !cfg!(feature = "failpoints") {
+        return None;
+    }
     let wanted = std::env::var("NETBOOT_PUBLISHER_FAILPOINT").ok()?;
     let parts: Vec<_> = wanted.split(':').collect();
     let [place, nth, action] = parts[..] else {

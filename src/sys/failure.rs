@@ -1,63 +1,45 @@
 //! A system call that failed.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
+pub(super) type Result<T> = std::result::Result<T, Failure>;
+
 /// A system call that failed: "doing what to 'which path': why".
-#[derive(Debug)]
+///
+/// The display names the `cause`: as the source of this error it would stand in a chain twice. The
+/// path is shown in its debug form, which escapes what could move a cursor.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{doing} {path:?}: {cause}")]
 pub struct Failure {
     pub doing: &'static str,
     pub path: PathBuf,
-    pub source: io::Error,
-}
-
-impl std::error::Error for Failure {
-    // The display names the cause already: in a chain it would stand there twice.
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A path can hold anything: its debug form escapes what could move a cursor.
-        write!(f, "{} {:?}: {}", self.doing, self.path, self.source)
-    }
+    pub cause: Arc<io::Error>,
 }
 
 impl Failure {
     pub(crate) fn new(
         doing: &'static str,
         path: impl Into<PathBuf>,
-        source: impl Into<io::Error>,
+        cause: impl Into<io::Error>,
     ) -> Self {
         Self {
             doing,
             path: path.into(),
-            source: source.into(),
+            cause: Arc::new(cause.into()),
         }
     }
 
-    /// The number of the error, where the kernel gave one.
+    /// The number of the error, where the kernel gave it.
     pub(crate) fn errno(&self) -> Option<Errno> {
-        Errno::from_io_error(&self.source)
+        Errno::from_io_error(&self.cause)
     }
 
     pub(crate) fn is(&self, kind: io::ErrorKind) -> bool {
-        self.source.kind() == kind
-    }
-
-    /// The same failure for another drop that it concerns.
-    pub(crate) fn again(&self) -> Self {
-        let source = match self.source.raw_os_error() {
-            Some(errno) => io::Error::from_raw_os_error(errno),
-            None => io::Error::new(self.source.kind(), self.source.to_string()),
-        };
-        Self {
-            doing: self.doing,
-            path: self.path.clone(),
-            source,
-        }
+        self.cause.kind() == kind
     }
 }
 

@@ -1,11 +1,11 @@
 //! Which files are open, as far as this process may know.
 //!
 //! The kernel shows a process what others have open where it runs as the same user or may trace
-//! them (`CAP_SYS_PTRACE`, proc(5)); of the rest nothing is known here, but locks may tell of them. A lease (`F_SETLEASE`,
-//! fcntl(2)) would answer without that right, but no crate offers it, and there is no `unsafe` in
-//! this one.
+//! them (`CAP_SYS_PTRACE`, proc(5)). Of the rest nothing is known here, but locks may tell of them. A
+//! lease (`F_SETLEASE`, fcntl(2)) would answer without that right, but no crate offers leases, and
+//! this one has no `unsafe`.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::Path;
 
 use super::dir::Dir;
@@ -19,23 +19,21 @@ impl OpenFiles {
     pub(crate) fn now() -> Self {
         let mut paths = Vec::new();
         let own = std::process::id().to_string();
-        let processes = Dir::open(Path::new("/proc")).and_then(|proc| Ok((proc.names()?, proc)));
-        let Ok((names, proc)) = processes else {
+        let Ok(proc) = Dir::open(Path::new("/proc")) else {
             return Self::default();
         };
-        for (name, _) in names {
+        for (name, _) in proc.names().unwrap_or_default() {
             let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
             if !is_process || name == *own {
                 continue;
             }
-            let open = proc.dir(Path::new(&name).join("fd"));
-            let Ok(Some(open)) = open else { continue };
+            let Ok(Some(open)) = proc.dir(Path::new(&name).join("fd")) else {
+                continue;
+            };
             for (number, _) in open.names().unwrap_or_default() {
-                if let Ok(Some(path)) = open.link(&number)
-                    && path.as_bytes().starts_with(b"/")
-                {
-                    paths.push(path.as_bytes().to_vec());
-                }
+                let path = open.link(&number).ok().flatten();
+                let path = path.map(OsStringExt::into_vec);
+                paths.extend(path.filter(|path| path.starts_with(b"/")));
             }
         }
         Self(paths)

@@ -1,6 +1,7 @@
 //! Several threads that share one list of work, and how far that work has come.
 
 use std::convert::Infallible;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -14,7 +15,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Work ends at the next block of a file.
+    /// Asks for the work to end at the next block of a file.
     pub(crate) fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -46,7 +47,7 @@ impl Progress {
 
 /// How many threads the machine runs at once.
 pub(crate) fn processors() -> usize {
-    // Finding it out reads the files of every control group above the process.
+    // To find the number out reads the files of every control group above the process.
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
@@ -67,31 +68,23 @@ pub(crate) fn try_map<T: Send, R: Send, E: Send>(
     }
     let rest = Mutex::new(things.into_iter().enumerate());
     let rest = || rest.lock().expect("nobody panics while taking a thing");
+    let next = || rest().next();
     let take = || {
         let mut done = Vec::new();
-        loop {
-            let next = rest().next();
-            let Some((number, thing)) = next else {
-                return Ok(done);
-            };
+        while let Some((number, thing)) = next() {
             let result = work(thing).inspect_err(|_| rest().by_ref().for_each(drop))?;
             done.push((number, result));
         }
+        Ok(done)
     };
-    let mut done = thread::scope(|scope| {
+    let mut done = thread::scope(|scope| -> Result<_, E> {
         let others = 1..processors().min(count);
         let others: Vec<_> = others.map(|_| scope.spawn(take)).collect();
-        let mut all = take();
+        let mut done = take()?;
         for other in others {
-            let of_other = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            all = all.and_then(|mut all| {
-                all.extend(of_other?);
-                Ok(all)
-            });
+            done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
         }
-        all
+        Ok(done)
     })?;
     done.sort_unstable_by_key(|(number, _)| *number);
     Ok(done.into_iter().map(|(_, result)| result).collect())

@@ -1,12 +1,13 @@
 //! Removing a folder with all that is in it, however deep or full that is.
 
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::dir::{Dir, Kind, OPEN_DIR};
-use super::failure::Failure;
+use super::dir::{Dir, Kind};
+use super::failure::Result;
 use super::try_map;
 
 /// The files of a folder that holds more bytes are removed side by side: to free a large file takes
@@ -25,13 +26,14 @@ impl Dir {
     ///
     /// # Errors
     /// The first name that could not be removed; the rest is still there then.
-    pub(crate) fn remove_tree(&self, name: impl AsRef<Path>, bytes: u64) -> Result<(), Failure> {
-        let name = name.as_ref();
-        let top = match self.open_beneath(name, OPEN_DIR) {
-            Ok(fd) => self.beneath(fd, name),
-            Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::NOTDIR | Errno::LOOP) => return self.remove_file(name).map(drop),
-            Err(errno) => return Err(self.failure("opening directory", name, errno)),
+    pub(crate) fn remove_tree(&self, name: impl AsRef<Path>, bytes: u64) -> Result<()> {
+        let top = match self.dir(&name) {
+            Ok(Some(top)) => top,
+            Ok(None) => return Ok(()),
+            Err(failure) if matches!(failure.errno(), Some(Errno::NOTDIR | Errno::LOOP)) => {
+                return self.remove_file(name).map(drop);
+            }
+            Err(failure) => return Err(failure),
         };
         let few = if bytes > LARGE { 1 } else { usize::MAX };
         while empty(&top, &top, MAX_DESCENT, few)? {}
@@ -44,26 +46,22 @@ impl Dir {
 /// stack nor the number of open directories grows with the depth.
 ///
 /// Returns whether a folder was lifted.
-fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool, Failure> {
+fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
     let mut has_lifted = false;
     loop {
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
-        let mut is_all = true;
+        let mut names = Vec::new();
         dir.each(|name, kind| {
-            let names = match kind {
-                Kind::Dir => &mut folders,
-                Kind::File | Kind::Link | Kind::Other => &mut files,
-            };
-            names.push(name.to_os_string());
-            is_all = folders.len() + files.len() < AT_A_TIME;
-            if is_all {
+            names.push((name.to_os_string(), kind));
+            if names.len() < AT_A_TIME {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
             }
         })?;
-        try_map(files, few, |name| dir.remove_file(&name))?;
-        for name in folders {
+        let is_all = names.len() < AT_A_TIME;
+        let (folders, files): (Vec<_>, _) = (names.into_iter()).partition(|it| it.1 == Kind::Dir);
+        try_map(files, few, |(name, _)| dir.remove_file(name))?;
+        for (name, _) in folders {
             let Some(folder) = dir.dir(&name)? else {
                 continue;
             };
@@ -83,7 +81,7 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool, Failu
 
 /// Renames the `folder` that `dir` has as `name` into `top`, where what is removed may have names
 /// of this form already.
-fn lift(dir: &Dir, name: &std::ffi::OsStr, folder: &Dir, top: &Dir) -> Result<(), Failure> {
+fn lift(dir: &Dir, name: &OsStr, folder: &Dir, top: &Dir) -> Result<()> {
     let (device, inode) = folder.stat_self()?.id;
     let mut number = 0;
     while !dir.rename_new(name, top, format!("lifted-{device}-{inode}-{number}"))? {

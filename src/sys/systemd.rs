@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+/// Tells systemd the state of this process.
 pub(crate) fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("telling systemd: {error}");
     }
 }
 
-/// Feeds systemd's watchdog. It belongs to the publisher's task: one that hangs doesn't feed it.
+/// Feeds systemd's watchdog. The publisher's task owns it, so that a task that hangs feeds nothing.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     interval: Duration,
@@ -21,7 +22,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// The one that systemd has set up for this process, if any (`WATCHDOG_USEC`).
+    /// The watchdog that systemd has set up for this process, if any (`WATCHDOG_USEC`).
     pub(crate) fn of_this_process() -> Option<Self> {
         let limit = sd_notify::watchdog_enabled()?;
         Some(Self {
@@ -30,7 +31,7 @@ impl Watchdog {
         })
     }
 
-    /// Feeds it if it is time to. Returns when it is to be fed next.
+    /// Feeds the watchdog if it is time to. Returns when to do so next.
     pub(crate) fn feed(&mut self) -> Instant {
         let now = Instant::now();
         if self.next <= now {

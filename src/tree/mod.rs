@@ -205,7 +205,7 @@ impl Tree {
         settings: &TreeSettings,
     ) -> Result<Option<Ownership>, StartError> {
         let own = self.root.stat(PRIVATE)?;
-        let ownership = own.map(|own| settings.ownership(own.ownership()));
+        let ownership = own.map(|own| settings.ownership(own.owner));
         Ok(ownership.transpose()?)
     }
 

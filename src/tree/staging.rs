@@ -102,7 +102,7 @@ impl Staging {
         }
         let folder = private.dir_or_make(FOLDER, 0o700)?;
         // What the file system gives to new files here; a mount option can have a say in it.
-        let own = folder.stat_self()?.ownership();
+        let own = folder.stat_self()?.owner;
         let ownership = settings.ownership(own)?;
         let gives_away = ownership != own;
         // What a crash left, and can't be removed, is in nobody's way.

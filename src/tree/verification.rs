@@ -264,7 +264,7 @@ impl Verification {
         if let Some(digest) = known.get(&stat.id) {
             return Ok(*digest);
         }
-        let digest = hash_file(&file, progress, failed)?;
+        let digest = hash_file(&file, progress, |error| failed(error).into())?;
         known.insert(stat.id, digest);
         Ok(digest)
     }
