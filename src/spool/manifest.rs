@@ -99,7 +99,7 @@ impl Manifest {
             {
                 version = top.optional("version", self::version);
                 files = top.table("files", |table| {
-                    table.each_table(listed).into_iter().flatten().collect()
+                    table.each_table(listed).into_iter().collect()
                 });
             }
             let target = Target::new(arch?, subarch?, release?, purpose?);

@@ -107,11 +107,12 @@ impl<'i> Table<'_, 'i> {
         self.sub_table(key_span, key, value, read)
     }
 
-    /// Every table of the array of tables `key` (`[[key]]`): `read` takes what it knows from each.
+    /// Every table of the array of tables `key` (`[[key]]`): `read` takes what it knows from each,
+    /// and returns `None` only after a complaint.
     pub(crate) fn tables<T>(
         &mut self,
         key: &'static str,
-        mut read: impl FnMut(&mut Table<'_, 'i>) -> T,
+        mut read: impl FnMut(&mut Table<'_, 'i>) -> Option<T>,
     ) -> Vec<T> {
         let Some((key_span, value)) = self.take(key) else {
             return Vec::new();
@@ -125,20 +126,20 @@ impl<'i> Table<'_, 'i> {
             // The header of this very table, where it has one.
             let header = Some(table.span()).filter(|span| !span.is_empty());
             let span = header.unwrap_or_else(|| key_span.clone());
-            self.sub_table(span, key, table, &mut read)
+            self.sub_table(span, key, table, &mut read)?
         });
         tables.collect()
     }
 
-    /// Every remaining key with the sub-table it names.
+    /// As [`Table::tables`], for the sub-tables of all keys that are left.
     pub(crate) fn each_table<T>(
         &mut self,
-        mut read: impl FnMut(&str, &mut Table<'_, 'i>) -> T,
+        mut read: impl FnMut(&str, &mut Table<'_, 'i>) -> Option<T>,
     ) -> Vec<T> {
         let rest = std::mem::take(&mut self.rest);
         let sub_tables = rest.into_iter().filter_map(|(key, value)| {
             let name = key.get_ref().to_string();
-            self.sub_table(key.span(), &name, value, |table| read(&name, table))
+            self.sub_table(key.span(), &name, value, |table| read(&name, table))?
         });
         sub_tables.collect()
     }
@@ -212,6 +213,9 @@ pub(crate) trait ValueExt {
     /// A text; `what` says what it should have been.
     fn text(&self, what: &str) -> Result<&str, Expected>;
 
+    /// What `parse` makes of a text; `what` says what the text should have been.
+    fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected>;
+
     /// A list of texts; `what` says what it should have been.
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected>;
 
@@ -222,6 +226,11 @@ pub(crate) trait ValueExt {
 impl ValueExt for DeValue<'_> {
     fn text(&self, what: &str) -> Result<&str, Expected> {
         self.as_str().ok_or_else(|| what.to_string())
+    }
+
+    fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected> {
+        let parsed = self.as_str().and_then(parse);
+        parsed.ok_or_else(|| what.to_string())
     }
 
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected> {

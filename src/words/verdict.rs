@@ -3,20 +3,9 @@
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// What became of a drop. The words are part of the outcome's format: they never change.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantNames,
-)]
+#[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub(crate) enum Verdict {
     /// What the drop asked for is current now.
     Published,
@@ -28,18 +17,9 @@ pub(crate) enum Verdict {
 }
 
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
-    strum::Display,
-    strum::EnumString,
-)]
+#[derive(strum::Display, strum::EnumString)]
 #[strum(serialize_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub(crate) enum Reason {
     /// The drop's name is no text, has control characters or is too long.
     BadName,
