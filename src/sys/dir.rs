@@ -482,10 +482,7 @@ impl Dir {
     /// Sets the time of last modification of `name`.
     pub(crate) fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
         let name = name.as_ref();
-        let since = moment
-            .system_time()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = moment.since_1970();
         let times = Timestamps {
             last_access: Timespec {
                 tv_sec: 0,

@@ -62,8 +62,8 @@ impl Moment {
         *known = Some(known.map_or(moment, |known| known.min(moment)));
     }
 
-    pub(crate) fn system_time(&self) -> SystemTime {
-        self.0
+    pub(crate) fn since_1970(&self) -> Duration {
+        self.0.duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 
