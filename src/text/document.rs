@@ -210,13 +210,10 @@ impl<'i> Table<'_, 'i> {
 
 /// What a value is, or what it was expected to be.
 pub(crate) trait ValueExt {
-    /// A text; `what` says what it should have been.
-    fn text(&self, what: &str) -> Result<&str, Expected>;
-
     /// What `parse` makes of a text; `what` says what the text should have been.
     fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected>;
 
-    /// A list of texts; `what` says what it should have been.
+    /// A list of texts; `what` says what the value should have been.
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected>;
 
     /// A whole number that is not negative and at most `max`.
@@ -224,10 +221,6 @@ pub(crate) trait ValueExt {
 }
 
 impl ValueExt for DeValue<'_> {
-    fn text(&self, what: &str) -> Result<&str, Expected> {
-        self.as_str().ok_or_else(|| what.to_string())
-    }
-
     fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected> {
         let parsed = self.as_str().and_then(parse);
         parsed.ok_or_else(|| what.to_string())
@@ -235,8 +228,9 @@ impl ValueExt for DeValue<'_> {
 
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected> {
         let list = self.as_array().ok_or_else(|| what.to_string())?;
-        let texts = list.iter().map(|value| value.get_ref().text(what));
-        texts.map(|text| text.map(String::from)).collect()
+        let texts = list.iter().map(|value| value.get_ref().as_str());
+        let texts: Option<_> = texts.map(|text| text.map(String::from)).collect();
+        texts.ok_or_else(|| what.to_string())
     }
 
     fn number(&self, max: u64) -> Result<u64, Expected> {
