@@ -28,7 +28,7 @@ impl Digest {
         self.0
     }
 
-    /// The first [`Digest::SHORT`] hex digits.
+    /// The first 12 hex digits, as they stand in the name of a generation.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(Self::SHORT);
