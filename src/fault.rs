@@ -1,5 +1,5 @@
-//! An error says its fate where it arises: the drop is rejected, tried again, or the daemon can't
-//! begin. Uses `words` and `sys`.
+//! What an error leads to is said where it arises: the drop is rejected, or tried again, or the daemon
+//! can't begin. Uses `words` and `sys`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ pub(crate) enum Fault {
     /// The drop will never be good.
     #[error(transparent)]
     Reject(#[from] Rejection),
-    /// The machine's trouble, not the drop's: it is tried again later.
+    /// The machine's trouble, not the drop's: the drop is tried again later.
     #[error(transparent)]
     Retry(#[from] Failure),
     /// There is not enough room: the drop is tried again later.

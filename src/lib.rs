@@ -1,20 +1,57 @@
 //! netboot-publisher: network-boot images, from a spool into the tree that machines boot from.
 //!
-//! | room | what it is about |
-//! |---|---|
-//! | `words` | the field's words, parsed once |
-//! | `text` | what people write and read |
-//! | `sys` | Linux: the only room with system calls |
-//! | `settings` | the configuration |
-//! | `fault` | an error's fate |
-//! | `log` | the admin's log |
-//! | `image` | one image: walked, checked, compared, copied |
-//! | `spool` | drops: in, claimed, put away |
-//! | `tree` | what machines see |
-//! | `publisher` | the one task that owns the tree |
-//! | `listeners` | told of outcomes, waited for by nobody |
-//! | `daemon` | everything opened, started, ended |
-//! | `commands` | the verbs, what they print, how they exit |
+//! # The way of a drop
+//!
+//! ```text
+//! importer ─▸ incoming/x        spool    seen by a scan; its manifest is peeked into
+//!                 │ rename
+//!             processing/x      spool    claimed
+//!                 │             image    checked, compared with what is current, copied
+//!             a generation      tree     staged in the tree's private folder, then placed
+//!                 │ swap        tree     the pointer names the generation: machines see it
+//!             outcomes/x.json   spool    what became of the drop, which is removed
+//!                 │
+//!                 └─▸ listeners: boot configurations, hooks, metrics
+//! ```
+//! All of it is handed out, and put in order, by `publisher`: one task that owns the tree.
+//!
+//! # Rooms
+//!
+//! A room is a folder, or a file where one is enough. What a room offers to others is named in its
+//! `mod.rs`; its other files are private. A file names only rooms that stand above its own in this
+//! list, and within a room no two files name each other in a circle. `tests/house.rs` holds that.
+//!
+//! | room | what it owns | what it may use |
+//! |---|---|---|
+//! | `words` | the words of the field, each parsed once: target, digest, moment, generation | nothing |
+//! | `text` | input files and what is wrong with them, and tables for people | `words` |
+//! | `sys` | Linux: all system calls, open folders, accounts, threads, systemd | `words` |
+//! | `settings` | the configuration: its keys, their defaults, what each may be | `text` and below |
+//! | `fault` | what an error leads to: the drop is rejected, or tried again, or nothing begins | `words`, `sys` |
+//! | `log` | the admin's log: its formats, the ids of its events | `sys`, `settings` |
+//! | `image` | one image: walked, checked, hashed, compared, copied | all above but `log` |
+//! | `spool` | the spool's folders: scans, claims, manifests, outcomes | all above |
+//! | `tree` | what machines see: pointers, generations, records, the catalog; what goes again | all above but `log` and `spool` |
+//! | `publisher` | the one task that moves drops from `spool` to `tree`: order, side by side, retries | all above |
+//! | `listeners` | whoever is told of outcomes, and waited for by nobody | all above |
+//! | `daemon` | the life of a daemon: opened, started, reloaded, ended | all above |
+//! | `commands` | the verbs: what each takes, what it prints, how it exits | all above |
+//!
+//! # What is absent
+//!
+//! - No database: status, history and recovery are read from names and records in the tree.
+//! - No lock inside the process on what machines see: it has one owner, the publisher.
+//! - No path made of input: names are looked up beneath open folders, and only `sys` makes system
+//!   calls on names.
+//! - `spool` and `tree` know nothing of each other: they meet in `publisher`.
+//! - No `unsafe`. No `tokio` and no `anyhow` below `publisher`.
+//!
+//! # Where to start
+//!
+//! With the `//!` of `spool/mod.rs` and `tree/mod.rs`: what stands on the disk. Then
+//! `publisher/mod.rs`, whose loop hands out the work, and `publisher/pipeline.rs`, which makes the
+//! steps that have to be durable. A command begins in `commands/mod.rs`; a key of the configuration
+//! in `settings.rs`; a reason for a rejection in `words/verdict.rs`.
 
 mod commands;
 mod daemon;

@@ -1,6 +1,9 @@
-//! The configuration: text to [`Settings`]. Reads no disk.
+//! The configuration: text to [`Settings`]. Reads no disk. Uses `words`, `text` and `sys`. Start with
+//! [`Settings::parse`].
+//!
+//! `config/netboot-publisher.toml` says what each key means; here stands only what isn't said there.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
 use crate::words::Verdict;
 
 /// Everything that an admin can set.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub(crate) spool: SpoolSettings,
     pub(crate) tree: TreeSettings,
@@ -31,9 +34,7 @@ pub struct Settings {
 pub(crate) struct SpoolSettings {
     pub(crate) path: PathBuf,
     pub(crate) watch: WatchMode,
-    /// The spool is looked at this often even when no event says so.
     pub(crate) rescan_interval: Duration,
-    /// A drop that is still incomplete after this long is rejected.
     pub(crate) incomplete_timeout: Duration,
     pub(crate) keep_outcomes: Duration,
     pub(crate) keep_rejected: Duration,
@@ -43,9 +44,9 @@ pub(crate) struct SpoolSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum WatchMode {
-    /// Events of the kernel.
+    /// By events of the kernel.
     Auto,
-    /// Nothing but the rescan: for file systems that send no events.
+    /// Not at all: for file systems that send no events.
     Poll,
 }
 
@@ -76,7 +77,7 @@ pub(crate) struct Limits {
 pub(crate) struct Retention {
     /// Generations besides the current one.
     pub(crate) keep: usize,
-    /// None goes sooner than this after it stopped being current.
+    /// The least time from when a generation stops being current to when it goes.
     pub(crate) min_age: Duration,
 }
 
@@ -89,7 +90,7 @@ pub(crate) struct SwapSettings {
     pub(crate) max_delay: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TftpSettings {
     /// What the TFTP server calls `/`; `None`: the tree itself.
     pub(crate) root: Option<PathBuf>,
@@ -106,105 +107,85 @@ pub(crate) struct BootConfig {
 /// A program of the admin's that is run after an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hook {
-    /// After which outcomes.
+    /// The outcomes after which the program is run.
     pub(crate) on: Vec<Verdict>,
     /// The program and its arguments.
     pub(crate) command: Vec<String>,
-    /// It is ended when it runs longer.
+    /// A program that runs longer is ended.
     pub(crate) timeout: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetricsSettings {
     /// Where the textfile collector of Prometheus looks; `None`: no metrics are written.
     pub(crate) textfile: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct LogSettings {
     pub(crate) level: LogLevel,
     pub(crate) format: LogFormat,
 }
 
 /// What is logged: this, and all that is more important.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
-)]
+#[derive(strum::Display, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum LogLevel {
     Error,
     Warn,
+    #[default]
     Info,
     Debug,
     Trace,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::VariantNames)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, strum::EnumString, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// The journal's own under systemd, and text elsewhere.
+    #[default]
     Auto,
     Text,
     Json,
 }
 
-impl Default for SwapSettings {
+/// The built-in defaults, together with those of the log above.
+impl Default for Settings {
     fn default() -> Self {
         Self {
-            quiet_period: Duration::from_secs(15),
-            max_delay: Duration::from_secs(10 * 60),
-        }
-    }
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self {
-            level: LogLevel::Info,
-            format: LogFormat::Auto,
-        }
-    }
-}
-
-impl Default for SpoolSettings {
-    fn default() -> Self {
-        Self {
-            path: "/var/spool/netboot-publisher".into(),
-            watch: WatchMode::Auto,
-            rescan_interval: Duration::from_secs(60),
-            incomplete_timeout: Duration::from_secs(60 * 60),
-            keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
-            keep_rejected: Duration::from_secs(30 * 24 * 60 * 60),
-        }
-    }
-}
-
-impl Default for TreeSettings {
-    fn default() -> Self {
-        Self {
-            path: "/srv/tftp/netboot".into(),
-            owner: None,
-            group: None,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_image_size: 16 << 30,
-            max_files: 100_000,
-            max_depth: 32,
-            min_free_space: 1 << 30,
-        }
-    }
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            keep: 2,
-            min_age: Duration::from_secs(24 * 60 * 60),
+            spool: SpoolSettings {
+                path: "/var/spool/netboot-publisher".into(),
+                watch: WatchMode::Auto,
+                rescan_interval: Duration::from_secs(60),
+                incomplete_timeout: Duration::from_secs(60 * 60),
+                keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
+                keep_rejected: Duration::from_secs(30 * 24 * 60 * 60),
+            },
+            tree: TreeSettings {
+                path: "/srv/tftp/netboot".into(),
+                owner: None,
+                group: None,
+            },
+            limits: Limits {
+                max_image_size: 16 << 30,
+                max_files: 100_000,
+                max_depth: 32,
+                min_free_space: 1 << 30,
+            },
+            retention: Retention {
+                keep: 2,
+                min_age: Duration::from_secs(24 * 60 * 60),
+            },
+            swap: SwapSettings {
+                quiet_period: Duration::from_secs(15),
+                max_delay: Duration::from_secs(10 * 60),
+            },
+            tftp: TftpSettings { root: None },
+            boot_configs: Vec::new(),
+            hooks: Vec::new(),
+            metrics: MetricsSettings { textfile: None },
+            log: LogSettings::default(),
         }
     }
 }
@@ -221,63 +202,83 @@ impl Settings {
     pub fn parse(file: &str, source: &str) -> Result<Self, InputError> {
         read_toml(file, source, |top| {
             let mut settings = Self::default();
-            top.table("spool", |table| settings.spool.take(table));
-            top.table("tree", |table| {
-                settings.tree.take(table, &settings.spool.path);
-            });
-            top.table("limits", |table| settings.limits.take(table));
-            top.table("retention", |table| settings.retention.take(table));
-            top.table("swap", |table| settings.swap.take(table));
-            top.table("tftp", |table| {
-                settings.tftp.take(table, &settings.tree.path);
-            });
+            settings.take(top);
             let mut outputs = Vec::new();
-            let configs = top.tables("boot_config", |table| boot_config(table, &mut outputs));
-            settings.boot_configs = configs.into_iter().flatten().collect();
-            let hooks = top.tables("hook", hook);
-            settings.hooks = hooks.into_iter().flatten().collect();
+            settings.boot_configs =
+                top.tables("boot_config", |table| boot_config(table, &mut outputs));
+            settings.hooks = top.tables("hook", hook);
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
             });
-            top.table("log", |table| settings.log.take(table));
+            top.table("log", |table| {
+                table.set("level", &mut settings.log.level, word);
+                table.set("format", &mut settings.log.format, word);
+            });
             Some(settings)
         })
     }
-}
 
-impl Settings {
+    fn take(&mut self, top: &mut Table<'_, '_>) {
+        let (spool, tree) = (&mut self.spool, &mut self.tree);
+        top.table("spool", |table| {
+            table.set("path", &mut spool.path, path);
+            table.set("watch", &mut spool.watch, word);
+            table.set("rescan_interval", &mut spool.rescan_interval, interval);
+            table.set(
+                "incomplete_timeout",
+                &mut spool.incomplete_timeout,
+                duration,
+            );
+            table.set("keep_outcomes", &mut spool.keep_outcomes, duration);
+            table.set("keep_rejected", &mut spool.keep_rejected, duration);
+        });
+        top.table("tree", |table| {
+            table.set("path", &mut tree.path, |value| {
+                apart_from(&spool.path, value)
+            });
+            table.set("owner", &mut tree.owner, account);
+            table.set("group", &mut tree.group, account);
+        });
+        let (limits, retention, swap) = (&mut self.limits, &mut self.retention, &mut self.swap);
+        top.table("limits", |table| {
+            table.set("max_image_size", &mut limits.max_image_size, size);
+            table.set("max_files", &mut limits.max_files, count(10_000_000));
+            table.set("max_depth", &mut limits.max_depth, count(1_000));
+            table.set("min_free_space", &mut limits.min_free_space, size);
+        });
+        top.table("retention", |table| {
+            table.set("keep", &mut retention.keep, count(1_000_000));
+            table.set("min_age", &mut retention.min_age, duration);
+        });
+        top.table("swap", |table| {
+            table.set("quiet_period", &mut swap.quiet_period, duration);
+            table.set("max_delay", &mut swap.max_delay, duration);
+        });
+        top.table("tftp", |table| {
+            table.set("root", &mut self.tftp.root, |value| {
+                above(&tree.path, value)
+            });
+        });
+    }
+
     /// These settings as far as they can take effect while a daemon runs with `running`, and the keys
     /// of the others that are different.
     pub(crate) fn beside(mut self, running: &Self) -> (Self, Vec<&'static str>) {
-        let mut kept = Vec::new();
-        let mut keep = |is_same: bool, key| {
-            if !is_same {
-                kept.push(key);
-            }
-        };
         let (spool, tree) = (&running.spool, &running.tree);
-        keep(self.spool.path == spool.path, "spool.path");
-        keep(self.spool.watch == spool.watch, "spool.watch");
-        keep(self.tree.path == tree.path, "tree.path");
-        keep(self.tree.owner == tree.owner, "tree.owner");
-        keep(self.tree.group == tree.group, "tree.group");
-        keep(self.log.format == running.log.format, "log.format");
+        let fixed = [
+            (self.spool.path == spool.path, "spool.path"),
+            (self.spool.watch == spool.watch, "spool.watch"),
+            (self.tree.path == tree.path, "tree.path"),
+            (self.tree.owner == tree.owner, "tree.owner"),
+            (self.tree.group == tree.group, "tree.group"),
+            (self.log.format == running.log.format, "log.format"),
+        ];
         self.spool.path.clone_from(&spool.path);
         self.spool.watch = spool.watch;
         self.tree.clone_from(tree);
         self.log.format = running.log.format;
-        (self, kept)
-    }
-}
-
-impl SpoolSettings {
-    fn take(&mut self, table: &mut Table<'_, '_>) {
-        table.set("path", &mut self.path, path);
-        table.set("watch", &mut self.watch, word);
-        table.set("rescan_interval", &mut self.rescan_interval, interval);
-        table.set("incomplete_timeout", &mut self.incomplete_timeout, duration);
-        table.set("keep_outcomes", &mut self.keep_outcomes, duration);
-        table.set("keep_rejected", &mut self.keep_rejected, duration);
+        let different = fixed.into_iter().filter(|(is_same, _)| !is_same);
+        (self, different.map(|(_, key)| key).collect())
     }
 }
 
@@ -289,78 +290,19 @@ impl TreeSettings {
     pub(crate) fn ownership(&self, own: Ownership) -> Result<Ownership, UnknownAccount> {
         Ownership::by_name(self.owner.as_deref(), self.group.as_deref(), own)
     }
-
-    fn take(&mut self, table: &mut Table<'_, '_>, spool: &Path) {
-        table.set("path", &mut self.path, |value| {
-            apart_from(spool, path(value)?)
-        });
-        table.set("owner", &mut self.owner, account);
-        table.set("group", &mut self.group, account);
-    }
 }
 
-impl Limits {
-    fn take(&mut self, table: &mut Table<'_, '_>) {
-        table.set("max_image_size", &mut self.max_image_size, size);
-        table.set("max_files", &mut self.max_files, |value| {
-            count(value, 10_000_000)
-        });
-        table.set("max_depth", &mut self.max_depth, |value| {
-            count(value, 1_000)
-        });
-        table.set("min_free_space", &mut self.min_free_space, size);
-    }
-}
-
-impl Retention {
-    fn take(&mut self, table: &mut Table<'_, '_>) {
-        table.set("keep", &mut self.keep, |value| count(value, 1_000_000));
-        table.set("min_age", &mut self.min_age, duration);
-    }
-}
-
-impl SwapSettings {
-    fn take(&mut self, table: &mut Table<'_, '_>) {
-        table.set("quiet_period", &mut self.quiet_period, duration);
-        table.set("max_delay", &mut self.max_delay, duration);
-    }
-}
-
-impl TftpSettings {
-    fn take(&mut self, table: &mut Table<'_, '_>, tree: &Path) {
-        table.set("root", &mut self.root, |value| {
-            match optional_path(value)? {
-                Some(root) if !tree.starts_with(&root) => Err(format!(
-                    "`tree.path`, {}, or a folder above it",
-                    tree.display()
-                )),
-                root => Ok(root),
-            }
-        });
-    }
-}
-
-impl LogSettings {
-    fn take(&mut self, table: &mut Table<'_, '_>) {
-        table.set("level", &mut self.level, word);
-        table.set("format", &mut self.format, word);
-    }
-}
-
-/// `outputs` are those of the configurations before.
+/// `outputs` are those of the boot configurations before this one.
 fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
         const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.` or ending in \
             `@`; and another name than that of the catalog";
         let output = path(value)?;
-        // Generations are never written again.
-        let is_plain = |part: std::path::Component<'_>| match part {
-            std::path::Component::Normal(name) => {
-                let name = name.as_encoded_bytes();
-                !name.starts_with(b".") && !name.ends_with(b"@")
-            }
-            _ => false,
+        // A part that ends in `@` is a folder of generations, which are never written again.
+        let is_plain = |part: Component<'_>| {
+            let name = part.as_os_str().as_encoded_bytes();
+            matches!(part, Component::Normal(_)) && !name.starts_with(b".") && !name.ends_with(b"@")
         };
         if !output.components().all(is_plain) || output.ends_with("catalog.json") {
             return Err(RULE.to_string());
@@ -382,10 +324,8 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
         let rule = format!("a list of {}", one_of(Verdict::VARIANTS, ", "));
         let words = value.texts(&rule)?;
         let verdicts: Result<Vec<_>, _> = words.iter().map(|word| word.parse()).collect();
-        verdicts
-            .ok()
-            .filter(|verdicts| !verdicts.is_empty())
-            .ok_or(rule)
+        let verdicts = verdicts.ok().filter(|verdicts| !verdicts.is_empty());
+        verdicts.ok_or(rule)
     });
     let command = table.required("command", |value| {
         const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
@@ -396,48 +336,52 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
         }
         Ok(command)
     });
-    let timeout = table
-        .optional("timeout", interval)
-        .unwrap_or(Duration::from_secs(30));
+    let timeout = table.optional("timeout", interval);
     Some(Hook {
         on: on?,
         command: command?,
-        timeout,
+        timeout: timeout.unwrap_or(Duration::from_secs(30)),
     })
 }
 
 fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    const RULE: &str = "a path";
-    match value.text(RULE)? {
-        text if text.is_empty() || text.contains('\0') => Err(RULE.to_string()),
-        text => Ok(text.into()),
-    }
+    let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
+    value.parsed("a path", |text| is_path(text).then(|| text.into()))
 }
 
-/// An empty one stands for none.
+/// A path, or an empty text for `None`.
 fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
-    match value.text("a path")? {
-        "" => Ok(None),
+    match value.as_str() {
+        Some("") => Ok(None),
         _ => path(value).map(Some),
     }
 }
 
-/// What lies in the tree is served to everybody: the spool has no place there, nor the tree in the
-/// spool.
-fn apart_from(spool: &Path, tree: PathBuf) -> Result<PathBuf, Expected> {
+/// The path of a tree. What lies in the tree is served to everybody: the spool has no place there, nor
+/// the tree in the spool.
+fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
+    let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
-        return Err(format!(
-            "a path apart from `spool.path`, {}",
-            spool.display()
-        ));
+        let spool = spool.display();
+        return Err(format!("a path apart from `spool.path`, {spool}"));
     }
     Ok(tree)
 }
 
+/// The path of a folder that holds the tree, or is the tree; an empty text for `None`.
+fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
+    match optional_path(value)? {
+        Some(root) if !tree.starts_with(&root) => {
+            let tree = tree.display();
+            Err(format!("`tree.path`, {tree}, or a folder above it"))
+        }
+        root => Ok(root),
+    }
+}
+
 /// One of the words of `T`.
 fn word<T: FromStr + VariantNames>(value: &DeValue<'_>) -> Result<T, Expected> {
-    let rule = || one_of(T::VARIANTS, " or ");
-    value.as_str().ok_or_else(rule)?.parse().map_err(|_| rule())
+    value.parsed(&one_of(T::VARIANTS, " or "), |word| word.parse().ok())
 }
 
 fn one_of(words: &[&str], between: &str) -> String {
@@ -448,11 +392,10 @@ fn one_of(words: &[&str], between: &str) -> String {
 fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
     const RULE: &str = "a duration such as \"10m\" or \"7d\", at most 100 years";
     const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    let parsed = humantime::parse_duration(value.text(RULE)?);
-    parsed
-        .ok()
-        .filter(|duration| *duration <= MAX)
-        .ok_or_else(|| RULE.to_string())
+    value.parsed(RULE, |text| {
+        let duration = humantime::parse_duration(text);
+        duration.ok().filter(|duration| *duration <= MAX)
+    })
 }
 
 fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
@@ -464,27 +407,20 @@ fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
 
 fn size(value: &DeValue<'_>) -> Result<u64, Expected> {
     const RULE: &str = "a size such as \"512MiB\" or \"4GiB\"";
-    value
-        .text(RULE)?
-        .parse::<ByteSize>()
-        .map(|size| size.0)
-        .map_err(|_| RULE.to_string())
+    value.parsed(RULE, |text| Some(text.parse::<ByteSize>().ok()?.0))
 }
 
-fn count(value: &DeValue<'_>, max: u64) -> Result<usize, Expected> {
-    value
-        .number(max)
-        .and_then(|n| usize::try_from(n).map_err(|error| error.to_string()))
+fn count(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
+    move |value| usize::try_from(value.number(max)?).map_err(|error| error.to_string())
 }
 
-/// The name of a user or group; an empty one stands for the daemon's own.
+/// The name of a user or group; an empty text stands for the daemon's own.
 fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
     const RULE: &str = "a name, or \"\" for the daemon's own";
-    match value.text(RULE)? {
-        "" => Ok(None),
-        name if name.contains(char::is_control) => Err(RULE.to_string()),
-        name => Ok(Some(name.to_string())),
-    }
+    let name = value.parsed(RULE, |name| {
+        (!name.contains(char::is_control)).then(|| name.to_string())
+    })?;
+    Ok(Some(name).filter(|name| !name.is_empty()))
 }
 
 #[cfg(test)]

@@ -190,8 +190,7 @@ fn options(name: &str, help: &str) -> Opts {
 }
 
 fn seconds(moment: Moment) -> f64 {
-    let since = moment.system_time().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
+    moment.since_1970().as_secs_f64()
 }
 
 /// Counts the news, and writes the file whenever something changed and at each look at the spool,

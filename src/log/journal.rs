@@ -71,21 +71,20 @@ impl Journal {
     ///
     /// Every entry names the socket anew: it may be another one when journald was started again.
     pub(super) fn send(&self, entry: &JournalEntry) -> io::Result<()> {
-        match self.socket.send_to(&entry.0, SOCKET) {
-            // Too large for a datagram: journald reads it from a file that nobody can change.
-            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => {
-                let file = sealed(|file| file.write_all(&entry.0))?;
-                let files = [file.as_fd()];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(&files));
-                let (nothing, flags) = ([IoSlice::new(&[])], SendFlags::empty());
-                let socket = &self.socket;
-                rustix::net::sendmsg_addr(socket, &self.address, &nothing, &mut control, flags)?;
-                Ok(())
-            }
-            sent => sent.map(drop),
+        let sent = self.socket.send_to(&entry.0, SOCKET);
+        if sent.as_ref().err().and_then(Errno::from_io_error) != Some(Errno::MSGSIZE) {
+            return sent.map(drop);
         }
+        // An entry that is too large for a datagram: journald reads it from a file that nobody can
+        // change.
+        let file = sealed(|file| file.write_all(&entry.0))?;
+        let files = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        let (nothing, flags) = ([IoSlice::new(&[])], SendFlags::empty());
+        rustix::net::sendmsg_addr(&self.socket, &self.address, &nothing, &mut control, flags)?;
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
-//! The log: entries of the journal's own kind, readable lines, or JSON.
+//! The admin's log: entries of the journal's own kind, readable lines, or JSON.
 //!
 //! An event has the same fields in all three. In lines for people what only programs need is left
 //! out, and bytes and durations are written as people do; nothing in a line can move a cursor.
+//!
+//! The room owns the log's formats and the ids of its events. Any room logs by `tracing`'s macros;
+//! this one uses `sys` and `settings`. Start with [`Log::start`].
 
 mod events;
 mod journal;
@@ -14,36 +17,35 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::fmt::{FormatFields, MakeWriter};
+use tracing_subscriber::layer::{Context, Layer, Layered, SubscriberExt as _};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt as lines, reload};
+use tracing_subscriber::{EnvFilter, reload};
 
 use self::journal::{Journal, JournalEntry};
 use crate::settings::{LogFormat, LogLevel, LogSettings};
 
-/// As the journal calls this program.
+/// The name of this program in the journal.
 const IDENTIFIER: &str = "netboot-publisher";
 
 /// Fields that lines for people don't show: a line says the same in words.
 const FOR_PROGRAMS: [&str; 3] = ["message_id", "outcome", "digest"];
 
 /// The running log.
-#[derive(Debug)]
 pub(crate) struct Log {
+    /// What the command line says.
     level: Option<LogLevel>,
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<EnvFilter, Layered<Output, Registry>>,
     is_text: bool,
 }
 
 impl Log {
-    /// Starts the log on standard error. What the command line says about level and format goes
-    /// before the settings. To be called once.
+    /// Starts the log on standard error. To be called once. `level` and `format` are what the command
+    /// line says, which goes before the settings.
     pub(crate) fn start(
         settings: LogSettings,
         level: Option<LogLevel>,
@@ -55,20 +57,13 @@ impl Log {
             LogFormat::Text | LogFormat::Json => None,
         };
         let is_text = format != LogFormat::Json && journal.is_none();
-        let (filtered, filter) = reload::Layer::new(filter(level.unwrap_or(settings.level)));
-        let output: Box<dyn Layer<_> + Send + Sync> = match journal {
-            Some(journal) => Box::new(Journaled(journal)),
-            None if is_text => {
-                let has_colours =
-                    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-                Box::new(text(io::stderr, has_colours))
-            }
-            None => Box::new(json(io::stderr)),
+        let has_colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let output = match journal {
+            Some(journal) => Journaled(journal).boxed(),
+            None => lines(io::stderr, is_text, has_colours),
         };
-        tracing_subscriber::registry()
-            .with(filtered)
-            .with(output)
-            .init();
+        let (layer, filter) = reload::Layer::new(filter(level.unwrap_or(settings.level)));
+        Registry::default().with(output).with(layer).init();
         Self {
             level,
             filter,
@@ -78,11 +73,11 @@ impl Log {
 
     /// What is logged from now on, unless the command line says something else.
     pub(crate) fn set_level(&self, level: LogLevel) {
-        // It fails only when the log is gone.
+        // This fails only when the log is gone.
         let _ = self.filter.reload(filter(self.level.unwrap_or(level)));
     }
 
-    /// Whether it consists of lines for people, on standard error.
+    /// Whether the log consists of lines for people, on standard error.
     pub(crate) fn is_text(&self) -> bool {
         self.is_text
     }
@@ -90,54 +85,39 @@ impl Log {
 
 /// `RUST_LOG` goes before all else: it can choose by module.
 fn filter(level: LogLevel) -> EnvFilter {
-    let level: LevelFilter = level
-        .to_string()
-        .parse()
-        .expect("the words are tracing's own");
+    let level = level.to_string().parse();
     EnvFilter::builder()
-        .with_default_directive(level.into())
+        .with_default_directive(level.expect("the words are tracing's own"))
         .from_env_lossy()
 }
 
-/// Readable lines.
-fn text<S, W>(writer: W, has_colours: bool) -> impl Layer<S> + Send + Sync
-where
-    S: Subscriber + for<'s> tracing_subscriber::registry::LookupSpan<'s>,
-    W: for<'w> lines::MakeWriter<'w> + Send + Sync + 'static,
-{
-    lines::layer()
-        .with_target(false)
-        .with_ansi(has_colours)
-        .with_writer(writer)
-        .fmt_fields(Readable)
-        // Whoever read the log may have gone. Telling nobody of that would be a panic.
-        .log_internal_errors(false)
-}
+/// Where events go: readable lines, JSON, or the journal.
+type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// One JSON object a line.
-fn json<S, W>(writer: W) -> impl Layer<S> + Send + Sync
+/// Readable lines, or one JSON object a line.
+fn lines<W>(writer: W, is_text: bool, has_colours: bool) -> Output
 where
-    S: Subscriber + for<'s> tracing_subscriber::registry::LookupSpan<'s>,
-    W: for<'w> lines::MakeWriter<'w> + Send + Sync + 'static,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    lines::layer()
-        .json()
-        .flatten_event(true)
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
         // Of the module; an event's own field `target` is what an image is for.
         .with_target(false)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_writer(writer)
-        .log_internal_errors(false)
+        // Whoever read the log may have gone. Telling nobody of that would be a panic.
+        .log_internal_errors(false);
+    if is_text {
+        return layer.with_ansi(has_colours).fmt_fields(Readable).boxed();
+    }
+    let layer = layer.json().flatten_event(true);
+    layer.with_current_span(false).with_span_list(false).boxed()
 }
 
 /// How lines for people show fields.
 struct Readable;
 
 impl<'w> FormatFields<'w> for Readable {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let has_colours = writer.has_ansi_escapes();
-        let mut line = Line::new(&mut writer, has_colours);
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut line = Line::new(writer);
         fields.record(&mut line);
         line.result
     }
@@ -145,18 +125,16 @@ impl<'w> FormatFields<'w> for Readable {
 
 /// A line for people, as it is written.
 struct Line<'w> {
-    out: &'w mut dyn fmt::Write,
-    has_colours: bool,
+    out: Writer<'w>,
     /// What stands before the next field; `None` at the beginning.
     gap: Option<char>,
     result: fmt::Result,
 }
 
 impl<'w> Line<'w> {
-    fn new(out: &'w mut dyn fmt::Write, has_colours: bool) -> Self {
+    fn new(out: Writer<'w>) -> Self {
         Self {
             out,
-            has_colours,
             gap: None,
             result: Ok(()),
         }
@@ -178,14 +156,14 @@ impl<'w> Line<'w> {
             if message.contains('\n') {
                 self.gap = Some('\n');
             }
-            return write!(Escaping(self.out, &['\n']), "{message}");
+            return write!(Escaping(&mut self.out, &['\n']), "{message}");
         }
-        if self.has_colours {
-            write!(self.out, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?
+        if self.out.has_ansi_escapes() {
+            write!(self.out, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?;
         } else {
-            write!(self.out, "{name}=")?
+            write!(self.out, "{name}=")?;
         }
-        write!(Escaping(self.out, &[]), "{value}")
+        write!(Escaping(&mut self.out, &[]), "{value}")
     }
 }
 
@@ -193,20 +171,15 @@ impl Visit for Line<'_> {
     fn record_u64(&mut self, field: &Field, value: u64) {
         match field.name() {
             "bytes" => self.put("bytes", &ByteSize(value)),
-            "duration_usec" => {
-                let took = humantime::format_duration(round(value));
-                self.put("took", &took);
-            }
+            "duration_usec" => self.put("took", &humantime::format_duration(round(value))),
             name => self.put(name, &value),
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if !FOR_PROGRAMS.contains(&field.name()) {
-            match field.name() {
-                "message" => self.put("message", &value),
-                name => self.put(name, &format_args!("{value:?}")),
-            }
+        match field.name() {
+            "message" => self.put("message", &value),
+            _ => self.record_debug(field, &value),
         }
     }
 
@@ -217,29 +190,24 @@ impl Visit for Line<'_> {
     }
 }
 
-/// Three digits are enough for people.
+/// What people want to know of a duration: whole milliseconds, from 10 ms on.
 fn round(micros: u64) -> Duration {
     let unit = if micros < 10_000 { 1 } else { 1_000 };
     Duration::from_micros(micros / unit * unit)
 }
 
-/// Escapes all control characters but these.
+/// A writer that escapes all control characters but the given ones.
 struct Escaping<'w>(&'w mut dyn fmt::Write, &'static [char]);
 
 impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
         let is_bad = |c: char| c.is_control() && !self.1.contains(&c);
-        while let Some(at) = rest.find(is_bad) {
-            let (plain, bad) = rest.split_at(at);
-            self.0.write_str(plain)?;
-            let mut chars = bad.chars();
-            if let Some(bad) = chars.next() {
-                write!(self.0, "{}", bad.escape_default())?;
-            }
-            rest = chars.as_str();
+        let mut written = 0;
+        for (at, bad) in text.match_indices(is_bad) {
+            write!(self.0, "{}{}", &text[written..at], bad.escape_default())?;
+            written = at + bad.len();
         }
-        self.0.write_str(rest)
+        self.0.write_str(&text[written..])
     }
 }
 
@@ -250,7 +218,7 @@ impl<S: Subscriber> Layer<S> for Journaled {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let (entry, message) = entry(event);
         if self.0.send(&entry).is_err() {
-            // It leads to the journal too, by another way; where that fails as well, nobody listens.
+            // Standard error leads to the journal too; where that fails as well, nobody listens.
             let _ = io::Write::write_all(&mut io::stderr(), format!("{message}\n").as_bytes());
         }
     }
@@ -267,7 +235,7 @@ fn entry(event: &Event<'_>) -> (JournalEntry, String) {
     };
     // `journalctl` shows nothing but the message: it says what the line says.
     let mut message = String::new();
-    event.record(&mut Line::new(&mut message, false));
+    event.record(&mut Line::new(Writer::new(&mut message)));
     let mut entry = JournalEntry::default();
     entry.put("MESSAGE", &message);
     entry.put("PRIORITY", priority);
@@ -337,8 +305,8 @@ mod tests {
     fn lines_of(has_colours: bool, tell: impl FnOnce()) -> String {
         let paper = Paper::default();
         let writer = paper.clone();
-        let layer = text(move || writer.clone(), has_colours);
-        let subscriber = tracing_subscriber::registry().with(layer);
+        let layer = lines(move || writer.clone(), true, has_colours);
+        let subscriber = Registry::default().with(layer);
         tracing::subscriber::with_default(subscriber, tell);
         let text = paper.text();
         let begin = text.find('Z').expect("a time") + 1;
@@ -373,8 +341,8 @@ mod tests {
     fn json_has_every_field_as_it_is() {
         let paper = Paper::default();
         let writer = paper.clone();
-        let layer = json(move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(layer);
+        let layer = lines(move || writer.clone(), false, false);
+        let subscriber = Registry::default().with(layer);
         tracing::subscriber::with_default(subscriber, publish);
         let mut event: serde_json::Value = serde_json::from_str(&paper.text()).unwrap();
         assert!(event.as_object_mut().unwrap().remove("timestamp").is_some());

@@ -99,7 +99,7 @@ impl Manifest {
             {
                 version = top.optional("version", self::version);
                 files = top.table("files", |table| {
-                    table.each_table(listed).into_iter().flatten().collect()
+                    table.each_table(listed).into_iter().collect()
                 });
             }
             let target = Target::new(arch?, subarch?, release?, purpose?);
@@ -225,10 +225,7 @@ fn check_signs(source: &str) -> Result<(), InputError> {
 }
 
 fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
-    value
-        .text(Name::RULE)?
-        .parse()
-        .map_err(|_| Name::RULE.to_string())
+    value.parsed(Name::RULE, |text| text.parse().ok())
 }
 
 /// `action`, and for a rollback `to`. `None` after a complaint.
@@ -236,19 +233,19 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
     let mut is_good = true;
     let action = top.optional("action", |value| {
-        let action = match value.text(RULE) {
-            Ok("publish") => Ok(Action::Publish),
-            Ok("rollback") => Ok(Action::Rollback(None)),
-            Ok("withdraw") => Ok(Action::Withdraw),
-            _ => Err(RULE.to_string()),
-        };
+        let action = value.parsed(RULE, |word| match word {
+            "publish" => Some(Action::Publish),
+            "rollback" => Some(Action::Rollback(None)),
+            "withdraw" => Some(Action::Withdraw),
+            _ => None,
+        });
         is_good = action.is_ok();
         action
     });
     if action == Some(Action::Rollback(None)) {
         let to = top.optional("to", |value| {
             const RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
-            value.text(RULE)?.parse().map_err(|_| RULE.to_string())
+            value.parsed(RULE, |text| text.parse().ok())
         });
         return Some(Action::Rollback(to));
     }
@@ -267,15 +264,14 @@ const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an im
 pub(crate) struct ReplacesError;
 
 fn replaces(value: &DeValue<'_>) -> Result<Replaces, Expected> {
-    let parsed = value.text(REPLACES_RULE)?.parse();
-    parsed.map_err(|ReplacesError| REPLACES_RULE.to_string())
+    value.parsed(REPLACES_RULE, |text| text.parse().ok())
 }
 
 /// What a version has to look like.
 const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
 
 fn version(value: &DeValue<'_>) -> Result<String, Expected> {
-    Manifest::parse_version(value.text(VERSION_RULE)?)
+    value.parsed(VERSION_RULE, |text| Manifest::parse_version(text).ok())
 }
 
 fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
@@ -285,8 +281,7 @@ fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
     }
     let size = table.optional("size", |value| value.number(i64::MAX as u64));
     let sha256 = table.required("sha256", |value| {
-        const RULE: &str = "64 hex digits";
-        value.text(RULE)?.parse().map_err(|_| RULE.to_string())
+        value.parsed("64 hex digits", |text| text.parse().ok())
     })?;
     Some((path.to_string(), Listed { sha256, size }))
 }

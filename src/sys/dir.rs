@@ -411,13 +411,12 @@ impl Dir {
 
     /// Sets the time of last modification of `name`.
     pub(crate) fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
-        let since = moment.system_time().duration_since(UNIX_EPOCH);
         let times = Timestamps {
             last_access: Timespec {
                 tv_sec: 0,
                 tv_nsec: fs::UTIME_OMIT,
             },
-            last_modification: Timespec::try_from(since.unwrap_or_default())
+            last_modification: Timespec::try_from(moment.since_1970())
                 .expect("a system time is an i64 of seconds"),
         };
         let set = fs::utimensat(&self.fd, name.as_ref(), &times, AtFlags::SYMLINK_NOFOLLOW);

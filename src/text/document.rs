@@ -1,6 +1,5 @@
 //! A TOML document, taken key by key: every error is kept, none ends the reading.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -10,8 +9,8 @@ use super::{Complaint, InputError, quoted};
 
 /// Reads the document `text`; `file` is the name that errors show.
 ///
-/// `read` takes what it knows from the top table. It returns `None` only after it has complained
-/// (the methods of [`Table`] do so themselves).
+/// `read` takes what it knows from the top table, and returns `None` only after a complaint (the
+/// methods of [`Table`] complain themselves).
 ///
 /// # Errors
 /// Everything that is wrong, at once: syntax, unknown keys, missing keys, values.
@@ -26,56 +25,52 @@ pub(crate) fn read_toml<T>(
         problem: error.message().lines().collect::<Vec<_>>().join(", "),
         expected: String::new(),
     });
-    // Half of a document that could not be parsed is missing: what seems absent may be there.
-    let is_whole = syntax.is_empty();
-    let complaints = RefCell::new(complaints.collect());
-    let mut top = Table {
+    let mut complaints = complaints.collect();
+    let top = Table {
         span: 0..0,
         path: String::new(),
         rest: document.into_inner(),
         known: Vec::new(),
-        is_whole,
-        complaints: &complaints,
+        is_whole: syntax.is_empty(),
+        complaints: &mut complaints,
     };
-    let value = read(&mut top);
-    top.end();
-    match (value, complaints.into_inner()) {
-        (Some(value), complaints) if complaints.is_empty() => Ok(value),
-        (_, complaints) => Err(InputError::new(file, text, complaints)),
+    match top.read(read) {
+        Some(value) if complaints.is_empty() => Ok(value),
+        _ => Err(InputError::new(file, text, complaints)),
     }
 }
 
-/// One table of a document; what has been taken out of it is known, the rest is not.
+/// One table of a document, from which a reader takes the keys that it knows.
 pub(crate) struct Table<'c, 'i> {
+    /// Where the table's name stands.
     span: Range<usize>,
     /// `"limits."` for the table `limits`.
     path: String,
+    /// What nobody has taken yet.
     rest: DeTable<'i>,
+    /// The keys that were asked for, whether they are there or not.
     known: Vec<&'static str>,
+    /// Whether all of the document could be parsed: of half a document, what seems absent may be
+    /// there.
     is_whole: bool,
-    complaints: &'c RefCell<Vec<Complaint>>,
+    complaints: &'c mut Vec<Complaint>,
 }
 
 /// What a value was expected to be, as the end of "expected …".
 pub(crate) type Expected = String;
 
 impl<'i> Table<'_, 'i> {
-    /// The value of `key`, if there is one and `parse` accepts it; where it doesn't, its word on
-    /// what was expected becomes a complaint.
+    /// The value of `key`, if there is one and `parse` accepts it. Where `parse` doesn't, what it says
+    /// was expected becomes a complaint.
     pub(crate) fn optional<T>(
         &mut self,
         key: &'static str,
         parse: impl FnOnce(&DeValue<'i>) -> Result<T, Expected>,
     ) -> Option<T> {
         let (_, value) = self.take(key)?;
-        match parse(value.get_ref()) {
-            Ok(parsed) => Some(parsed),
-            Err(expected) => {
-                let problem = format!("invalid {}", self.named(key));
-                self.complain(value.span(), problem, format!("expected {expected}"));
-                None
-            }
-        }
+        let parsed = parse(value.get_ref());
+        let parsed = parsed.inspect_err(|expected| self.invalid(key, value.span(), expected));
+        parsed.ok()
     }
 
     /// As [`Table::optional`]; a key that is not there is a complaint.
@@ -85,15 +80,12 @@ impl<'i> Table<'_, 'i> {
         parse: impl FnOnce(&DeValue<'i>) -> Result<T, Expected>,
     ) -> Option<T> {
         if !self.rest.contains_key(key) && self.is_whole {
-            self.known.push(key);
-            let problem = format!("missing key {}", self.named(key));
-            self.complain(self.span.clone(), problem, String::new());
-            return None;
+            self.complain("missing key", key, self.span.clone(), String::new());
         }
         self.optional(key, parse)
     }
 
-    /// Puts the value of `key`, if there is a good one, into its `place`.
+    /// As [`Table::optional`]; the value is put into its `place`.
     pub(crate) fn set<T>(
         &mut self,
         key: &'static str,
@@ -115,51 +107,53 @@ impl<'i> Table<'_, 'i> {
         self.sub_table(key_span, key, value, read)
     }
 
-    /// Every table of the array of tables `key` (`[[key]]`): `read` takes what it knows from each.
+    /// Every table of the array of tables `key` (`[[key]]`): `read` takes what it knows from each,
+    /// and returns `None` only after a complaint.
     pub(crate) fn tables<T>(
         &mut self,
         key: &'static str,
-        mut read: impl FnMut(&mut Table<'_, 'i>) -> T,
+        mut read: impl FnMut(&mut Table<'_, 'i>) -> Option<T>,
     ) -> Vec<T> {
         let Some((key_span, value)) = self.take(key) else {
             return Vec::new();
         };
         let span = value.span();
         let DeValue::Array(tables) = value.into_inner() else {
-            let problem = format!("invalid {}", self.named(key));
-            self.complain(span, problem, format!("expected tables, each `[[{key}]]`"));
+            self.invalid(key, span, &format!("tables, each `[[{key}]]`"));
             return Vec::new();
         };
         let tables = tables.into_iter().filter_map(|table| {
             // The header of this very table, where it has one.
-            let span = if table.span().is_empty() {
-                key_span.clone()
-            } else {
-                table.span()
-            };
-            self.sub_table(span, key, table, &mut read)
+            let header = Some(table.span()).filter(|span| !span.is_empty());
+            let span = header.unwrap_or_else(|| key_span.clone());
+            self.sub_table(span, key, table, &mut read)?
         });
         tables.collect()
     }
 
-    /// Every remaining key with the sub-table it names.
+    /// As [`Table::tables`], for the sub-tables of all keys that are left.
     pub(crate) fn each_table<T>(
         &mut self,
-        mut read: impl FnMut(&str, &mut Table<'_, 'i>) -> T,
+        mut read: impl FnMut(&str, &mut Table<'_, 'i>) -> Option<T>,
     ) -> Vec<T> {
         let rest = std::mem::take(&mut self.rest);
         let sub_tables = rest.into_iter().filter_map(|(key, value)| {
             let name = key.get_ref().to_string();
-            self.sub_table(key.span(), &name, value, |table| read(&name, table))
+            self.sub_table(key.span(), &name, value, |table| read(&name, table))?
         });
         sub_tables.collect()
     }
 
     /// Complains about the table as a whole, at its name.
-    pub(crate) fn complain_here(&self, problem: String, expected: &str) {
-        self.complain(self.span.clone(), problem, format!("expected {expected}"));
+    pub(crate) fn complain_here(&mut self, problem: String, expected: &str) {
+        self.complaints.push(Complaint {
+            span: self.span.clone(),
+            problem,
+            expected: format!("expected {expected}"),
+        });
     }
 
+    /// The value of `key`, and where the key stands. From here on the key is known.
     fn take(&mut self, key: &'static str) -> Option<(Range<usize>, Spanned<DeValue<'i>>)> {
         self.known.push(key);
         let (key, value) = self.rest.remove_entry(key)?;
@@ -167,7 +161,7 @@ impl<'i> Table<'_, 'i> {
     }
 
     fn sub_table<T>(
-        &self,
+        &mut self,
         key_span: Range<usize>,
         key: &str,
         value: Spanned<DeValue<'i>>,
@@ -175,11 +169,10 @@ impl<'i> Table<'_, 'i> {
     ) -> Option<T> {
         let span = value.span();
         let DeValue::Table(rest) = value.into_inner() else {
-            let problem = format!("invalid {}", self.named(key));
-            self.complain(span, problem, "expected a table".to_string());
+            self.invalid(key, span, "a table");
             return None;
         };
-        let mut table = Table {
+        let table = Table {
             span: key_span,
             path: format!("{}{key}.", self.path),
             rest,
@@ -187,44 +180,40 @@ impl<'i> Table<'_, 'i> {
             is_whole: self.is_whole,
             complaints: self.complaints,
         };
-        let value = read(&mut table);
-        table.end();
-        Some(value)
+        Some(table.read(read))
     }
 
-    /// A key of this table with the tables it stands in, for a message.
-    fn named(&self, key: &str) -> String {
-        quoted(&format!("{}{key}", self.path))
+    /// Lets `read` take what it knows. Every key that is left then is unknown.
+    fn read<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let value = read(&mut self);
+        for key in std::mem::take(&mut self.rest).keys() {
+            let known: Vec<_> = self.known.iter().map(|key| format!("`{key}`")).collect();
+            let expected = format!("expected one of {}", known.join(", "));
+            self.complain("unknown key", key.get_ref(), key.span(), expected);
+        }
+        value
     }
 
-    fn complain(&self, span: Range<usize>, problem: String, expected: String) {
-        self.complaints.borrow_mut().push(Complaint {
+    fn invalid(&mut self, key: &str, span: Range<usize>, expected: &str) {
+        self.complain("invalid", key, span, format!("expected {expected}"));
+    }
+
+    /// Says at `span` what is wrong with `key`, which is named with the tables that it stands in.
+    fn complain(&mut self, what: &str, key: &str, span: Range<usize>, expected: String) {
+        self.complaints.push(Complaint {
             span,
-            problem,
+            problem: format!("{what} {}", quoted(&format!("{}{key}", self.path))),
             expected,
         });
-    }
-
-    /// What nobody took is unknown.
-    fn end(self) {
-        let known: Vec<_> = self.known.iter().map(|key| format!("`{key}`")).collect();
-        for key in self.rest.keys() {
-            let problem = format!("unknown key {}", self.named(key.get_ref()));
-            self.complain(
-                key.span(),
-                problem,
-                format!("expected one of {}", known.join(", ")),
-            );
-        }
     }
 }
 
 /// What a value is, or what it was expected to be.
 pub(crate) trait ValueExt {
-    /// A text; `what` says what it should have been.
-    fn text(&self, what: &str) -> Result<&str, Expected>;
+    /// What `parse` makes of a text; `what` says what the text should have been.
+    fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected>;
 
-    /// A list of texts; `what` says what it should have been.
+    /// A list of texts; `what` says what the value should have been.
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected>;
 
     /// A whole number that is not negative and at most `max`.
@@ -232,28 +221,24 @@ pub(crate) trait ValueExt {
 }
 
 impl ValueExt for DeValue<'_> {
-    fn text(&self, what: &str) -> Result<&str, Expected> {
-        self.as_str().ok_or_else(|| what.to_string())
+    fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected> {
+        let parsed = self.as_str().and_then(parse);
+        parsed.ok_or_else(|| what.to_string())
     }
 
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected> {
         let list = self.as_array().ok_or_else(|| what.to_string())?;
-        let texts = list.iter().map(|value| value.get_ref().text(what));
-        texts.map(|text| text.map(String::from)).collect()
+        let texts = list.iter().map(|value| value.get_ref().as_str());
+        let texts: Option<_> = texts.map(|text| text.map(String::from)).collect();
+        texts.ok_or_else(|| what.to_string())
     }
 
     fn number(&self, max: u64) -> Result<u64, Expected> {
-        let parsed = self
-            .as_integer()
-            .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok());
-        let bound = if max == u64::MAX {
-            String::new()
-        } else {
-            format!(", at most {max}")
-        };
-        parsed
-            .filter(|&n| n <= max)
-            .ok_or_else(|| format!("a whole number{bound}"))
+        let number = self.as_integer().and_then(|integer| {
+            let number = u64::from_str_radix(integer.as_str(), integer.radix());
+            number.ok().filter(|number| *number <= max)
+        });
+        number.ok_or_else(|| format!("a whole number, at most {max}"))
     }
 }
 

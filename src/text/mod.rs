@@ -1,4 +1,5 @@
-//! A place in an input file: one display for everything that can be wrong with an input.
+//! What people write and read: input files, with one display for everything that can be wrong in
+//! them, and tables. Uses `words`. Start with [`read_toml`] and [`InputError`], which looks so:
 //!
 //! ```text
 //! error: invalid `arch`
@@ -14,8 +15,6 @@ mod table;
 pub(crate) use document::{Expected, Table, ValueExt, read_toml, toml_key};
 pub(crate) use table::{age, counted, table};
 
-use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
@@ -23,7 +22,8 @@ use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 /// More complaints than this about one file are counted, not shown.
 const MAX_SHOWN: usize = 20;
 
-/// Bytes of a line that are shown before a complaint, and of it and after it.
+/// Bytes of a line that are shown: before a complaint's span at most `MAX_BEFORE`, of the span and
+/// after it at most `MAX_SPAN` each.
 const MAX_BEFORE: usize = 1_000;
 const MAX_SPAN: usize = 500;
 
@@ -39,55 +39,39 @@ pub(crate) struct Complaint {
 }
 
 /// All that is wrong with one input file, in the file's order.
-#[derive(Debug, PartialEq, Eq)]
-pub struct InputError {
-    rendered: Vec<String>,
-    unshown: usize,
-}
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InputError(String);
 
 impl InputError {
     /// `file` is the name to show; `text` is what the complaints' spans point into.
     pub(crate) fn new(file: &str, text: &str, mut complaints: Vec<Complaint>) -> Self {
         complaints.sort_by_key(|complaint| complaint.span.start);
-        let shown = complaints.len().min(MAX_SHOWN);
-        Self {
-            rendered: complaints[..shown]
-                .iter()
-                .map(|c| render(file, text, c))
-                .collect(),
-            unshown: complaints.len() - shown,
+        let shown = complaints.iter().take(MAX_SHOWN);
+        let mut parts: Vec<_> = shown.map(|one| render(file, text, one)).collect();
+        if complaints.len() > MAX_SHOWN {
+            parts.push(format!("… and {} more", complaints.len() - MAX_SHOWN));
         }
+        Self(parts.join("\n\n"))
     }
 }
 
-impl std::error::Error for InputError {}
-
-impl fmt::Display for InputError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.rendered.join("\n\n"))?;
-        match self.unshown {
-            0 => Ok(()),
-            more => write!(f, "\n\n… and {more} more"),
-        }
-    }
-}
-
-/// Quotes a piece of input for a message: nothing of it can move the cursor or end the line, and a
-/// long one is cut.
+/// Quotes a piece of input for a message: nothing of the piece can move the cursor or end the line,
+/// and a long one is cut.
 pub(crate) fn quoted(input: &str) -> String {
     const MAX: usize = 80;
-    let end = input
-        .char_indices()
-        .nth(MAX)
-        .map_or(input.len(), |(index, _)| index);
-    let more = if end < input.len() { "…" } else { "" };
-    format!("`{}{more}`", input[..end].escape_debug())
+    let (shown, more) = match input.char_indices().nth(MAX) {
+        Some((end, _)) => (&input[..end], "…"),
+        None => (input, ""),
+    };
+    format!("`{}{more}`", shown.escape_debug())
 }
 
+/// One complaint with the line that it is about.
 fn render(file: &str, text: &str, complaint: &Complaint) -> String {
     let (number, line) = line_of(text, complaint.span.start);
-    // Only the line itself is handed on, and of a long one what is near: an input of megabytes
-    // costs no more than a small one.
+    // The renderer gets only the line itself, and of a long line what is near the span: an input of
+    // megabytes costs no more than a small one.
     let source = &text[line.clone()];
     let start = floor(source, complaint.span.start - line.start);
     let end = floor(
@@ -97,22 +81,13 @@ fn render(file: &str, text: &str, complaint: &Complaint) -> String {
     let first = floor(source, start.saturating_sub(MAX_BEFORE));
     let last = floor(source, end.min(start + MAX_SPAN) + MAX_SPAN).max(start);
     let column = source[..start].chars().count() + 1;
-    let source = printable(&source[first..last]);
-    let (start, end) = (start - first, end.min(last) - first);
-    let caret = AnnotationKind::Primary
-        .span(start..end)
-        .label(&complaint.expected);
-    let excerpt = Snippet::source(source.as_ref())
+    let caret = AnnotationKind::Primary.span(start - first..end.min(last) - first);
+    let excerpt = Snippet::source(printable(&source[first..last]))
         .line_start(number)
-        .annotation(caret);
-    let excerpt = if first == 0 {
-        excerpt.path(file)
-    } else {
-        excerpt
-    };
+        .annotation(caret.label(&complaint.expected));
     let title = Level::ERROR.primary_title(&complaint.problem);
     let report = if first == 0 {
-        title.element(excerpt)
+        title.element(excerpt.path(file))
     } else {
         // The excerpt begins in the middle of the line and can't count the columns itself.
         let place = Origin::path(file).line(number).char_column(column);
@@ -123,34 +98,29 @@ fn render(file: &str, text: &str, complaint: &Complaint) -> String {
 
 /// The same text without what the renderer passes on and a terminal may take for a command: the
 /// control characters of eight bits, and ends of lines that TOML doesn't know. No byte moves.
-fn printable(text: &str) -> Cow<'_, str> {
-    let is_bad = |c: char| matches!(c, '\u{80}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
-    if !text.contains(is_bad) {
-        return text.into();
-    }
-    let replace = |c: char| match c {
-        c if !is_bad(c) => c,
-        // Of two bytes, as what it stands for.
-        '\u{80}'..='\u{9f}' => '\u{b7}',
-        _ => char::REPLACEMENT_CHARACTER,
+fn printable(text: &str) -> String {
+    let replace = |c| match c {
+        // A dot of two bytes, as these characters are; the next one is of three bytes, as those are.
+        '\u{80}'..='\u{9f}' => '·',
+        '\u{2028}' | '\u{2029}' => char::REPLACEMENT_CHARACTER,
+        c => c,
     };
-    text.chars().map(replace).collect::<String>().into()
+    text.chars().map(replace).collect()
 }
 
 /// The number (from 1) and the bytes, without the line end, of the line that holds byte `at`.
-#[expect(clippy::naive_bytecount, reason = "it is done once for an error")]
 fn line_of(text: &str, at: usize) -> (usize, Range<usize>) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let start = before
+    let (before, after) = text.as_bytes().split_at(at.min(text.len()));
+    let (mut number, mut start) = (1, 0);
+    for (index, _) in before
         .iter()
-        .rposition(|&b| b == b'\n')
-        .map_or(0, |index| index + 1);
-    let length = text.as_bytes()[start..].iter().position(|&b| b == b'\n');
-    let end = length.map_or(text.len(), |length| start + length);
-    (
-        1 + before.iter().filter(|&&b| b == b'\n').count(),
-        start..end,
-    )
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n')
+    {
+        (number, start) = (number + 1, index + 1);
+    }
+    let rest = after.iter().take_while(|byte| **byte != b'\n').count();
+    (number, start..before.len() + rest)
 }
 
 /// The nearest character boundary at or before `at`.

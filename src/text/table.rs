@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::words::Moment;
 
-/// In its two largest units, down to seconds.
+/// The age of `since`, in its two largest units, down to seconds: `3h 20m`.
 pub(crate) fn age(since: Moment) -> String {
     let age = Duration::from_secs(since.age().as_secs());
     let text = humantime::format_duration(age).to_string();

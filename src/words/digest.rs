@@ -1,4 +1,4 @@
-//! SHA-256 values, and the hash that is fed as bytes pass by.
+//! SHA-256 values, and the hash that bytes are fed to as they pass by.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ impl Digest {
     /// How many hex digits of an image digest stand in a generation's name.
     pub(crate) const SHORT: usize = 12;
 
-    /// The digest of a text that is in memory as a whole.
+    /// The digest of bytes that are in memory as a whole.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
@@ -28,7 +28,7 @@ impl Digest {
         self.0
     }
 
-    /// The first [`Digest::SHORT`] hex digits.
+    /// The first 12 hex digits, as they stand in the name of a generation.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
         text.truncate(Self::SHORT);

@@ -10,7 +10,7 @@ use super::digest::Digest;
 use super::moment::Moment;
 use super::target::Target;
 
-/// The UTC time of publishing and the first digits of the image digest.
+/// The name of a generation: the UTC time of publishing, and the first digits of the image digest.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, DeserializeFromStr, SerializeDisplay,
 )]
@@ -22,7 +22,8 @@ pub struct GenerationName(String);
 pub struct GenerationNameError;
 
 impl GenerationName {
-    /// The name of an image that is published now; a second later for every one that is taken.
+    /// The name of a generation that is published now. Where that name is taken, the first one of a
+    /// later second that is free.
     pub(crate) fn new(now: Moment, digest: &Digest, is_taken: impl Fn(&Self) -> bool) -> Self {
         let mut moment = now;
         loop {
@@ -38,17 +39,16 @@ impl GenerationName {
         &self.0
     }
 
-    /// When it was published, to the second.
+    /// When the generation was published, to the second. `None` for a time that is no time, such as
+    /// that of a 31st of February.
     pub(crate) fn published_at(&self) -> Option<Moment> {
-        // Nothing but ASCII is in it, and it is as long as the rule says.
-        let at = |range: std::ops::Range<usize>| &self.0[range];
-        let (year, month, day) = (at(0..4), at(4..6), at(6..8));
-        let (hour, minute, second) = (at(9..11), at(11..13), at(13..15));
+        let parts = [0..4, 4..6, 6..8, 9..11, 11..13, 13..15];
+        let [year, month, day, hour, minute, second] = parts.map(|part| &self.0[part]);
         let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
         text.parse().ok()
     }
 
-    /// The way from the tree's root to the generation of this name.
+    /// The path from the tree's root to the generation of this name.
     pub(crate) fn path(&self, target: &Target) -> String {
         format!("{target}@/{self}")
     }
@@ -63,7 +63,7 @@ impl GenerationName {
         &self.0[self.0.len() - Digest::SHORT..]
     }
 
-    /// Whether it may be of an image with this digest.
+    /// Whether the generation may be of an image with this digest: only the first digits tell.
     pub(crate) fn may_be(&self, digest: &Digest) -> bool {
         self.digits() == digest.short()
     }
@@ -73,20 +73,17 @@ impl FromStr for GenerationName {
     type Err = GenerationNameError;
 
     fn from_str(text: &str) -> Result<Self, GenerationNameError> {
-        const TIME: &str = "00000000T000000Z-";
-        let is_time = |(byte, form): (u8, u8)| match form {
+        // `0` stands for a digit, `f` for a hex digit.
+        const FORM: &str = "00000000T000000Z-ffffffffffff";
+        let fits = |(byte, form): (u8, u8)| match form {
             b'0' => byte.is_ascii_digit(),
+            b'f' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             form => byte == form,
         };
-        let is_digest = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        let bytes = text.as_bytes();
-        if bytes.len() == TIME.len() + Digest::SHORT
-            && bytes.iter().copied().zip(TIME.bytes()).all(is_time)
-            && bytes[TIME.len()..].iter().copied().all(is_digest)
-        {
-            return Ok(Self(text.to_string()));
-        }
-        Err(GenerationNameError)
+        let is_name = text.len() == FORM.len() && text.bytes().zip(FORM.bytes()).all(fits);
+        is_name
+            .then(|| Self(text.to_string()))
+            .ok_or(GenerationNameError)
     }
 }
 

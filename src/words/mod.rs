@@ -1,4 +1,6 @@
-//! words
+//! The words of the field, each parsed once: whoever has a value of these types has a good one. Pure:
+//! no room is used, nothing is read but the clock. Start with [`Target`] and [`GenerationName`].
+
 mod digest;
 mod generation;
 mod moment;
@@ -9,6 +11,5 @@ pub use digest::Digest;
 pub(crate) use digest::Hasher;
 pub(crate) use generation::GenerationName;
 pub(crate) use moment::Moment;
-pub(crate) use target::Name;
-pub(crate) use target::Target;
+pub(crate) use target::{Name, Target};
 pub(crate) use verdict::{Reason, Verdict};

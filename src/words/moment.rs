@@ -17,7 +17,7 @@ impl Moment {
         SystemTime::now().into()
     }
 
-    /// From a file's time stamp: seconds and nanoseconds since 1970. What lies before counts as
+    /// From a file's time stamp: seconds and nanoseconds since 1970. One from before 1970 counts as
     /// 1970.
     pub(crate) fn from_stat(seconds: i64, nanoseconds: u32) -> Self {
         let since = Duration::new(u64::try_from(seconds).unwrap_or(0), nanoseconds);
@@ -26,16 +26,12 @@ impl Moment {
 
     /// The form in a generation's name: `20261122T161500Z`.
     pub(crate) fn compact(&self) -> String {
-        let text = humantime::format_rfc3339_seconds(self.0).to_string();
-        text.chars().filter(|c| !matches!(c, '-' | ':')).collect()
+        self.to_seconds().replace(['-', ':'], "")
     }
 
     /// As [`Moment::compact`], to the microsecond: `20261122T161500.250000Z`.
     pub(crate) fn compact_precise(&self) -> String {
-        self.to_string()
-            .chars()
-            .filter(|c| !matches!(c, '-' | ':'))
-            .collect()
+        self.to_string().replace(['-', ':'], "")
     }
 
     /// For people: `2026-11-22T16:15:00Z`.
@@ -43,12 +39,12 @@ impl Moment {
         humantime::format_rfc3339_seconds(self.0).to_string()
     }
 
-    /// How long ago it was; zero when it lies ahead.
+    /// The time since this moment; zero when the moment lies ahead.
     pub(crate) fn age(&self) -> Duration {
         SystemTime::now().duration_since(self.0).unwrap_or_default()
     }
 
-    /// How long it is until then; zero when it is past.
+    /// The time until this moment; zero when the moment is past.
     pub(crate) fn ahead(&self) -> Duration {
         self.0.duration_since(SystemTime::now()).unwrap_or_default()
     }
@@ -61,13 +57,13 @@ impl Moment {
         Self(self.0.checked_sub(by).unwrap_or(UNIX_EPOCH))
     }
 
-    /// Notes `moment` if nothing earlier is known.
+    /// Puts `moment` into `known`, unless an earlier one is there.
     pub(crate) fn note_earliest(known: &mut Option<Self>, moment: Self) {
         *known = Some(known.map_or(moment, |known| known.min(moment)));
     }
 
-    pub(crate) fn system_time(&self) -> SystemTime {
-        self.0
+    pub(crate) fn since_1970(&self) -> Duration {
+        self.0.duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 

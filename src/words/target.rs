@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-/// The longest a name may be, in bytes.
+/// The length of the longest name, in bytes.
 const MAX_NAME: usize = 64;
 
 /// First folders of the tree that the daemon itself writes.
 const OWN_NAMES: &[&str] = &["catalog.json"];
 
-/// One folder of a target: [`Name::RULE`].
+/// One of the four names of a target: [`Name::RULE`].
 ///
-/// No name can hold `/` or `@`, or start with `.`; so none can leave the tree, name a folder of
-/// generations, or hide.
+/// A name holds no `/` and no `@`, and doesn't start with `.`: a target can't leave the tree, be a
+/// folder of generations, or be hidden.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name(Arc<str>);
 
@@ -25,7 +25,7 @@ pub(crate) struct Name(Arc<str>);
 pub(crate) struct NameError;
 
 impl Name {
-    /// What a name has to look like; the end of every complaint about one.
+    /// What a name has to look like; every complaint about a name ends so.
     pub(crate) const RULE: &str =
         "1 to 64 of `A-Z a-z 0-9 . _ + -`, starting with a letter or a digit";
 
@@ -57,15 +57,7 @@ impl fmt::Display for Name {
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, DeserializeFromStr, SerializeDisplay,
 )]
-pub struct Target(Arc<Names>);
-
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Names {
-    arch: Name,
-    subarch: Name,
-    release: Name,
-    purpose: Name,
-}
+pub struct Target(Arc<[Name; 4]>);
 
 /// A text that is no [`Target`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,33 +80,28 @@ impl Target {
         if OWN_NAMES.contains(&arch.as_str()) {
             return Err(TargetError::Reserved(arch.to_string()));
         }
-        Ok(Self(Arc::new(Names {
-            arch,
-            subarch,
-            release,
-            purpose,
-        })))
+        Ok(Self(Arc::new([arch, subarch, release, purpose])))
     }
 
     /// The folders above the pointer, from the tree's root down.
     pub(crate) fn folders(&self) -> [&str; 3] {
-        let names = &*self.0;
-        [&names.arch, &names.subarch, &names.release].map(Name::as_str)
+        let [arch, subarch, release, _] = &*self.0;
+        [arch, subarch, release].map(Name::as_str)
     }
 
     /// The pointer's name.
     pub(crate) fn purpose(&self) -> &str {
-        self.0.purpose.as_str()
+        self.0[3].as_str()
     }
 
-    /// The way from the tree's root to the folder that holds the pointer.
+    /// The path from the tree's root to the folder that holds the pointer.
     pub(crate) fn folder(&self) -> String {
         self.folders().join("/")
     }
 
     /// The name of the folder that holds the generations, beside the pointer.
     pub(crate) fn generations(&self) -> String {
-        format!("{}@", self.0.purpose)
+        format!("{}@", self.purpose())
     }
 }
 
@@ -123,17 +110,12 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let mut names = text.split('/').map(Name::from_str);
-        let mut next = || {
-            names
-                .next()
-                .ok_or(TargetError::Form)?
-                .map_err(|_| TargetError::Form)
-        };
+        let mut next = || names.next().and_then(Result::ok).ok_or(TargetError::Form);
         let target = Self::new(next()?, next()?, next()?, next()?)?;
-        if names.next().is_some() {
-            return Err(TargetError::Form);
+        match names.next() {
+            None => Ok(target),
+            Some(_) => Err(TargetError::Form),
         }
-        Ok(target)
     }
 }
 

@@ -1,27 +1,15 @@
-//! What became of a drop, and why it was rejected: in a word each.
+//! Two words of an outcome: what became of a drop, and why it was rejected.
 
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
-/// What became of a drop, in a word. The words are part of the outcome's format.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-    strum::VariantNames,
-)]
+/// What became of a drop. The words are part of the outcome's format: they never change.
+#[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub(crate) enum Verdict {
-    /// What it asked for is current now.
+    /// What the drop asked for is current now.
     Published,
-    /// It was current already.
+    /// What the drop asked for was current already.
     Unchanged,
     /// The target was taken out of the tree.
     Withdrawn,
@@ -29,18 +17,9 @@ pub(crate) enum Verdict {
 }
 
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
-    strum::Display,
-    strum::EnumString,
-)]
+#[derive(strum::Display, strum::EnumString)]
 #[strum(serialize_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub(crate) enum Reason {
     /// The drop's name is no text, has control characters or is too long.
     BadName,
@@ -54,14 +33,14 @@ pub(crate) enum Reason {
     /// A file that the manifest doesn't list.
     UnlistedFile,
     ChecksumMismatch,
-    /// No regular file, directory, or relative link that ends inside the image; or not the
-    /// importer's own.
+    /// A file that is no regular file, folder, or relative link that ends inside the image; or that
+    /// isn't the importer's own.
     UnsafeFile,
     /// A file's name is no text, or has control characters.
     UnsafeName,
-    /// The daemon may not read it.
+    /// The daemon may not read something in the drop.
     Unreadable,
-    /// It changed while it was read.
+    /// The drop changed while it was read.
     Changed,
     EmptyImage,
     TooLarge,
