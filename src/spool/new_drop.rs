@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::INCOMING;
 use super::manifest::{Listed, MANIFEST, Manifest};
 use super::peek::IMAGE;
-use super::scan::INCOMING;
 use crate::fault::Fault;
 use crate::image::{DIR_MODE, FileMark, Image};
 use crate::sys::{Dir, Failure, Progress};

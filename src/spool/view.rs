@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::outcome::Outcome;
-use super::scan::INCOMING;
-use super::{OUTCOMES, PROCESSING, REJECTED, file_of};
+use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, file_of};
 use crate::sys::{Dir, Failure, Kind};
 use crate::words::Moment;
 
