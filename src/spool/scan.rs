@@ -349,17 +349,14 @@ mod tests {
         fn a_renamed_drop_is_complete_at_once(
             times in renamed(), arrivals in told(), now in moments(),
         ) {
-            match completion(times, &arrivals, now) {
-                Completion::Complete { since } => prop_assert_eq!(since, times.changed),
-                // It is only its place among the others that is waited for, where no event told it.
-                Completion::Unordered { until } => {
-                    prop_assert!(arrivals.complete.is_empty() && until > now);
-                    let is_event_due = arrivals.since.is_some_and(|since| times.changed > since);
-                    let wait = if is_event_due { SETTLED } else { TICK };
-                    prop_assert_eq!(until, times.changed.later(wait));
-                }
-                other => prop_assert!(false, "{:?}", other),
-            }
+            let complete = Completion::Complete { since: times.changed };
+            // Only its place among the others may be waited for, and only where no event told it.
+            let is_event_due = arrivals.since.is_some_and(|since| times.changed > since);
+            let until = times.changed.later(if is_event_due { SETTLED } else { TICK });
+            let is_put_off = arrivals.complete.is_empty() && now < until;
+            let expected = if is_put_off { Completion::Unordered { until } } else { complete };
+            prop_assert_eq!(completion(times, &arrivals, now), expected);
+            prop_assert_eq!(completion(times, &arrivals, until), complete);
         }
 
         #[test]
