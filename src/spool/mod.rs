@@ -140,7 +140,7 @@ impl Spool {
 
     /// As [`peek::peek`].
     pub(crate) fn peek(&self, seen: Seen, settings: &SpoolSettings) -> Result<Peeked, Fault> {
-        let place = if seen.is_incoming() {
+        let place = if seen.is_incoming {
             &self.incoming
         } else {
             &self.processing
@@ -148,7 +148,7 @@ impl Spool {
         peek::peek(place, seen, settings.incomplete_timeout)
     }
 
-    /// Makes a drop the daemon's, by a rename. `None` when its importer has taken it away.
+    /// Claims a drop: a rename makes it the daemon's. `None` when its importer has taken it away.
     pub(crate) fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
         let Ready {
             seen,
@@ -157,7 +157,7 @@ impl Spool {
         } = ready;
         let (processing, claim_name) = (&self.processing, &*seen.claim_name);
         failpoint("claim", "claiming", &seen.name)?;
-        if seen.is_incoming() {
+        if seen.is_incoming {
             // From here on an outcome of this name is this drop's. One of an earlier drop that can't
             // be removed is told apart by its time.
             let _ = self.outcomes.remove_file(file_of(claim_name));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::drop::{Place, Seen};
+use super::drop::Seen;
 use super::manifest::MANIFEST;
 use super::peek::{BAD_NAME, check_name};
 use super::{INCOMING, Spool};
@@ -133,7 +133,7 @@ impl Scan {
             claim_name: claim_name.into(),
             completed,
             arrival: arrival.unwrap_or(u64::MAX),
-            place: Place::Incoming,
+            is_incoming: true,
             is_overdue,
         });
         if self.complete.len() >= 2 * MAX_SEEN {

@@ -156,7 +156,7 @@ impl Insides {
         Ok((hints, bell))
     }
 
-    /// Until nobody will ring any more.
+    /// Changes what is watched at each ring, until nobody will ring any more.
     fn follow(mut self, rings: &Receiver<()>) {
         while rings.recv().is_ok() {
             self.end_others();
@@ -167,7 +167,8 @@ impl Insides {
         }
     }
 
-    /// Ends the watch on drops that were claimed or taken away; the kernel may have ended it before.
+    /// Ends the watch on drops that nobody waits for any more, or that have left; the kernel may have
+    /// ended it before.
     fn end_others(&mut self) {
         let others: Vec<_> = {
             let Known { wanted, inside, .. } = &mut *self.hints.known();
@@ -180,7 +181,7 @@ impl Insides {
         }
     }
 
-    /// Returns whether one was added.
+    /// Begins the watch on drops that have none. Returns whether one was added.
     fn watch_wanted(&mut self) -> bool {
         let new: Vec<_> = {
             let Known { wanted, inside, .. } = &*self.hints.known();
@@ -300,6 +301,7 @@ fn completed(incoming: &Path, path: &Path, is_move: bool) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn a_drop_arrives_by_its_rename_or_by_its_manifest() {
@@ -337,6 +339,32 @@ mod tests {
         insides.end_others();
         let ended = insides.watcher.unwatch(&drop).unwrap_err();
         assert!(matches!(ended.kind, notify::ErrorKind::WatchNotFound));
+    }
+
+    #[test]
+    fn a_drop_is_awaited_when_a_scan_that_began_after_its_watch_found_no_manifest() {
+        let hints = Arc::new(Hints::new("/in".into(), || {}));
+        let watch = Watch(Some((Arc::clone(&hints), sync_channel(1).0)));
+        let set = |state| hints.known().inside.insert("drop".into(), state);
+        let mut scan = Scan::default();
+        scan.incomplete.push(("drop".into(), false));
+        let is_awaited = || watch.arrivals().awaited.contains(OsStr::new("drop"));
+
+        set(Inside::Watched);
+        watch.follow(&scan);
+        assert!(!is_awaited(), "the scan began before the drop was watched");
+        set(Inside::Watched);
+        watch.follow(&scan);
+        assert!(
+            !is_awaited(),
+            "it left, and another of its name was watched"
+        );
+        watch.follow(&scan);
+        assert!(is_awaited());
+        let gone = Event::new(EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+        hints.take(Ok(gone.add_path("/in/drop".into())));
+        watch.follow(&scan);
+        assert!(!is_awaited(), "it has left");
     }
 
     #[test]
