@@ -321,12 +321,10 @@ mod tests {
         Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)
     }
 
-    #[test]
-    fn a_drop_that_left_while_events_were_lost_is_not_watched_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let drop = folder.path().join("drop");
-        std::fs::create_dir(&drop).unwrap();
-        let hints = Arc::new(Hints::new(folder.path().to_path_buf(), || {}));
+    /// A watch on the drop `drop` in `folder`, of which nobody is told.
+    fn watching(folder: &Path) -> (Arc<Hints>, Insides) {
+        std::fs::create_dir(folder.join("drop")).unwrap();
+        let hints = Arc::new(Hints::new(folder.to_path_buf(), || {}));
         let mut insides = Insides {
             watcher: notify::recommended_watcher(|_| {}).unwrap(),
             hints: Arc::clone(&hints),
@@ -334,6 +332,24 @@ mod tests {
         };
         hints.known().wanted.insert("drop".into());
         assert!(insides.watch_wanted());
+        (hints, insides)
+    }
+
+    #[test]
+    fn a_drop_that_left_is_watched_anew_when_another_comes_under_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hints, mut insides) = watching(folder.path());
+        assert!(!insides.watch_wanted(), "watched twice");
+        hints.take(Ok(overflow()));
+        insides.end_others();
+        assert!(insides.watch_wanted());
+    }
+
+    #[test]
+    fn a_drop_that_left_while_events_were_lost_is_not_watched_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let drop = folder.path().join("drop");
+        let (hints, mut insides) = watching(folder.path());
         hints.take(Ok(overflow()));
         hints.known().wanted.clear();
         insides.end_others();
@@ -358,6 +374,10 @@ mod tests {
         assert!(
             !is_awaited(),
             "it left, and another of its name was watched"
+        );
+        assert!(
+            !is_awaited(),
+            "the scan that found no manifest has not ended"
         );
         watch.follow(&scan);
         assert!(is_awaited());
