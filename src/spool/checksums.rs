@@ -7,7 +7,7 @@ use crate::text::quoted;
 use crate::words::Reason;
 
 impl Manifest {
-    /// What can be said against the manifest's list of files before any of them is read.
+    /// Rejects an image with files that aren't listed or have another size. None of them is read.
     pub(crate) fn check_sizes(&self, image: &Image) -> Result<(), Fault> {
         let Some(listed) = &self.files else {
             return Ok(());
@@ -21,7 +21,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether what was read is what the manifest lists.
+    /// Rejects an image whose files, as they were read, are others than the manifest lists.
     pub(crate) fn check_checksums(&self, listing: &Listing) -> Result<(), Fault> {
         let Some(listed) = &self.files else {
             return Ok(());

@@ -19,28 +19,22 @@ pub(crate) struct Seen {
     pub completed: Moment,
     /// Breaks ties: the clock of a file system is coarse.
     pub(super) arrival: u64,
-    pub(super) place: Place,
+    /// The drop is not claimed yet. One that was claimed before the daemon started is older than
+    /// whatever is incoming.
+    pub(super) is_incoming: bool,
     /// The drop was incomplete for too long.
     pub(super) is_overdue: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    /// Claimed before the daemon started: older than whatever is incoming.
-    Processing,
-    Incoming,
-}
-
 impl Seen {
-    /// A drop in `processing/` that became complete then; its name there is no secret: it is its
-    /// claim name.
+    /// A drop in `processing/` that became complete then.
     pub(super) fn claimed(name: OsString, claim_name: Arc<str>, completed: Moment) -> Self {
         Self {
             name,
             claim_name,
             completed,
             arrival: u64::MAX,
-            place: Place::Processing,
+            is_incoming: false,
             is_overdue: false,
         }
     }
@@ -50,14 +44,10 @@ impl Seen {
         &self.claim_name
     }
 
-    pub(super) fn is_incoming(&self) -> bool {
-        self.place == Place::Incoming
-    }
-
     /// By the time of completion; of one tick of the clock, by the order of events, and without any
     /// by name.
     pub(super) fn in_order(&self, other: &Self) -> std::cmp::Ordering {
-        let key = |seen: &Self| (seen.place, seen.completed, seen.arrival);
+        let key = |seen: &Self| (seen.is_incoming, seen.completed, seen.arrival);
         let by_name = || self.name.cmp(&other.name);
         key(self).cmp(&key(other)).then_with(by_name)
     }
@@ -112,7 +102,7 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    /// The drop's name in `processing/`: another than `name` only where that is none for a file.
+    /// The drop's name in `processing/`: another than `name` only where that is not fit for a file.
     pub(crate) fn claim_name(&self) -> &Arc<str> {
         &self.claim_name
     }

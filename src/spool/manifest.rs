@@ -1,7 +1,8 @@
 //! The manifest of a drop: text to [`Manifest`]. Reads no disk.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
 
 use toml::de::DeValue;
 
@@ -11,7 +12,7 @@ use crate::words::{Digest, GenerationName, Name, Target};
 /// The name of the manifest in a drop.
 pub(super) const MANIFEST: &str = "manifest.toml";
 
-/// A longer one is refused: room for 100,000 files of ordinary names.
+/// Bytes of a manifest; a longer one is refused. There is room for 100,000 files of ordinary names.
 pub(crate) const MAX_SIZE: u64 = 16 << 20;
 
 /// Blanks, quotes, brackets and the like in a manifest: room for 100,000 files, each with some 25.
@@ -63,7 +64,7 @@ pub struct Listed {
 }
 
 impl Manifest {
-    /// A manifest that says no more than this.
+    /// A manifest that says nothing but for which target it is, and what is to be done with that.
     pub(crate) fn new(target: Target, action: Action) -> Self {
         Self {
             target,
@@ -75,7 +76,7 @@ impl Manifest {
     }
 
     /// # Errors
-    /// Everything that is wrong with it, at once, each with line, column and what was expected.
+    /// Everything that is wrong with the text, at once, each with line, column and what was expected.
     pub fn parse(source: &str) -> Result<Self, InputError> {
         check_signs(source)?;
         read_toml(MANIFEST, source, |top| {
@@ -84,19 +85,15 @@ impl Manifest {
                 _ => Err(format!("{FORMAT}, the only format there is")),
             });
             let arch = top.required("arch", name);
-            let subarch = top
-                .optional("subarch", name)
-                .or_else(|| "generic".parse().ok());
+            let subarch = top.optional("subarch", name);
+            let subarch = subarch.or_else(|| "generic".parse().ok());
             let release = top.required("release", name);
             let purpose = top.required("purpose", name);
             let action = action(top);
-            let replaces = top.optional("replaces", replaces);
+            let replaces = top.optional("replaces", |value| parsed(value, REPLACES_RULE));
             let (mut version, mut files) = (None, None);
             // Where there is no image, what is said of one is an unknown key.
-            if action
-                .as_ref()
-                .is_none_or(|action| *action == Action::Publish)
-            {
+            if matches!(action, None | Some(Action::Publish)) {
                 version = top.optional("version", self::version);
                 files = top.table("files", |table| {
                     table.each_table(listed).into_iter().collect()
@@ -122,35 +119,31 @@ impl Manifest {
     /// # Errors
     /// What was expected.
     pub(crate) fn parse_version(text: &str) -> Result<String, Expected> {
-        match text {
-            text if text.len() <= 128 && !text.contains(char::is_control) => Ok(text.to_string()),
-            _ => Err(VERSION_RULE.to_string()),
-        }
+        let is_good = text.len() <= 128 && !text.contains(char::is_control);
+        let rule = || VERSION_RULE.to_string();
+        is_good.then(|| text.to_string()).ok_or_else(rule)
     }
 
     /// As TOML, with every file on a line of its own.
     pub(crate) fn to_toml(&self) -> String {
-        let [arch, subarch, release] = self.target.folders();
-        let mut head = toml::Table::new();
-        head.insert("arch".into(), arch.into());
-        head.insert("subarch".into(), subarch.into());
-        head.insert("release".into(), release.into());
-        head.insert("purpose".into(), self.target.purpose().into());
-        match &self.action {
-            Action::Publish => {}
-            Action::Rollback(to) => {
-                head.insert("action".into(), "rollback".into());
-                head.extend(to.iter().map(|to| ("to".to_string(), to.as_str().into())));
-            }
-            Action::Withdraw => drop(head.insert("action".into(), "withdraw".into())),
-        }
-        let replaces = self.replaces.iter();
-        head.extend(replaces.map(|it| ("replaces".to_string(), it.to_string().into())));
-        head.extend(
-            self.version
-                .iter()
-                .map(|v| ("version".to_string(), v.as_str().into())),
-        );
+        let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
+        let (action, to) = match &self.action {
+            Action::Publish => (None, None),
+            Action::Rollback(to) => (Some("rollback"), to.as_ref()),
+            Action::Withdraw => (Some("withdraw"), None),
+        };
+        let keys = [
+            ("arch", arch),
+            ("subarch", subarch),
+            ("release", release),
+            ("purpose", Some(self.target.purpose().to_string())),
+            ("action", action.map(str::to_string)),
+            ("to", to.map(ToString::to_string)),
+            ("replaces", self.replaces.as_ref().map(ToString::to_string)),
+            ("version", self.version.clone()),
+        ];
+        let given = |(key, value): (&str, Option<String>)| Some((key.to_string(), value?.into()));
+        let head: toml::Table = keys.into_iter().filter_map(given).collect();
         let mut toml = format!("format = {FORMAT}\n{head}");
         if let Some(files) = &self.files {
             toml.push_str("\n[files]\n");
@@ -167,23 +160,17 @@ impl Manifest {
 impl Replaces {
     /// Whether an image with this digest may be replaced.
     pub(crate) fn is(&self, current: &Digest) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Digest(digits) => current.to_string().starts_with(digits),
-        }
+        matches!(self, Self::Digest(digits) if current.to_string().starts_with(digits))
     }
 
-    /// As [`Replaces::is`], for a generation of which no more than the name is known.
+    /// As [`Replaces::is`], for a generation of which nothing but the name is known.
     pub(crate) fn may_be(&self, current: &GenerationName) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Digest(digits) => digits.starts_with(current.digits()),
-        }
+        matches!(self, Self::Digest(digits) if digits.starts_with(current.digits()))
     }
 }
 
-impl std::fmt::Display for Replaces {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Replaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nothing => NOTHING,
             Self::Digest(digits) => digits,
@@ -191,16 +178,16 @@ impl std::fmt::Display for Replaces {
     }
 }
 
-impl std::str::FromStr for Replaces {
-    type Err = ReplacesError;
+impl FromStr for Replaces {
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ReplacesError> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let is_digest = (Digest::SHORT..=64).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         match text {
             NOTHING => Ok(Self::Nothing),
             _ if is_digest => Ok(Self::Digest(text.to_ascii_lowercase())),
-            _ => Err(ReplacesError),
+            _ => Err(format!("expected {REPLACES_RULE}")),
         }
     }
 }
@@ -209,11 +196,8 @@ impl std::str::FromStr for Replaces {
 /// would take gigabytes of memory.
 fn check_signs(source: &str) -> Result<(), InputError> {
     let is_sign = |byte: u8| b" \t\r\n[]{}=,.#\"'".contains(&byte);
-    let mut signs = source
-        .bytes()
-        .enumerate()
-        .filter(|(_, byte)| is_sign(*byte));
-    let Some((at, _)) = signs.nth(MAX_SIGNS) else {
+    let bytes = source.bytes().enumerate();
+    let Some((at, _)) = bytes.filter(|(_, byte)| is_sign(*byte)).nth(MAX_SIGNS) else {
         return Ok(());
     };
     let complaint = Complaint {
@@ -224,32 +208,35 @@ fn check_signs(source: &str) -> Result<(), InputError> {
     Err(InputError::new(MANIFEST, source, vec![complaint]))
 }
 
+/// A text that is parsed by its own type, for which it has to follow the `rule`.
+fn parsed<T: FromStr>(value: &DeValue<'_>, rule: &str) -> Result<T, Expected> {
+    value.parsed(rule, |text| text.parse().ok())
+}
+
 fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
-    value.parsed(Name::RULE, |text| text.parse().ok())
+    parsed(value, Name::RULE)
 }
 
 /// `action`, and for a rollback `to`. `None` after a complaint.
 fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
-    let mut is_good = true;
-    let action = top.optional("action", |value| {
-        let action = value.parsed(RULE, |word| match word {
+    // What stands where the key is missing; a complaint takes it away.
+    let mut action = Some(Action::Publish);
+    top.optional("action", |value| {
+        let given = value.parsed(RULE, |word| match word {
             "publish" => Some(Action::Publish),
             "rollback" => Some(Action::Rollback(None)),
             "withdraw" => Some(Action::Withdraw),
             _ => None,
         });
-        is_good = action.is_ok();
-        action
+        action = given.as_ref().ok().cloned();
+        given
     });
-    if action == Some(Action::Rollback(None)) {
-        let to = top.optional("to", |value| {
-            const RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
-            value.parsed(RULE, |text| text.parse().ok())
-        });
-        return Some(Action::Rollback(to));
+    if let Some(Action::Rollback(to)) = &mut action {
+        let rule = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
+        *to = top.optional("to", |value| parsed(value, rule));
     }
-    is_good.then(|| action.unwrap_or_default())
+    action
 }
 
 /// `replaces` for a target that has to be new.
@@ -258,15 +245,6 @@ const NOTHING: &str = "none";
 /// What `replaces` has to look like.
 const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an image digest";
 
-/// A text that is no [`Replaces`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {REPLACES_RULE}")]
-pub(crate) struct ReplacesError;
-
-fn replaces(value: &DeValue<'_>) -> Result<Replaces, Expected> {
-    value.parsed(REPLACES_RULE, |text| text.parse().ok())
-}
-
 /// What a version has to look like.
 const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
 
@@ -274,15 +252,14 @@ fn version(value: &DeValue<'_>) -> Result<String, Expected> {
     value.parsed(VERSION_RULE, |text| Manifest::parse_version(text).ok())
 }
 
+/// One file of `[files]`. `None` after a complaint.
 fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
     if !is_plain_path(path) {
         let rule = "a path below `image`, without `.`, `..` and control characters";
         table.complain_here("invalid path of a file".to_string(), rule);
     }
     let size = table.optional("size", |value| value.number(i64::MAX as u64));
-    let sha256 = table.required("sha256", |value| {
-        value.parsed("64 hex digits", |text| text.parse().ok())
-    })?;
+    let sha256 = table.required("sha256", |value| parsed(value, "64 hex digits"))?;
     Some((path.to_string(), Listed { sha256, size }))
 }
 

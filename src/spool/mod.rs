@@ -31,7 +31,6 @@ pub(crate) use scan::Scan;
 pub(crate) use view::{SpoolView, Waiting};
 pub(crate) use watch::Watch;
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -45,7 +44,6 @@ use rustix::io::Errno;
 use self::drop::Checkable;
 use self::manifest::MANIFEST;
 use self::peek::{IMAGE, check_name};
-use self::scan::{Arrivals, Incoming};
 use crate::fault::{Fault, Rejection, StartError, reject};
 use crate::settings::SpoolSettings;
 use crate::sys::{Dir, Failure, Importer, Stat, failpoint};
@@ -53,6 +51,7 @@ use crate::text::quoted;
 use crate::words::{Moment, Reason, Verdict};
 
 /// The folders of a spool.
+const INCOMING: &str = "incoming";
 const PROCESSING: &str = "processing";
 const REJECTED: &str = "rejected";
 const OUTCOMES: &str = "outcomes";
@@ -70,7 +69,7 @@ const MAX_HIDDEN: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Spool {
     root: Dir,
-    incoming: Incoming,
+    incoming: Dir,
     processing: Dir,
     rejected: Dir,
     outcomes: Dir,
@@ -94,7 +93,7 @@ impl Spool {
             sweep(dir)?;
         }
         Ok(Self {
-            incoming: Incoming::open(path)?,
+            incoming: root.dir_or_make(INCOMING, 0o755)?,
             rejected,
             outcomes,
             next_temporary: AtomicU64::new(0),
@@ -129,75 +128,66 @@ impl Spool {
         Ok((claimed, leaving))
     }
 
-    /// The outcome of the very drop that is in `processing/`, if it was written.
+    /// The outcome of the very drop that is in `processing/`, if it was written: an outcome of an
+    /// earlier drop of this name is older than the claim.
     ///
-    /// Such a drop must not be handled a second time: a later one for its target may have been
-    /// published since. An outcome of an earlier drop of this name is older than the claim.
+    /// A drop with an outcome must not be handled a second time: a later one for its target may have
+    /// been published since.
     fn own_outcome(&self, claim_name: &str, drop: &Stat) -> Result<Option<Outcome>, Failure> {
         let outcome = Outcome::read(&self.outcomes, file_of(claim_name))?;
         Ok(outcome.filter(|outcome| outcome.finished_at >= drop.changed))
     }
 
-    /// As [`Incoming::scan`].
-    pub(crate) fn scan(
-        &self,
-        arrivals: &Arrivals,
-        known: &HashSet<Arc<str>>,
-        settings: &SpoolSettings,
-    ) -> Result<Scan, Failure> {
-        self.incoming
-            .scan(arrivals, known, settings.incomplete_timeout)
-    }
-
     /// As [`peek::peek`].
     pub(crate) fn peek(&self, seen: Seen, settings: &SpoolSettings) -> Result<Peeked, Fault> {
-        let place = if seen.is_incoming() {
-            self.incoming.dir()
+        let place = if seen.is_incoming {
+            &self.incoming
         } else {
             &self.processing
         };
         peek::peek(place, seen, settings.incomplete_timeout)
     }
 
-    /// Makes a drop the daemon's, by a rename. `None` when its importer has taken it away.
+    /// Claims a drop: a rename makes it the daemon's. `None` when its importer has taken it away.
     pub(crate) fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
-        let Ready { seen, id, manifest } = ready;
-        let (name, claim_name) = (&seen.name, &seen.claim_name);
-        failpoint("claim", "claiming", name)?;
-        if seen.is_incoming() {
+        let Ready {
+            seen,
+            id,
+            mut manifest,
+        } = ready;
+        let (processing, claim_name) = (&self.processing, &*seen.claim_name);
+        failpoint("claim", "claiming", &seen.name)?;
+        if seen.is_incoming {
             // From here on an outcome of this name is this drop's. One of an earlier drop that can't
             // be removed is told apart by its time.
             let _ = self.outcomes.remove_file(file_of(claim_name));
-            let incoming = self.incoming.dir();
-            match incoming.rename_new(name, &self.processing, &**claim_name) {
+            match self.incoming.rename_new(&seen.name, processing, claim_name) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let path = self.processing.path().join(&**claim_name);
+                    let path = processing.path().join(claim_name);
                     return Err(Failure::new("claiming a drop to", path, Errno::EXIST));
                 }
                 Err(failure) if failure.is(ErrorKind::NotFound) => return Ok(None),
                 Err(failure) => return Err(failure),
             }
         }
-        let Some(stat) = self.processing.stat(&**claim_name)? else {
+        let Some(stat) = processing.stat(claim_name)? else {
             return Ok(None);
         };
-        let manifest = if id.is_some_and(|id| id != stat.id) {
+        if id.is_some_and(|id| id != stat.id) {
             let detail = "the drop was replaced while it was claimed";
-            Err(Rejection::new(Reason::Changed, detail))
-        } else {
-            manifest
-        };
-        let text = name.to_string_lossy();
+            manifest = Err(Rejection::new(Reason::Changed, detail));
+        }
+        let name = seen.name.to_string_lossy();
         let claimed = Claimed {
-            name: match check_name(name) {
-                Ok(()) => text.to_string(),
-                Err(_) => text.escape_debug().collect(),
+            name: match check_name(&seen.name) {
+                Ok(()) => name.to_string(),
+                Err(_) => name.escape_debug().collect(),
             },
-            claim_name: Arc::clone(claim_name),
             importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
             since: stat.changed,
+            claim_name: seen.claim_name,
         };
         Ok(Some((claimed, manifest)))
     }
@@ -231,8 +221,8 @@ impl Spool {
         check_names(&drop, false)
     }
 
-    /// Writes the outcome of a drop, in place of one of an earlier drop of this name; that of a
-    /// rejected one also where the drop will be kept.
+    /// Writes the outcome of a drop, in place of one of an earlier drop of this name; the outcome of
+    /// a rejected drop also where the drop will be kept.
     ///
     /// Returns why the latter was not possible: putting the drop away tries it again.
     pub(crate) fn write_outcome(
@@ -252,7 +242,7 @@ impl Spool {
     /// Writes the outcome of a rejected drop where the drop will be kept.
     fn write_rejected(&self, claim_name: &str, text: &str) -> Result<(), Failure> {
         failpoint("reject", "rejecting", self.rejected.path())?;
-        self.make_room(claim_name)?;
+        make_room(&self.rejected, claim_name)?;
         self.write(&self.rejected, claim_name, text)
     }
 
@@ -274,7 +264,8 @@ impl Spool {
         own.is_ok_and(|own| own.id.0 == stat.id.0)
     }
 
-    /// Removes a drop that has its outcome; a rejected drop is kept beside its outcome.
+    /// Takes a drop that has its outcome out of `processing/`: a rejected drop is kept beside its
+    /// outcome, any other is removed.
     pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
         match &drop.rejected {
             Some(outcome) => self.keep_rejected(&drop.claim_name, outcome),
@@ -285,10 +276,10 @@ impl Spool {
     fn remove(&self, claim_name: &str, bytes: u64) -> Result<(), Failure> {
         let processing = &self.processing;
         failpoint("remove", "removing", processing.path())?;
-        // In one step it is no drop any more, however far the removal comes.
+        // From this step on nobody takes it for a drop, however far the removal comes.
         let removed = format!("{REMOVED}{claim_name}");
         match processing.rename(claim_name, processing, &removed) {
-            // The removal is tried again.
+            // An earlier removal came no further.
             Err(failure) if failure.is(ErrorKind::NotFound) => {}
             renamed => renamed?,
         }
@@ -299,7 +290,7 @@ impl Spool {
     fn keep_rejected(&self, claim_name: &str, outcome: &Outcome) -> Result<(), Failure> {
         let text = outcome.to_json();
         let written = self.rejected.read(file_of(claim_name), outcome::MAX_SIZE)?;
-        // The outcome could not be written before, or a power cut has torn it.
+        // Where it is another, it could not be written before, or a power cut has torn it.
         if written.as_deref() != Some(text.as_bytes()) {
             self.write_rejected(claim_name, &text)?;
             self.sync()?;
@@ -309,32 +300,11 @@ impl Spool {
             .rename(claim_name, &self.rejected, claim_name)
     }
 
-    /// Renames a drop of this name that was rejected before, and its outcome.
-    fn make_room(&self, claim_name: &str) -> Result<(), Failure> {
-        let rejected = &self.rejected;
-        if rejected.stat(claim_name)?.is_none() {
-            return Ok(());
-        }
-        let numbered = |number| format!("{claim_name}~{number}");
-        let mut number = 1;
-        while rejected.stat(numbered(number))?.is_some() {
-            number += 1;
-        }
-        // The outcome first: once the drop has gone, another outcome takes its place.
-        if rejected.stat(file_of(claim_name))?.is_some() {
-            let file = file_of(&numbered(number));
-            rejected.rename(file_of(claim_name), rejected, file)?;
-        }
-        rejected.rename_new(claim_name, rejected, numbered(number))?;
-        Ok(())
-    }
-
-    /// Removes outcomes and rejected drops that were kept long enough.
-    ///
-    /// Returns when the next one will have to go.
+    /// Removes outcomes and rejected drops that were kept long enough. Returns when the next one
+    /// will have to go.
     ///
     /// # Errors
-    /// One that could not be removed; the others are gone all the same.
+    /// Says why one could not be removed; the others are gone all the same.
     pub(crate) fn expire(&self, settings: &SpoolSettings) -> Result<Option<Moment>, Failure> {
         let (mut next, mut failure) = (None, None);
         for (dir, keep) in [
@@ -342,7 +312,7 @@ impl Spool {
             (&self.rejected, settings.keep_rejected),
         ] {
             for (name, _) in dir.names()? {
-                // The time of the last rename: the importer has no hand in it.
+                // `changed` is the time of the last rename: the importer has no hand in it.
                 let Some(stat) = dir.stat(&name)? else {
                     continue;
                 };
@@ -358,13 +328,30 @@ impl Spool {
 
     /// The folder that importers put drops into.
     pub(crate) fn incoming(&self) -> &Path {
-        self.incoming.dir().path()
+        self.incoming.path()
     }
 }
 
 /// The name of a drop's outcome.
 fn file_of(claim_name: &str) -> String {
     format!("{claim_name}.json")
+}
+
+/// Renames a drop of this name that was rejected before, and its outcome.
+fn make_room(rejected: &Dir, claim_name: &str) -> Result<(), Failure> {
+    if rejected.stat(claim_name)?.is_none() {
+        return Ok(());
+    }
+    let mut number = 1;
+    while rejected.stat(format!("{claim_name}~{number}"))?.is_some() {
+        number += 1;
+    }
+    let free = format!("{claim_name}~{number}");
+    // The outcome first: once the drop has gone, another outcome takes its place.
+    if rejected.stat(file_of(claim_name))?.is_some() {
+        rejected.rename(file_of(claim_name), rejected, file_of(&free))?;
+    }
+    rejected.rename_new(claim_name, rejected, free).map(|_| ())
 }
 
 /// Removes outcomes that a crash left half written.
@@ -396,10 +383,10 @@ fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
         return Ok(());
     };
     let what = if may_have_image {
-        format!("{MANIFEST} and {IMAGE}/ in a drop")
+        format!("and {IMAGE}/ in a drop")
     } else {
-        format!("{MANIFEST} in a drop that asks for something else than an image")
+        "in a drop that asks for something else than an image".to_string()
     };
-    let detail = format!("{name}; expected nothing but {what}");
+    let detail = format!("{name}; expected nothing but {MANIFEST} {what}");
     Err(reject(Reason::UnexpectedFile, detail))
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::INCOMING;
 use super::manifest::{Listed, MANIFEST, Manifest};
 use super::peek::IMAGE;
-use super::scan::INCOMING;
 use crate::fault::Fault;
 use crate::image::{DIR_MODE, FileMark, Image};
 use crate::sys::{Dir, Failure, Progress};
@@ -14,10 +14,11 @@ use crate::words::{Moment, Target};
 /// Room for the time in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
 
-/// A drop that is still made: `incoming/.<name>`. Goes when it is not finished.
+/// A drop that is still made. One that is not finished is removed again.
 pub(crate) struct NewDrop {
     incoming: Dir,
-    name: String,
+    /// The drop's name behind a dot: the daemon touches no such name.
+    hidden: String,
     is_finished: bool,
 }
 
@@ -31,11 +32,11 @@ impl NewDrop {
         let words = words(target);
         let mut moment = Moment::now();
         loop {
-            let name = format!("{}-{words}", moment.compact_precise());
-            if incoming.make_dir(format!(".{name}"), DIR_MODE)? {
+            let hidden = format!(".{}-{words}", moment.compact_precise());
+            if incoming.make_dir(&hidden, DIR_MODE)? {
                 return Ok(Self {
                     incoming,
-                    name,
+                    hidden,
                     is_finished: false,
                 });
             }
@@ -69,26 +70,25 @@ impl NewDrop {
     /// # Errors
     /// When the spool can't be written.
     pub(crate) fn finish(mut self, manifest: &Manifest) -> Result<Option<String>, Failure> {
-        let hidden = format!(".{}", self.name);
+        let (incoming, name) = (&self.incoming, self.hidden[1..].to_string());
         let drop = self.dir()?;
         drop.write_new(MANIFEST, manifest.to_toml().as_bytes())?;
-        // Once it has its name the drop must survive a power cut.
+        // Once it has its name, the drop must survive a power cut.
         drop.sync_file_system()?;
-        let incoming = &self.incoming;
-        if !incoming.rename_new(&hidden, incoming, &self.name)? {
+        if !incoming.rename_new(&self.hidden, incoming, &name)? {
             return Ok(None);
         }
         self.is_finished = true;
         drop.sync_file_system()?;
-        Ok(Some(self.name.clone()))
+        Ok(Some(name))
     }
 
     fn dir(&self) -> Result<Dir, Failure> {
-        self.incoming.existing_dir(format!(".{}", self.name))
+        self.incoming.existing_dir(&self.hidden)
     }
 }
 
-/// A target as a part of a drop's name, which may be neither as long nor end in every way.
+/// A target as a part of a drop's name, which may be less long, and must not end in `.json`.
 fn words(target: &Target) -> String {
     let words = target.to_string().replace('/', "-");
     let words = &words[..words.len().min(MAX_WORDS)];
@@ -98,7 +98,7 @@ fn words(target: &Target) -> String {
 impl Drop for NewDrop {
     fn drop(&mut self) {
         if !self.is_finished {
-            let _ = self.incoming.remove_tree(format!(".{}", self.name), 0);
+            let _ = self.incoming.remove_tree(&self.hidden, 0);
         }
     }
 }

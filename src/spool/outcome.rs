@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::{Dir, Failure, Importer};
 use crate::words::{Digest, GenerationName, Moment, Reason, Target, Verdict};
 
-/// A longer one is none, in bytes.
+/// Bytes; a longer file holds no outcome.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
 
 /// What is written to `outcomes/<drop>.json`.
@@ -35,7 +35,7 @@ pub struct Outcome {
 /// What is published at the target now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Published {
-    /// Missing when it is a directory that somebody else made.
+    /// Missing when a directory that somebody else made is current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<GenerationName>,
     pub digest: Digest,

@@ -1,8 +1,8 @@
 //! A look into a drop that stays where it is: its manifest, and whether what that lists is there.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,13 +17,13 @@ use crate::words::Reason;
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
 
-/// Room for the endings that are put to a drop's name.
+/// Bytes of a drop's name: there is room for the endings that the daemon puts to it.
 const MAX_NAME: usize = 200;
 
 /// Begins the claim name of a drop whose own name is not fit for a file.
 pub(super) const BAD_NAME: &str = "bad-name-";
 
-/// What is in a drop.
+/// What a look into a drop has found.
 enum Inside {
     Manifest(Manifest),
     Incomplete,
@@ -50,6 +50,8 @@ pub(super) fn peek(place: &Dir, seen: Seen, incomplete_timeout: Duration) -> Res
     Ok(Peeked::Ready(Ready { seen, id, manifest }))
 }
 
+/// # Errors
+/// Also what is wrong with the drop.
 fn look_into(
     place: &Dir,
     seen: &Seen,
@@ -65,14 +67,15 @@ fn look_into(
         return Ok(Inside::Gone);
     };
     let Some(manifest) = read_manifest(&dir, stat.owner.uid)? else {
-        if seen.is_incoming() && !seen.is_overdue {
+        if seen.is_incoming && !seen.is_overdue {
             return Ok(Inside::Incomplete);
         }
         let detail = format!("no {MANIFEST}; expected it to be put in last");
         return Err(reject(Reason::Incomplete, detail));
     };
-    if let Some(missing) = first_missing(&dir, &manifest) {
-        if seen.is_incoming() && stat.changed.age() < incomplete_timeout {
+    let mut listed = manifest.files.iter().flat_map(BTreeMap::keys);
+    if let Some(missing) = listed.find(|path| !dir.has(format!("{IMAGE}/{path}"))) {
+        if seen.is_incoming && stat.changed.age() < incomplete_timeout {
             return Ok(Inside::Incomplete);
         }
         let detail = format!("{} is not there; the manifest lists it", quoted(missing));
@@ -84,13 +87,13 @@ fn look_into(
 /// # Errors
 /// [`Reason::BadName`] for a name that is not fit for a drop.
 pub(super) fn check_name(name: &OsStr) -> Result<(), Fault> {
-    let is_plain = name.to_str().is_some_and(|name| {
+    let is_good = name.to_str().is_some_and(|name| {
         name.len() <= MAX_NAME
             && !name.contains(char::is_control)
             && !name.ends_with(".json")
             && !name.starts_with(BAD_NAME)
     });
-    if is_plain {
+    if is_good {
         return Ok(());
     }
     let detail = format!(
@@ -101,7 +104,7 @@ pub(super) fn check_name(name: &OsStr) -> Result<(), Fault> {
     Err(reject(Reason::BadName, detail))
 }
 
-/// That something of a drop can't be read is its own fault, but where the machine is to blame.
+/// A drop that can't be read is rejected, unless the machine is to blame.
 fn unreadable(failure: Failure) -> Fault {
     match failure.errno() {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE) => {
@@ -128,32 +131,23 @@ fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, Fault> {
         let detail = format!("{MANIFEST}: expected a regular file that belongs to user {uid}");
         return Err(reject(Reason::UnsafeFile, detail));
     }
-    let text = read_text(&file).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => reject(Reason::BadManifest, error.to_string()),
-        _ => unreadable(failure("reading", error)),
-    })?;
-    let manifest = Manifest::parse(&text);
-    let manifest = manifest.map_err(|error| reject(Reason::BadManifest, error.to_string()))?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(failure("reading", error)))?;
+    let manifest = parse(&bytes);
+    let manifest = manifest.map_err(|detail| reject(Reason::BadManifest, detail))?;
     Ok(Some(manifest))
 }
 
-fn read_text(file: &File) -> io::Result<String> {
-    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+/// # Errors
+/// What is wrong with the manifest, for people.
+fn parse(bytes: &[u8]) -> Result<Manifest, String> {
     if bytes.len() as u64 > MAX_SIZE {
-        let what = format!("{MANIFEST}: expected at most {MAX_SIZE} bytes");
-        return Err(invalid(what));
+        return Err(format!("{MANIFEST}: expected at most {MAX_SIZE} bytes"));
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        invalid(format!("{MANIFEST}: expected UTF-8, not so at byte {at}"))
-    })
-}
-
-/// The first file that the manifest lists and that is not there.
-fn first_missing<'m>(drop: &Dir, manifest: &'m Manifest) -> Option<&'m str> {
-    let mut paths = manifest.files.iter().flat_map(|files| files.keys());
-    let missing = paths.find(|path| !drop.has(format!("{IMAGE}/{path}")));
-    missing.map(String::as_str)
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
+    })?;
+    Manifest::parse(text).map_err(|error| error.to_string())
 }

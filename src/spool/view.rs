@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::outcome::Outcome;
-use super::scan::INCOMING;
-use super::{OUTCOMES, PROCESSING, REJECTED, file_of};
+use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, file_of};
 use crate::sys::{Dir, Failure, Kind};
 use crate::words::Moment;
 
@@ -29,9 +28,8 @@ impl SpoolView {
     /// # Errors
     /// When the spool is not there, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        // Its folders are what has to be readable.
-        let root = Dir::enter(path)?;
-        Ok(Self { root })
+        // The spool's folders have to be readable, not the spool itself.
+        Dir::enter(path).map(|root| Self { root })
     }
 
     /// Drops that were claimed, then those that are complete or still written.

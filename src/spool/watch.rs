@@ -4,7 +4,7 @@
 //!
 //! Importers can make events faster than they are read, for as long as they like. The thread that
 //! reads them does nothing else then, and whoever asks it to watch one more folder waits for it.
-//! That is why a thread of its own asks: whoever scans never waits.
+//! That is why a thread of its own asks ([`Insides`]): whoever scans never waits.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -25,19 +25,14 @@ use crate::words::Moment;
 /// scan: nobody can use up the machine's watches.
 const MAX_INSIDE: usize = 512;
 
-/// More names that left are as good as lost events: the daemon's own claims are among them.
-const MAX_GONE: usize = 4_096;
+/// Watches `incoming/` and the drops in it that are still written: what events tell, and the bell
+/// that makes [`Insides`] watch other drops.
+pub(crate) struct Watch(Option<(Arc<Hints>, SyncSender<()>)>);
 
-/// Watches `incoming/` and the drops in it that are still written.
-pub(crate) struct Watch {
-    /// Drops that were watched before they had a manifest.
-    awaited: HashSet<OsString>,
-    hints: Arc<Hints>,
-    /// Tells that other drops are to be watched. `None` where nothing is.
-    bell: Option<SyncSender<()>>,
-}
-
+/// What events tell, for the threads that share it.
 struct Hints {
+    /// The absolute path of the folder: events name such.
+    incoming: PathBuf,
     /// Called when there is reason to look again.
     look: Box<dyn Fn() + Send + Sync>,
     known: Mutex<Known>,
@@ -46,106 +41,84 @@ struct Hints {
 /// What events have told, and what is watched for them.
 #[derive(Default)]
 struct Known {
+    /// The drops in `incoming/` that are complete, each with its place in their order.
+    complete: HashMap<OsString, u64>,
+    /// The place of the next one.
     next: u64,
-    /// Of what is in `incoming/`.
-    drops: HashMap<OsString, u64>,
-    /// Names that left `incoming/`, and with them the watch on their inside.
-    gone: HashSet<OsString>,
-    has_lost_events: bool,
-    /// None was lost since then.
+    /// No event was lost since then.
     since: Option<Moment>,
     /// Drops whose inside is to be watched.
     wanted: HashSet<OsString>,
-    /// Those whose inside is watched for certain.
-    inside: HashSet<OsString>,
-    /// The one that is about to be, if it did not leave meanwhile.
-    next_inside: Option<OsString>,
+    /// Drops whose inside is watched, or is about to be.
+    inside: HashMap<OsString, Inside>,
+}
+
+/// How far the watch on the inside of one drop has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// The kernel is being asked for it.
+    Asked,
+    Watched,
+    /// A scan has begun since the inside is watched.
+    Scanned,
+    /// That scan has found no manifest: the event of its closing can't be missed.
+    Awaited,
+    /// The drop has left, or may have, and another come under its name: the watch has to be ended.
+    Left,
 }
 
 impl Watch {
     /// A watch that sees nothing: the spool is only scanned.
     pub(crate) fn blind() -> Self {
-        Self::with(|| {})
+        Self(None)
     }
 
     /// A watch that calls `look` whenever there is reason to look again. It sees nothing, and says
     /// so in the log, when the machine has no watches left, for example.
     pub(crate) fn new(incoming: &Path, look: impl Fn() + Send + Sync + 'static) -> Self {
-        Self::seeing(incoming, look).unwrap_or_else(|error| {
-            warn_blind(&error);
-            Self::blind()
-        })
+        let begun = std::path::absolute(incoming).map_err(notify::Error::from);
+        let begun = begun.and_then(|incoming| Insides::begin(Hints::new(incoming, look)));
+        Self(begun.inspect_err(warn_blind).ok())
     }
 
-    fn with(look: impl Fn() + Send + Sync + 'static) -> Self {
-        Self {
-            awaited: HashSet::new(),
-            hints: Arc::new(Hints::new(look)),
-            bell: None,
-        }
-    }
-
-    fn seeing(incoming: &Path, look: impl Fn() + Send + Sync + 'static) -> notify::Result<Self> {
-        // Events name absolute paths.
-        let incoming = std::path::absolute(incoming)?;
-        let mut watch = Self::with(look);
-        let (hints, folder) = (Arc::clone(&watch.hints), incoming.clone());
-        let mut watcher = notify::recommended_watcher(move |event| hints.take(&folder, event))?;
-        watcher.watch(&incoming, RecursiveMode::NonRecursive)?;
-        watch.hints.known().since = Some(Moment::now());
-        let (bell, rings) = sync_channel(1);
-        watch.bell = Some(bell);
-        let insides = Insides {
-            incoming,
-            watcher,
-            hints: Arc::clone(&watch.hints),
-            watched: HashSet::new(),
-            has_warned: false,
-        };
-        thread::Builder::new()
-            .name("insides".to_string())
-            .spawn(move || insides.follow(&rings))?;
-        Ok(watch)
-    }
-
-    /// What events have said of the drops that are in `incoming/`.
+    /// What events have said of the drops that are in `incoming/`: what a scan begins with.
     pub(crate) fn arrivals(&self) -> Arrivals {
-        let known = self.hints.known();
-        let mut arrivals = Arrivals {
-            complete: known.drops.clone(),
-            watched: known.inside.clone(),
-            since: known.since,
-            ..Arrivals::default()
+        let Some((hints, _)) = &self.0 else {
+            return Arrivals::default();
         };
-        if !known.has_lost_events {
-            arrivals.awaited.clone_from(&self.awaited);
+        let known = &mut *hints.known();
+        let mut awaited = HashSet::new();
+        for (name, state) in &mut known.inside {
+            match state {
+                Inside::Watched => *state = Inside::Scanned,
+                Inside::Awaited => drop(awaited.insert(name.clone())),
+                _ => {}
+            }
         }
-        arrivals
+        Arrivals {
+            complete: known.complete.clone(),
+            awaited,
+            since: known.since,
+        }
     }
 
     /// Takes up what a scan has shown: the inside of the incomplete drops, and of no others, will be
     /// watched for their manifest, and then they are looked at again.
-    pub(crate) fn follow(&mut self, scan: &Scan) {
-        let complete = scan.complete.iter().map(|seen| &seen.name);
-        let there: HashSet<_> = complete.chain(&scan.incomplete).collect();
-        let incomplete = scan.incomplete.iter().take(MAX_INSIDE);
-        let (gone, has_lost_events) = {
-            let mut known = self.hints.known();
-            known.wanted = incomplete.cloned().collect();
-            let gone = std::mem::take(&mut known.gone);
-            (gone, std::mem::take(&mut known.has_lost_events))
+    pub(crate) fn follow(&self, scan: &Scan) {
+        let Some((hints, bell)) = &self.0 else {
+            return;
         };
-        if has_lost_events {
-            self.awaited.clear();
-        } else {
-            self.awaited.extend(scan.awaited.iter().cloned());
-            self.awaited
-                .retain(|name| there.contains(name) && !gone.contains(name));
+        let incomplete = scan.incomplete.iter().take(MAX_INSIDE);
+        let wanted = incomplete.clone().map(|(name, _)| name.clone()).collect();
+        let known = &mut *hints.known();
+        known.wanted = wanted;
+        for (name, _) in incomplete.filter(|(_, has_manifest)| !has_manifest) {
+            if let Some(state @ Inside::Scanned) = known.inside.get_mut(name) {
+                *state = Inside::Awaited;
+            }
         }
-        if let Some(bell) = &self.bell {
-            // It has been rung already, or nothing can be watched any more.
-            let _ = bell.try_send(());
-        }
+        // It has been rung already, or nothing can be watched any more.
+        let _ = bell.try_send(());
     }
 }
 
@@ -158,64 +131,81 @@ fn warn_blind(error: &notify::Error) {
 
 /// Watches the inside of drops, one after the other.
 struct Insides {
-    incoming: PathBuf,
     watcher: RecommendedWatcher,
     hints: Arc<Hints>,
-    /// Those whose watch was not ended here: also of such that left without an event's telling.
-    watched: HashSet<OsString>,
     has_warned: bool,
 }
 
 impl Insides {
-    /// Until nobody will ring any more.
+    /// Begins to watch `incoming/`, and a thread that watches the drops in it. It ends with the
+    /// bell.
+    fn begin(hints: Hints) -> notify::Result<(Arc<Hints>, SyncSender<()>)> {
+        let hints = Arc::new(hints);
+        let told = Arc::clone(&hints);
+        let mut watcher = notify::recommended_watcher(move |event| told.take(event))?;
+        watcher.watch(&hints.incoming, RecursiveMode::NonRecursive)?;
+        hints.known().since = Some(Moment::now());
+        let (bell, rings) = sync_channel(1);
+        let insides = Self {
+            watcher,
+            hints: Arc::clone(&hints),
+            has_warned: false,
+        };
+        let thread = thread::Builder::new().name("insides".to_string());
+        thread.spawn(move || insides.follow(&rings))?;
+        Ok((hints, bell))
+    }
+
+    /// Changes what is watched at each ring, until nobody will ring any more.
     fn follow(mut self, rings: &Receiver<()>) {
         while rings.recv().is_ok() {
             self.end_others();
-            if self.begin() {
+            if self.watch_wanted() {
                 // What happened in them until now was not seen.
                 (self.hints.look)();
             }
         }
     }
 
-    /// Ends the watch on drops that were claimed or taken away; the kernel may have ended it before.
+    /// Ends the watch on drops that nobody waits for any more, or that have left; the kernel may have
+    /// ended it before.
     fn end_others(&mut self) {
         let others: Vec<_> = {
             let Known { wanted, inside, .. } = &mut *self.hints.known();
-            inside.retain(|name| wanted.contains(name));
-            let others = self.watched.extract_if(|name| !inside.contains(name));
-            others.collect()
+            let is_over = |name: &_, state: Inside| state == Inside::Left || !wanted.contains(name);
+            let others = inside.extract_if(|name, state| is_over(name, *state));
+            others.map(|(name, _)| name).collect()
         };
         for name in others {
-            let _ = self.watcher.unwatch(&self.incoming.join(name));
+            let _ = self.watcher.unwatch(&self.hints.incoming.join(name));
         }
     }
 
-    /// Returns whether one was added.
-    fn begin(&mut self) -> bool {
+    /// Begins the watch on drops that have none. Returns whether one was added.
+    fn watch_wanted(&mut self) -> bool {
         let new: Vec<_> = {
-            let known = self.hints.known();
-            known.wanted.difference(&self.watched).cloned().collect()
+            let Known { wanted, inside, .. } = &*self.hints.known();
+            let new = wanted.iter().filter(|name| !inside.contains_key(*name));
+            new.cloned().collect()
         };
-        let mut is_one_added = false;
+        let (hints, mut is_one_added) = (&self.hints, false);
         for name in new {
-            self.hints.known().next_inside = Some(name.clone());
-            let path = self.incoming.join(&name);
-            match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
-                Ok(()) => {
-                    self.watched.insert(name.clone());
-                    let known = &mut *self.hints.known();
-                    if known.next_inside.take().is_some() {
-                        is_one_added |= known.inside.insert(name);
-                    }
+            hints.known().inside.insert(name.clone(), Inside::Asked);
+            let path = hints.incoming.join(&name);
+            if let Err(error) = self.watcher.watch(&path, RecursiveMode::NonRecursive) {
+                hints.known().inside.remove(&name);
+                if matches!(error.kind, notify::ErrorKind::PathNotFound) {
+                    continue;
                 }
-                Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut self.has_warned, true) {
-                        warn_blind(&error);
-                    }
-                    break;
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    warn_blind(&error);
                 }
+                break;
+            }
+            // In any other state the drop has left meanwhile.
+            if let Some(state @ Inside::Asked) = hints.known().inside.get_mut(&name) {
+                *state = Inside::Watched;
+                is_one_added = true;
             }
         }
         is_one_added
@@ -223,8 +213,9 @@ impl Insides {
 }
 
 impl Hints {
-    fn new(look: impl Fn() + Send + Sync + 'static) -> Self {
+    fn new(incoming: PathBuf, look: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
+            incoming,
             look: Box::new(look),
             known: Mutex::default(),
         }
@@ -236,67 +227,62 @@ impl Hints {
 
     /// Called in the watcher's own thread. An error, and an overflow of the kernel's queue (which
     /// comes as an event without a path), are reasons to look as well.
-    fn take(&self, incoming: &Path, event: notify::Result<Event>) {
+    fn take(&self, event: notify::Result<Event>) {
         let is_lost = event.as_ref().map_or(true, Event::need_rescan);
         if is_lost {
             self.known().lose_events();
         }
-        let mut has_arrived = false;
-        if let Ok(event) = event {
-            match event.kind {
-                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-                    self.known().take_gone(incoming, &event.paths);
-                }
-                EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-                    self.known().take_arrived(incoming, &event.paths, true);
-                    has_arrived = true;
-                }
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                    self.known().take_arrived(incoming, &event.paths, false);
-                    has_arrived = true;
-                }
-                EventKind::Create(_) => has_arrived = true,
-                _ => {}
-            }
-        }
+        let has_arrived = event.is_ok_and(|event| self.take_event(&event));
         if is_lost || has_arrived {
             (self.look)();
         }
     }
+
+    /// Returns whether something came or was closed.
+    fn take_event(&self, event: &Event) -> bool {
+        let is_move = match event.kind {
+            EventKind::Create(_) => return true,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                self.known().take_gone(&self.incoming, &event.paths);
+                return false;
+            }
+            _ => return false,
+        };
+        for path in &event.paths {
+            if let Some(drop) = completed(&self.incoming, path, is_move) {
+                self.known().take_complete(drop);
+            }
+        }
+        true
+    }
 }
 
 impl Known {
+    /// Some drops may have left, and others have come under their names.
     fn lose_events(&mut self) {
-        self.has_lost_events = true;
         self.since = Some(Moment::now());
-        // Some drops may have left, and others have come under their names.
-        self.drops.clear();
-        self.inside.clear();
-        self.next_inside = None;
+        self.complete.clear();
+        for state in self.inside.values_mut() {
+            *state = Inside::Left;
+        }
     }
 
     fn take_gone(&mut self, incoming: &Path, paths: &[PathBuf]) {
         let of_drops = paths.iter().filter(|path| path.parent() == Some(incoming));
         for name in of_drops.filter_map(|path| path.file_name()) {
-            // Only now: a scan may put off what it has seen.
-            self.drops.remove(name);
-            self.inside.remove(name);
-            self.next_inside.take_if(|next| next == name);
-            self.gone.insert(name.to_os_string());
-        }
-        if self.gone.len() > MAX_GONE {
-            self.gone.clear();
-            self.has_lost_events = true;
+            // Not before: a scan may put off what it has seen.
+            self.complete.remove(name);
+            if let Some(state) = self.inside.get_mut(name) {
+                *state = Inside::Left;
+            }
         }
     }
 
-    fn take_arrived(&mut self, incoming: &Path, paths: &[PathBuf], is_move: bool) {
-        for path in paths {
-            if let Some(drop) = completed(incoming, path, is_move) {
-                self.drops.insert(drop, self.next);
-                self.next += 1;
-            }
-        }
+    fn take_complete(&mut self, drop: OsString) {
+        self.complete.insert(drop, self.next);
+        self.next += 1;
     }
 }
 
@@ -315,6 +301,7 @@ fn completed(incoming: &Path, path: &Path, is_move: bool) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn a_drop_arrives_by_its_rename_or_by_its_manifest() {
@@ -334,22 +321,36 @@ mod tests {
         Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)
     }
 
+    /// A watch on the drop `drop` in `folder`, of which nobody is told.
+    fn watching(folder: &Path) -> (Arc<Hints>, Insides) {
+        std::fs::create_dir(folder.join("drop")).unwrap();
+        let hints = Arc::new(Hints::new(folder.to_path_buf(), || {}));
+        let mut insides = Insides {
+            watcher: notify::recommended_watcher(|_| {}).unwrap(),
+            hints: Arc::clone(&hints),
+            has_warned: false,
+        };
+        hints.known().wanted.insert("drop".into());
+        assert!(insides.watch_wanted());
+        (hints, insides)
+    }
+
+    #[test]
+    fn a_drop_that_left_is_watched_anew_when_another_comes_under_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hints, mut insides) = watching(folder.path());
+        assert!(!insides.watch_wanted(), "watched twice");
+        hints.take(Ok(overflow()));
+        insides.end_others();
+        assert!(insides.watch_wanted());
+    }
+
     #[test]
     fn a_drop_that_left_while_events_were_lost_is_not_watched_on() {
         let folder = tempfile::tempdir().unwrap();
         let drop = folder.path().join("drop");
-        std::fs::create_dir(&drop).unwrap();
-        let hints = Arc::new(Hints::new(|| {}));
-        let mut insides = Insides {
-            incoming: folder.path().to_path_buf(),
-            watcher: notify::recommended_watcher(|_| {}).unwrap(),
-            hints: Arc::clone(&hints),
-            watched: HashSet::new(),
-            has_warned: false,
-        };
-        hints.known().wanted.insert("drop".into());
-        assert!(insides.begin());
-        hints.take(folder.path(), Ok(overflow()));
+        let (hints, mut insides) = watching(folder.path());
+        hints.take(Ok(overflow()));
         hints.known().wanted.clear();
         insides.end_others();
         let ended = insides.watcher.unwatch(&drop).unwrap_err();
@@ -357,10 +358,40 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_is_awaited_when_a_scan_that_began_after_its_watch_found_no_manifest() {
+        let hints = Arc::new(Hints::new("/in".into(), || {}));
+        let watch = Watch(Some((Arc::clone(&hints), sync_channel(1).0)));
+        let set = |state| hints.known().inside.insert("drop".into(), state);
+        let mut scan = Scan::default();
+        scan.incomplete.push(("drop".into(), false));
+        let is_awaited = || watch.arrivals().awaited.contains(OsStr::new("drop"));
+
+        set(Inside::Watched);
+        watch.follow(&scan);
+        assert!(!is_awaited(), "the scan began before the drop was watched");
+        set(Inside::Watched);
+        watch.follow(&scan);
+        assert!(
+            !is_awaited(),
+            "it left, and another of its name was watched"
+        );
+        assert!(
+            !is_awaited(),
+            "the scan that found no manifest has not ended"
+        );
+        watch.follow(&scan);
+        assert!(is_awaited());
+        let gone = Event::new(EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+        hints.take(Ok(gone.add_path("/in/drop".into())));
+        watch.follow(&scan);
+        assert!(!is_awaited(), "it has left");
+    }
+
+    #[test]
     fn an_overflow_of_the_queue_is_a_reason_to_look() {
         let (looked, has_looked) = std::sync::mpsc::channel();
-        let hints = Hints::new(move || looked.send(()).unwrap());
-        hints.take(Path::new("/in"), Ok(overflow()));
+        let hints = Hints::new("/in".into(), move || looked.send(()).unwrap());
+        hints.take(Ok(overflow()));
         assert_eq!(has_looked.try_recv(), Ok(()));
     }
 }
