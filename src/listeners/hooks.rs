@@ -4,22 +4,19 @@
 //! its environment and on its standard input. Nobody waits for it but the daemon's end, and that
 //! not for long.
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::log::MessageId;
@@ -64,19 +61,17 @@ pub(crate) async fn run_hooks(
     let mut queues = begin(&hooks, &tree, &stop, &mut tasks);
     loop {
         tokio::select! {
-            piece = news.recv() => match piece {
-                Some(piece) => {
-                    for queue in &queues {
-                        // It runs until its queue is closed.
-                        let _ = queue.send(Arc::clone(&piece));
-                    }
-                }
+            told = news.recv() => match told {
+                Some(told) => for queue in &queues {
+                    // A hook's task takes news until its queue is closed.
+                    let _ = queue.send(Arc::clone(&told));
+                },
                 None => break,
             },
             Ok(()) = settings.changed() => {
                 let wanted = settings.borrow_and_update().hooks.clone();
                 if wanted != hooks {
-                    // What the old ones have still to do they do.
+                    // The old hooks' tasks still do what they have to do.
                     queues = begin(&wanted, &tree, &stop, &mut tasks);
                     hooks = wanted;
                 }
@@ -90,9 +85,10 @@ pub(crate) async fn run_hooks(
     Ok(())
 }
 
+/// Starts a task for each hook; returns where they take their news from.
 fn begin(
     hooks: &[Hook],
-    tree: &std::path::Path,
+    tree: &Path,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Vec<UnboundedSender<Arc<News>>> {
@@ -100,7 +96,7 @@ fn begin(
         let (queue, news) = unbounded_channel();
         tasks.spawn(run_one_by_one(
             hook.clone(),
-            tree.to_path_buf(),
+            tree.into(),
             news,
             stop.clone(),
         ));
@@ -115,25 +111,25 @@ async fn run_one_by_one(
     mut news: UnboundedReceiver<Arc<News>>,
     stop: CancellationToken,
 ) {
-    while let Some(piece) = news.recv().await {
-        if !hook.on.contains(&piece.outcome.verdict) {
+    let is_wanted = |told: &Arc<News>| hook.on.contains(&told.outcome.verdict);
+    while let Some(told) = news.recv().await {
+        if !is_wanted(&told) {
             continue;
         }
         if stop.is_cancelled() {
-            let rest: VecDeque<_> = std::iter::from_fn(|| news.try_recv().ok()).collect();
-            let wanted = |piece: &&Arc<News>| hook.on.contains(&piece.outcome.verdict);
-            let count = 1 + rest.iter().filter(wanted).count();
+            let rest = std::iter::from_fn(|| news.try_recv().ok());
+            let count = 1 + rest.filter(is_wanted).count();
             tracing::warn!(hook = ?hook.command[0], "not run for {count} outcomes: the daemon ends");
             return;
         }
+        let outcome = &told.outcome;
         let run = Run {
             hook: &hook,
-            outcome: &piece.outcome,
+            outcome,
         };
         if let Err(why) = run.run(&tree, &stop).await {
-            let target = piece.outcome.target.as_ref().map(tracing::field::display);
-            let drop = &piece.outcome.drop;
-            let message_id = MessageId::HookFailed;
+            let target = outcome.target.as_ref().map(tracing::field::display);
+            let (message_id, drop) = (MessageId::HookFailed, &outcome.drop);
             tracing::warn!(%message_id, hook = ?hook.command[0], target, drop, "hook failed: {why}");
         }
     }
@@ -146,13 +142,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Runs the program to its end, with the outcome on its standard input.
+    ///
     /// # Errors
     /// Why it failed, for the log.
-    async fn run(&self, tree: &std::path::Path, stop: &CancellationToken) -> Result<(), String> {
+    async fn run(&self, tree: &Path, stop: &CancellationToken) -> Result<(), String> {
         let (program, arguments) = self.hook.command.split_first().ok_or("no program")?;
-        let inherited = INHERITED
-            .iter()
-            .filter_map(|name| Some((*name, std::env::var_os(name)?)));
+        let inherited = INHERITED.iter().map(|name| (name, std::env::var_os(name)));
+        let inherited = inherited.filter_map(|(name, value)| Some((name, value?)));
         let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
@@ -167,69 +164,56 @@ impl Run<'_> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("it can't be started: {error}"))?;
-        let group = child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let text = self.outcome.to_json();
-        let input = child.stdin.take();
+        let (stdin, text) = (child.stdin.take(), self.outcome.to_json());
         let tell = async move {
-            if let Some(mut input) = input {
-                // Who doesn't read it doesn't want to know.
-                let _ = input.write_all(text.as_bytes()).await;
+            if let Some(mut stdin) = stdin {
+                // A program that doesn't read its input doesn't want to know.
+                let _ = stdin.write_all(text.as_bytes()).await;
             }
         };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let outputs = async { tokio::join!(self.log(stdout), self.log(stderr)) };
-        let mut outputs = std::pin::pin!(outputs);
-        let mut tell = std::pin::pin!(tell);
-        let (mut is_told, mut is_read) = (false, false);
-        let ended = {
-            let mut waiting = std::pin::pin!(self.wait(&mut child, group, stop));
-            loop {
-                tokio::select! {
-                    ended = &mut waiting => break ended,
-                    () = &mut tell, if !is_told => is_told = true,
-                    _ = &mut outputs, if !is_read => is_read = true,
-                }
+        let talk = async { tokio::join!(tell, self.log(stdout), self.log(stderr)) };
+        let mut talk = std::pin::pin!(talk);
+        let mut ended = std::pin::pin!(self.wait(&mut child, stop));
+        tokio::select! {
+            ended = &mut ended => {
+                let _ = timeout(DRAIN, talk).await;
+                ended
             }
-        };
-        if !is_read {
-            let _ = timeout(DRAIN, outputs).await;
+            _ = &mut talk => ended.await,
         }
-        ended
     }
 
     /// Waits for the end of the program, and sees to it that it comes.
-    async fn wait(
-        &self,
-        child: &mut Child,
-        group: Option<Pid>,
-        stop: &CancellationToken,
-    ) -> Result<(), String> {
-        let deadline = Instant::now() + self.hook.timeout;
-        let limit = humantime::format_duration(self.hook.timeout);
-        let why = tokio::select! {
-            ended = timeout_at(deadline, child.wait()) => match ended {
-                Ok(status) => return judge(status),
-                Err(_) => format!("it ran longer than {limit} and was ended"),
+    async fn wait(&self, child: &mut Child, stop: &CancellationToken) -> Result<(), String> {
+        let group = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let stopped = async {
+            stop.cancelled().await;
+            sleep(LAST).await;
+        };
+        tokio::select! {
+            biased;
+            status = child.wait() => return match status {
+                Ok(status) if status.success() => Ok(()),
+                Ok(status) => Err(status.to_string()),
+                Err(error) => Err(format!("waiting for it: {error}")),
             },
-            () = stop.cancelled() => {
-                let last = deadline.min(Instant::now() + LAST);
-                match timeout_at(last, child.wait()).await {
-                    Ok(status) => return judge(status),
-                    Err(_) => "the daemon ends, and so it was ended".to_string(),
-                }
-            }
+            () = sleep(self.hook.timeout) => {}
+            () = stopped => {}
+        }
+        let why = if stop.is_cancelled() {
+            "the daemon ends, and so it was ended".to_string()
+        } else {
+            let limit = humantime::format_duration(self.hook.timeout);
+            format!("it ran longer than {limit} and was ended")
         };
-        let end = |signal| {
-            if let Some(group) = group {
-                // It may have gone by now.
-                let _ = kill_process_group(group, signal);
-            }
-        };
+        // The group may have gone by now.
+        let end = |signal| group.map(|group| kill_process_group(group, signal));
         end(Signal::TERM);
         let _ = timeout(GRACE, child.wait()).await;
-        // Also what it has started and does not listen.
+        // Also what the program has started and does not listen.
         end(Signal::KILL);
         let _ = child.wait().await;
         Err(why)
@@ -238,7 +222,7 @@ impl Run<'_> {
     /// Logs what the program writes, line by line.
     async fn log(&self, output: Option<impl AsyncRead + Unpin>) {
         let Some(output) = output else { return };
-        let mut output = BufReader::new(output);
+        let mut output = tokio::io::BufReader::new(output);
         let mut count = 0;
         loop {
             let mut line = Vec::new();
@@ -261,44 +245,26 @@ impl Run<'_> {
     }
 }
 
-fn judge(status: std::io::Result<ExitStatus>) -> Result<(), String> {
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(status.to_string()),
-        Err(error) => Err(format!("waiting for it: {error}")),
-    }
-}
-
 /// What happened, as variables. What is not known is empty.
-fn environment(outcome: &Outcome, tree: &std::path::Path) -> Vec<(&'static str, String)> {
-    let target = outcome.target.as_ref();
+fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
+    fn text(value: Option<impl ToString>) -> String {
+        value.map_or_else(String::new, |value| value.to_string())
+    }
+    let (target, image) = (outcome.target.as_ref(), outcome.image.as_ref());
     let [arch, subarch, release] = target.map_or([""; 3], Target::folders);
-    let image = outcome.image.as_ref();
-    let text = |value: Option<String>| value.unwrap_or_default();
-    vec![
+    let generation = image.and_then(|image| image.generation.as_ref());
+    [
         ("NETBOOT_OUTCOME", outcome.verdict.to_string()),
-        (
-            "NETBOOT_REASON",
-            text(outcome.reason.map(|it| it.to_string())),
-        ),
+        ("NETBOOT_REASON", text(outcome.reason)),
         ("NETBOOT_DROP", outcome.drop.clone()),
         ("NETBOOT_IMPORTER", outcome.importer.name.clone()),
         ("NETBOOT_TREE", tree.display().to_string()),
-        ("NETBOOT_TARGET", text(target.map(ToString::to_string))),
+        ("NETBOOT_TARGET", text(target)),
         ("NETBOOT_ARCH", arch.to_string()),
         ("NETBOOT_SUBARCH", subarch.to_string()),
         ("NETBOOT_RELEASE", release.to_string()),
-        (
-            "NETBOOT_PURPOSE",
-            text(target.map(|target| target.purpose().to_string())),
-        ),
-        (
-            "NETBOOT_GENERATION",
-            text(image.and_then(|image| Some(image.generation.as_ref()?.to_string()))),
-        ),
-        (
-            "NETBOOT_DIGEST",
-            text(image.map(|image| image.digest.to_string())),
-        ),
+        ("NETBOOT_PURPOSE", text(target.map(Target::purpose))),
+        ("NETBOOT_GENERATION", text(generation)),
+        ("NETBOOT_DIGEST", text(image.map(|image| image.digest))),
     ]
 }
