@@ -102,6 +102,7 @@ fn reload(
     tell_systemd(&[NotifyState::Ready]);
 }
 
+/// Opens what there is to open, and runs the publisher and its listeners until the publisher ends.
 async fn publish(
     changes: watch::Receiver<Arc<Settings>>,
     once: bool,
@@ -113,13 +114,16 @@ async fn publish(
     let (of_metrics, of_hooks, of_rendering) = (report.listen(), report.listen(), report.listen());
     let activity = report.activity();
     let progress = Arc::new(Progress::default());
-
-    let (opening, of_publisher) = (Arc::clone(&settings), changes.clone());
-    let of_work = Arc::clone(&progress);
-    let start = move || open(&opening, of_publisher, report, of_work, once);
-    let (publisher, boot_configs) = starting(tokio::task::spawn_blocking(start))
-        .await
-        .context("recovery broke off")??;
+    let (of_publisher, of_work) = (changes.clone(), Arc::clone(&progress));
+    let start = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let settings = Arc::clone(&of_publisher.borrow());
+        let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
+        let pointers = Pointers::open(&settings).context("opening the tree")?;
+        let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), &settings);
+        let publisher = Publisher::new(spool, pointers, report, of_work, of_publisher, once)?;
+        Ok((publisher, boot_configs))
+    });
+    let (publisher, boot_configs) = starting(start).await.context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
     tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
     tell_systemd(&[NotifyState::Ready]);
@@ -128,14 +132,10 @@ async fn publish(
 
     let status = tokio::spawn(tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
-    others.spawn(render_boot_configs(
-        boot_configs,
-        of_rendering,
-        changes.clone(),
-    ));
+    let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone());
+    others.spawn(rendering);
     others.spawn(count_outcomes(of_metrics, activity, changes.clone()));
-    let tree = settings.tree.path.clone();
-    others.spawn(run_hooks(changes, tree, of_hooks, shutdown.clone()));
+    others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
     tokio::select! {
         ended = publisher.run(shutdown) => ended?,
         Some(ended) = others.join_next() => {
@@ -156,35 +156,19 @@ async fn publish(
     Ok(())
 }
 
-/// Opens spool and tree, and takes up what was left there. Blocks.
-fn open(
-    settings: &Settings,
-    changes: watch::Receiver<Arc<Settings>>,
-    report: Report,
-    progress: Arc<Progress>,
-    once: bool,
-) -> anyhow::Result<(Publisher, BootConfigs)> {
-    let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
-    let pointers = Pointers::open(settings).context("opening the tree")?;
-    let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), settings);
-    let publisher = Publisher::new(spool, pointers, report, progress, changes, once)?;
-    Ok((publisher, boot_configs))
-}
-
-/// Waits for the start, which may take longer than systemd thinks.
+/// Waits for the start, and asks systemd for more time while it takes long.
 async fn starting<T>(start: impl Future<Output = T>) -> T {
-    let mut start = std::pin::pin!(start);
-    let mut ask = tokio::time::interval(ASK_INTERVAL);
-    let mut asked = 0;
-    loop {
-        tokio::select! {
-            biased;
-            started = &mut start => return started,
-            _ = ask.tick(), if asked < MAX_ASKS => {
-                asked += 1;
-                let status = NotifyState::Status("looking at the tree and the spool");
-                tell_systemd(&[status, NotifyState::ExtendTimeoutUsec(MORE_TIME)]);
-            }
+    let ask = async {
+        for _ in 0..MAX_ASKS {
+            let status = NotifyState::Status("looking at the tree and the spool");
+            tell_systemd(&[status, NotifyState::ExtendTimeoutUsec(MORE_TIME)]);
+            tokio::time::sleep(ASK_INTERVAL).await;
         }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        started = start => started,
+        never = ask => never,
     }
 }

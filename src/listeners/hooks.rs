@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::BufReader;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -52,13 +53,21 @@ const MAX_LINES: usize = 1_000;
 /// When a hook's task panicked.
 pub(crate) async fn run_hooks(
     mut settings: watch::Receiver<Arc<Settings>>,
-    tree: PathBuf,
     mut news: UnboundedReceiver<Arc<News>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
-    let mut hooks = settings.borrow_and_update().hooks.clone();
-    let mut queues = begin(&hooks, &tree, &stop, &mut tasks);
+    let mut begin = |settings: &Settings| -> Vec<_> {
+        let begin = |hook: &Hook| {
+            let (queue, news) = unbounded_channel();
+            let (hook, tree, stop) = (hook.clone(), settings.tree.path.clone(), stop.clone());
+            tasks.spawn(HookTask { hook, tree, stop }.run(news));
+            queue
+        };
+        settings.hooks.iter().map(begin).collect()
+    };
+    let mut current = Arc::clone(&settings.borrow_and_update());
+    let mut queues = begin(&current);
     loop {
         tokio::select! {
             told = news.recv() => match told {
@@ -69,12 +78,12 @@ pub(crate) async fn run_hooks(
                 None => break,
             },
             Ok(()) = settings.changed() => {
-                let wanted = settings.borrow_and_update().hooks.clone();
-                if wanted != hooks {
+                let wanted = Arc::clone(&settings.borrow_and_update());
+                if wanted.hooks != current.hooks {
                     // The old hooks' tasks still do what they have to do.
-                    queues = begin(&wanted, &tree, &stop, &mut tasks);
-                    hooks = wanted;
+                    queues = begin(&wanted);
                 }
+                current = wanted;
             }
         }
     }
@@ -85,76 +94,48 @@ pub(crate) async fn run_hooks(
     Ok(())
 }
 
-/// Starts a task for each hook; returns where they take their news from.
-fn begin(
-    hooks: &[Hook],
-    tree: &Path,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) -> Vec<UnboundedSender<Arc<News>>> {
-    let begin = |hook: &Hook| {
-        let (queue, news) = unbounded_channel();
-        tasks.spawn(run_one_by_one(
-            hook.clone(),
-            tree.into(),
-            news,
-            stop.clone(),
-        ));
-        queue
-    };
-    hooks.iter().map(begin).collect()
-}
-
-async fn run_one_by_one(
+/// The task of one hook.
+struct HookTask {
     hook: Hook,
     tree: PathBuf,
-    mut news: UnboundedReceiver<Arc<News>>,
     stop: CancellationToken,
-) {
-    let is_wanted = |told: &Arc<News>| hook.on.contains(&told.outcome.verdict);
-    while let Some(told) = news.recv().await {
-        if !is_wanted(&told) {
-            continue;
-        }
-        if stop.is_cancelled() {
-            let rest = std::iter::from_fn(|| news.try_recv().ok());
-            let count = 1 + rest.filter(is_wanted).count();
-            tracing::warn!(hook = ?hook.command[0], "not run for {count} outcomes: the daemon ends");
-            return;
-        }
-        let outcome = &told.outcome;
-        let run = Run {
-            hook: &hook,
-            outcome,
-        };
-        if let Err(why) = run.run(&tree, &stop).await {
-            let target = outcome.target.as_ref().map(tracing::field::display);
-            let (message_id, drop) = (MessageId::HookFailed, &outcome.drop);
-            tracing::warn!(%message_id, hook = ?hook.command[0], target, drop, "hook failed: {why}");
+}
+
+impl HookTask {
+    /// Runs the program for each outcome that the hook is for, one after the other.
+    async fn run(self, mut news: UnboundedReceiver<Arc<News>>) {
+        let program = &self.hook.command[0];
+        let is_wanted = |told: &Arc<News>| self.hook.on.contains(&told.outcome.verdict);
+        while let Some(told) = news.recv().await {
+            if !is_wanted(&told) {
+                continue;
+            }
+            if self.stop.is_cancelled() {
+                let rest = std::iter::from_fn(|| news.try_recv().ok());
+                let count = 1 + rest.filter(is_wanted).count();
+                tracing::warn!(hook = ?program, "not run for {count} outcomes: the daemon ends");
+                return;
+            }
+            if let Err(why) = self.run_for(&told.outcome).await {
+                let target = told.outcome.target.as_ref().map(tracing::field::display);
+                let (message_id, drop) = (MessageId::HookFailed, &told.outcome.drop);
+                tracing::warn!(%message_id, hook = ?program, target, drop, "hook failed: {why}");
+            }
         }
     }
-}
 
-/// One run of a hook's program.
-struct Run<'a> {
-    hook: &'a Hook,
-    outcome: &'a Outcome,
-}
-
-impl Run<'_> {
     /// Runs the program to its end, with the outcome on its standard input.
     ///
     /// # Errors
     /// Why it failed, for the log.
-    async fn run(&self, tree: &Path, stop: &CancellationToken) -> Result<(), String> {
-        let (program, arguments) = self.hook.command.split_first().ok_or("no program")?;
+    async fn run_for(&self, outcome: &Outcome) -> Result<(), String> {
         let inherited = INHERITED.iter().map(|name| (name, std::env::var_os(name)));
         let inherited = inherited.filter_map(|(name, value)| Some((name, value?)));
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut child = Command::new(&self.hook.command[0])
+            .args(&self.hook.command[1..])
             .env_clear()
             .envs(inherited)
-            .envs(environment(self.outcome, tree))
+            .envs(environment(outcome, &self.tree))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -164,17 +145,18 @@ impl Run<'_> {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("it can't be started: {error}"))?;
-        let (stdin, text) = (child.stdin.take(), self.outcome.to_json());
+        let (stdin, text) = (child.stdin.take(), outcome.to_json());
         let tell = async move {
             if let Some(mut stdin) = stdin {
                 // A program that doesn't read its input doesn't want to know.
                 let _ = stdin.write_all(text.as_bytes()).await;
             }
         };
+        let drop = &outcome.drop;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let talk = async { tokio::join!(tell, self.log(stdout), self.log(stderr)) };
+        let talk = async { tokio::join!(tell, self.log(stdout, drop), self.log(stderr, drop)) };
         let mut talk = std::pin::pin!(talk);
-        let mut ended = std::pin::pin!(self.wait(&mut child, stop));
+        let mut ended = std::pin::pin!(self.wait(&mut child));
         tokio::select! {
             ended = &mut ended => {
                 let _ = timeout(DRAIN, talk).await;
@@ -185,12 +167,11 @@ impl Run<'_> {
     }
 
     /// Waits for the end of the program, and sees to it that it comes.
-    async fn wait(&self, child: &mut Child, stop: &CancellationToken) -> Result<(), String> {
-        let group = child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    async fn wait(&self, child: &mut Child) -> Result<(), String> {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        let group = id.and_then(Pid::from_raw);
         let stopped = async {
-            stop.cancelled().await;
+            self.stop.cancelled().await;
             sleep(LAST).await;
         };
         tokio::select! {
@@ -203,7 +184,7 @@ impl Run<'_> {
             () = sleep(self.hook.timeout) => {}
             () = stopped => {}
         }
-        let why = if stop.is_cancelled() {
+        let why = if self.stop.is_cancelled() {
             "the daemon ends, and so it was ended".to_string()
         } else {
             let limit = humantime::format_duration(self.hook.timeout);
@@ -219,27 +200,26 @@ impl Run<'_> {
         Err(why)
     }
 
-    /// Logs what the program writes, line by line.
-    async fn log(&self, output: Option<impl AsyncRead + Unpin>) {
+    /// Logs what the program writes of a drop, line by line.
+    async fn log(&self, output: Option<impl AsyncRead + Unpin>, drop: &str) {
         let Some(output) = output else { return };
-        let mut output = tokio::io::BufReader::new(output);
-        let mut count = 0;
-        loop {
-            let mut line = Vec::new();
-            let mut piece = (&mut output).take(MAX_LINE);
-            let read = piece.read_until(b'\n', &mut line).await;
-            if !matches!(read, Ok(length) if length > 0) {
-                break;
-            }
+        let mut output = BufReader::new(output);
+        let (mut line, mut count) = (Vec::new(), 0);
+        while let Ok(1..) = (&mut output)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .await
+        {
             count += 1;
-            if count > MAX_LINES {
-                continue;
+            if count <= MAX_LINES {
+                let text = String::from_utf8_lossy(&line);
+                let text = text.trim_end_matches(['\n', '\r']).escape_debug();
+                tracing::info!(hook = ?self.hook.command[0], drop, "says: {text}");
             }
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end_matches(['\n', '\r']).escape_debug();
-            tracing::info!(hook = ?self.hook.command[0], drop = self.outcome.drop, "says: {line}");
+            line.clear();
         }
-        if let Some(more @ 1..) = count.checked_sub(MAX_LINES) {
+        if count > MAX_LINES {
+            let more = count - MAX_LINES;
             tracing::info!(hook = ?self.hook.command[0], "says {more} more lines");
         }
     }

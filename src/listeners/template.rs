@@ -123,7 +123,9 @@ impl Object for Images {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let number = key.as_usize().filter(|n| *n < self.catalog.count())?;
         let image = self.catalog.image(number);
-        self.is_damaged.fetch_or(image.is_none(), Ordering::Relaxed);
+        if image.is_none() {
+            self.is_damaged.store(true, Ordering::Relaxed);
+        }
         image.map(to_value)
     }
 
