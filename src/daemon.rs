@@ -19,11 +19,11 @@ use crate::spool::Spool;
 use crate::sys::{Progress, tell_systemd};
 use crate::tree::Pointers;
 
-/// Work that runs side by side, and a few more.
+/// Threads for blocking work: as many as run side by side, and a few more.
 const MAX_THREADS: usize = 8;
 
-/// So much more time, in microseconds, is asked of systemd while the start takes long, so often, and
-/// so many times: one that takes longer hangs.
+/// While the start takes long, systemd is asked for so much more time, in microseconds, so often,
+/// and so many times: a start that takes longer hangs.
 const MORE_TIME: u32 = 60_000_000;
 const ASK_INTERVAL: Duration = Duration::from_secs(20);
 const MAX_ASKS: usize = 360;
@@ -32,14 +32,14 @@ const MAX_ASKS: usize = 360;
 /// takes up what `reread` returns.
 ///
 /// # Errors
-/// What keeps it from going on.
+/// When something keeps the daemon from going on.
 pub(crate) fn run(
     settings: Settings,
     once: bool,
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) -> anyhow::Result<()> {
-    // What is published has the modes that it is made with, whatever the caller's mask.
+    // Published files keep the modes that they are made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,7 +63,7 @@ pub(crate) fn run(
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",
                 Ok(()) = &mut ready, if !has_started => has_started = true,
-                // One that comes earlier counts as soon as the daemon is ready.
+                // A signal that comes earlier counts as soon as the daemon is ready.
                 Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
             }
         };
@@ -80,7 +80,7 @@ fn reload(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) {
-    // `Type=notify-reload` wants the time (sd_notify(3)); ready ends it.
+    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it (sd_notify(3)).
     let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
     tell_systemd(&[NotifyState::Reloading, now]);
     match reread() {
@@ -90,7 +90,7 @@ fn reload(
             for key in later {
                 tracing::warn!("`{key}` takes effect after a restart");
             }
-            // The publisher may be about to end: it needs no settings any more.
+            // A publisher that is about to end needs no settings any more.
             let _ = change.send(Arc::new(settings));
             tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
         }
@@ -127,7 +127,7 @@ async fn publish(
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
     tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
     tell_systemd(&[NotifyState::Ready]);
-    // Nobody waits for it where the daemon is ending already.
+    // A daemon that is ending already does not wait for this.
     let _ = is_ready.send(());
 
     let status = tokio::spawn(tell_status(activity.clone(), progress));
@@ -143,12 +143,11 @@ async fn publish(
             anyhow::bail!("a task ended before the publisher");
         }
     }
-    // With the publisher go its reports, and what it shows: the others do what is left to do, and
-    // end.
+    // The publisher's news end with it: the listeners do what is left to do, and end.
     status.abort();
     while let Some(ended) = others.join_next().await {
         let result = ended.context("a task broke off")?;
-        // A daemon tries again after its next start; this one may have none.
+        // A daemon tries again after its next start; `once` may be the only run.
         if once {
             result?;
         }

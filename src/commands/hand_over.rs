@@ -61,7 +61,7 @@ impl HandOver {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            // Before the drop is begun: from here on a signal leaves nothing of it behind.
+            // This comes before the drop is begun: a signal is to leave nothing of the drop behind.
             let mut end = pin!(end()?);
             let drop = match put_in(spool, manifest, image, end.as_mut()).await? {
                 Ok(drop) => drop,
@@ -109,7 +109,7 @@ async fn put_in(
         }
         () = end => {
             progress.request_stop();
-            // What was begun is removed before the program ends.
+            // The part of a drop that is there is removed before the program ends.
             Ok(Err(match finish.await? {
                 Ok(drop) => format!("{drop} is in the spool already"),
                 Err(_) => "nothing is left in the spool".to_string(),
@@ -130,7 +130,7 @@ async fn wait(spool: &Path, drop: &str, limit: Duration) -> anyhow::Result<Optio
             hint.notify_one();
         }
     })?;
-    // Without events the poll serves.
+    // Where no events come, the outcome is looked for at intervals.
     let folder = file.parent().unwrap_or(Path::new(""));
     let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
     let found = async {
@@ -144,7 +144,7 @@ async fn wait(spool: &Path, drop: &str, limit: Duration) -> anyhow::Result<Optio
     timeout(limit, found).await.unwrap_or(Ok(None))
 }
 
-/// SIGINT or SIGTERM; whether somebody waits for it or not, neither ends the program any more.
+/// Waits for SIGINT or SIGTERM. From the call on, even before the wait, neither ends the program.
 fn end() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;

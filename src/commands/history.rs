@@ -26,9 +26,9 @@ pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::
 #[derive(Debug, Serialize)]
 struct History {
     pub target: Target,
-    /// Those that are kept, the oldest first.
+    /// The generations that are kept, the oldest first.
     pub generations: Vec<Kept>,
-    /// What happened to them, the oldest first.
+    /// What happened to these generations, the oldest first.
     pub events: Vec<Happening>,
 }
 
@@ -37,9 +37,9 @@ struct History {
 struct Kept {
     pub generation: GenerationName,
     pub is_current: bool,
-    /// When it stopped being current.
+    /// When the generation stopped being current.
     pub superseded_at: Option<Moment>,
-    /// Missing when the record is damaged, as is all that follows.
+    /// Missing when the record is damaged, as are all fields that follow.
     pub digest: Option<Digest>,
     pub version: Option<String>,
     pub published_at: Option<Moment>,
@@ -97,7 +97,7 @@ impl History {
         }))
     }
 
-    /// For people.
+    /// The text for people.
     fn to_text(&self) -> String {
         let head = ["", "GENERATION", "VERSION", "SUPERSEDED", "FILES", "SIZE"];
         let mut rows = vec![head.map(String::from)];

@@ -17,7 +17,7 @@ use crate::text::{age, quoted, table};
 use crate::tree::{Head, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
 
-/// So many targets one thread reads.
+/// How many targets one thread reads.
 const FEW: usize = 256;
 
 /// Shows the status of every target, or of one.
@@ -80,7 +80,7 @@ impl Status {
         })
     }
 
-    /// For people.
+    /// The text for people.
     fn to_text(&self) -> String {
         let head = ["TARGET", "GENERATION", "VERSION", "AGE", "FILES", "SIZE"];
         let mut rows = vec![head.map(String::from)];
@@ -121,7 +121,7 @@ impl Status {
     }
 }
 
-/// `None` where nothing is current.
+/// The status of one target; `None` where nothing is current.
 fn target_status(tree: &Tree, target: Target) -> Result<Option<TargetStatus>, Fault> {
     let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);

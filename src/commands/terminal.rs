@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::sys::Progress;
 
-/// Prints to standard output; that nobody reads it any more (`| head`) is no error.
+/// Prints to standard output. When nobody reads that any more (`| head`), it is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

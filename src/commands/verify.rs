@@ -40,8 +40,8 @@ pub(super) fn verify(
     Ok(if is_good { printed } else { ExitCode::FAILURE })
 }
 
-/// What is damaged, a line each; where standard error is the journal it gets an entry each, and
-/// nothing is left to be told.
+/// One line for each damage. Where standard error is the journal, that gets one entry for each
+/// instead, and the text is empty.
 fn tell_damages(settings: &Settings, verified: &Verified) -> String {
     let log = Log::start(settings.log, None, None);
     if log.is_text() {

@@ -1,7 +1,7 @@
 //! The task that keeps the catalog and the boot configurations up to date.
 //!
-//! It learns of a change after the swap, and nobody waits for it. Changes that come while it works,
-//! or while it rests after that, are rendered together; the last state always is.
+//! The task learns of a change after the swap, and nobody waits for the task. Changes that come
+//! while it renders, or rests after that, are rendered together; the last state always is.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -20,7 +20,8 @@ use crate::settings::Settings;
 use crate::tree::Changes;
 use crate::words::{Target, Verdict};
 
-/// After a rendering it rests for so many times as long as that took: publishing comes first.
+/// After a rendering the task rests for so many times as long as that took, but no shorter and no
+/// longer than this: publishing comes first.
 const REST: u32 = 3;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -78,7 +79,7 @@ pub(crate) async fn render_boot_configs(
 }
 
 /// Waits until something has changed and the rest is over, until it is time to try again, or until
-/// the publisher has ended: then the last is true.
+/// the publisher has ended. Returns the targets that have changed, and whether it has ended.
 async fn gather(
     news: &mut UnboundedReceiver<Arc<News>>,
     rested: Instant,
@@ -104,7 +105,7 @@ async fn gather(
     }
 }
 
-/// The target that is another than before.
+/// The target of which another image is current than before.
 fn changed_by(news: &News) -> Option<Target> {
     match news.outcome.verdict {
         Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
@@ -112,7 +113,8 @@ fn changed_by(news: &News) -> Option<Target> {
     }
 }
 
-/// What was said of each output: nobody wants to read it again after each change.
+/// The warning that was logged last for each output and for the catalog: nobody wants to read the
+/// same one again after each change.
 #[derive(Default)]
 struct Said(HashMap<PathBuf, String>);
 

@@ -26,23 +26,23 @@ use crate::settings::{Hook, Settings};
 use crate::spool::Outcome;
 use crate::words::Target;
 
-/// What a program gets of the daemon's own environment.
+/// The variables of the daemon's own environment that a program gets.
 const INHERITED: &[&str] = &["PATH", "LANG", "TZ", "HOME"];
 
-/// A program that ran out of time is asked to end, and has so long for it.
+/// How long a program that ran out of time has to end by itself after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// When the daemon ends, a program that is running may go on for so long.
+/// How long a running program may go on when the daemon ends.
 const LAST: Duration = Duration::from_secs(5);
 
-/// What a program has written may be read for so long after its end: something that it has left
-/// running may hold its output open for ever.
+/// How long a program's output is read after the program's end: something that the program has left
+/// running may hold the output open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// A longer line of a program's output is logged in pieces, in bytes.
 const MAX_LINE: u64 = 2_000;
 
-/// More lines of one run are counted, not logged.
+/// Of one run so many lines are logged; further lines are counted.
 const MAX_LINES: usize = 1_000;
 
 /// Runs the hooks that are set, until the news end; then those that are still to run.
@@ -94,7 +94,7 @@ pub(crate) async fn run_hooks(
     Ok(())
 }
 
-/// The task of one hook.
+/// The task of one hook: its program runs once for each outcome, never twice at a time.
 struct HookTask {
     hook: Hook,
     tree: PathBuf,
@@ -140,7 +140,7 @@ impl HookTask {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // With a group of its own all that it starts can be ended with it.
+            // In a process group of its own: all that the program starts can be ended with it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -166,7 +166,7 @@ impl HookTask {
         }
     }
 
-    /// Waits for the end of the program, and sees to it that it comes.
+    /// Waits for the end of the program, and ends it when its time is over.
     async fn wait(&self, child: &mut Child) -> Result<(), String> {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         let group = id.and_then(Pid::from_raw);
@@ -194,7 +194,7 @@ impl HookTask {
         let end = |signal| group.map(|group| kill_process_group(group, signal));
         end(Signal::TERM);
         let _ = timeout(GRACE, child.wait()).await;
-        // Also what the program has started and does not listen.
+        // This also ends what the program has started and what ignores SIGTERM.
         end(Signal::KILL);
         let _ = child.wait().await;
         Err(why)
@@ -225,7 +225,7 @@ impl HookTask {
     }
 }
 
-/// What happened, as variables. What is not known is empty.
+/// The outcome as variables. What is not known is empty.
 fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
     fn text(value: Option<impl ToString>) -> String {
         value.map_or_else(String::new, |value| value.to_string())

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use prometheus::core::Collector;
 use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use prometheus::{Opts, Registry, TextEncoder};
 use strum::VariantNames as _;
@@ -20,10 +19,10 @@ use crate::settings::Settings;
 use crate::sys::Dir;
 use crate::words::{Moment, Verdict};
 
-/// The file is written no more often.
+/// The file is written no more often than this.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Begins every name.
+/// Begins the name of every figure.
 const NAMESPACE: &str = "netboot_publisher";
 
 /// Seconds that a drop takes from its claim to its outcome: from an unchanged one to the 16 GiB on a
@@ -43,9 +42,9 @@ const COUNTS: [Count; 5] = [
     ("targets", "Targets that have a current generation.", |it| it.targets),
 ];
 
-/// As [`COUNTS`]: points in time, in seconds since 1970. One is not shown where there is none.
+/// Figures that are points in time, in seconds since 1970. A figure without a time is not shown.
 type Time = (&'static str, &'static str, fn(&Activity) -> Option<Moment>);
-#[rustfmt::skip] // As above.
+#[rustfmt::skip] // A row is a figure.
 const TIMES: [Time; 2] = [
     ("oldest_drop_timestamp_seconds",
         "Since when the oldest drop waits that has no outcome yet.", |it| it.oldest),
@@ -61,7 +60,7 @@ struct Metrics {
     published_bytes: IntCounter,
     duration: HistogramVec,
     counts: Vec<IntGauge>,
-    /// In the registry are those that are shown.
+    /// A gauge is in the registry while it is shown.
     times: Vec<Gauge>,
 }
 
@@ -94,18 +93,13 @@ impl Metrics {
         let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
         let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
 
-        let single: [Box<dyn Collector>; 5] = [
-            Box::new(outcomes.clone()),
-            Box::new(published_bytes.clone()),
-            Box::new(duration.clone()),
-            Box::new(build),
-            Box::new(start),
-        ];
-        let counted = counts
-            .iter()
-            .map(|it| Box::new(it.clone()) as Box<dyn Collector>);
-        for figure in single.into_iter().chain(counted) {
-            registry.register(figure)?;
+        registry.register(Box::new(outcomes.clone()))?;
+        registry.register(Box::new(published_bytes.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(build))?;
+        registry.register(Box::new(start))?;
+        for gauge in &counts {
+            registry.register(Box::new(gauge.clone()))?;
         }
         Ok(Self {
             registry,
@@ -135,7 +129,7 @@ impl Metrics {
             gauge.set(i64::try_from(count(activity)).unwrap_or(i64::MAX));
         }
         for (gauge, (_, _, time)) in self.times.iter().zip(TIMES) {
-            // One that is not shown can't be taken away.
+            // This fails where the gauge was not shown.
             let _ = self.registry.unregister(Box::new(gauge.clone()));
             if let Some(moment) = time(activity) {
                 gauge.set(seconds(moment));
@@ -175,7 +169,7 @@ pub(crate) async fn count_outcomes(
     let mut is_in_trouble = false;
     loop {
         let file = settings.borrow_and_update().metrics.textfile.clone();
-        // Without a file nobody wants to know.
+        // Without a file there is nothing to write.
         let has_file = file.is_some();
         let has_ended = tokio::select! {
             biased;
@@ -208,13 +202,13 @@ pub(crate) async fn count_outcomes(
     }
 }
 
-/// Puts the file into its place, whole.
+/// Replaces the file atomically.
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name.context("expected the name of a file at the end, in UTF-8")?;
     let folder = file.parent().filter(|folder| *folder != Path::new(""));
     let folder = Dir::open(folder.unwrap_or(Path::new(".")))?;
-    // The collector reads no name that ends so.
+    // The collector reads no name that ends in `.tmp`.
     let temporary = format!(".{name}.tmp");
     folder.remove_file(&temporary)?;
     folder.replace(name, &temporary, text.as_bytes())?;

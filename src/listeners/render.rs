@@ -13,7 +13,7 @@ use crate::sys::{Dir, Failure, Kind, Ownership, map};
 use crate::text::InputError;
 use crate::tree::{Catalog, Changes, Staging, Updated};
 
-/// A longer template is refused, and a longer output written anyway, in bytes.
+/// In bytes: a longer template is refused; a longer old output is replaced without a comparison.
 const MAX_TEMPLATE: u64 = 16 << 20;
 const MAX_OUTPUT: u64 = 1 << 30;
 
@@ -67,7 +67,7 @@ pub(crate) enum Why {
 }
 
 impl BootConfigs {
-    /// Those of the settings, for the tree that `staging` belongs to.
+    /// The boot configurations of the settings, for the tree that `staging` belongs to.
     pub fn new(staging: Arc<Staging>, settings: &Settings) -> Self {
         let tree = staging.tree().root().path();
         let root = settings.tftp.root.as_deref().unwrap_or(tree).to_path_buf();
@@ -85,7 +85,7 @@ impl BootConfigs {
         }
     }
 
-    /// The same tree's, after the settings have changed.
+    /// The boot configurations of the same tree after the settings have changed.
     pub(super) fn with(&self, settings: &Settings) -> Self {
         Self::new(Arc::clone(&self.staging), settings)
     }
@@ -102,7 +102,7 @@ impl BootConfigs {
         let whole = || Catalog::read(tree).unwrap_or_default();
         let images = self.render_all(whole(), &mut rendered);
         if images.is_damaged() {
-            // Somebody has written into the catalog.
+            // Somebody has written into the catalog: it is made anew.
             rendered.troubles.clear();
             let made = Catalog::make(tree, &self.prefix, self.owner());
             self.take_updated(made, &mut rendered);
@@ -127,7 +127,7 @@ impl BootConfigs {
 
     /// Renders every output from `catalog`; returns what the templates saw.
     fn render_all(&self, catalog: Catalog, rendered: &mut Rendered) -> Arc<Images> {
-        // So many outputs one thread renders.
+        // How many outputs one thread renders.
         let few = if catalog.count() > MANY {
             1
         } else {
@@ -141,7 +141,7 @@ impl BootConfigs {
         images
     }
 
-    /// Returns whether the output is another now.
+    /// Renders one output; returns whether it is another text now.
     fn render_one(&self, config: &BootConfig, images: &Arc<Images>) -> Result<bool, Why> {
         let template = String::from_utf8(Dir::read_named(&config.template, MAX_TEMPLATE)?)
             .map_err(|_| Why::Encoding(config.template.clone()))?;
@@ -170,7 +170,7 @@ impl BootConfigs {
             }
             Some(_) => return Err(Why::Occupied(folder.path().join(name))),
         }
-        // In the same folder, because the tree may be on another file system.
+        // The new text is written in the same folder: the tree may be on another file system.
         let temporary = format!(".{}.new", name.to_string_lossy());
         folder.replace_durably(&temporary, self.owner(), text.as_bytes(), &folder, name)?;
         Ok(true)

@@ -12,7 +12,7 @@ use crate::text::{Complaint, InputError};
 use crate::tree::{Catalog, CatalogFile, CatalogImage};
 
 /// What templates see of an image, and of a file.
-#[rustfmt::skip] // The names of a template's value side by side.
+#[rustfmt::skip] // One name a line would take a page.
 const IMAGE: &[&str] = &[
     "target", "arch", "subarch", "release", "purpose", "version", "generation", "digest",
     "path", "pinned_path", "published_at", "files",
@@ -31,7 +31,7 @@ pub(super) fn render(template: &str, images: &Arc<Images>) -> Result<String, Err
         .keep_trailing_newline(true)
         .build()?;
     environment.set_syntax(syntax);
-    // Where in the template an error is.
+    // An error says where in the template it is.
     environment.set_debug(true);
     environment.add_test("plain", is_plain);
     environment.add_filter("first_named", first_named);
@@ -44,7 +44,7 @@ pub(super) fn render(template: &str, images: &Arc<Images>) -> Result<String, Err
 /// and its version are the importer's: some would be commands there.
 fn is_plain(value: &Value) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@".contains(&b);
-    // An image without a version has none that is plain.
+    // What is no text, as a missing version, isn't plain.
     value
         .as_str()
         .is_some_and(|text| !text.is_empty() && text.bytes().all(is_plain))
@@ -63,7 +63,7 @@ fn first_named(files: &Value, names: &Value) -> Result<Value, Error> {
     Ok(Value::from(""))
 }
 
-/// Shows what is wrong with a template where it is wrong.
+/// The error with the place in the template that it is about.
 pub(super) fn explain(name: &str, template: &str, error: &Error) -> InputError {
     let before = error.line().unwrap_or(1).saturating_sub(1);
     let lines = template.split_inclusive('\n').take(before);
