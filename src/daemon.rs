@@ -19,11 +19,11 @@ use crate::spool::Spool;
 use crate::sys::{Progress, tell_systemd};
 use crate::tree::Pointers;
 
-/// Work that runs side by side, and a few more.
+/// Threads for blocking work: as many as run side by side, and a few more.
 const MAX_THREADS: usize = 8;
 
-/// So much more time, in microseconds, is asked of systemd while the start takes long, so often, and
-/// so many times: one that takes longer hangs.
+/// While the start takes long, systemd is asked for so much more time, in microseconds, so often,
+/// and so many times: a start that takes longer hangs.
 const MORE_TIME: u32 = 60_000_000;
 const ASK_INTERVAL: Duration = Duration::from_secs(20);
 const MAX_ASKS: usize = 360;
@@ -32,14 +32,14 @@ const MAX_ASKS: usize = 360;
 /// takes up what `reread` returns.
 ///
 /// # Errors
-/// What keeps it from going on.
+/// When something keeps the daemon from going on.
 pub(crate) fn run(
     settings: Settings,
     once: bool,
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) -> anyhow::Result<()> {
-    // What is published has the modes that it is made with, whatever the caller's mask.
+    // Published files keep the modes that they are made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,7 +63,7 @@ pub(crate) fn run(
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",
                 Ok(()) = &mut ready, if !has_started => has_started = true,
-                // One that comes earlier counts as soon as the daemon is ready.
+                // A signal that comes earlier counts as soon as the daemon is ready.
                 Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
             }
         };
@@ -80,7 +80,7 @@ fn reload(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) {
-    // `Type=notify-reload` wants the time (sd_notify(3)); ready ends it.
+    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it (sd_notify(3)).
     let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
     tell_systemd(&[NotifyState::Reloading, now]);
     match reread() {
@@ -90,7 +90,7 @@ fn reload(
             for key in later {
                 tracing::warn!("`{key}` takes effect after a restart");
             }
-            // The publisher may be about to end: it needs no settings any more.
+            // A publisher that is about to end needs no settings any more.
             let _ = change.send(Arc::new(settings));
             tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
         }
@@ -102,6 +102,7 @@ fn reload(
     tell_systemd(&[NotifyState::Ready]);
 }
 
+/// Opens what there is to open, and runs the publisher and its listeners until the publisher ends.
 async fn publish(
     changes: watch::Receiver<Arc<Settings>>,
     once: bool,
@@ -113,29 +114,28 @@ async fn publish(
     let (of_metrics, of_hooks, of_rendering) = (report.listen(), report.listen(), report.listen());
     let activity = report.activity();
     let progress = Arc::new(Progress::default());
-
-    let (opening, of_publisher) = (Arc::clone(&settings), changes.clone());
-    let of_work = Arc::clone(&progress);
-    let start = move || open(&opening, of_publisher, report, of_work, once);
-    let (publisher, boot_configs) = starting(tokio::task::spawn_blocking(start))
-        .await
-        .context("recovery broke off")??;
+    let (of_publisher, of_work) = (changes.clone(), Arc::clone(&progress));
+    let start = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let settings = Arc::clone(&of_publisher.borrow());
+        let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
+        let pointers = Pointers::open(&settings).context("opening the tree")?;
+        let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), &settings);
+        let publisher = Publisher::new(spool, pointers, report, of_work, of_publisher, once)?;
+        Ok((publisher, boot_configs))
+    });
+    let (publisher, boot_configs) = starting(start).await.context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
     tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
     tell_systemd(&[NotifyState::Ready]);
-    // Nobody waits for it where the daemon is ending already.
+    // A daemon that is ending already does not wait for this.
     let _ = is_ready.send(());
 
     let status = tokio::spawn(tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
-    others.spawn(render_boot_configs(
-        boot_configs,
-        of_rendering,
-        changes.clone(),
-    ));
+    let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone());
+    others.spawn(rendering);
     others.spawn(count_outcomes(of_metrics, activity, changes.clone()));
-    let tree = settings.tree.path.clone();
-    others.spawn(run_hooks(changes, tree, of_hooks, shutdown.clone()));
+    others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
     tokio::select! {
         ended = publisher.run(shutdown) => ended?,
         Some(ended) = others.join_next() => {
@@ -143,12 +143,11 @@ async fn publish(
             anyhow::bail!("a task ended before the publisher");
         }
     }
-    // With the publisher go its reports, and what it shows: the others do what is left to do, and
-    // end.
+    // The publisher's news end with it: the listeners do what is left to do, and end.
     status.abort();
     while let Some(ended) = others.join_next().await {
         let result = ended.context("a task broke off")?;
-        // A daemon tries again after its next start; this one may have none.
+        // A daemon tries again after its next start; `once` may be the only run.
         if once {
             result?;
         }
@@ -156,35 +155,19 @@ async fn publish(
     Ok(())
 }
 
-/// Opens spool and tree, and takes up what was left there. Blocks.
-fn open(
-    settings: &Settings,
-    changes: watch::Receiver<Arc<Settings>>,
-    report: Report,
-    progress: Arc<Progress>,
-    once: bool,
-) -> anyhow::Result<(Publisher, BootConfigs)> {
-    let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
-    let pointers = Pointers::open(settings).context("opening the tree")?;
-    let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), settings);
-    let publisher = Publisher::new(spool, pointers, report, progress, changes, once)?;
-    Ok((publisher, boot_configs))
-}
-
-/// Waits for the start, which may take longer than systemd thinks.
+/// Waits for the start, and asks systemd for more time while it takes long.
 async fn starting<T>(start: impl Future<Output = T>) -> T {
-    let mut start = std::pin::pin!(start);
-    let mut ask = tokio::time::interval(ASK_INTERVAL);
-    let mut asked = 0;
-    loop {
-        tokio::select! {
-            biased;
-            started = &mut start => return started,
-            _ = ask.tick(), if asked < MAX_ASKS => {
-                asked += 1;
-                let status = NotifyState::Status("looking at the tree and the spool");
-                tell_systemd(&[status, NotifyState::ExtendTimeoutUsec(MORE_TIME)]);
-            }
+    let ask = async {
+        for _ in 0..MAX_ASKS {
+            let status = NotifyState::Status("looking at the tree and the spool");
+            tell_systemd(&[status, NotifyState::ExtendTimeoutUsec(MORE_TIME)]);
+            tokio::time::sleep(ASK_INTERVAL).await;
         }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        started = start => started,
+        never = ask => never,
     }
 }

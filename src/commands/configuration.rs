@@ -1,4 +1,4 @@
-//! The configuration that a command is given, and how it exits where that is bad.
+//! The configuration that a command is given, and how a command exits when it is bad.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ const BAD_CONFIG: u8 = 78;
 /// The configuration can't be read, or says what it may not.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadConfig {
-    /// What it says begins a line of its own: an excerpt has several.
+    /// The error begins a line of its own: an excerpt has several.
     #[error("bad configuration\n{0}")]
     Invalid(InputError),
     #[error("reading the configuration {0:?}: {1}")]
@@ -27,7 +27,8 @@ pub(super) fn code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// `None` where no configuration was named and none is at the usual place.
+/// Reads the configuration at `path`, or else the one at the usual place; `None` where that is not
+/// there.
 pub(super) fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
     let file = path.unwrap_or(Path::new(Settings::DEFAULT_PATH));
     match std::fs::read_to_string(file) {

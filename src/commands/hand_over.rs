@@ -1,7 +1,6 @@
 //! What `submit`, `rollback` and `withdraw` have in common: a drop is made, handed over, and, where
 //! that is wanted, its outcome is waited for.
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -14,8 +13,9 @@ use clap::Args;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
-use super::terminal::{print, say, show};
+use super::terminal::{print, say, show, text_or};
 use crate::image::Image;
 use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView};
@@ -61,7 +61,7 @@ impl HandOver {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            // Before the drop is begun: from here on a signal leaves nothing of it behind.
+            // This comes before the drop is begun: a signal is to leave nothing of the drop behind.
             let mut end = pin!(end()?);
             let drop = match put_in(spool, manifest, image, end.as_mut()).await? {
                 Ok(drop) => drop,
@@ -70,23 +70,21 @@ impl HandOver {
             let Some(limit) = self.wait else {
                 return print(&format!("{drop}\n"));
             };
-            let limit = limit.map(Duration::from_secs);
-            tokio::select! {
-                outcome = wait(spool, &drop, limit) => match outcome? {
-                    Some(outcome) => tell(&outcome),
-                    None => {
-                        say(&format!("{drop} has no outcome yet"));
-                        Ok(ExitCode::from(TIMED_OUT))
-                    }
-                },
-                () = &mut end => Ok(interrupted(&format!("{drop} has no outcome yet"))),
+            let limit = limit.map_or(Duration::MAX, Duration::from_secs);
+            let outcome = tokio::select! {
+                outcome = wait(spool, &drop, limit) => outcome?,
+                () = &mut end => return Ok(interrupted(&format!("{drop} has no outcome yet"))),
+            };
+            if let Some(outcome) = outcome {
+                return tell(&outcome);
             }
+            say(&format!("{drop} has no outcome yet"));
+            Ok(ExitCode::from(TIMED_OUT))
         })
     }
 }
 
-/// Makes a drop. Returns its name; or, when the `end` has come before it was there, what is left of
-/// it.
+/// Makes a drop and returns its name; where the `end` came earlier, what is left of the drop.
 async fn put_in(
     spool: &Path,
     mut manifest: Manifest,
@@ -95,9 +93,8 @@ async fn put_in(
 ) -> anyhow::Result<Result<String, String>> {
     let drop = NewDrop::begin(spool, &manifest.target).context("opening the spool")?;
     let progress = Arc::new(Progress::default());
-    let bytes = image.as_ref().map_or(0, Image::bytes);
-    let bar = tokio::spawn(show(bytes, Arc::clone(&progress)));
-    let copying = Arc::clone(&progress);
+    let (shown, copying) = (Arc::clone(&progress), Arc::clone(&progress));
+    let bar = tokio::spawn(show(image.as_ref().map_or(0, Image::bytes), shown));
     let mut finish = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         if let Some(image) = image {
             drop.add_image(&image, &mut manifest, &copying)?;
@@ -105,41 +102,35 @@ async fn put_in(
         let name = drop.finish(&manifest)?;
         name.context("the spool has a drop of that name already; expected none")
     });
-    let finished = tokio::select! {
-        finished = &mut finish => finished,
+    tokio::select! {
+        finished = &mut finish => {
+            bar.abort();
+            finished?.map(Ok)
+        }
         () = end => {
             progress.request_stop();
-            // What was begun is removed before the program ends.
-            return Ok(Err(match finish.await? {
+            // The part of a drop that is there is removed before the program ends.
+            Ok(Err(match finish.await? {
                 Ok(drop) => format!("{drop} is in the spool already"),
                 Err(_) => "nothing is left in the spool".to_string(),
-            }));
+            }))
         }
-    };
-    bar.abort();
-    finished?.map(Ok)
+    }
 }
 
 /// Waits for the outcome of a drop; `None` when there is none after `limit`.
-async fn wait(
-    spool: &Path,
-    drop: &str,
-    limit: Option<Duration>,
-) -> anyhow::Result<Option<Outcome>> {
+async fn wait(spool: &Path, drop: &str, limit: Duration) -> anyhow::Result<Option<Outcome>> {
     let view = SpoolView::open(spool).context("opening the spool")?;
     let file = view.outcome_file(drop);
-    let (look, name) = (
-        Arc::new(Notify::new()),
-        file.file_name().map(OsStr::to_os_string),
-    );
+    let (look, awaited) = (Arc::new(Notify::new()), file.clone());
     let hint = Arc::clone(&look);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let is_it = |path: &PathBuf| path.file_name() == name.as_deref();
+        let is_it = |path: &PathBuf| path.file_name() == awaited.file_name();
         if event.is_ok_and(|event| event.paths.iter().any(is_it)) {
             hint.notify_one();
         }
     })?;
-    // Without events the poll serves.
+    // Where no events come, the outcome is looked for at intervals.
     let folder = file.parent().unwrap_or(Path::new(""));
     let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
     let found = async {
@@ -147,16 +138,13 @@ async fn wait(
             if let Some(outcome) = view.outcome(drop).context("reading the outcome")? {
                 return Ok(Some(outcome));
             }
-            let _ = tokio::time::timeout(POLL, look.notified()).await;
+            let _ = timeout(POLL, look.notified()).await;
         }
     };
-    match limit {
-        None => found.await,
-        Some(limit) => tokio::time::timeout(limit, found).await.unwrap_or(Ok(None)),
-    }
+    timeout(limit, found).await.unwrap_or(Ok(None))
 }
 
-/// SIGINT or SIGTERM; whether somebody waits for it or not, neither ends the program any more.
+/// Waits for SIGINT or SIGTERM. From the call on, even before the wait, neither ends the program.
 fn end() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
@@ -174,20 +162,14 @@ fn interrupted(what_is_left: &str) -> ExitCode {
 }
 
 fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
-    let text = |value: Option<&dyn ToString>| value.map(ToString::to_string).unwrap_or_default();
-    let target = text(outcome.target.as_ref().map(|target| target as _));
-    let verdict = outcome.verdict;
+    let (verdict, target) = (outcome.verdict, text_or(outcome.target.as_ref(), ""));
     if verdict == Verdict::Rejected {
-        let reason = text(outcome.reason.as_ref().map(|reason| reason as _));
-        let detail = outcome.detail.as_deref().unwrap_or_default();
+        let reason = text_or(outcome.reason, "");
+        let detail = text_or(outcome.detail.as_ref(), "");
         let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
         return Ok(ExitCode::from(REJECTED));
     }
-    let image = outcome.image.as_ref();
-    let generation = image.and_then(|image| image.generation.as_ref());
-    let generation = generation.map(|name| format!(" {name}"));
-    print(&format!(
-        "{verdict} {target}{}\n",
-        generation.unwrap_or_default()
-    ))
+    let generation = outcome.image.as_ref().and_then(|it| it.generation.as_ref());
+    let generation = text_or(generation.map(|it| format!(" {it}")), "");
+    print(&format!("{verdict} {target}{generation}\n"))
 }

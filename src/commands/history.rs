@@ -1,50 +1,45 @@
 //! `history`: what happened to a target, read from the records of its generations.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::terminal::{print, print_json};
+use super::terminal::{print_as, text_or};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::text::{age, quoted, table};
-use crate::tree::{Event, Record, Tree};
+use crate::tree::{Event, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
 
 /// Shows the history of a target.
 pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::Result<ExitCode> {
     let history = History::read(&settings.tree.path, target)?;
-    let Some(history) = history else {
-        anyhow::bail!("{target} is not in the tree; expected one that is");
-    };
-    if json {
-        print_json(&history)
-    } else {
-        print(&history.to_text())
-    }
+    let history =
+        history.with_context(|| format!("{target} is not in the tree; expected one that is"))?;
+    print_as(json, &history, History::to_text)
 }
 
 /// A target's generations and their events.
 #[derive(Debug, Serialize)]
-pub(super) struct History {
+struct History {
     pub target: Target,
-    /// Those that are kept, the oldest first.
+    /// The generations that are kept, the oldest first.
     pub generations: Vec<Kept>,
-    /// What happened to them, the oldest first.
+    /// What happened to these generations, the oldest first.
     pub events: Vec<Happening>,
 }
 
 /// A generation that is kept.
 #[derive(Debug, Serialize)]
-pub(super) struct Kept {
+struct Kept {
     pub generation: GenerationName,
     pub is_current: bool,
-    /// When it stopped being current.
+    /// When the generation stopped being current.
     pub superseded_at: Option<Moment>,
-    /// Missing when the record is damaged, as is all that follows.
+    /// Missing when the record is damaged, as are all fields that follow.
     pub digest: Option<Digest>,
     pub version: Option<String>,
     pub published_at: Option<Moment>,
@@ -54,7 +49,7 @@ pub(super) struct Kept {
 
 /// Something that happened to a generation.
 #[derive(Debug, Serialize)]
-pub(super) struct Happening {
+struct Happening {
     pub generation: GenerationName,
     #[serde(flatten)]
     pub event: Event,
@@ -65,30 +60,23 @@ impl History {
     ///
     /// # Errors
     /// When the tree can't be read.
-    pub(super) fn read(tree: &Path, target: &Target) -> Result<Option<Self>, Fault> {
+    fn read(tree: &Path, target: &Target) -> Result<Option<Self>, Fault> {
         let tree = Tree::open(tree)?;
         let Some(names) = tree.names(target)? else {
             return Ok(None);
         };
         let current = tree.pointed(target)?;
-        let mut generations = Vec::new();
-        let mut events = Vec::new();
+        let (mut generations, mut events) = (Vec::new(), Vec::new());
         for name in names {
             let is_current = Some(&name) == current.as_ref();
             let retired_at = tree.retired_at(target, &name)?;
             let generation = tree.generation(target, name.clone())?;
             let record = generation.and_then(|generation| generation.record);
-            let of = |record: &Record| {
-                let events = record.history.iter().cloned();
-                events
-                    .map(|event| Happening {
-                        generation: name.clone(),
-                        event,
-                    })
-                    .collect::<Vec<_>>()
-            };
-            events.extend(record.iter().flat_map(of));
-            let head = record.map(|record| record.head);
+            let (head, history) = record.map(|it| (it.head, it.history)).unzip();
+            events.extend(history.into_iter().flatten().map(|event| Happening {
+                generation: name.clone(),
+                event,
+            }));
             let head = head.as_ref();
             generations.push(Kept {
                 is_current,
@@ -109,41 +97,34 @@ impl History {
         }))
     }
 
-    /// For people.
-    pub(super) fn to_text(&self) -> String {
+    /// The text for people.
+    fn to_text(&self) -> String {
         let head = ["", "GENERATION", "VERSION", "SUPERSEDED", "FILES", "SIZE"];
         let mut rows = vec![head.map(String::from)];
         for kept in &self.generations {
-            let unknown = || "?".to_string();
+            let superseded = kept.superseded_at.map(|at| format!("{} ago", age(at)));
             rows.push([
                 if kept.is_current { "*" } else { "" }.to_string(),
                 kept.generation.to_string(),
-                kept.version.clone().unwrap_or_else(|| "-".to_string()),
-                kept.superseded_at
-                    .map_or_else(|| "-".to_string(), |at| format!("{} ago", age(at))),
-                kept.files.map_or_else(unknown, |files| files.to_string()),
-                kept.bytes
-                    .map_or_else(unknown, |bytes| ByteSize(bytes).to_string()),
+                text_or(kept.version.as_ref(), "-"),
+                text_or(superseded, "-"),
+                text_or(kept.files, "?"),
+                text_or(kept.bytes.map(ByteSize), "?"),
             ]);
         }
-        let mut text = format!("{}\n", table(&rows));
-        let mut rows = Vec::new();
-        for Happening { generation, event } in &self.events {
-            let mut by = String::new();
-            if let Some(importer) = &event.importer {
-                let _ = write!(by, "by {}", importer.name);
-            }
-            if let Some(drop) = &event.drop {
-                let _ = write!(by, ", drop {}", quoted(drop));
-            }
-            rows.push([
+        let happened = self.events.iter().map(|Happening { generation, event }| {
+            let by = event.importer.as_ref().map(|it| format!("by {}", it.name));
+            let drop = event
+                .drop
+                .as_ref()
+                .map(|it| format!(", drop {}", quoted(it)));
+            [
                 event.at.to_seconds(),
                 event.what.to_string(),
                 generation.to_string(),
-                by,
-            ]);
-        }
-        text.push_str(&table(&rows));
-        text
+                text_or(by, "") + &text_or(drop, ""),
+            ]
+        });
+        format!("{}\n{}", table(&rows), table(&happened.collect::<Vec<_>>()))
     }
 }

@@ -126,9 +126,8 @@ impl Command {
             Self::Verify { target, json } => verify::verify(&settings?, target.as_ref(), json),
             Self::CheckConfig => {
                 settings?;
-                let path = config
-                    .unwrap_or(Path::new(Settings::DEFAULT_PATH))
-                    .display();
+                let path = config.unwrap_or(Path::new(Settings::DEFAULT_PATH));
+                let path = path.display();
                 if is_configured {
                     print(&format!("{path}: good\n"))
                 } else {

@@ -28,8 +28,8 @@ pub(super) struct RunDaemon {
 }
 
 impl RunDaemon {
-    /// What ends the daemon goes to its log; where that is text on standard error, as from any other
-    /// command.
+    /// Runs the daemon to its end. An error that ends it goes to the log, or, where the log is text
+    /// on standard error, is printed as that of any other command.
     pub(super) fn run(
         self,
         settings: Result<Settings, BadConfig>,

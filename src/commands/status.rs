@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::terminal::{print, print_json};
+use super::terminal::{print_as, text_or};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::{Outcome, SpoolView, Waiting};
@@ -17,7 +17,7 @@ use crate::text::{age, quoted, table};
 use crate::tree::{Head, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
 
-/// So many targets one thread reads.
+/// How many targets one thread reads.
 const FEW: usize = 256;
 
 /// Shows the status of every target, or of one.
@@ -28,15 +28,11 @@ pub(super) fn show(
 ) -> anyhow::Result<ExitCode> {
     let (tree, spool) = (&settings.tree.path, &settings.spool.path);
     let status = Status::read(tree, spool, target)?;
-    if json {
-        print_json(&status)
-    } else {
-        print(&status.to_text())
-    }
+    print_as(json, &status, Status::to_text)
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Status {
+struct Status {
     pub targets: Vec<TargetStatus>,
     /// Drops that are complete or still written, and those that were claimed.
     pub waiting: Vec<Waiting>,
@@ -44,7 +40,7 @@ pub(super) struct Status {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct TargetStatus {
+struct TargetStatus {
     pub target: Target,
     pub generation: GenerationName,
     /// Missing when the record is damaged.
@@ -54,7 +50,7 @@ pub(super) struct TargetStatus {
 
 /// What is shown of a record.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+struct Shown {
     pub version: Option<String>,
     pub published_at: Moment,
     pub digest: Digest,
@@ -67,7 +63,7 @@ impl Status {
     ///
     /// # Errors
     /// When the tree or the spool can't be read. What this user may not see is left out.
-    pub(super) fn read(tree: &Path, spool: &Path, only: Option<&Target>) -> Result<Self, Fault> {
+    fn read(tree: &Path, spool: &Path, only: Option<&Target>) -> Result<Self, Fault> {
         let tree = Tree::open(tree)?;
         let targets = match only {
             Some(target) => vec![target.clone()],
@@ -84,60 +80,48 @@ impl Status {
         })
     }
 
-    /// For people.
-    pub(super) fn to_text(&self) -> String {
-        let mut rows =
-            vec![["TARGET", "GENERATION", "VERSION", "AGE", "FILES", "SIZE"].map(String::from)];
-        for TargetStatus {
-            target,
-            generation,
-            head,
-        } in &self.targets
-        {
-            let unknown = || "?".to_string();
-            let of = |show: fn(&Shown) -> String| head.as_ref().map_or_else(unknown, show);
+    /// The text for people.
+    fn to_text(&self) -> String {
+        let head = ["TARGET", "GENERATION", "VERSION", "AGE", "FILES", "SIZE"];
+        let mut rows = vec![head.map(String::from)];
+        for status in &self.targets {
+            let head = status.head.as_ref();
+            let version = head.map(|head| text_or(head.version.as_ref(), "-"));
             rows.push([
-                target.to_string(),
-                generation.to_string(),
-                of(|head| head.version.clone().unwrap_or_else(|| "-".to_string())),
-                of(|head| age(head.published_at)),
-                of(|head| head.files.to_string()),
-                of(|head| ByteSize(head.bytes).to_string()),
+                status.target.to_string(),
+                status.generation.to_string(),
+                text_or(version, "?"),
+                text_or(head.map(|head| age(head.published_at)), "?"),
+                text_or(head.map(|head| head.files), "?"),
+                text_or(head.map(|head| ByteSize(head.bytes)), "?"),
             ]);
         }
         let mut text = table(&rows);
         if !self.waiting.is_empty() {
             let _ = writeln!(text, "\nwaiting: {}", self.waiting.len());
-            for Waiting {
-                drop,
-                is_claimed,
-                since,
-            } in &self.waiting
-            {
-                let state = if *is_claimed { "claimed" } else { "incoming" };
-                let _ = writeln!(text, "  {} {state} for {}", quoted(drop), age(*since));
+            for waiting in &self.waiting {
+                let state = if waiting.is_claimed {
+                    "claimed"
+                } else {
+                    "incoming"
+                };
+                let (drop, age) = (quoted(&waiting.drop), age(waiting.since));
+                let _ = writeln!(text, "  {drop} {state} for {age}");
             }
         }
         if !self.rejected.is_empty() {
             let _ = writeln!(text, "\nrejected: {}", self.rejected.len());
-            for Outcome {
-                drop,
-                reason,
-                finished_at,
-                importer,
-                ..
-            } in &self.rejected
-            {
-                let reason = reason.map_or(String::new(), |reason| reason.to_string());
-                let (drop, age) = (quoted(drop), age(*finished_at));
-                let _ = writeln!(text, "  {drop} of {} {reason}, {age} ago", importer.name);
+            for outcome in &self.rejected {
+                let (drop, by) = (quoted(&outcome.drop), &outcome.importer.name);
+                let (reason, age) = (text_or(outcome.reason, ""), age(outcome.finished_at));
+                let _ = writeln!(text, "  {drop} of {by} {reason}, {age} ago");
             }
         }
         text
     }
 }
 
-/// `None` where nothing is current.
+/// The status of one target; `None` where nothing is current.
 fn target_status(tree: &Tree, target: Target) -> Result<Option<TargetStatus>, Fault> {
     let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);

@@ -44,7 +44,7 @@ impl Submit {
             version: self.version,
             ..Manifest::new(target, Action::Publish)
         };
-        // The directory is the caller's own choice: whose files it holds is no question here.
+        // The directory is the caller's own choice: its files may be anybody's.
         let image = Dir::open(&self.image)
             .map_err(Into::into)
             .and_then(|dir| Image::check(dir, 0, &settings.limits))

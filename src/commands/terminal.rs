@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::sys::Progress;
 
-/// Prints to standard output; that nobody reads it any more (`| head`) is no error.
+/// Prints to standard output. When nobody reads that any more (`| head`), it is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -21,9 +21,22 @@ pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints what programs read.
-pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<ExitCode> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+/// Prints `value` for programs, or what `text` makes of it for people.
+pub(super) fn print_as<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<ExitCode> {
+    print(&if json {
+        serde_json::to_string_pretty(value)? + "\n"
+    } else {
+        text(value)
+    })
+}
+
+/// A value as people read it, or what stands for one that is missing.
+pub(super) fn text_or(value: Option<impl ToString>, missing: &str) -> String {
+    value.map_or_else(|| missing.to_string(), |value| value.to_string())
 }
 
 /// Says something on standard error. Nobody hears a closed pipe.

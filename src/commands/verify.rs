@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
-use super::terminal::{print, print_json, show};
+use super::terminal::{print_as, show};
 use crate::log::{Log, MessageId};
 use crate::settings::Settings;
 use crate::sys::Progress;
@@ -32,28 +32,21 @@ pub(super) fn verify(
         bar.abort();
         verified
     })??;
-    let printed = if json {
-        print_json(&verified)?
-    } else {
-        let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);
-        let took = humantime::format_duration(took).to_string();
-        print(&(tell_damages(settings, &verified) + &summary(&verified, &took)))?
-    };
-    Ok(if verified.damages.is_empty() {
-        printed
-    } else {
-        ExitCode::FAILURE
-    })
+    let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);
+    let printed = print_as(json, &verified, |verified| {
+        tell_damages(settings, verified) + &summary(verified, took)
+    })?;
+    let is_good = verified.damages.is_empty();
+    Ok(if is_good { printed } else { ExitCode::FAILURE })
 }
 
-/// What is damaged, a line each; where standard error is the journal it gets an entry each, and
-/// nothing is left to be told.
+/// One line for each damage. Where standard error is the journal, that gets one entry for each
+/// instead, and the text is empty.
 fn tell_damages(settings: &Settings, verified: &Verified) -> String {
     let log = Log::start(settings.log, None, None);
     if log.is_text() {
-        let damages = verified.damages.iter();
-        let lines: Vec<_> = damages.map(|damage| format!("{damage}\n")).collect();
-        return lines.concat();
+        let lines = verified.damages.iter().map(|damage| format!("{damage}\n"));
+        return lines.collect();
     }
     let message_id = MessageId::Damaged;
     for damage in &verified.damages {
@@ -64,16 +57,14 @@ fn tell_damages(settings: &Settings, verified: &Verified) -> String {
 }
 
 /// One line for people.
-fn summary(verified: &Verified, took: &str) -> String {
+fn summary(verified: &Verified, took: Duration) -> String {
     let verdict = match verified.damages.len() {
         0 => "all as published".to_string(),
         count => format!("{count} damaged"),
     };
-    let bytes = ByteSize(verified.bytes);
-    format!(
-        "{}, {}, {}, {bytes} in {took}: {verdict}\n",
-        counted(verified.targets, "target"),
-        counted(verified.generations, "generation"),
-        counted(verified.files, "file")
-    )
+    let (bytes, took) = (ByteSize(verified.bytes), humantime::format_duration(took));
+    let targets = counted(verified.targets, "target");
+    let generations = counted(verified.generations, "generation");
+    let files = counted(verified.files, "file");
+    format!("{targets}, {generations}, {files}, {bytes} in {took}: {verdict}\n")
 }

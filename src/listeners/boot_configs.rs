@@ -1,7 +1,7 @@
 //! The task that keeps the catalog and the boot configurations up to date.
 //!
-//! It learns of a change after the swap, and nobody waits for it. Changes that come while it works,
-//! or while it rests after that, are rendered together; the last state always is.
+//! The task learns of a change after the swap, and nobody waits for the task. Changes that come
+//! while it renders, or rests after that, are rendered together; the last state always is.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -11,16 +11,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use super::render::{BootConfigs, Rendered, Trouble, Why};
+use super::render::{BootConfigs, Rendered, Why};
 use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::Settings;
 use crate::tree::Changes;
 use crate::words::{Target, Verdict};
 
-/// After a rendering it rests for so many times as long as that took: publishing comes first.
+/// After a rendering the task rests for so many times as long as that took, but no shorter and no
+/// longer than this: publishing comes first.
 const REST: u32 = 3;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ pub(crate) async fn render_boot_configs(
     // What happened before the start is not known.
     let mut changes = Changes::All;
     let mut is_over = false;
-    loop {
+    let is_rendered = loop {
         let began = Instant::now();
         let shared = Arc::clone(&boot_configs);
         let rendering = tokio::task::spawn_blocking(move || shared.render(&changes));
@@ -49,47 +50,36 @@ pub(crate) async fn render_boot_configs(
         let took = began.elapsed();
         let is_whole = rendered.troubles.is_empty();
         // A damaged image is the tree's trouble: `verify` tells of it.
-        let is_image = |trouble: &Trouble| matches!(trouble.why, Why::Image(_));
-        let is_rendered = rendered.troubles.iter().all(is_image);
+        let mut whys = rendered.troubles.iter().map(|(_, why)| why);
+        let is_rendered = whys.all(|why| matches!(why, Why::Image(_)));
         said.say(rendered, took);
         if is_over {
-            return end(is_rendered);
+            break is_rendered;
         }
-        let retry_interval = settings.borrow().spool.rescan_interval;
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
+        let retry_interval = settings.borrow().spool.rescan_interval;
         let retry = (!is_whole).then(|| Instant::now() + retry_interval);
-        let changed;
-        let is_reload;
         tokio::select! {
             biased;
             Ok(()) = settings.changed() => {
-                let settings = settings.borrow_and_update();
-                boot_configs = Arc::new(boot_configs.with(&settings));
-                (changed, is_over, is_reload) = (BTreeSet::new(), false, true);
+                boot_configs = Arc::new(boot_configs.with(&settings.borrow_and_update()));
+                changes = Changes::All;
             }
-            gathered = gather(&mut news, rested, retry) => {
-                (changed, is_over) = gathered;
-                is_reload = false;
+            (changed, has_ended) = gather(&mut news, rested, retry) => {
+                if has_ended && changed.is_empty() {
+                    break is_rendered;
+                }
+                is_over = has_ended;
+                changes = if is_whole { Changes::Of(changed) } else { Changes::All };
             }
         }
-        if is_over && changed.is_empty() {
-            return end(is_rendered);
-        }
-        changes = if is_whole && !is_reload {
-            Changes::Of(changed)
-        } else {
-            Changes::All
-        };
-    }
-}
-
-fn end(is_rendered: bool) -> anyhow::Result<()> {
+    };
     anyhow::ensure!(is_rendered, "not all boot configurations could be rendered");
     Ok(())
 }
 
 /// Waits until something has changed and the rest is over, until it is time to try again, or until
-/// the publisher has ended: then the last is true.
+/// the publisher has ended. Returns the targets that have changed, and whether it has ended.
 async fn gather(
     news: &mut UnboundedReceiver<Arc<News>>,
     rested: Instant,
@@ -102,24 +92,20 @@ async fn gather(
         } else {
             Some(rested)
         };
-        let time = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             told = news.recv() => match told {
                 Some(told) => changed.extend(changed_by(&told)),
                 None => return (changed, true),
             },
-            () = time => return (changed, false),
+            () = sleep_until(until.unwrap_or(rested)), if until.is_some() => {
+                return (changed, false);
+            }
         }
     }
 }
 
-/// The target that is another than before.
+/// The target of which another image is current than before.
 fn changed_by(news: &News) -> Option<Target> {
     match news.outcome.verdict {
         Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
@@ -127,29 +113,25 @@ fn changed_by(news: &News) -> Option<Target> {
     }
 }
 
-/// What was said already: nobody wants to read it again after each change.
+/// The warning that was logged last for each output and for the catalog: nobody wants to read the
+/// same one again after each change.
 #[derive(Default)]
 struct Said(HashMap<PathBuf, String>);
 
 impl Said {
     fn say(&mut self, rendered: Rendered, took: Duration) {
-        let Rendered {
-            images,
-            replaced,
-            troubles,
-        } = rendered;
+        let (images, replaced, troubles) = (rendered.images, rendered.replaced, rendered.troubles);
         tracing::debug!(images, replaced, ?took, "rendered");
         let mut said = HashMap::with_capacity(troubles.len());
-        for trouble in troubles {
-            let text = trouble.why.to_string();
-            if self.0.get(&trouble.about) != Some(&text) {
+        for (about, why) in troubles {
+            let text = why.to_string();
+            if self.0.get(&about) != Some(&text) {
                 tracing::warn!(
                     message_id = %MessageId::BootConfigFailed,
-                    "rendering {:?}: {text}\nwhat was there before stays in place",
-                    trouble.about
+                    "rendering {about:?}: {text}\nwhat was there before stays in place"
                 );
             }
-            said.insert(trouble.about, text);
+            said.insert(about, text);
         }
         for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
             tracing::info!("rendering {about:?} went well again");

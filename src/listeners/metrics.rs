@@ -2,15 +2,13 @@
 //!
 //! Counters count from the start of the daemon, as those of any process do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Opts, Registry, TextEncoder};
 use strum::VariantNames as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
@@ -21,10 +19,10 @@ use crate::settings::Settings;
 use crate::sys::Dir;
 use crate::words::{Moment, Verdict};
 
-/// The file is written no more often.
+/// The file is written no more often than this.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Begins every name.
+/// Begins the name of every figure.
 const NAMESPACE: &str = "netboot_publisher";
 
 /// Seconds that a drop takes from its claim to its outcome: from an unchanged one to the 16 GiB on a
@@ -35,45 +33,23 @@ const BUCKETS: [f64; 13] = [
 
 /// Figures that are what the publisher is doing at the moment: name, help, and the count.
 type Count = (&'static str, &'static str, fn(&Activity) -> usize);
+#[rustfmt::skip] // A row is a figure.
 const COUNTS: [Count; 5] = [
-    (
-        "drops_waiting",
-        "Complete drops that have no outcome yet.",
-        |it| it.waiting,
-    ),
-    (
-        "drops_incomplete",
-        "Drops that somebody is still writing.",
-        |it| it.incomplete,
-    ),
-    (
-        "drops_held",
-        "Drops that wait until no machine uses what they replace.",
-        |it| it.held,
-    ),
-    (
-        "drops_in_trouble",
-        "Drops that have to wait for better times.",
-        |it| it.in_trouble,
-    ),
-    ("targets", "Targets that have a current generation.", |it| {
-        it.targets
-    }),
+    ("drops_waiting", "Complete drops that have no outcome yet.", |it| it.waiting),
+    ("drops_incomplete", "Drops that somebody is still writing.", |it| it.incomplete),
+    ("drops_held", "Drops that wait until no machine uses what they replace.", |it| it.held),
+    ("drops_in_trouble", "Drops that have to wait for better times.", |it| it.in_trouble),
+    ("targets", "Targets that have a current generation.", |it| it.targets),
 ];
 
-/// As [`COUNTS`]: points in time, in seconds since 1970. One is not shown where there is none.
+/// Figures that are points in time, in seconds since 1970. A figure without a time is not shown.
 type Time = (&'static str, &'static str, fn(&Activity) -> Option<Moment>);
+#[rustfmt::skip] // A row is a figure.
 const TIMES: [Time; 2] = [
-    (
-        "oldest_drop_timestamp_seconds",
-        "Since when the oldest drop waits that has no outcome yet.",
-        |it| it.oldest,
-    ),
-    (
-        "last_published_timestamp_seconds",
-        "When an image was published last.",
-        |it| it.last_published,
-    ),
+    ("oldest_drop_timestamp_seconds",
+        "Since when the oldest drop waits that has no outcome yet.", |it| it.oldest),
+    ("last_published_timestamp_seconds",
+        "When an image was published last.", |it| it.last_published),
 ];
 
 /// Every figure.
@@ -84,32 +60,21 @@ struct Metrics {
     published_bytes: IntCounter,
     duration: HistogramVec,
     counts: Vec<IntGauge>,
-    times: Vec<(Gauge, bool)>,
+    /// A gauge is in the registry while it is shown.
+    times: Vec<Gauge>,
 }
 
 impl Metrics {
     fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let outcomes = IntCounterVec::new(
-            options(
-                "outcomes_total",
-                "Drops that have an outcome, by outcome and, where it is rejected, by reason.",
-            ),
-            &["outcome", "reason"],
-        )?;
-        registry.register(Box::new(outcomes.clone()))?;
-        let published_bytes = IntCounter::with_opts(options(
-            "published_bytes_total",
-            "Bytes of all images that were published.",
-        ))?;
-        registry.register(Box::new(published_bytes.clone()))?;
-        let opts = HistogramOpts::new(
-            "drop_duration_seconds",
-            "Time from the claim of a drop to its outcome.",
-        );
-        let opts = opts.namespace(NAMESPACE).buckets(BUCKETS.into());
-        let duration = HistogramVec::new(opts, &["outcome"])?;
-        registry.register(Box::new(duration.clone()))?;
+        let help = "Drops that have an outcome, by outcome and, where it is rejected, by reason.";
+        let labels = ["outcome", "reason"];
+        let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels)?;
+        let help = "Bytes of all images that were published.";
+        let published_bytes = IntCounter::with_opts(options("published_bytes_total", help))?;
+        let help = "Time from the claim of a drop to its outcome.";
+        let opts = HistogramOpts::from(options("drop_duration_seconds", help));
+        let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"])?;
         // What has not happened yet is 0, so that its rate is known when it happens.
         for verdict in Verdict::VARIANTS {
             if *verdict != <&str>::from(Verdict::Rejected) {
@@ -117,31 +82,32 @@ impl Metrics {
             }
             duration.with_label_values(&[verdict]);
         }
-
         let build = options("build_info", "The version that runs.");
         let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
         build.set(1);
-        registry.register(Box::new(build))?;
         let start = options("start_time_seconds", "When the daemon was started.");
         let start = Gauge::with_opts(start)?;
         start.set(seconds(Moment::now()));
-        registry.register(Box::new(start))?;
-
-        let mut counts = Vec::new();
-        for (name, help, _) in COUNTS {
-            let gauge = IntGauge::with_opts(options(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            counts.push(gauge);
-        }
+        let counts = COUNTS.map(|(name, help, _)| IntGauge::with_opts(options(name, help)));
+        let counts = counts.into_iter().collect::<Result<Vec<_>, _>>()?;
         let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
-        let times: Result<Vec<_>, _> = times.into_iter().collect();
+        let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
+
+        registry.register(Box::new(outcomes.clone()))?;
+        registry.register(Box::new(published_bytes.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(build))?;
+        registry.register(Box::new(start))?;
+        for gauge in &counts {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         Ok(Self {
             registry,
             outcomes,
             published_bytes,
             duration,
             counts,
-            times: times?.into_iter().map(|gauge| (gauge, false)).collect(),
+            times,
         })
     }
 
@@ -158,23 +124,16 @@ impl Metrics {
         }
     }
 
-    fn show(&mut self, activity: &Activity) -> prometheus::Result<()> {
+    fn show(&self, activity: &Activity) -> prometheus::Result<()> {
         for (gauge, (_, _, count)) in self.counts.iter().zip(COUNTS) {
             gauge.set(i64::try_from(count(activity)).unwrap_or(i64::MAX));
         }
-        for ((gauge, is_shown), (_, _, time)) in self.times.iter_mut().zip(TIMES) {
-            let time = time(activity);
-            if let Some(moment) = time {
+        for (gauge, (_, _, time)) in self.times.iter().zip(TIMES) {
+            // This fails where the gauge was not shown.
+            let _ = self.registry.unregister(Box::new(gauge.clone()));
+            if let Some(moment) = time(activity) {
                 gauge.set(seconds(moment));
-            }
-            if time.is_some() != *is_shown {
-                let gauge = Box::new(gauge.clone());
-                if *is_shown {
-                    self.registry.unregister(gauge)?;
-                } else {
-                    self.registry.register(gauge)?;
-                }
-                *is_shown = !*is_shown;
+                self.registry.register(Box::new(gauge.clone()))?;
             }
         }
         Ok(())
@@ -203,52 +162,38 @@ pub(crate) async fn count_outcomes(
     mut activity: watch::Receiver<Activity>,
     mut settings: watch::Receiver<Arc<Settings>>,
 ) -> anyhow::Result<()> {
-    let mut metrics = Metrics::new()?;
+    let metrics = Metrics::new()?;
     let mut next = Instant::now();
     let mut is_due = true;
     let mut is_in_trouble = false;
     loop {
         let file = settings.borrow_and_update().metrics.textfile.clone();
+        // Without a file there is nothing to write.
+        let has_file = file.is_some();
         let has_ended = tokio::select! {
             biased;
             told = news.recv() => {
-                is_due = true;
                 if let Some(news) = &told {
                     metrics.count(news);
                 }
                 told.is_none()
             }
-            Ok(()) = settings.changed() => {
-                is_due = true;
-                false
-            }
-            // Without a file nobody wants to know.
-            Ok(()) = activity.changed(), if file.is_some() && !is_due => {
-                is_due = true;
-                false
-            }
-            () = tokio::time::sleep_until(next), if file.is_some() && is_due => {
-                false
-            }
+            Ok(()) = settings.changed() => false,
+            Ok(()) = activity.changed(), if has_file && !is_due => false,
+            () = tokio::time::sleep_until(next), if has_file && is_due => false,
         };
-        if let Some(file) = file
-            && is_due
-            && (has_ended || next <= Instant::now())
-        {
-            is_due = false;
+        is_due = !has_file || !has_ended && Instant::now() < next;
+        if let Some(file) = file.filter(|_| !is_due) {
             next = Instant::now() + INTERVAL;
             metrics.show(&activity.borrow_and_update())?;
             let text = metrics.text()?;
             let path = file.clone();
             let written = tokio::task::spawn_blocking(move || write(&path, &text));
-            match written.await.context("writing the metrics broke off")? {
-                Ok(()) => is_in_trouble = false,
-                Err(error) if !is_in_trouble => {
-                    is_in_trouble = true;
-                    tracing::warn!("writing the metrics to {file:?}: {error:#}, going on without");
-                }
-                Err(_) => {}
+            let written = written.await.context("writing the metrics broke off")?;
+            if let (Err(error), false) = (&written, is_in_trouble) {
+                tracing::warn!("writing the metrics to {file:?}: {error:#}, going on without");
             }
+            is_in_trouble = written.is_err();
         }
         if has_ended {
             return Ok(());
@@ -256,16 +201,13 @@ pub(crate) async fn count_outcomes(
     }
 }
 
-/// Puts the file into its place, whole.
+/// Replaces the file atomically.
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name.context("expected the name of a file at the end, in UTF-8")?;
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
-    let folder = Dir::open(&folder)?;
-    // The collector reads no name that ends so.
+    let folder = file.parent().filter(|folder| *folder != Path::new(""));
+    let folder = Dir::open(folder.unwrap_or(Path::new(".")))?;
+    // The collector reads no name that ends in `.tmp`.
     let temporary = format!(".{name}.tmp");
     folder.remove_file(&temporary)?;
     folder.replace(name, &temporary, text.as_bytes())?;

@@ -13,7 +13,7 @@ use crate::sys::{Dir, Failure, Kind, Ownership, map};
 use crate::text::InputError;
 use crate::tree::{Catalog, Changes, Staging, Updated};
 
-/// A longer template is refused, and a longer output written anyway, in bytes.
+/// In bytes: a longer template is refused; a longer old output is replaced without a comparison.
 const MAX_TEMPLATE: u64 = 16 << 20;
 const MAX_OUTPUT: u64 = 1 << 30;
 
@@ -36,22 +36,26 @@ pub struct Rendered {
     pub images: usize,
     /// Files that were replaced: the catalog and outputs.
     pub replaced: usize,
-    pub(crate) troubles: Vec<Trouble>,
+    /// What was not written, an output or the catalog, and why.
+    pub(crate) troubles: Vec<(PathBuf, Why)>,
 }
 
-/// What kept the catalog or an output from being written.
-#[derive(Debug)]
-pub(crate) struct Trouble {
-    /// The output, or the catalog.
-    pub about: PathBuf,
-    pub why: Why,
+impl Rendered {
+    /// Notes of a file whether it was replaced, or why it could not be.
+    fn note(&mut self, file: &Path, result: Result<bool, Why>) {
+        match result {
+            Ok(is_replaced) => self.replaced += usize::from(is_replaced),
+            Err(why) => self.troubles.push((file.to_path_buf(), why)),
+        }
+    }
 }
 
+/// What keeps the catalog or an output from being written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Why {
     #[error(transparent)]
     Failure(#[from] Failure),
-    /// What it says begins a line of its own: an excerpt has several.
+    /// The error begins a line of its own: an excerpt has several.
     #[error("the template has an error\n{0}")]
     Template(InputError),
     #[error("the template {0:?} is no UTF-8")]
@@ -63,22 +67,25 @@ pub(crate) enum Why {
 }
 
 impl BootConfigs {
-    /// Those of the settings, for the tree that `staging` belongs to.
+    /// The boot configurations of the settings, for the tree that `staging` belongs to.
     pub fn new(staging: Arc<Staging>, settings: &Settings) -> Self {
         let tree = staging.tree().root().path();
         let root = settings.tftp.root.as_deref().unwrap_or(tree).to_path_buf();
         let below = tree.strip_prefix(&root).unwrap_or(Path::new(""));
-        let parts = below.iter().map(|part| part.to_string_lossy() + "/");
-        let prefix = parts.collect();
+        let prefix = below
+            .iter()
+            .map(|part| part.to_string_lossy() + "/")
+            .collect();
+        let configs = settings.boot_configs.clone();
         Self {
             staging,
-            prefix,
             root,
-            configs: settings.boot_configs.clone(),
+            prefix,
+            configs,
         }
     }
 
-    /// The same tree's, after the settings have changed.
+    /// The boot configurations of the same tree after the settings have changed.
     pub(super) fn with(&self, settings: &Settings) -> Self {
         Self::new(Arc::clone(&self.staging), settings)
     }
@@ -95,7 +102,7 @@ impl BootConfigs {
         let whole = || Catalog::read(tree).unwrap_or_default();
         let images = self.render_all(whole(), &mut rendered);
         if images.is_damaged() {
-            // Somebody has written into the catalog.
+            // Somebody has written into the catalog: it is made anew.
             rendered.troubles.clear();
             let made = Catalog::make(tree, &self.prefix, self.owner());
             self.take_updated(made, &mut rendered);
@@ -105,26 +112,22 @@ impl BootConfigs {
     }
 
     fn take_updated(&self, updated: Result<Updated, Failure>, rendered: &mut Rendered) {
-        let about = self.staging.tree().root().path().join(Catalog::NAME);
-        let mut meet = |why| {
-            let about = about.clone();
-            rendered.troubles.push(Trouble { about, why });
-        };
+        let catalog = self.staging.tree().root().path().join(Catalog::NAME);
         match updated {
             Ok(updated) => {
-                updated
-                    .troubles
-                    .into_iter()
-                    .map(Why::Image)
-                    .for_each(&mut meet);
                 rendered.images = updated.images;
-                rendered.replaced += usize::from(updated.is_replaced);
+                rendered.note(&catalog, Ok(updated.is_replaced));
+                for trouble in updated.troubles {
+                    rendered.note(&catalog, Err(Why::Image(trouble)));
+                }
             }
-            Err(failure) => meet(failure.into()),
+            Err(failure) => rendered.note(&catalog, Err(failure.into())),
         }
     }
 
+    /// Renders every output from `catalog`; returns what the templates saw.
     fn render_all(&self, catalog: Catalog, rendered: &mut Rendered) -> Arc<Images> {
+        // How many outputs one thread renders.
         let few = if catalog.count() > MANY {
             1
         } else {
@@ -132,57 +135,48 @@ impl BootConfigs {
         };
         let images = Arc::new(Images::new(catalog));
         let configs = self.configs.iter().collect();
-        let done = map(configs, few, |config: &BootConfig| {
-            (config, self.render_one(config, &images))
-        });
-        for (config, result) in done {
-            match result {
-                Ok(is_replaced) => rendered.replaced += usize::from(is_replaced),
-                Err(why) => rendered.troubles.push(Trouble {
-                    about: config.output.clone(),
-                    why,
-                }),
-            }
+        for (config, result) in map(configs, few, |it| (it, self.render_one(it, &images))) {
+            rendered.note(&config.output, result);
         }
         images
     }
 
-    /// Returns whether the output is another now.
+    /// Renders one output; returns whether it is another text now.
     fn render_one(&self, config: &BootConfig, images: &Arc<Images>) -> Result<bool, Why> {
-        let template = Dir::read_named(&config.template, MAX_TEMPLATE)?;
-        let template =
-            String::from_utf8(template).map_err(|_| Why::Encoding(config.template.clone()))?;
+        let template = String::from_utf8(Dir::read_named(&config.template, MAX_TEMPLATE)?)
+            .map_err(|_| Why::Encoding(config.template.clone()))?;
         let name = config.template.display().to_string();
         let text = render(&template, images)
             .map_err(|error| Why::Template(explain(&name, &template, &error)))?;
-        replace(&self.root, &config.output, &text, self.owner())
+        self.replace(&config.output, &text)
+    }
+
+    /// Puts `text` at `output` beneath the root, in place of the file that was there; returns
+    /// whether that was another. Folders are made where they are missing; no link is followed, or
+    /// replaced.
+    fn replace(&self, output: &Path, text: &str) -> Result<bool, Why> {
+        let name = output.file_name().unwrap_or_default();
+        let mut folder = Dir::open(&self.root)?;
+        for part in output.parent().unwrap_or(Path::new("")) {
+            folder = folder.dir_or_make(part, DIR_MODE)?;
+        }
+        match folder.stat(name)?.map(|stat| stat.kind) {
+            None => {}
+            Some(Kind::File) => {
+                let old = folder.read(name, MAX_OUTPUT).ok().flatten();
+                if old.is_some_and(|old| old == text.as_bytes()) {
+                    return Ok(false);
+                }
+            }
+            Some(_) => return Err(Why::Occupied(folder.path().join(name))),
+        }
+        // The new text is written in the same folder: the tree may be on another file system.
+        let temporary = format!(".{}.new", name.to_string_lossy());
+        folder.replace_durably(name, &temporary, text.as_bytes(), self.owner())?;
+        Ok(true)
     }
 
     fn owner(&self) -> Option<Ownership> {
         self.staging.gives_away_to()
     }
-}
-
-/// Puts `text` at `output` beneath `root`, in place of the file that was there; returns whether
-/// that was another. Folders are made where they are missing; no link is followed, or replaced.
-fn replace(root: &Path, output: &Path, text: &str, owner: Option<Ownership>) -> Result<bool, Why> {
-    let name = output.file_name().unwrap_or_default();
-    let mut folder = Dir::open(root)?;
-    for part in output.parent().unwrap_or(Path::new("")) {
-        folder = folder.dir_or_make(part, DIR_MODE)?;
-    }
-    match folder.stat(name)?.map(|stat| stat.kind) {
-        None => {}
-        Some(Kind::File) => {
-            let old = folder.read(name, MAX_OUTPUT);
-            if old.is_ok_and(|old| old.as_deref() == Some(text.as_bytes())) {
-                return Ok(false);
-            }
-        }
-        Some(_) => return Err(Why::Occupied(folder.path().join(name))),
-    }
-    // In the same folder, because the tree may be on another file system.
-    let temporary = format!(".{}.new", name.to_string_lossy());
-    folder.replace_durably(name, &temporary, text.as_bytes(), owner)?;
-    Ok(true)
 }

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use crate::publisher::Activity;
 use crate::sys::{Progress, tell_systemd};
 
-/// A status changes no more often.
+/// The line changes no more often than this.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells what the publisher is doing, until it ends.
+/// Tells systemd what the publisher is doing, until the publisher ends.
 pub(crate) async fn tell_status(mut activity: watch::Receiver<Activity>, progress: Arc<Progress>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;

@@ -11,23 +11,15 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 use crate::text::{Complaint, InputError};
 use crate::tree::{Catalog, CatalogFile, CatalogImage};
 
-/// What templates see.
+/// What templates see of an image, and of a file.
+#[rustfmt::skip] // One name a line would take a page.
 const IMAGE: &[&str] = &[
-    "target",
-    "arch",
-    "subarch",
-    "release",
-    "purpose",
-    "version",
-    "generation",
-    "digest",
-    "path",
-    "pinned_path",
-    "published_at",
-    "files",
+    "target", "arch", "subarch", "release", "purpose", "version", "generation", "digest",
+    "path", "pinned_path", "published_at", "files",
 ];
 const FILE: &[&str] = &["path", "size", "sha256"];
 
+/// What `template` makes of `images`.
 pub(super) fn render(template: &str, images: &Arc<Images>) -> Result<String, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -39,21 +31,20 @@ pub(super) fn render(template: &str, images: &Arc<Images>) -> Result<String, Err
         .keep_trailing_newline(true)
         .build()?;
     environment.set_syntax(syntax);
-    // Where in the template an error is.
+    // An error says where in the template it is.
     environment.set_debug(true);
     environment.add_test("plain", is_plain);
     environment.add_filter("first_named", first_named);
     let images = Value::from_dyn_object(Arc::clone(images));
-    environment
-        .template_from_str(template)?
-        .render(context! { images })
+    let template = environment.template_from_str(template)?;
+    template.render(context! { images })
 }
 
 /// Whether a text may stand in a boot loader's configuration as it is. The names of an image's files
 /// and its version are the importer's: some would be commands there.
 fn is_plain(value: &Value) -> bool {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@".contains(&b);
-    // An image without a version has none that is plain.
+    // What is no text, as a missing version, isn't plain.
     value
         .as_str()
         .is_some_and(|text| !text.is_empty() && text.bytes().all(is_plain))
@@ -72,13 +63,11 @@ fn first_named(files: &Value, names: &Value) -> Result<Value, Error> {
     Ok(Value::from(""))
 }
 
-/// Shows what is wrong with a template where it is wrong.
+/// The error with the place in the template that it is about.
 pub(super) fn explain(name: &str, template: &str, error: &Error) -> InputError {
-    let begin_of_line = |line: usize| {
-        let lines = template.split_inclusive('\n').take(line.saturating_sub(1));
-        lines.map(str::len).sum::<usize>()
-    };
-    let begin = begin_of_line(error.line().unwrap_or(1));
+    let before = error.line().unwrap_or(1).saturating_sub(1);
+    let lines = template.split_inclusive('\n').take(before);
+    let begin = lines.map(str::len).sum();
     let span = error.range().unwrap_or(begin..begin);
     let problem = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
@@ -133,11 +122,11 @@ impl Object for Images {
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let number = key.as_usize().filter(|n| *n < self.catalog.count())?;
-        let Some(entry) = self.catalog.image(number) else {
+        let image = self.catalog.image(number);
+        if image.is_none() {
             self.is_damaged.store(true, Ordering::Relaxed);
-            return None;
-        };
-        Some(image(entry))
+        }
+        image.map(to_value)
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -145,12 +134,9 @@ impl Object for Images {
     }
 }
 
-/// A value with these names.
+/// A value whose parts have names.
 #[derive(Debug)]
-struct Named {
-    names: &'static [&'static str],
-    values: Vec<Value>,
-}
+struct Named(&'static [&'static str], Vec<Value>);
 
 impl Object for Named {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
@@ -158,46 +144,36 @@ impl Object for Named {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        let number = self.names.iter().position(|name| *name == key)?;
-        Some(self.values[number].clone())
+        let number = self.0.iter().position(|name| *name == key)?;
+        self.1.get(number).cloned()
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(self.names)
+        Enumerator::Str(self.0)
     }
 }
 
-fn image(entry: CatalogImage<'_>) -> Value {
+/// What a template sees of an image; the order is that of [`IMAGE`].
+fn to_value(image: CatalogImage<'_>) -> Value {
+    let file = |file: &CatalogFile<'_>| {
+        let values = vec![(*file.path).into(), file.size.into(), file.sha256.into()];
+        Value::from_object(Named(FILE, values))
+    };
     let values = vec![
-        entry.target.into(),
-        entry.arch.into(),
-        entry.subarch.into(),
-        entry.release.into(),
-        entry.purpose.into(),
-        entry.version.map_or_else(|| ().into(), Value::from),
-        entry.generation.into(),
-        entry.digest.into(),
-        Value::from(&*entry.path),
-        Value::from(&*entry.pinned_path),
-        entry.published_at.into(),
-        entry.files.iter().map(file).collect::<Vec<_>>().into(),
+        image.target.into(),
+        image.arch.into(),
+        image.subarch.into(),
+        image.release.into(),
+        image.purpose.into(),
+        image.version.map_or(().into(), Value::from),
+        image.generation.into(),
+        image.digest.into(),
+        (*image.path).into(),
+        (*image.pinned_path).into(),
+        image.published_at.into(),
+        image.files.iter().map(file).collect(),
     ];
-    Value::from_object(Named {
-        names: IMAGE,
-        values,
-    })
-}
-
-fn file(file: &CatalogFile<'_>) -> Value {
-    let values = vec![
-        Value::from(&*file.path),
-        file.size.into(),
-        file.sha256.into(),
-    ];
-    Value::from_object(Named {
-        names: FILE,
-        values,
-    })
+    Value::from_object(Named(IMAGE, values))
 }
 
 #[cfg(test)]
@@ -212,10 +188,7 @@ mod tests {
         };
         let lines = [line("amd64", "\"1\""), line("arm64", "null")];
         let text = format!("{{\"format\":1,\"images\":[\n{}\n]}}\n", lines.join(",\n"));
-        Arc::new(Images {
-            catalog: Catalog::parse(text).unwrap(),
-            is_damaged: AtomicBool::new(false),
-        })
+        Arc::new(Images::new(Catalog::parse(text).unwrap()))
     }
 
     fn rendered(template: &str) -> String {
@@ -230,7 +203,7 @@ mod tests {
     #[test]
     fn a_template_sees_every_field_of_every_image() {
         for (number, name) in IMAGE.iter().enumerate() {
-            let values = image(images().catalog.image(0).unwrap());
+            let values = to_value(images().catalog.image(0).unwrap());
             assert!(!values.get_attr(name).unwrap().is_undefined(), "{name}");
             let all = rendered("{{ images[0] | list | join(' ') }}");
             assert_eq!(all.split(' ').nth(number), Some(*name));
