@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use super::decision::{Decided, Postponed};
 use super::quiet::{Held, Look, Ready};
-use crate::settings::SwapSettings;
+use super::workshop::Workshop;
 use crate::spool::{Outcome, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers};
@@ -97,10 +97,10 @@ impl Pipeline {
         &mut self,
         decided: Vec<Decided>,
         released: Vec<Held>,
-        swap: &SwapSettings,
-        spool: &Spool,
+        shop: &Workshop,
         lookout: &Lookout,
     ) -> Stepped {
+        let (swap, spool) = (&shop.settings.swap, &shop.spool);
         let mut stepped = Stepped::default();
         let (staged, others): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(Decided::touches_tree);

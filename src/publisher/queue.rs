@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::spool::{Leaving, Peeked, Ready, Seen};
+use crate::spool::{Leaving, Ready, Seen};
 use crate::sys::processors;
 use crate::words::{Moment, Target};
 
@@ -18,19 +18,19 @@ const HEAVY_LANES: usize = 2;
 const AHEAD: usize = 128;
 
 /// Files that the manifests in memory may list, about: some list a hundred thousand.
-const MAX_LISTED: usize = 100_000;
+pub(super) const MAX_LISTED: usize = 100_000;
 const MAX_SHARE_LISTED: usize = 10_000;
 
 /// Drops that one light lane takes at a time.
 const MAX_SHARE: usize = 16;
 
-/// Drops that are complete and have no outcome yet, but for those that the scan will bring later.
+/// Drops that are complete and were not put away yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Every drop that is on its way, by its claim name, and when it became complete.
-    on_their_way: HashMap<Arc<str>, (Stage, Moment)>,
-    /// Those of them that have their outcome, and have to be put away.
-    settled: HashSet<Arc<str>>,
+    /// Every drop that is on its way, by its claim name.
+    on_their_way: HashMap<Arc<str>, OnItsWay>,
+    /// How many of them have their outcome.
+    settled: usize,
     /// Those whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
@@ -40,58 +40,52 @@ pub(super) struct Queue {
     ready: VecDeque<Ready>,
     /// Heads of a line that are heavy, and wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
-    lanes: Lanes,
-    /// Drops that have to wait for better times.
-    postponed: Vec<(Seen, Option<Target>)>,
-}
-
-/// What is being worked on.
-#[derive(Debug, Default)]
-struct Lanes {
     is_peeking: bool,
-    light: usize,
-    heavy: usize,
+    busy_light_lanes: usize,
+    busy_heavy_lanes: usize,
+    /// Drops that have to wait for better times.
+    postponed: Vec<Next>,
 }
 
-/// How far a drop that is on its way has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Queued,
-    /// In `processing/`. A new drop of this name has to wait until it is gone from there.
-    Claimed {
-        another_waits: bool,
-    },
-}
-
-impl Stage {
-    const CLAIMED: Self = Self::Claimed {
-        another_waits: false,
-    };
+/// How far a drop has come.
+#[derive(Debug)]
+struct OnItsWay {
+    /// When the drop became complete.
+    since: Moment,
+    /// The drop is in `processing/`, or about to be.
+    is_claimed: bool,
+    /// The drop has its outcome, and has to be put away.
+    is_settled: bool,
+    /// A new drop of this name has to wait until this one is gone from `processing/`.
+    another_waits: bool,
 }
 
 /// A drop whose manifest is to be read; with its target where it is the head of that line already.
 pub(super) type Next = (Seen, Option<Target>);
 
-/// Drops whose manifest was read.
-pub(super) type PeekedDrops<E> = Vec<(Next, Result<Peeked, E>)>;
-
 impl Queue {
     /// With what a daemon that ended had claimed.
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
-        let settled: HashSet<_> = leaving.iter().map(|drop| drop.claim_name.clone()).collect();
-        let now = Moment::now();
-        let all = (claimed
-            .iter()
-            .map(|seen| (seen.claim_name(), seen.completed)))
-        .chain(settled.iter().map(|claim_name| (claim_name, now)));
-        let on_their_way =
-            all.map(|(claim_name, since)| (Arc::clone(claim_name), (Stage::CLAIMED, since)));
-        Self {
-            on_their_way: on_their_way.collect(),
-            settled,
-            seen: claimed.into(),
-            ..Self::default()
+        let mut queue = Self::default();
+        for seen in &claimed {
+            queue.set_out(seen.claim_name(), seen.completed, true);
         }
+        for drop in leaving {
+            queue.set_out(&drop.claim_name, Moment::now(), true);
+            queue.settle(&drop.claim_name, None);
+        }
+        queue.seen = claimed.into();
+        queue
+    }
+
+    fn set_out(&mut self, claim_name: &Arc<str>, since: Moment, is_claimed: bool) {
+        let drop = OnItsWay {
+            since,
+            is_claimed,
+            is_settled: false,
+            another_waits: false,
+        };
+        self.on_their_way.insert(Arc::clone(claim_name), drop);
     }
 
     /// Every drop that is on its way, by its claim name.
@@ -111,14 +105,13 @@ impl Queue {
 
     /// How many drops are known that have no outcome yet.
     pub(super) fn waiting(&self) -> usize {
-        self.on_their_way.len() - self.settled.len()
+        self.on_their_way.len() - self.settled
     }
 
-    /// Since when the first of them is complete.
+    /// Since when the first of those is complete.
     pub(super) fn oldest(&self) -> Option<Moment> {
-        let waiting = self.on_their_way.iter();
-        let waiting = waiting.filter(|(claim_name, _)| !self.settled.contains(*claim_name));
-        waiting.map(|(_, (_, since))| *since).min()
+        let waiting = self.on_their_way.values().filter(|drop| !drop.is_settled);
+        waiting.map(|drop| drop.since).min()
     }
 
     /// Drops that wait for better times.
@@ -129,61 +122,37 @@ impl Queue {
     /// Takes up what a scan has found; `known` are names that it has met again.
     pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
         for claim_name in known {
-            if let Some((Stage::Claimed { another_waits }, _)) =
-                self.on_their_way.get_mut(claim_name)
-            {
-                *another_waits = true;
+            if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+                drop.another_waits = drop.is_claimed;
             }
         }
         // One that was claimed while the scan was under way is in hand already.
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
-                let queued = (Stage::Queued, seen.completed);
-                self.on_their_way
-                    .insert(Arc::clone(seen.claim_name()), queued);
+                self.set_out(seen.claim_name(), seen.completed, false);
                 self.seen.push_back(seen);
             }
         }
     }
 
     /// The next drops whose manifest is to be read, unless others are being read. What is read is to
-    /// be given to [`Queue::take_peeked`], and its end told by [`Queue::end_peeking`].
-    pub(super) fn next_to_peek(&mut self) -> Vec<Next> {
+    /// be given to [`Queue::take_ready`], and its end told by [`Queue::end_peeking`].
+    pub(super) fn next_to_peek(&mut self) -> Option<Vec<Next>> {
         let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.lanes.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
-            return Vec::new();
+        if self.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
+            return None;
         }
         let recalled = self.recalled.drain(..);
         let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
         let others = self.seen.len().min(AHEAD);
         drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
-        self.lanes.is_peeking = !drops.is_empty();
-        drops
-    }
-
-    /// Reads the manifests of drops, in their order. Returns what was read, and the drops that there
-    /// was no room for.
-    pub(super) fn peek_all<E>(
-        drops: Vec<Next>,
-        peek: impl Fn(&Seen) -> Result<Peeked, E>,
-    ) -> (PeekedDrops<E>, Vec<Next>) {
-        let mut rest = drops.into_iter();
-        let (mut peeked, mut listed) = (Vec::new(), 0);
-        while listed < MAX_LISTED
-            && let Some(next) = rest.next()
-        {
-            let peek = peek(&next.0);
-            if let Ok(Peeked::Ready(ready)) = &peek {
-                listed += ready.listed();
-            }
-            peeked.push((next, peek));
-        }
-        (peeked, rest.collect())
+        self.is_peeking = !drops.is_empty();
+        self.is_peeking.then_some(drops)
     }
 
     /// No manifests are being read any more; these drops were left over.
     pub(super) fn end_peeking(&mut self, rest: Vec<Next>) {
-        self.lanes.is_peeking = false;
+        self.is_peeking = false;
         self.take_back(rest);
     }
 
@@ -198,45 +167,32 @@ impl Queue {
         }
     }
 
-    /// Puts a drop whose manifest was read into the line of its target. `line`: it is the head of
-    /// that one already.
-    ///
-    /// Returns whether `incoming/` is to be looked at again.
-    pub(super) fn take_peeked(&mut self, (seen, line): Next, peeked: Peeked) -> bool {
-        let Peeked::Ready(ready) = peeked else {
-            self.advance(line);
-            return self.let_go(seen.claim_name());
-        };
+    /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head
+    /// of that one already.
+    pub(super) fn take_ready(&mut self, ready: Ready, line: Option<Target>) {
         let target = ready.target();
         if line.is_some() && line.as_ref() == target {
             self.ready.push_back(ready);
-            return false;
+            return;
         }
-        let is_first = target.is_none_or(|target| match self.lines.get_mut(target) {
-            Some(line) => {
-                line.push_back(seen);
-                false
-            }
-            None => {
-                self.lines.insert(target.clone(), VecDeque::new());
-                true
-            }
-        });
-        if is_first {
+        if let Some(others) = target.and_then(|target| self.lines.get_mut(target)) {
+            others.push_back(ready.seen);
+        } else {
+            let line = target.map(|target| (target.clone(), VecDeque::new()));
+            self.lines.extend(line);
             self.ready.push_back(ready);
         }
         self.advance(line);
-        false
     }
 
     /// The next drops for a light lane; `None` while all lanes are busy, or no drop is ready. Small
     /// drops go several at a time: to hand one over costs about as much as to stage it.
-    pub(super) fn next_to_begin(&mut self) -> Option<Vec<Ready>> {
+    pub(super) fn next_light(&mut self) -> Option<Vec<Ready>> {
         let lanes = light_lanes();
-        if self.lanes.light >= lanes || self.ready.is_empty() {
+        if self.busy_light_lanes >= lanes || self.ready.is_empty() {
             return None;
         }
-        self.lanes.light += 1;
+        self.busy_light_lanes += 1;
         let share = (self.ready.len() / lanes).clamp(1, MAX_SHARE);
         let mut batch = Vec::with_capacity(share);
         let mut listed = 0;
@@ -245,8 +201,8 @@ impl Queue {
             && let Some(ready) = self.ready.pop_front()
         {
             listed += ready.listed();
-            if let Some((stage, _)) = self.on_their_way.get_mut(ready.seen.claim_name()) {
-                *stage = Stage::CLAIMED;
+            if let Some(drop) = self.on_their_way.get_mut(ready.seen.claim_name()) {
+                drop.is_claimed = true;
             }
             batch.push(ready);
         }
@@ -255,20 +211,20 @@ impl Queue {
 
     /// A light lane is free again.
     pub(super) fn leave_light_lane(&mut self) {
-        self.lanes.light -= 1;
+        self.busy_light_lanes -= 1;
     }
 
     /// Whether drops are in a light lane, or will soon be.
     pub(super) fn is_busy(&self) -> bool {
-        self.lanes.light > 0 || !self.ready.is_empty()
+        self.busy_light_lanes > 0 || !self.ready.is_empty()
     }
 
     /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what was
     /// opened of it is to be closed: many may wait.
     pub(super) fn enter_heavy_lane(&mut self, seen: Seen, target: &Target) -> bool {
-        let is_free = self.lanes.heavy < HEAVY_LANES && self.heavy.is_empty();
+        let is_free = self.busy_heavy_lanes < HEAVY_LANES && self.heavy.is_empty();
         if is_free {
-            self.lanes.heavy += 1;
+            self.busy_heavy_lanes += 1;
         } else {
             self.heavy.push_back((seen, target.clone()));
         }
@@ -277,22 +233,22 @@ impl Queue {
 
     /// The next heavy drop that waited for its lane, if that is free now.
     pub(super) fn next_heavy(&mut self) -> Option<(Seen, Target)> {
-        if self.lanes.heavy >= HEAVY_LANES {
+        if self.busy_heavy_lanes >= HEAVY_LANES {
             return None;
         }
         let next = self.heavy.pop_front()?;
-        self.lanes.heavy += 1;
+        self.busy_heavy_lanes += 1;
         Some(next)
     }
 
     /// A heavy lane is free again.
     pub(super) fn leave_heavy_lane(&mut self) {
-        self.lanes.heavy -= 1;
+        self.busy_heavy_lanes -= 1;
     }
 
-    /// A target is free: the next drop in its line may go on.
-    pub(super) fn advance(&mut self, target: Option<Target>) {
-        let Some(target) = target else { return };
+    /// The target of a line is free: the next drop in its line may go on.
+    pub(super) fn advance(&mut self, line: Option<Target>) {
+        let Some(target) = line else { return };
         match self.lines.get_mut(&target).map(VecDeque::pop_front) {
             Some(Some(next)) => self.recalled.push_back((next, target)),
             Some(None) => drop(self.lines.remove(&target)),
@@ -300,28 +256,30 @@ impl Queue {
         }
     }
 
-    /// A drop has its outcome, and is on its way until it was put away. The next one for its `target`
-    /// may go on.
-    pub(super) fn settle(&mut self, claim_name: &Arc<str>, target: Option<Target>) {
-        self.settled.insert(Arc::clone(claim_name));
-        self.advance(target);
+    /// A drop has its outcome, and is on its way until it was put away. The next one in its line may
+    /// go on.
+    pub(super) fn settle(&mut self, claim_name: &str, line: Option<Target>) {
+        if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+            self.settled += usize::from(!drop.is_settled);
+            drop.is_settled = true;
+        }
+        self.advance(line);
     }
 
-    /// A drop is not on its way any more.
+    /// A drop is not on its way any more: it was put away, or has gone from `incoming/`.
     ///
     /// Returns whether another of its name waits in `incoming/`.
     pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
-        let another = Stage::Claimed {
-            another_waits: true,
-        };
-        self.settled.remove(claim_name);
         let gone = self.on_their_way.remove(claim_name);
-        gone.is_some_and(|(stage, _)| stage == another)
+        gone.is_some_and(|drop| {
+            self.settled -= usize::from(drop.is_settled);
+            drop.another_waits
+        })
     }
 
     /// A drop has to wait. Its target stays taken: a later drop for it must not overtake.
-    pub(super) fn postpone(&mut self, seen: Seen, target: Option<Target>) {
-        self.postponed.push((seen, target));
+    pub(super) fn postpone(&mut self, seen: Seen, line: Option<Target>) {
+        self.postponed.push((seen, line));
     }
 
     /// Those that had to wait are tried again.

@@ -134,18 +134,16 @@ impl Quiet {
     }
 
     /// Takes drops that have to wait.
-    pub(super) fn hold(&mut self, held: Vec<Held>) {
-        self.held.extend(held);
+    pub(super) fn hold(&mut self, held: &mut Vec<Held>) {
+        self.held.append(held);
     }
 
-    /// Whether it is time to look at those that are held.
-    pub(super) fn is_look_due(&self) -> bool {
-        !self.held.is_empty() && self.next_look <= Instant::now()
-    }
-
-    /// The held drops that may be swapped in now, as far as events tell. One that is looked at once
-    /// more in vain comes back.
+    /// The held drops that may be swapped in now, as far as events tell, if it is time to look. A
+    /// drop that a last look shows to be in use after all is to be held again.
     pub(super) fn release(&mut self, swap: &SwapSettings) -> Vec<Held> {
+        if self.held.is_empty() || Instant::now() < self.next_look {
+            return Vec::new();
+        }
         let interval = swap.quiet_period / 8;
         self.next_look = Instant::now() + interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         self.lookout.look();

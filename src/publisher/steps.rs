@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::decision::Decided;
 use super::pipeline::{Pipeline, Stepped};
 use super::quiet::Quiet;
+use super::workshop::Workshop;
 use crate::log::MessageId;
-use crate::settings::Settings;
-use crate::spool::Spool;
+use crate::settings::SwapSettings;
 use crate::tree::Pointers;
 
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
@@ -73,15 +73,10 @@ impl Steps {
     pub(super) fn begin(
         &mut self,
         is_more_to_come: bool,
-        settings: &Arc<Settings>,
-        spool: &Arc<Spool>,
-    ) -> Option<impl FnOnce() -> (Pipeline, Stepped) + use<>> {
-        let pipeline = self.pipeline.take()?;
-        let released = if self.quiet.is_look_due() {
-            self.quiet.release(&settings.swap)
-        } else {
-            Vec::new()
-        };
+        swap: &SwapSettings,
+    ) -> Option<impl FnOnce(&Workshop) -> (Pipeline, Stepped) + use<>> {
+        let mut pipeline = self.pipeline.take()?;
+        let released = self.quiet.release(swap);
         let is_gathered = !is_more_to_come
             || self.decided.len() >= BATCH
             || self.until.is_some_and(|until| until <= Instant::now());
@@ -92,17 +87,15 @@ impl Steps {
         }
         self.until = None;
         let decided = std::mem::take(&mut self.decided);
-        let (settings, spool) = (Arc::clone(settings), Arc::clone(spool));
         let lookout = Arc::clone(&self.quiet.lookout);
-        Some(move || {
-            let mut pipeline = pipeline;
-            let stepped = pipeline.step(decided, released, &settings.swap, &spool, &lookout);
+        Some(move |shop: &Workshop| {
+            let stepped = pipeline.step(decided, released, shop, &lookout);
             (pipeline, stepped)
         })
     }
 
     /// A step has ended. What it held back is held.
-    pub(super) fn take(&mut self, pipeline: Pipeline, stepped: &mut Stepped, settings: &Settings) {
+    pub(super) fn take(&mut self, pipeline: Pipeline, stepped: &mut Stepped, swap: &SwapSettings) {
         if !pipeline.is_empty() {
             self.gather();
         }
@@ -112,10 +105,10 @@ impl Steps {
         }
         let message_id = MessageId::SwapDelayed;
         for target in stepped.overdue.drain(..) {
-            let delay = humantime::format_duration(settings.swap.max_delay);
+            let delay = humantime::format_duration(swap.max_delay);
             tracing::warn!(%message_id, %target, "swapping after {delay} though machines use what is replaced");
         }
-        self.quiet.hold(std::mem::take(&mut stepped.held));
+        self.quiet.hold(&mut stepped.held);
     }
 
     /// The pipeline with the pointers, for other work; [`Steps::give_back`] ends that.
@@ -144,8 +137,7 @@ impl Steps {
 
     /// When there is a step to be made even if nothing happens.
     pub(super) fn wake_up(&self) -> Option<Instant> {
-        let times = [self.until, self.quiet.wake_up()];
-        let first = times.into_iter().flatten().min();
-        first.filter(|_| self.has_pointers())
+        let times = [self.until, self.quiet.wake_up()].into_iter().flatten();
+        times.min().filter(|_| self.has_pointers())
     }
 }
