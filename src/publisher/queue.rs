@@ -126,7 +126,7 @@ impl Queue {
                 drop.another_waits = drop.is_claimed;
             }
         }
-        // One that was claimed while the scan was under way is in hand already.
+        // Two names may have one claim name: the second drop has to wait until the first is gone.
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
                 self.set_out(seen.claim_name(), seen.completed, false);
@@ -293,4 +293,390 @@ impl Queue {
 /// for the disk.
 fn light_lanes() -> usize {
     2 * processors()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Rejection;
+    use crate::spool::{Action, Manifest};
+    use crate::words::Reason;
+    use proptest::prelude::*;
+
+    const NAMES: usize = 8;
+    const TARGETS: usize = 4;
+
+    /// What the publisher does with its queue, and what happens outside.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Event {
+        Arrival,
+        BeginScan,
+        EndScan,
+        BeginPeek,
+        EndPeek,
+        BeginLight,
+        EndLight,
+        BeginHeavy,
+        EndHeavy,
+        Settle,
+        PutAway,
+        Retry,
+    }
+
+    const EVENTS: [Event; 12] = [
+        Event::Arrival,
+        Event::BeginScan,
+        Event::EndScan,
+        Event::BeginPeek,
+        Event::EndPeek,
+        Event::BeginLight,
+        Event::EndLight,
+        Event::BeginHeavy,
+        Event::EndHeavy,
+        Event::Settle,
+        Event::PutAway,
+        Event::Retry,
+    ];
+
+    /// What becomes of a drop that is being worked on.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fate {
+        GoesOn,
+        /// The drop has to wait for better times.
+        Waits,
+        /// Somebody has removed the drop.
+        IsGone,
+        /// The drop's importer has put something else in its place.
+        IsReplaced,
+    }
+
+    #[derive(Debug)]
+    struct Drop {
+        seen: Seen,
+        /// `None` when the manifest is bad.
+        target: Option<Target>,
+        is_heavy: bool,
+        /// The drop's place among those that scans have found.
+        found: usize,
+        /// The drop's place among those that were put in line.
+        lined_up: usize,
+        /// The drop was postponed before it was put in line: others may be read before it.
+        is_late: bool,
+        /// The drop was settled, or has gone.
+        is_through: bool,
+    }
+
+    /// A publisher around a queue, with the drops that are in its hands. Every law is checked as
+    /// soon as it can be broken.
+    #[derive(Debug, Default)]
+    struct World {
+        queue: Queue,
+        /// By their number: the order in which they arrived.
+        drops: Vec<Drop>,
+        /// The drops in `incoming/`.
+        incoming: Vec<usize>,
+        scan: Option<(Vec<usize>, HashSet<Arc<str>>)>,
+        peek: Option<Vec<Next>>,
+        light: Vec<Vec<Ready>>,
+        heavy: Vec<(usize, Target)>,
+        decided: Vec<(usize, Option<Target>)>,
+        leaving: Vec<usize>,
+        /// Names of claimed drops, and those of them that a scan has met again.
+        claimed: HashSet<Arc<str>>,
+        met: HashSet<Arc<str>>,
+        /// How many were found, and put in line.
+        count: usize,
+        last_read: usize,
+        /// The drop that each target is taken by.
+        on_the_way: HashMap<Target, usize>,
+        last_begun: HashMap<Target, usize>,
+    }
+
+    fn target(number: usize) -> Target {
+        format!("amd64/generic/noble/{number}").parse().unwrap()
+    }
+
+    /// One of several drops' fates for this `pick`; all go on for 0.
+    fn fate(pick: usize, number: usize) -> Fate {
+        match (pick >> (number % 8)) % 16 {
+            13 => Fate::Waits,
+            14 => Fate::IsGone,
+            15 => Fate::IsReplaced,
+            _ => Fate::GoesOn,
+        }
+    }
+
+    fn take_one<T>(from: &mut Vec<T>, pick: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from.remove(pick % from.len()))
+    }
+
+    impl World {
+        fn name(&self, number: usize) -> Arc<str> {
+            Arc::clone(self.drops[number].seen.claim_name())
+        }
+
+        fn number(&self, seen: &Seen) -> usize {
+            let is_it = |drop: &Drop| drop.seen.completed == seen.completed;
+            self.drops.iter().position(is_it).unwrap()
+        }
+
+        fn count(&mut self) -> usize {
+            self.count += 1;
+            self.count
+        }
+
+        fn happen(&mut self, event: Event, pick: usize) {
+            match event {
+                Event::Arrival => self.arrive(pick),
+                Event::BeginScan => {
+                    let scan = || (self.incoming.clone(), self.queue.known());
+                    self.scan = self.scan.take().or_else(|| Some(scan()));
+                }
+                Event::EndScan => self.end_scan(),
+                Event::BeginPeek => {
+                    if let Some(drops) = self.queue.next_to_peek() {
+                        let before = self.peek.replace(drops);
+                        assert!(before.is_none(), "manifests are read twice at a time");
+                    }
+                }
+                Event::EndPeek => self.end_peek(pick),
+                Event::BeginLight => {
+                    if let Some(drops) = self.queue.next_light() {
+                        for ready in &drops {
+                            self.begin(self.number(&ready.seen), ready.target());
+                        }
+                        self.light.push(drops);
+                    }
+                    assert!(self.light.len() <= light_lanes());
+                }
+                Event::EndLight => {
+                    if let Some(drops) = take_one(&mut self.light, pick) {
+                        self.queue.leave_light_lane();
+                        for ready in drops {
+                            self.end(self.number(&ready.seen), ready.target(), pick, false);
+                        }
+                    }
+                }
+                Event::BeginHeavy => {
+                    if let Some((seen, target)) = self.queue.next_heavy() {
+                        self.begin_heavy(self.number(&seen), target);
+                    }
+                }
+                Event::EndHeavy => {
+                    if let Some((number, target)) = take_one(&mut self.heavy, pick) {
+                        self.queue.leave_heavy_lane();
+                        self.end(number, Some(&target), pick, true);
+                    }
+                }
+                Event::Settle => self.settle(pick),
+                Event::PutAway => {
+                    if let Some(number) = take_one(&mut self.leaving, pick) {
+                        self.let_go(&self.name(number));
+                    }
+                }
+                Event::Retry => self.queue.retry_postponed(),
+            }
+        }
+
+        fn arrive(&mut self, pick: usize) {
+            let name = format!("drop-{}", pick % NAMES);
+            let number = self.drops.len();
+            let completed = Moment::from_stat(1_795_364_100 + number as i64, 0);
+            let of = pick / NAMES % (TARGETS + 1);
+            self.drops.push(Drop {
+                seen: Seen::for_test(&name, completed),
+                target: (of < TARGETS).then(|| target(of)),
+                is_heavy: pick / 64 % 2 == 0,
+                found: 0,
+                lined_up: 0,
+                is_late: false,
+                is_through: false,
+            });
+            self.incoming.push(number);
+        }
+
+        fn end_scan(&mut self) {
+            let Some((incoming, known)) = self.scan.take() else {
+                return;
+            };
+            let is_known = |number: &usize| known.contains(&self.name(*number));
+            let (met, found): (Vec<_>, Vec<_>) = incoming.into_iter().partition(is_known);
+            let met: Vec<_> = met.into_iter().map(|number| self.name(number)).collect();
+            let claimed = met.iter().filter(|name| self.claimed.contains(*name));
+            self.met.extend(claimed.cloned());
+            let mut known = self.queue.known();
+            for number in &found {
+                if known.insert(self.name(*number)) {
+                    self.drops[*number].found = self.count();
+                }
+            }
+            let seen = found.iter().map(|number| self.drops[*number].seen.clone());
+            self.queue.take_found(seen.collect(), &met);
+        }
+
+        fn end_peek(&mut self, pick: usize) {
+            let Some(mut drops) = self.peek.take() else {
+                return;
+            };
+            let read = if pick == 0 {
+                drops.len()
+            } else {
+                pick % (drops.len() + 1)
+            };
+            let rest = drops.split_off(read);
+            self.queue.end_peeking(rest);
+            for (seen, line) in drops {
+                let number = self.number(&seen);
+                let is_incoming = self.incoming.contains(&number);
+                match fate(pick, number) {
+                    Fate::Waits => self.postpone(number, line),
+                    Fate::IsGone => {
+                        self.incoming.retain(|other| *other != number);
+                        self.go(number, line);
+                    }
+                    fate => {
+                        if fate == Fate::IsReplaced && is_incoming {
+                            self.drops[number].target = Some(target(pick % TARGETS));
+                        }
+                        self.line_up(number, line);
+                    }
+                }
+            }
+        }
+
+        fn line_up(&mut self, number: usize, line: Option<Target>) {
+            let place = self.count();
+            let drop = &mut self.drops[number];
+            if line.is_none() && !drop.is_late {
+                assert!(
+                    drop.found > self.last_read,
+                    "{number} was not read in its order"
+                );
+                self.last_read = drop.found;
+            }
+            if line != drop.target {
+                drop.lined_up = place;
+                self.free(number, line.as_ref());
+            }
+            let bad = || Rejection::new(Reason::BadManifest, "");
+            let target = self.drops[number].target.clone().ok_or_else(bad);
+            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw));
+            let ready = Ready::for_test(self.drops[number].seen.clone(), manifest);
+            self.queue.take_ready(ready, line);
+        }
+
+        /// The work on a drop begins. It takes its target, which has to be free.
+        fn begin(&mut self, number: usize, target: Option<&Target>) {
+            self.incoming.retain(|other| *other != number);
+            self.claimed.insert(self.name(number));
+            let Some(target) = target else { return };
+            let before = self.on_the_way.insert(target.clone(), number);
+            let is_free = before.is_none_or(|before| before == number);
+            assert!(
+                is_free,
+                "{before:?} and {number} of one target are on their way"
+            );
+            let place = self.drops[number].lined_up;
+            let last = self.last_begun.insert(target.clone(), place);
+            assert!(last <= Some(place), "{number} was overtaken");
+        }
+
+        fn begin_heavy(&mut self, number: usize, target: Target) {
+            assert_eq!(self.on_the_way.get(&target), Some(&number));
+            self.heavy.push((number, target));
+            assert!(self.heavy.len() <= HEAVY_LANES, "too many heavy drops");
+        }
+
+        /// The work on a drop, which is the head of `line`, has ended.
+        fn end(&mut self, number: usize, line: Option<&Target>, pick: usize, was_heavy: bool) {
+            let line = line.cloned();
+            match (fate(pick, number), &line) {
+                (Fate::GoesOn, Some(target)) if self.drops[number].is_heavy && !was_heavy => {
+                    let seen = self.drops[number].seen.clone();
+                    if self.queue.enter_heavy_lane(seen, target) {
+                        self.begin_heavy(number, target.clone());
+                    }
+                }
+                (Fate::GoesOn, _) => self.decided.push((number, line)),
+                (Fate::Waits, _) => self.postpone(number, line),
+                (Fate::IsGone, _) => self.go(number, line),
+                (Fate::IsReplaced, _) => {
+                    self.free(number, line.as_ref());
+                    self.queue.advance(line);
+                    self.decided.push((number, None));
+                }
+            }
+        }
+
+        fn settle(&mut self, pick: usize) {
+            let Some((number, target)) = take_one(&mut self.decided, pick) else {
+                return;
+            };
+            if fate(pick, number) == Fate::Waits {
+                return self.postpone(number, target);
+            }
+            self.free(number, target.as_ref());
+            let is_new = !std::mem::replace(&mut self.drops[number].is_through, true);
+            assert!(is_new, "{number} was settled twice");
+            self.queue.settle(&self.name(number), target);
+            self.leaving.push(number);
+        }
+
+        fn postpone(&mut self, number: usize, line: Option<Target>) {
+            self.drops[number].is_late |= line.is_none();
+            // Its target stays taken.
+            if let Some(target) = &line {
+                self.on_the_way.insert(target.clone(), number);
+            }
+            self.queue.postpone(self.drops[number].seen.clone(), line);
+        }
+
+        fn go(&mut self, number: usize, line: Option<Target>) {
+            self.free(number, line.as_ref());
+            self.drops[number].is_through = true;
+            self.let_go(&self.name(number));
+            self.queue.advance(line);
+        }
+
+        fn free(&mut self, number: usize, line: Option<&Target>) {
+            let before = line.and_then(|target| self.on_the_way.remove(target));
+            assert!(before.is_none_or(|before| before == number));
+        }
+
+        fn let_go(&mut self, name: &Arc<str>) {
+            self.claimed.remove(name);
+            let is_met = self.met.remove(name);
+            assert_eq!(self.queue.let_go(name), is_met, "another {name} waits");
+        }
+
+        /// Everything that can be done is done, and nothing goes wrong any more.
+        fn finish(&mut self) {
+            for _ in 0..10 + 3 * self.drops.len() {
+                for event in EVENTS {
+                    if event != Event::Arrival {
+                        self.happen(event, 0);
+                    }
+                }
+            }
+            let left: Vec<_> = self.drops.iter().filter(|drop| !drop.is_through).collect();
+            assert!(left.is_empty(), "not settled: {left:?}");
+            let left = format!("{:?}", self.queue);
+            assert_eq!(left, format!("{:?}", Queue::default()), "left in the queue");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn drops_of_one_target_are_begun_in_their_order_one_at_a_time_and_none_is_forgotten(
+            events in proptest::collection::vec((0..EVENTS.len() + 4, 0_usize..1 << 12), 0..300),
+        ) {
+            let mut world = World::default();
+            for (event, pick) in events {
+                // Arrivals are as frequent as all that can come of them.
+                world.happen(*EVENTS.get(event).unwrap_or(&Event::Arrival), pick);
+            }
+            world.finish();
+        }
+    }
 }

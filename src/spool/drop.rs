@@ -147,3 +147,24 @@ impl Leaving {
         }
     }
 }
+
+/// Drops without a spool, for tests of what orders them.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Seen {
+        pub(crate) fn for_test(name: &str, completed: Moment) -> Self {
+            let seen = Self::claimed(name.into(), name.into(), completed);
+            let place = Place::Incoming;
+            Self { place, ..seen }
+        }
+    }
+
+    impl Ready {
+        pub(crate) fn for_test(seen: Seen, manifest: Checkable) -> Self {
+            let id = None;
+            Self { seen, id, manifest }
+        }
+    }
+}
