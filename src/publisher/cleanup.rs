@@ -2,7 +2,6 @@
 //! rejected drops that were kept long enough. Nobody waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::pipeline::Pipeline;
@@ -27,10 +26,10 @@ const FEW: usize = 16;
 /// What is to go, and when.
 #[derive(Debug)]
 pub(super) struct Cleanup {
-    /// Drops to be put away.
-    leaving: Vec<Leaving>,
+    /// Drops that have their outcome, and are to be put away.
+    pub(super) leaving: Vec<Leaving>,
     /// Drops that could not be put away.
-    stuck: Vec<Leaving>,
+    pub(super) stuck: Vec<Leaving>,
     /// Away while it works, with the pointers.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
@@ -59,11 +58,6 @@ impl Cleanup {
         }
     }
 
-    /// A drop has its outcome.
-    pub(super) fn take_settled(&mut self, drop: Leaving) {
-        self.leaving.push(drop);
-    }
-
     /// A generation of `target` has stopped being current.
     pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
         let first_look = Vacuum::first_look(&settings.retention);
@@ -81,10 +75,10 @@ impl Cleanup {
     }
 
     /// Removes the drops that are to go now, or keeps them where rejected ones are kept. Nothing
-    /// waits for them but drops of the same name. [`Cleanup::take_put_away`] takes each up.
+    /// waits for them but drops of the same name.
     ///
-    /// While there is work it is put off, within bounds: ext4, for one, searches long for free
-    /// inodes among many that were freed a moment ago.
+    /// While there is other work the removal is put off, within bounds: ext4, for one, searches long
+    /// for free inodes among many that were freed a moment ago.
     pub(super) fn begin_to_put_away(
         &mut self,
         is_busy: bool,
@@ -98,32 +92,9 @@ impl Cleanup {
         Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
     }
 
-    /// Returns the claim names of those that are away; the others wait for [`Cleanup::retry_stuck`].
-    pub(super) fn take_put_away(
-        &mut self,
-        drops: Vec<PutAway>,
-        troubles: &mut Troubles,
-    ) -> Vec<Arc<str>> {
-        let mut away = Vec::with_capacity(drops.len());
-        for (put_away, drop) in drops {
-            match put_away {
-                Ok(()) => away.push(drop.claim_name),
-                Err(failure) => {
-                    troubles.meet(&drop.claim_name, &failure.into());
-                    self.stuck.push(drop);
-                }
-            }
-        }
-        away
-    }
-
     /// Drops that could not be put away are tried again.
     pub(super) fn retry_stuck(&mut self) {
         self.leaving.append(&mut self.stuck);
-    }
-
-    pub(super) fn stuck(&self) -> usize {
-        self.stuck.len()
     }
 
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
@@ -136,7 +107,7 @@ impl Cleanup {
     ) -> Option<impl FnOnce(&Workshop) -> Vacuumed + use<>> {
         let now = Moment::now();
         self.due.next().filter(|at| *at <= now)?;
-        let mut pipeline = steps.lend()?;
+        let mut pipeline = steps.pipeline.take()?;
         let due = self.due.take_due(now).into_iter();
         let (busy, free): (Vec<_>, Vec<_>) = due.partition(|target| queue.has_line(target));
         for target in busy {
@@ -147,7 +118,7 @@ impl Cleanup {
             let open = OpenFiles::now();
             let (spared, retention) = (Spared { open, drops }, &shop.settings.retention);
             let clean = |target| {
-                let next = vacuum.clean(pipeline.pointers(), &target, retention, &spared);
+                let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &spared);
                 (target, next)
             };
             let next = free.into_iter().map(clean).collect();

@@ -11,7 +11,6 @@ use crate::words::{Moment, Target, Verdict};
 
 /// A claimed drop and its manifest, which says what is to become current. What is done about that
 /// stands in `orders` and `publication`.
-#[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) shop: &'a Workshop,
     pub(super) claimed: &'a Claimed,

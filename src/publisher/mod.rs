@@ -107,23 +107,23 @@ impl Publisher {
     ) -> anyhow::Result<Self> {
         let settings = Arc::clone(&changes.borrow_and_update());
         let staging = Arc::clone(pointers.staging());
-        let recovered = recover(&spool, pointers, &mut report, &settings, once)?;
+        let (pointers, queue, cleanup, troubles) =
+            recover(&spool, pointers, &mut report, &settings, once)?;
         let scanner = Scanner::new(&spool, &settings.spool, once);
-        let spool = Arc::new(spool);
         Ok(Self {
             shop: Arc::new(Workshop {
                 settings,
-                spool,
+                spool: Arc::new(spool),
                 staging,
                 progress,
             }),
             changes,
             work: JoinSet::new(),
             scanner,
-            queue: recovered.queue,
-            steps: Steps::new(recovered.pointers),
-            cleanup: recovered.cleanup,
-            troubles: recovered.troubles,
+            queue,
+            steps: Steps::new(pointers),
+            cleanup,
+            troubles,
             report,
             once,
         })
@@ -178,10 +178,8 @@ impl Publisher {
             }
         }
         self.begin_to_put_away(false);
-        match self.work.join_next().await {
-            Some(ended) => self.take(ended),
-            None => Ok(()),
-        }
+        let ended = self.work.join_next().await;
+        ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
     fn take_settings(&mut self) {
@@ -190,8 +188,7 @@ impl Publisher {
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
         self.scanner.want();
-        let shop = Workshop::clone(&self.shop);
-        self.shop = Arc::new(Workshop { settings, ..shop });
+        Arc::make_mut(&mut self.shop).settings = settings;
     }
 
     /// Begins whatever can be begun.
@@ -220,7 +217,7 @@ impl Publisher {
         {
             self.begin(Some(|shop: &Workshop| shop.begin(drops)), Done::Begun);
         }
-        self.begin_to_put_away(self.queue.is_busy() || !self.steps.is_empty());
+        self.begin_to_put_away(self.queue.is_busy() || !self.steps.decided.is_empty());
         let expiry = self.cleanup.begin_expiry();
         self.begin(expiry, Done::Expired);
     }
@@ -279,7 +276,7 @@ impl Publisher {
             }
             Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped),
             Done::Vacuumed((pipeline, vacuum, cleaned)) => {
-                self.steps.give_back(pipeline);
+                self.steps.pipeline = Some(pipeline);
                 let (settings, troubles) = (&self.shop.settings, &mut self.troubles);
                 self.cleanup
                     .take_vacuumed(vacuum, cleaned, settings, troubles);
@@ -289,8 +286,13 @@ impl Publisher {
                 self.cleanup.take_expired(next, settings, troubles);
             }
             Done::PutAway(drops) => {
-                for claim_name in self.cleanup.take_put_away(drops, &mut self.troubles) {
-                    self.let_go(&claim_name);
+                for (put_away, drop) in drops {
+                    if let Err(failure) = put_away {
+                        self.troubles.meet(&drop.claim_name, &failure.into());
+                        self.cleanup.stuck.push(drop);
+                    } else {
+                        self.let_go(&drop.claim_name);
+                    }
                 }
             }
         }
@@ -370,8 +372,8 @@ impl Publisher {
             self.troubles.meet(claim_name, &failure.into());
         }
         self.queue.settle(claim_name, decided.target.clone());
-        let leaving = Leaving::new(Arc::clone(claim_name), outcome);
-        self.cleanup.take_settled(leaving);
+        let claim_name = Arc::clone(claim_name);
+        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
     }
 
     /// A drop has gone before it was decided. The next one in its line may go on.
@@ -398,8 +400,8 @@ impl Publisher {
     fn wake_up(&self, fed_until: Option<Instant>) -> Instant {
         let far = Instant::now() + self.shop.settings.spool.rescan_interval;
         let scan = self.scanner.wake_up().filter(|_| !self.queue.is_long());
-        let cleanup = self.cleanup.wake_up(self.steps.has_pointers());
-        let (step, retry) = (self.steps.wake_up(), self.troubles.next_try());
+        let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
+        let (step, retry) = (self.steps.wake_up(), self.troubles.next);
         let all = [fed_until, scan, step, cleanup.map(instant), retry];
         all.into_iter().flatten().fold(far, Instant::min)
     }
@@ -411,11 +413,10 @@ impl Publisher {
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {
-        let left = self.queue.postponed() + self.cleanup.stuck();
-        anyhow::ensure!(
-            left == 0,
-            "{left} drops could not be finished; they stay in the spool"
-        );
+        let left = self.queue.postponed() + self.cleanup.stuck.len();
+        if left > 0 {
+            anyhow::bail!("{left} drops could not be finished; they stay in the spool");
+        }
         Ok(())
     }
 }

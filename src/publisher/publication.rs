@@ -129,21 +129,19 @@ impl Workshop {
             if matches!(previous, Previous::Generation(current) if *current == name) {
                 continue;
             }
-            let Some(kept) = self.staging.tree().generation(target, name)? else {
-                continue;
-            };
-            let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership())) else {
-                continue;
-            };
-            let Some(record) = kept.record.filter(|_| image.is_sound()) else {
-                continue;
-            };
-            match image.hash(&self.progress) {
-                Ok(listing) if listing.digest() == *digest => {
-                    return Ok(Some((kept.name, record.history)));
+            let kept = self.staging.tree().generation(target, name)?;
+            if let Some(kept) = kept
+                && let Some(record) = kept.record
+                && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
+                && image.is_sound()
+            {
+                match image.hash(&self.progress) {
+                    Ok(listing) if listing.digest() == *digest => {
+                        return Ok(Some((kept.name, record.history)));
+                    }
+                    Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+                    _ => {}
                 }
-                Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                _ => {}
             }
         }
         Ok(None)

@@ -481,12 +481,12 @@ mod tests {
         fn arrive(&mut self, pick: usize) {
             let name = format!("drop-{}", pick % NAMES);
             let number = self.drops.len();
-            let completed = Moment::from_stat(1_795_364_100 + number as i64, 0);
+            let completed = Moment::from_stat(1_795_364_100 + i64::try_from(number).unwrap(), 0);
             let of = pick / NAMES % (TARGETS + 1);
             self.drops.push(Drop {
                 seen: Seen::for_test(&name, completed),
                 target: (of < TARGETS).then(|| target(of)),
-                is_heavy: pick / 64 % 2 == 0,
+                is_heavy: pick / 64 % 2 == 1,
                 found: 0,
                 lined_up: 0,
                 is_late: false,

@@ -14,17 +14,6 @@ use crate::tree::{Pointers, Spared, Vacuum};
 /// So many targets one thread surveys.
 const FEW: usize = 16;
 
-/// What the daemon goes on with.
-#[derive(Debug)]
-pub(super) struct Recovered {
-    pub(super) pointers: Pointers,
-    /// With the drops that were claimed.
-    pub(super) queue: Queue,
-    /// With the drops that have their outcome.
-    pub(super) cleanup: Cleanup,
-    pub(super) troubles: Troubles,
-}
-
 /// Finishes what a crash left behind in the tree, takes up the drops that were claimed, and reports
 /// what is current. With `once` the daemon ends as soon as it can.
 ///
@@ -36,7 +25,7 @@ pub(super) fn recover(
     report: &mut Report,
     settings: &Settings,
     once: bool,
-) -> anyhow::Result<Recovered> {
+) -> anyhow::Result<(Pointers, Queue, Cleanup, Troubles)> {
     let left = spool.left_behind();
     let (claimed, leaving) = left.context("looking for claimed drops")?;
     let queue = Queue::new(claimed, &leaving);
@@ -79,10 +68,5 @@ pub(super) fn recover(
     if leftovers > 0 || count > 0 {
         tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
     }
-    Ok(Recovered {
-        pointers,
-        queue,
-        cleanup,
-        troubles,
-    })
+    Ok((pointers, queue, cleanup, troubles))
 }
