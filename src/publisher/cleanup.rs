@@ -1,5 +1,5 @@
-//! What goes: drops that have their outcome, generations that retention doesn't keep, outcomes and
-//! rejected drops that were kept long enough. Nobody waits for any of this.
+//! What is removed: drops that have their outcome, generations that retention doesn't keep, outcomes
+//! and rejected drops that were kept long enough. Nobody waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) struct Cleanup {
     pub(super) leaving: Vec<Leaving>,
     /// Drops that could not be put away.
     pub(super) stuck: Vec<Leaving>,
-    /// Away while it works, with the pointers.
+    /// While the vacuum works, with the pointers, an empty one stands here.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
     due: Schedule,
@@ -58,7 +58,7 @@ impl Cleanup {
         }
     }
 
-    /// A generation of `target` has stopped being current.
+    /// A generation of `target` has stopped being current: vacuum will have to look at the target.
     pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
         let first_look = Vacuum::first_look(&settings.retention);
         self.due.add(Moment::now().later(first_look), target);
@@ -98,8 +98,8 @@ impl Cleanup {
     }
 
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
-    /// due. One that a drop is on its way for has to wait: the drop may be about to use an older
-    /// generation again. [`Cleanup::take_vacuumed`] ends this.
+    /// due. A target has to wait while a drop for it is on its way, which may be about to use an
+    /// older generation again. [`Cleanup::take_vacuumed`] ends this.
     pub(super) fn begin_vacuum(
         &mut self,
         steps: &mut Steps,

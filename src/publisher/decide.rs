@@ -26,7 +26,7 @@ const FILE: u64 = 16 << 10;
 /// What a look into drops has shown, and the drops that there was no room for.
 pub(super) type PeekedDrops = (Vec<(Next, Result<Peeked, Fault>)>, Vec<Next>);
 
-/// How far a drop came that was begun, with the target that it is first in line of.
+/// How far a drop has come that was begun, with the target whose line it is the head of.
 pub(super) type BegunDrop = (Option<Target>, Result<Begun, Postponed>);
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) enum Begun {
 /// A claimed drop that is worked on in a heavy lane.
 pub(super) enum Heavy {
     Checked(Box<Checked>),
-    /// One that has waited for its lane, and is checked anew.
+    /// The drop has waited for its lane, and is checked anew.
     Seen(Seen),
 }
 
@@ -73,7 +73,7 @@ impl Checked {
     fn is_heavy(&self) -> bool {
         let weight = match &self.wanted {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
-            // To make sure that the generation is undamaged it is read.
+            // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
             Wanted::Nothing => 0,
         };
@@ -111,7 +111,7 @@ impl Workshop {
         drops.into_iter().map(begin).collect()
     }
 
-    /// The whole way that is left for a heavy drop, which is first in the line of `target`.
+    /// Does all that is left for a heavy drop, the head of the line of `target`.
     ///
     /// # Errors
     /// What has to be better before the drop can be tried again.
@@ -138,7 +138,7 @@ impl Workshop {
         }
     }
 
-    /// Claims and checks a drop. One that can be done is taken for heavy.
+    /// Claims and checks a drop. Every drop that can be done comes back as [`Begun::Heavy`].
     fn check(&self, ready: Ready) -> Result<Begun, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();

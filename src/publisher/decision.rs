@@ -17,7 +17,7 @@ pub(super) struct Request<'a> {
     pub(super) manifest: &'a Manifest,
 }
 
-/// A drop of which it is known what will become of it.
+/// A drop whose fate is decided.
 #[derive(Debug)]
 pub(super) struct Decided {
     pub(super) claimed: Claimed,
@@ -31,7 +31,7 @@ pub(super) struct Decided {
 #[derive(Debug)]
 pub(super) enum Decision {
     Change(Box<Staged>),
-    /// This very drop did what it was to do before a crash kept its outcome from being written.
+    /// This very drop did what it asks for before a crash kept its outcome from being written.
     Again(Verdict, Published),
     Unchanged(Published),
     Reject(Rejection),
@@ -121,7 +121,7 @@ impl Decided {
 }
 
 impl Request<'_> {
-    /// Whether a generation became current by this very drop: it was done before a crash.
+    /// Whether a generation became current by this very drop, before a crash.
     pub(super) fn has_made(&self, head: &Head) -> bool {
         let from = head.from.as_ref();
         from.is_some_and(|from| from.drop == self.claimed.name)
@@ -136,7 +136,7 @@ impl Request<'_> {
         Decision::Unchanged(published(head))
     }
 
-    /// Where a generation comes from that is made of this drop.
+    /// The origin of a generation that is made of this drop.
     pub(super) fn origin(&self) -> Origin {
         Origin {
             drop: self.claimed.name.clone(),

@@ -1,5 +1,5 @@
-//! The one task that owns the tree: it looks at the spool, hands out work, and lets what comes
-//! back into the pipeline.
+//! The one task that owns the tree: the task looks at the spool, hands out work, and lets what
+//! comes back into the pipeline.
 //!
 //! ```text
 //! incoming/x ── Seen ── Ready ── Claimed ──┐ decide: claim, check, compare, stage
@@ -7,13 +7,13 @@
 //!                  Decided ◄──── Staged ───┘
 //!                     │
 //!                     └─ pipeline: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
-//!                        (one step at a time, for all drops in it: it has the Pointers)
+//!                        (one step at a time, for all drops: the pipeline has the Pointers)
 //! ```
 //! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
 //! pipeline, in which pointers are swapped, are made one after the other. While one runs, the next
 //! batch gathers: the more there is to do, the more drops share what a step costs.
 //!
-//! The room uses all below it but `commands`' neighbours; it is where spool and tree meet. Start with
+//! The room uses all rooms that stand lower in the map; here spool and tree meet. Start with
 //! [`Publisher::run`]: the loop hands out what each part has to do, and takes back what was done.
 
 mod cleanup;
@@ -182,6 +182,7 @@ impl Publisher {
         ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
+    /// Work that begins from now on goes on with the new settings.
     fn take_settings(&mut self) {
         let settings = Arc::clone(&self.changes.borrow_and_update());
         let is_other = settings.retention != self.shop.settings.retention;
@@ -234,7 +235,7 @@ impl Publisher {
         true
     }
 
-    /// Hands a drop for `target` to a heavy lane.
+    /// Hands a drop for `target` to a heavy lane, which the queue counts as taken already.
     fn begin_heavy(&mut self, heavy: Heavy, target: Target) {
         self.report.doing.begin(&target, &self.shop.progress);
         let work = |shop: &Workshop| (shop.begin_heavy(heavy, &target), target);
@@ -325,7 +326,7 @@ impl Publisher {
         }
     }
 
-    /// Takes a drop that was begun, and was the head of this line.
+    /// Takes back a drop that was begun; `line` is the line that the drop is the head of.
     fn take_begun(&mut self, (line, begun): BegunDrop) {
         match begun {
             Ok(Begun::Heavy(checked)) => {
@@ -336,8 +337,8 @@ impl Publisher {
                 }
             }
             Ok(Begun::Decided(decided)) => {
-                // One that was replaced while it was claimed is for nothing any more: the line of
-                // the drop before goes on.
+                // A drop that was replaced while it was claimed is for no target any more: the line
+                // of what was there before goes on.
                 if decided.target.is_none() {
                     self.queue.advance(line);
                 }
@@ -359,7 +360,7 @@ impl Publisher {
         }
     }
 
-    /// A drop has its outcome.
+    /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written) {
         let (decided, outcome) = (written.decided, written.outcome);
         self.report.tell(outcome.clone(), decided.started.elapsed());
@@ -376,13 +377,13 @@ impl Publisher {
         self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
     }
 
-    /// A drop has gone before it was decided. The next one in its line may go on.
+    /// A drop has gone before it was decided. The next one in the line may go on.
     fn take_gone(&mut self, claim_name: &str, line: Option<Target>) {
         self.let_go(claim_name);
         self.queue.advance(line);
     }
 
-    /// A drop is not on its way any more.
+    /// Forgets a drop that was put away or has gone, and looks for another of its name.
     fn let_go(&mut self, claim_name: &str) {
         self.troubles.is_over(claim_name);
         if self.queue.let_go(claim_name) {
@@ -390,6 +391,7 @@ impl Publisher {
         }
     }
 
+    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
     fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
         self.troubles.meet(seen.claim_name(), &fault);
         self.queue.postpone(seen, line);

@@ -13,8 +13,8 @@ impl Request<'_> {
         self.shop.staging.tree()
     }
 
-    /// Whether what is current is what the manifest expects. Of a directory that somebody else made
-    /// that is only known once it was read.
+    /// Whether what is current is what the manifest expects. A directory that somebody else made
+    /// passes: its digest is only known once it was read.
     pub(super) fn check_replaces(&self, current: &Current) -> Result<(), Fault> {
         let Some(replaces) = &self.manifest.replaces else {
             return Ok(());

@@ -3,9 +3,9 @@
 //! ```text
 //! Decided --place--> (Held) --swap--> --outcome--> Written
 //! ```
-//! It is the owner's, in order. Before each of these steps what was done in the one before has to be
-//! durable. That is done once for many drops, and for those at all steps together: a drop goes on by
-//! one step with each sync.
+//! The owner of the tree makes these steps, one after the other. Before each step what was done in
+//! the one before has to be durable. One sync does that for many drops, wherever each of them stands:
+//! with each sync every drop goes on by one step.
 
 use std::sync::{Arc, Mutex};
 
@@ -24,8 +24,8 @@ const FEW: usize = 16;
 #[derive(Debug)]
 pub(super) struct Pipeline {
     pub(super) pointers: Pointers,
-    /// Drops whose generation stands in its place, and is to be swapped in. Some, which a crash has
-    /// cut short, were.
+    /// Drops whose generation stands in its place, and is to be swapped in; of some that was done
+    /// before a crash.
     placed: Vec<Ready>,
     /// Drops whose outcome is due.
     swapped: Vec<Decided>,
@@ -69,7 +69,7 @@ enum Done {
 }
 
 impl Pipeline {
-    /// An empty one.
+    /// A pipeline without drops.
     pub(super) fn new(pointers: Pointers) -> Self {
         Self {
             pointers,
@@ -162,8 +162,8 @@ impl Pipeline {
         Vec::new()
     }
 
-    /// Places, swaps, and writes outcomes. All drops are of different targets, so that has no order;
-    /// yet whatever machines see is done by one thread.
+    /// Places, swaps, and writes outcomes, in no order: all drops are of different targets. Yet
+    /// whatever machines see is done by one thread.
     fn go_on(&mut self, work: Vec<Work>, few: usize, spool: &Spool, stepped: &mut Stepped) {
         let staging = Arc::clone(self.pointers.staging());
         let pointers = Mutex::new(&mut self.pointers);

@@ -98,8 +98,7 @@ impl Request<'_> {
         let target = &self.manifest.target;
         let kept = self.shop.staging.tree().kept(target, &listing.digest())?;
         let version = self.manifest.version.clone();
-        let origin = Some(self.origin());
-        let mut record = Record::new(target, listing, &kept, version, origin);
+        let mut record = Record::new(target, listing, &kept, version, Some(self.origin()));
         let staged = match self.shop.find_kept(&record, kept, &previous)? {
             Some((name, history)) => {
                 record.head.generation = name;

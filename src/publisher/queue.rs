@@ -31,7 +31,7 @@ pub(super) struct Queue {
     on_their_way: HashMap<Arc<str>, OnItsWay>,
     /// How many of them have their outcome.
     settled: usize,
-    /// Those whose manifest was not read yet, in order.
+    /// Drops whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
     recalled: VecDeque<(Seen, Target)>,
@@ -43,7 +43,7 @@ pub(super) struct Queue {
     is_peeking: bool,
     busy_light_lanes: usize,
     busy_heavy_lanes: usize,
-    /// Drops that have to wait for better times.
+    /// Drops that could not be worked on, and wait for the next try.
     postponed: Vec<Next>,
 }
 
@@ -64,7 +64,7 @@ struct OnItsWay {
 pub(super) type Next = (Seen, Option<Target>);
 
 impl Queue {
-    /// With what a daemon that ended had claimed.
+    /// A queue of what a daemon that ended had claimed: drops to be worked on, and to be put away.
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
         let mut queue = Self::default();
         for seen in &claimed {
@@ -78,6 +78,7 @@ impl Queue {
         queue
     }
 
+    /// Notes that a drop is on its way.
     fn set_out(&mut self, claim_name: &Arc<str>, since: Moment, is_claimed: bool) {
         let drop = OnItsWay {
             since,
@@ -93,7 +94,7 @@ impl Queue {
         self.on_their_way.keys().cloned().collect()
     }
 
-    /// Behind a backlog that is known, another look can wait: what is new comes after it.
+    /// Whether the known backlog is so long that another scan can wait: what is new comes after it.
     pub(super) fn is_long(&self) -> bool {
         self.seen.len() >= AHEAD
     }
@@ -114,7 +115,7 @@ impl Queue {
         waiting.map(|drop| drop.since).min()
     }
 
-    /// Drops that wait for better times.
+    /// How many drops wait for the next try.
     pub(super) fn postponed(&self) -> usize {
         self.postponed.len()
     }
@@ -256,7 +257,7 @@ impl Queue {
         }
     }
 
-    /// A drop has its outcome, and is on its way until it was put away. The next one in its line may
+    /// A drop has its outcome, and stays known until it was put away. The next one in the line may
     /// go on.
     pub(super) fn settle(&mut self, claim_name: &str, line: Option<Target>) {
         if let Some(drop) = self.on_their_way.get_mut(claim_name) {
@@ -266,7 +267,7 @@ impl Queue {
         self.advance(line);
     }
 
-    /// A drop is not on its way any more: it was put away, or has gone from `incoming/`.
+    /// Forgets a drop that was put away, or has gone from the spool.
     ///
     /// Returns whether another of its name waits in `incoming/`.
     pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
@@ -277,12 +278,13 @@ impl Queue {
         })
     }
 
-    /// A drop has to wait. Its target stays taken: a later drop for it must not overtake.
+    /// A drop has to wait for the next try. The drop stays the head of its line: a later one for the
+    /// target must not overtake.
     pub(super) fn postpone(&mut self, seen: Seen, line: Option<Target>) {
         self.postponed.push((seen, line));
     }
 
-    /// Those that had to wait are tried again.
+    /// Drops that had to wait are tried again.
     pub(super) fn retry_postponed(&mut self) {
         let postponed = std::mem::take(&mut self.postponed);
         self.take_back(postponed);
@@ -649,7 +651,7 @@ mod tests {
             assert_eq!(self.queue.let_go(name), is_met, "another {name} waits");
         }
 
-        /// Everything that can be done is done, and nothing goes wrong any more.
+        /// Does everything that can be done, and lets nothing go wrong any more.
         fn finish(&mut self) {
             for _ in 0..10 + 3 * self.drops.len() {
                 for event in EVENTS {
@@ -673,7 +675,7 @@ mod tests {
         ) {
             let mut world = World::default();
             for (event, pick) in events {
-                // Arrivals are as frequent as all that can come of them.
+                // Arrivals are five of sixteen: the queue has to be long at times.
                 world.happen(*EVENTS.get(event).unwrap_or(&Event::Arrival), pick);
             }
             world.finish();

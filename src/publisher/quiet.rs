@@ -11,7 +11,7 @@ use crate::sys::OpenFiles;
 use crate::tree::{Lookout, Placed, Staged, Tree, Watched};
 use crate::words::Moment;
 
-/// Where a file of the current generation was open all the same, it is looked at again after this.
+/// A held drop is looked at again after this where a file of the current generation was open.
 const OPEN_STILL: Duration = Duration::from_secs(1);
 
 /// Held drops are looked at at least, and at most, so often.

@@ -81,9 +81,8 @@ impl Troubles {
 
     /// Whether it is time to try again.
     pub(crate) fn is_time(&mut self) -> bool {
-        let is_time = self.next.is_some_and(|next| next <= Instant::now());
+        let is_time = self.next.take_if(|next| *next <= Instant::now()).is_some();
         if is_time {
-            self.next = None;
             self.tries += 1;
             if self.tries > 1 && self.tries.is_power_of_two() {
                 let (message_id, who, tries) = (MessageId::Waiting, self.who.len(), self.tries);
