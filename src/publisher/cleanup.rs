@@ -1,15 +1,17 @@
-//! What goes: drops that have their outcome, generations that retention doesn't keep, outcomes and
-//! rejected drops that were kept long enough. Nobody waits for any of this.
+//! What is removed: drops that have their outcome, generations that retention doesn't keep, outcomes
+//! and rejected drops that were kept long enough. Nobody waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::pipeline::Pipeline;
 use super::queue::Queue;
+use super::steps::Steps;
 use super::troubles::Troubles;
+use super::workshop::Workshop;
 use crate::fault::Fault;
-use crate::settings::Settings;
-use crate::spool::{Leaving, Spool};
+use crate::settings::{Settings, SpoolSettings};
+use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
 use crate::tree::{Spared, Vacuum};
 use crate::words::{Moment, Target};
@@ -24,38 +26,39 @@ const FEW: usize = 16;
 /// What is to go, and when.
 #[derive(Debug)]
 pub(super) struct Cleanup {
-    /// Drops to be put away.
-    leaving: Vec<Leaving>,
+    /// Drops that have their outcome, and are to be put away.
+    pub(super) leaving: Vec<Leaving>,
     /// Drops that could not be put away.
-    stuck: Vec<Leaving>,
-    /// Away while it works, with the pointers.
+    pub(super) stuck: Vec<Leaving>,
+    /// While the vacuum works, with the pointers, an empty one stands here.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
-    pub(super) due: Schedule,
+    due: Schedule,
     /// When outcomes and rejected drops are looked at next; `None` while they are.
     next_expiry: Option<Moment>,
 }
 
-/// A vacuum's work that has ended: for each target, when there is something to do again.
-pub(super) type Vacuumed = Vec<(Target, Result<Option<Moment>, Fault>)>;
+/// A target that retention was kept for, and when there is something to do again.
+type Cleaned = (Target, Result<Option<Moment>, Fault>);
+
+/// A vacuum's work that has ended, with the pointers that it had.
+pub(super) type Vacuumed = (Pipeline, Vacuum, Vec<Cleaned>);
+
+/// What putting a drop away has come to.
+pub(super) type PutAway = (Result<(), Failure>, Leaving);
 
 impl Cleanup {
-    pub(super) fn new(leaving: Vec<Leaving>, vacuum: Vacuum, due: Schedule) -> Self {
+    pub(super) fn new(leaving: Vec<Leaving>) -> Self {
         Self {
             leaving,
             stuck: Vec::new(),
-            vacuum,
-            due,
+            vacuum: Vacuum::default(),
+            due: Schedule::default(),
             next_expiry: Some(Moment::now()),
         }
     }
 
-    /// A drop has its outcome.
-    pub(super) fn take_settled(&mut self, drop: Leaving) {
-        self.leaving.push(drop);
-    }
-
-    /// A generation of `target` has stopped being current.
+    /// A generation of `target` has stopped being current: vacuum will have to look at the target.
     pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
         let first_look = Vacuum::first_look(&settings.retention);
         self.due.add(Moment::now().later(first_look), target);
@@ -71,33 +74,22 @@ impl Cleanup {
         self.next_expiry = self.next_expiry.map(|_| now);
     }
 
-    /// The drops that are to be put away now. Nothing waits for them but drops of the same name.
+    /// Removes the drops that are to go now, or keeps them where rejected ones are kept. Nothing
+    /// waits for them but drops of the same name.
     ///
-    /// While there is work it is put off, within bounds: ext4, for one, searches long for free
-    /// inodes among many that were freed a moment ago.
-    pub(super) fn next_to_put_away(&mut self, is_busy: bool) -> Vec<Leaving> {
+    /// While there is other work the removal is put off, within bounds: ext4, for one, searches long
+    /// for free inodes among many that were freed a moment ago.
+    pub(super) fn begin_to_put_away(
+        &mut self,
+        is_busy: bool,
+    ) -> Option<impl FnOnce(&Workshop) -> Vec<PutAway> + use<>> {
         let bytes: u64 = self.leaving.iter().map(|drop| drop.bytes).sum();
         let is_much = self.leaving.len() >= MAX_PUT_OFF || bytes > MAX_PUT_OFF_BYTES;
-        if is_busy && !is_much {
-            return Vec::new();
+        if self.leaving.is_empty() || (is_busy && !is_much) {
+            return None;
         }
-        std::mem::take(&mut self.leaving)
-    }
-
-    /// Removes drops, or keeps them where rejected ones are kept.
-    pub(super) fn put_away(
-        drops: Vec<Leaving>,
-        spool: &Spool,
-    ) -> Vec<(Leaving, Result<(), Failure>)> {
-        map(drops, FEW, |drop| {
-            let result = spool.put_away(&drop);
-            (drop, result)
-        })
-    }
-
-    /// A drop could not be put away.
-    pub(super) fn take_stuck(&mut self, drop: Leaving) {
-        self.stuck.push(drop);
+        let drops = std::mem::take(&mut self.leaving);
+        Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
     }
 
     /// Drops that could not be put away are tried again.
@@ -105,50 +97,40 @@ impl Cleanup {
         self.leaving.append(&mut self.stuck);
     }
 
-    pub(super) fn stuck(&self) -> usize {
-        self.stuck.len()
-    }
-
-    pub(super) fn is_vacuum_due(&self, now: Moment) -> bool {
-        self.due.next().is_some_and(|at| at <= now)
-    }
-
-    /// The targets that vacuum has to do with now. One that a drop is on its way for has to wait: the
-    /// drop may be about to use an older generation again.
-    pub(super) fn next_to_vacuum(&mut self, now: Moment, queue: &Queue) -> (Vacuum, Vec<Target>) {
-        let due = self.due.take_due(now);
-        let (busy, free): (Vec<_>, Vec<_>) =
-            due.into_iter().partition(|target| queue.has_line(target));
+    /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
+    /// due. A target has to wait while a drop for it is on its way, which may be about to use an
+    /// older generation again. [`Cleanup::take_vacuumed`] ends this.
+    pub(super) fn begin_vacuum(
+        &mut self,
+        steps: &mut Steps,
+        queue: &Queue,
+    ) -> Option<impl FnOnce(&Workshop) -> Vacuumed + use<>> {
+        let now = Moment::now();
+        self.due.next().filter(|at| *at <= now)?;
+        let mut pipeline = steps.pipeline.take()?;
+        let due = self.due.take_due(now).into_iter();
+        let (busy, free): (Vec<_>, Vec<_>) = due.partition(|target| queue.has_line(target));
         for target in busy {
             self.due.add(now.later(Duration::from_secs(1)), target);
         }
-        (std::mem::take(&mut self.vacuum), free)
+        let (mut vacuum, drops) = (std::mem::take(&mut self.vacuum), queue.known());
+        Some(move |shop: &Workshop| {
+            let open = OpenFiles::now();
+            let (spared, retention) = (Spared { open, drops }, &shop.settings.retention);
+            let clean = |target| {
+                let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &spared);
+                (target, next)
+            };
+            let next = free.into_iter().map(clean).collect();
+            (pipeline, vacuum, next)
+        })
     }
 
-    /// Removes what retention doesn't keep of these targets, and spares what may be in use.
-    pub(super) fn vacuum(
-        vacuum: &mut Vacuum,
-        pipeline: &mut Pipeline,
-        targets: Vec<Target>,
-        settings: &Settings,
-        drops: std::collections::HashSet<std::sync::Arc<str>>,
-    ) -> Vacuumed {
-        let spared = Spared {
-            open: OpenFiles::now(),
-            drops,
-        };
-        let clean = |target: Target| {
-            let retention = &settings.retention;
-            let next = vacuum.clean(pipeline.pointers(), &target, retention, &spared);
-            (target, next)
-        };
-        targets.into_iter().map(clean).collect()
-    }
-
+    /// The vacuum's work has ended.
     pub(super) fn take_vacuumed(
         &mut self,
         vacuum: Vacuum,
-        vacuumed: Vacuumed,
+        cleaned: Vec<Cleaned>,
         settings: &Settings,
         troubles: &mut Troubles,
     ) {
@@ -156,43 +138,46 @@ impl Cleanup {
             tracing::warn!("{failure}, going on by looking at locks and open files only");
         }
         self.vacuum = vacuum;
-        for (target, next) in vacuumed {
-            match next {
+        for (target, next) in cleaned {
+            let who = target.to_string();
+            let next = match next {
                 Ok(next) => {
-                    troubles.is_cleared(&target.to_string());
-                    if let Some(next) = next {
-                        self.due.add(next, target);
-                    }
+                    troubles.is_cleared(&who);
+                    next
                 }
                 Err(fault) => {
-                    troubles.meet_leftover(&target.to_string(), &fault);
-                    let later = Moment::now().later(settings.spool.rescan_interval);
-                    self.due.add(later, target);
+                    troubles.meet_leftover(&who, &fault);
+                    Some(Moment::now().later(settings.spool.rescan_interval))
                 }
+            };
+            if let Some(next) = next {
+                self.due.add(next, target);
             }
         }
     }
 
-    /// Whether outcomes and rejected drops are to be looked at now; [`Cleanup::take_expired`] ends
-    /// that.
-    pub(super) fn begins_expiry(&mut self, now: Moment) -> bool {
-        self.next_expiry.take_if(|at| *at <= now).is_some()
+    /// Removes outcomes and rejected drops that were kept long enough, if it is time to.
+    /// [`Cleanup::take_expired`] ends that.
+    pub(super) fn begin_expiry(
+        &mut self,
+    ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Moment>, Failure> + use<>> {
+        self.next_expiry.take_if(|at| *at <= Moment::now())?;
+        Some(|shop: &Workshop| shop.spool.expire(&shop.settings.spool))
     }
 
     pub(super) fn take_expired(
         &mut self,
         next: Result<Option<Moment>, Failure>,
-        settings: &Settings,
+        settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
         let now = Moment::now();
-        let soonest = now.later(settings.spool.rescan_interval);
-        // What comes later than now goes later than this.
-        let (outcomes, rejected) = (settings.spool.keep_outcomes, settings.spool.keep_rejected);
-        let kept = outcomes.min(rejected);
+        let soonest = now.later(settings.rescan_interval);
         self.next_expiry = Some(match next {
             Ok(next) => {
                 troubles.is_cleared(Troubles::SPOOL);
+                // What comes later than now goes later than this.
+                let kept = settings.keep_outcomes.min(settings.keep_rejected);
                 next.unwrap_or_else(|| now.later(kept)).max(soonest)
             }
             Err(failure) => {
@@ -212,7 +197,7 @@ impl Cleanup {
 /// When there is something to do for which target: the earliest moment of each, once. Grows with the
 /// targets, not with how often something is to be done for them.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
+struct Schedule {
     moments: HashMap<Target, Moment>,
     /// The same, in order.
     order: BTreeSet<(Moment, Target)>,
@@ -221,7 +206,7 @@ pub(super) struct Schedule {
 impl Schedule {
     /// Whatever there will be to do for `target` is done at that moment, or earlier: whoever does it
     /// asks for the next.
-    pub(super) fn add(&mut self, at: Moment, target: Target) {
+    fn add(&mut self, at: Moment, target: Target) {
         if let Some(known) = self.moments.get(&target) {
             if *known <= at {
                 return;
@@ -233,12 +218,12 @@ impl Schedule {
     }
 
     /// The first moment.
-    pub(super) fn next(&self) -> Option<Moment> {
+    fn next(&self) -> Option<Moment> {
         self.order.first().map(|(at, _)| *at)
     }
 
     /// Takes out those whose moment has come.
-    pub(super) fn take_due(&mut self, now: Moment) -> Vec<Target> {
+    fn take_due(&mut self, now: Moment) -> Vec<Target> {
         let mut due = Vec::new();
         while self.next().is_some_and(|at| at <= now)
             && let Some((_, target)) = self.order.pop_first()

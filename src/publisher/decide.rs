@@ -8,15 +8,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::decision::{Decided, Postponed};
-use super::orders::{check_replaces, find_older, roll_back, withdraw};
-use super::publication::Publication;
+use super::decision::{Decided, Postponed, Request};
+use super::queue::{MAX_LISTED, Next};
+use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
-use crate::settings::{Limits, Settings};
-use crate::spool::{Action, Claimed, Manifest, Peeked, Ready, Seen, Spool};
-use crate::sys::Progress;
-use crate::tree::{Current, Generation, Record, Staging};
+use crate::spool::{Action, Claimed, Manifest, Peeked, Ready, Seen};
+use crate::tree::{Current, Generation, Record};
 use crate::words::{Reason, Target};
 
 /// A heavier drop is worked on in a lane of its own, so that it holds up no light one; in bytes.
@@ -25,12 +23,26 @@ const HEAVY: u64 = 64 << 20;
 /// What a file of an image costs besides its bytes, about.
 const FILE: u64 = 16 << 10;
 
-/// What work on a drop needs.
-#[derive(Clone, Debug)]
-pub(crate) struct Workshop {
-    pub(crate) spool: Arc<Spool>,
-    pub(crate) staging: Arc<Staging>,
-    pub(crate) progress: Arc<Progress>,
+/// What a look into drops has shown, and the drops that there was no room for.
+pub(super) type PeekedDrops = (Vec<(Next, Result<Peeked, Fault>)>, Vec<Next>);
+
+/// How far a drop has come that was begun, with the target whose line it is the head of.
+pub(super) type BegunDrop = (Option<Target>, Result<Begun, Postponed>);
+
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// The importer has taken the drop of this claim name away.
+    Gone(Arc<str>),
+    /// The drop can be done, and that takes long.
+    Heavy(Box<Checked>),
+    Decided(Decided),
+}
+
+/// A claimed drop that is worked on in a heavy lane.
+pub(super) enum Heavy {
+    Checked(Box<Checked>),
+    /// The drop has waited for its lane, and is checked anew.
+    Seen(Seen),
 }
 
 /// A claimed drop that can be done, beside what is published at its target.
@@ -53,16 +65,6 @@ enum Wanted {
     Nothing,
 }
 
-/// How far a drop came that was begun.
-#[derive(Debug)]
-pub(super) enum Begun {
-    /// Its importer has taken it away.
-    Gone,
-    /// The drop can be done. What [`Workshop::begin`] leaves at that is heavy.
-    Checked(Box<Checked>),
-    Decided(Decided),
-}
-
 impl Checked {
     pub(super) fn target(&self) -> &Target {
         &self.manifest.target
@@ -71,7 +73,7 @@ impl Checked {
     fn is_heavy(&self) -> bool {
         let weight = match &self.wanted {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
-            // To make sure that the generation is undamaged it is read.
+            // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
             Wanted::Nothing => 0,
         };
@@ -80,140 +82,132 @@ impl Checked {
 }
 
 impl Workshop {
-    /// Claims and checks a drop, and decides what becomes of it unless that takes long.
+    /// Reads the manifests of drops, in their order, as long as there is room for them.
+    pub(super) fn peek(&self, drops: Vec<Next>) -> PeekedDrops {
+        let mut rest = drops.into_iter();
+        let (mut peeked, mut listed) = (Vec::new(), 0);
+        while listed < MAX_LISTED
+            && let Some(next) = rest.next()
+        {
+            let peek = self.spool.peek(next.0.clone(), &self.settings.spool);
+            if let Ok(Peeked::Ready(ready)) = &peek {
+                listed += ready.listed();
+            }
+            peeked.push((next, peek));
+        }
+        (peeked, rest.collect())
+    }
+
+    /// Claims and checks drops, and decides what becomes of each unless that takes long.
+    pub(super) fn begin(&self, drops: Vec<Ready>) -> Vec<BegunDrop> {
+        let begin = |ready: Ready| {
+            let line = ready.target().cloned();
+            let begun = self.check(ready).and_then(|begun| match begun {
+                Begun::Heavy(checked) if !checked.is_heavy() => self.decide(*checked),
+                begun => Ok(begun),
+            });
+            (line, begun)
+        };
+        drops.into_iter().map(begin).collect()
+    }
+
+    /// Does all that is left for a heavy drop, the head of the line of `target`.
     ///
     /// # Errors
     /// What has to be better before the drop can be tried again.
-    pub(super) fn begin(&self, ready: Ready, limits: &Limits) -> Result<Begun, Postponed> {
-        match self.check(ready, limits)? {
-            Begun::Checked(checked) if !checked.is_heavy() => {
-                self.decide(*checked, limits).map(Begun::Decided)
+    pub(super) fn begin_heavy(&self, heavy: Heavy, target: &Target) -> Result<Begun, Postponed> {
+        let seen = match heavy {
+            Heavy::Checked(checked) => return self.decide(*checked),
+            Heavy::Seen(seen) => seen,
+        };
+        let ready = match self.spool.peek(seen.clone(), &self.settings.spool) {
+            Ok(Peeked::Ready(ready)) => ready,
+            Ok(Peeked::Incomplete | Peeked::Gone) => {
+                return Ok(Begun::Gone(Arc::clone(seen.claim_name())));
             }
+            Err(fault) => return Err(Postponed::new(seen, fault)),
+        };
+        match self.check(ready)? {
+            Begun::Heavy(checked) if checked.target() != target => {
+                let detail = "the manifest names another target than when the drop was claimed";
+                let fault = reject(Reason::Changed, detail);
+                Decided::new(checked.claimed, None, Err(fault), checked.started).map(Begun::Decided)
+            }
+            Begun::Heavy(checked) => self.decide(*checked),
             begun => Ok(begun),
         }
     }
 
-    /// The whole way of a heavy drop that was claimed before, and is first in the line of `target`.
-    /// `None` when somebody has removed it.
-    ///
-    /// # Errors
-    /// As [`Workshop::begin`].
-    pub(super) fn begin_heavy(
-        &self,
-        seen: Seen,
-        target: &Target,
-        settings: &Settings,
-    ) -> Result<Option<Decided>, Postponed> {
-        let peeked = self.spool.peek(seen.clone(), &settings.spool);
-        let ready = match peeked.map_err(|fault| Postponed { seen, fault })? {
-            Peeked::Ready(ready) => ready,
-            Peeked::Incomplete | Peeked::Gone => return Ok(None),
-        };
-        match self.check(ready, &settings.limits)? {
-            Begun::Checked(checked) if checked.target() != target => {
-                let detail = "the manifest names another target than when the drop was claimed";
-                let fault = reject(Reason::Changed, detail);
-                Decided::new(checked.claimed, None, Err(fault), checked.started).map(Some)
-            }
-            Begun::Checked(checked) => self.decide(*checked, &settings.limits).map(Some),
-            Begun::Decided(decided) => Ok(Some(decided)),
-            Begun::Gone => Ok(None),
-        }
-    }
-
-    /// Claims and checks a drop.
-    fn check(&self, ready: Ready, limits: &Limits) -> Result<Begun, Postponed> {
+    /// Claims and checks a drop. Every drop that can be done comes back as [`Begun::Heavy`].
+    fn check(&self, ready: Ready) -> Result<Begun, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();
         let (claimed, manifest) = match self.spool.claim(ready) {
             Ok(Some(claimed)) => claimed,
-            Ok(None) => return Ok(Begun::Gone),
-            Err(failure) => {
-                let fault = failure.into();
-                return Err(Postponed { seen, fault });
-            }
+            Ok(None) => return Ok(Begun::Gone(Arc::clone(seen.claim_name()))),
+            Err(failure) => return Err(Postponed::new(seen, failure)),
         };
-        let manifest = match manifest {
-            Ok(manifest) => manifest,
-            Err(rejection) => {
-                let decided = Decided::new(claimed, None, Err(rejection.into()), started);
-                return decided.map(Begun::Decided);
-            }
+        let (target, fault) = match manifest {
+            Ok(manifest) => match self.request(&claimed, &manifest).find_wanted() {
+                Ok((wanted, current)) => {
+                    return Ok(Begun::Heavy(Box::new(Checked {
+                        claimed,
+                        manifest,
+                        wanted,
+                        current,
+                        started,
+                    })));
+                }
+                Err(fault) => (Some(manifest.target), fault),
+            },
+            Err(rejection) => (None, rejection.into()),
         };
-        match self.find_wanted(&claimed, &manifest, limits) {
-            Ok((wanted, current)) => Ok(Begun::Checked(Box::new(Checked {
-                claimed,
-                manifest,
-                wanted,
-                current,
-                started,
-            }))),
-            Err(fault) => {
-                let target = Some(manifest.target);
-                Decided::new(claimed, target, Err(fault), started).map(Begun::Decided)
-            }
-        }
-    }
-
-    fn find_wanted(
-        &self,
-        claimed: &Claimed,
-        manifest: &Manifest,
-        limits: &Limits,
-    ) -> Result<(Wanted, Current), Fault> {
-        let (tree, target) = (self.staging.tree(), &manifest.target);
-        let current = tree.current(target)?;
-        let wanted = match &manifest.action {
-            Action::Publish => {
-                let dir = self.spool.image(claimed)?;
-                let image = Image::check(dir, claimed.importer.uid, limits)?;
-                manifest.check_sizes(&image)?;
-                Wanted::Image(image)
-            }
-            Action::Rollback(to) => {
-                self.spool.check_no_image(claimed)?;
-                let (kept, record) = find_older(tree, claimed, target, to.as_ref(), &current)?;
-                Wanted::Kept(kept, record)
-            }
-            Action::Withdraw => {
-                self.spool.check_no_image(claimed)?;
-                Wanted::Nothing
-            }
-        };
-        check_replaces(tree, claimed, manifest, &current)?;
-        Ok((wanted, current))
+        Decided::new(claimed, target, Err(fault), started).map(Begun::Decided)
     }
 
     /// Compares a drop with what is published, and stages it where it differs.
-    ///
-    /// # Errors
-    /// As [`Workshop::begin`].
-    pub(super) fn decide(&self, checked: Checked, limits: &Limits) -> Result<Decided, Postponed> {
-        let Checked {
+    fn decide(&self, checked: Checked) -> Result<Begun, Postponed> {
+        let request = self.request(&checked.claimed, &checked.manifest);
+        let decision = match checked.wanted {
+            Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
+            Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
+            Wanted::Nothing => request.withdraw(checked.current),
+        };
+        let target = Some(checked.manifest.target);
+        Decided::new(checked.claimed, target, decision, checked.started).map(Begun::Decided)
+    }
+
+    fn request<'a>(&'a self, claimed: &'a Claimed, manifest: &'a Manifest) -> Request<'a> {
+        Request {
+            shop: self,
             claimed,
             manifest,
-            wanted,
-            current,
-            started,
-        } = checked;
-        let (staging, progress) = (&*self.staging, &*self.progress);
-        let decision = match wanted {
-            Wanted::Image(image) => {
-                let publication = Publication {
-                    staging,
-                    progress,
-                    claimed: &claimed,
-                    manifest: &manifest,
-                    image: &image,
-                    min_free_space: limits.min_free_space,
-                };
-                publication.compare_or_stage(current)
+        }
+    }
+}
+
+impl Request<'_> {
+    fn find_wanted(&self) -> Result<(Wanted, Current), Fault> {
+        let (spool, claimed) = (&self.shop.spool, self.claimed);
+        let current = self.shop.staging.tree().current(&self.manifest.target)?;
+        let wanted = match &self.manifest.action {
+            Action::Publish => {
+                let limits = &self.shop.settings.limits;
+                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
+                self.manifest.check_sizes(&image)?;
+                Wanted::Image(image)
             }
-            Wanted::Kept(kept, record) => {
-                roll_back(staging, progress, &claimed, (kept, record), current)
+            Action::Rollback(to) => {
+                spool.check_no_image(claimed)?;
+                let (kept, record) = self.find_older(to.as_ref(), &current)?;
+                Wanted::Kept(kept, record)
             }
-            Wanted::Nothing => withdraw(staging, progress, &claimed, &manifest.target, current),
+            Action::Withdraw => {
+                spool.check_no_image(claimed)?;
+                Wanted::Nothing
+            }
         };
-        Decided::new(claimed, Some(manifest.target), decision, started)
+        self.check_replaces(&current)?;
+        Ok((wanted, current))
     }
 }

@@ -1,13 +1,23 @@
-//! What will become of a drop: the decision, and what it needs to be carried out.
+//! What a drop asks for, and what will become of it: the decision, with all that is needed to carry
+//! it out.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::workshop::Workshop;
 use crate::fault::{Fault, Rejection};
-use crate::spool::{Claimed, Outcome, Published, Seen};
-use crate::tree::{Head, Staged};
+use crate::spool::{Claimed, Manifest, Outcome, Published, Seen};
+use crate::tree::{Head, Origin, Staged};
 use crate::words::{Moment, Target, Verdict};
 
-/// A drop of which it is known what will become of it.
+/// A claimed drop and its manifest, which says what is to become current. What is done about that
+/// stands in `orders` and `publication`.
+pub(super) struct Request<'a> {
+    pub(super) shop: &'a Workshop,
+    pub(super) claimed: &'a Claimed,
+    pub(super) manifest: &'a Manifest,
+}
+
+/// A drop whose fate is decided.
 #[derive(Debug)]
 pub(super) struct Decided {
     pub(super) claimed: Claimed,
@@ -21,7 +31,7 @@ pub(super) struct Decided {
 #[derive(Debug)]
 pub(super) enum Decision {
     Change(Box<Staged>),
-    /// This very drop did what it was to do before a crash kept its outcome from being written.
+    /// This very drop did what it asks for before a crash kept its outcome from being written.
     Again(Verdict, Published),
     Unchanged(Published),
     Reject(Rejection),
@@ -34,8 +44,15 @@ pub(super) struct Postponed {
     pub(super) fault: Fault,
 }
 
+impl Postponed {
+    pub(super) fn new(seen: Seen, fault: impl Into<Fault>) -> Self {
+        let fault = fault.into();
+        Self { seen, fault }
+    }
+}
+
 impl Decided {
-    /// Where the fault of a drop is its own, it is a decision: to reject the drop.
+    /// A fault that is the drop's own is a decision as well: to reject the drop.
     pub(super) fn new(
         claimed: Claimed,
         target: Option<Target>,
@@ -45,10 +62,7 @@ impl Decided {
         let decision = match decision {
             Ok(decision) => decision,
             Err(Fault::Reject(rejection)) => Decision::Reject(rejection),
-            Err(fault) => {
-                let seen = claimed.again();
-                return Err(Postponed { seen, fault });
-            }
+            Err(fault) => return Err(Postponed::new(claimed.again(), fault)),
         };
         Ok(Self {
             claimed,
@@ -66,19 +80,15 @@ impl Decided {
         }
     }
 
-    /// How long the drop has been the daemon's.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Whether vacuum may have to do with the target afterwards.
-    pub(super) fn has_replaced(&self) -> bool {
-        match &self.decision {
+    /// The target, if vacuum may have to do with it afterwards.
+    pub(super) fn replaced(&self) -> Option<&Target> {
+        let has_replaced = match &self.decision {
             Decision::Change(staged) => staged.has_previous(),
             // What was current before is not known any more.
             Decision::Again(..) => true,
             Decision::Unchanged(_) | Decision::Reject(_) => false,
-        }
+        };
+        self.target.as_ref().filter(|_| has_replaced)
     }
 
     /// Whether the outcome tells of a change in the tree.
@@ -110,20 +120,33 @@ impl Decided {
     }
 }
 
-/// Whether a generation became current by this very drop.
-pub(super) fn is_of(claimed: &Claimed, head: &Head) -> bool {
-    let from = head.from.as_ref();
-    from.is_some_and(|from| from.drop == claimed.name) && head.published_at >= claimed.since
-}
-
-/// The drop asks for what is current already; or has made it so, before a crash.
-pub(super) fn unchanged(claimed: &Claimed, head: &Head) -> Decision {
-    if is_of(claimed, head) {
-        return Decision::Again(Verdict::Published, published(head));
+impl Request<'_> {
+    /// Whether a generation became current by this very drop, before a crash.
+    pub(super) fn has_made(&self, head: &Head) -> bool {
+        let from = head.from.as_ref();
+        from.is_some_and(|from| from.drop == self.claimed.name)
+            && head.published_at >= self.claimed.since
     }
-    Decision::Unchanged(published(head))
+
+    /// For a drop that asks for what is current already, or has made it so.
+    pub(super) fn unchanged(&self, head: &Head) -> Decision {
+        if self.has_made(head) {
+            return Decision::Again(Verdict::Published, published(head));
+        }
+        Decision::Unchanged(published(head))
+    }
+
+    /// The origin of a generation that is made of this drop.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            drop: self.claimed.name.clone(),
+            importer: self.claimed.importer.clone(),
+            received_at: self.claimed.received_at,
+        }
+    }
 }
 
+/// What an outcome tells of a generation.
 pub(super) fn published(head: &Head) -> Published {
     Published {
         generation: Some(head.generation.clone()),

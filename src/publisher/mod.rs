@@ -1,5 +1,5 @@
-//! The one task that owns the tree: it looks at the spool, hands out work, and lets what comes
-//! back into the pipeline.
+//! The one task that owns the tree: the task looks at the spool, hands out work, and lets what
+//! comes back into the pipeline.
 //!
 //! ```text
 //! incoming/x ── Seen ── Ready ── Claimed ──┐ decide: claim, check, compare, stage
@@ -7,13 +7,13 @@
 //!                  Decided ◄──── Staged ───┘
 //!                     │
 //!                     └─ pipeline: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
-//!                        (one step at a time, for all drops in it: it has the Pointers)
+//!                        (one step at a time, for all drops: the pipeline has the Pointers)
 //! ```
 //! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
 //! pipeline, in which pointers are swapped, are made one after the other. While one runs, the next
 //! batch gathers: the more there is to do, the more drops share what a step costs.
 //!
-//! The room uses all below it but `commands`' neighbours; it is where spool and tree meet. Start with
+//! The room uses all rooms that stand lower in the map; here spool and tree meet. Start with
 //! [`Publisher::run`]: the loop hands out what each part has to do, and takes back what was done.
 
 mod cleanup;
@@ -29,6 +29,7 @@ mod report;
 mod scanner;
 mod steps;
 mod troubles;
+mod workshop;
 
 pub(crate) use report::{Activity, News, Report};
 
@@ -36,32 +37,35 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::cleanup::{Cleanup, Vacuumed};
-use self::decide::{Begun, Checked, Workshop};
-use self::decision::{Decided, Postponed};
+use self::cleanup::{Cleanup, PutAway, Vacuumed};
+use self::decide::{Begun, BegunDrop, Heavy, PeekedDrops};
+use self::decision::Postponed;
 use self::pipeline::{Pipeline, Stepped, Written};
 use self::queue::{Next, Queue};
 use self::recovery::recover;
 use self::scanner::Scanner;
 use self::steps::Steps;
 use self::troubles::{Troubles, instant};
+use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Scan, Seen, Spool};
+use crate::spool::{Leaving, Peeked, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
-use crate::tree::{Pointers, Vacuum};
+use crate::tree::Pointers;
 use crate::words::{Moment, Target};
+
+/// A panic in a thread of the publisher's.
+const BROKE_OFF: &str = "a piece of work broke off";
 
 /// The loop over all parts of the publisher.
 pub(crate) struct Publisher {
+    /// With the settings in force.
     shop: Arc<Workshop>,
-    /// The newest settings are in force at once; what is being worked on goes on with those it
-    /// began with.
-    settings: watch::Receiver<Arc<Settings>>,
+    changes: watch::Receiver<Arc<Settings>>,
     work: JoinSet<Done>,
     scanner: Scanner,
     queue: Queue,
@@ -69,23 +73,22 @@ pub(crate) struct Publisher {
     cleanup: Cleanup,
     troubles: Troubles,
     report: Report,
-    /// It ends when nothing is left to do.
+    /// The publisher ends when nothing is left to do.
     once: bool,
 }
 
 /// A piece of work that has ended.
 enum Done {
     Scanned(Result<Scan, Failure>),
-    /// With those that there was no room for.
-    Peeked(Vec<(Next, Result<Peeked, Fault>)>, Vec<Next>),
+    Peeked(PeekedDrops),
     /// In a light lane.
-    Begun(Vec<(Seen, Option<Target>, Result<Begun, Postponed>)>),
-    /// In a heavy lane; `None` when the drop has gone.
-    Decided(Seen, Target, Result<Option<Decided>, Postponed>),
-    Stepped(Pipeline, Stepped),
-    Vacuumed(Pipeline, Vacuum, Vacuumed),
+    Begun(Vec<BegunDrop>),
+    /// In a heavy lane.
+    BegunHeavy((Result<Begun, Postponed>, Target)),
+    Stepped((Pipeline, Stepped)),
+    Vacuumed(Vacuumed),
     Expired(Result<Option<Moment>, Failure>),
-    PutAway(Vec<(Leaving, Result<(), Failure>)>),
+    PutAway(Vec<PutAway>),
 }
 
 impl Publisher {
@@ -99,28 +102,28 @@ impl Publisher {
         pointers: Pointers,
         mut report: Report,
         progress: Arc<Progress>,
-        settings: watch::Receiver<Arc<Settings>>,
+        mut changes: watch::Receiver<Arc<Settings>>,
         once: bool,
     ) -> anyhow::Result<Self> {
+        let settings = Arc::clone(&changes.borrow_and_update());
         let staging = Arc::clone(pointers.staging());
-        let recovered = recover(&spool, pointers, &settings.borrow(), once)?;
-        report.targets = recovered.targets;
-        report.doing.last_published = recovered.last_published;
-        let scanner = Scanner::new(&spool, &settings.borrow().spool, once);
-        let shop = Arc::new(Workshop {
-            spool: Arc::new(spool),
-            staging,
-            progress,
-        });
+        let (pointers, queue, cleanup, troubles) =
+            recover(&spool, pointers, &mut report, &settings, once)?;
+        let scanner = Scanner::new(&spool, &settings.spool, once);
         Ok(Self {
-            shop,
-            settings,
+            shop: Arc::new(Workshop {
+                settings,
+                spool: Arc::new(spool),
+                staging,
+                progress,
+            }),
+            changes,
             work: JoinSet::new(),
             scanner,
-            queue: recovered.queue,
-            steps: Steps::new(recovered.pointers),
-            cleanup: recovered.cleanup,
-            troubles: recovered.troubles,
+            queue,
+            steps: Steps::new(pointers),
+            cleanup,
+            troubles,
             report,
             once,
         })
@@ -132,188 +135,130 @@ impl Publisher {
     /// When a piece of work panicked; once, also when drops could not be finished.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut watchdog = Watchdog::of_this_process();
-        let mut in_force = Arc::clone(&self.settings.borrow_and_update());
         loop {
             failpoint("publisher", "publishing from", "the spool")?;
             let fed_until = watchdog.as_mut().map(|it| Instant::from_std(it.feed()));
             self.hand_out();
-            self.show();
+            let (waiting, held) = (self.queue.waiting(), self.steps.held());
+            self.report.show(waiting, held, self.troubles.count());
             if self.once && self.is_idle() {
                 return self.all_finished();
             }
-            let wake_up = self.wake_up();
-            let wake_up = fed_until.map_or(wake_up, |until| wake_up.min(until));
+            let wake_up = self.wake_up(fed_until);
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => return self.finish().await,
                 // Before any work is taken back, and more is handed out.
-                Ok(()) = self.settings.changed() => in_force = self.take_settings(&in_force),
+                Ok(()) = self.changes.changed() => self.take_settings(),
                 Some(ended) = self.work.join_next() => {
-                    self.take(ended.context("a piece of work broke off")?)?;
+                    self.take(ended)?;
                     // What else has ended by now is taken along: fewer, larger batches.
                     while let Some(ended) = self.work.try_join_next() {
-                        self.take(ended.context("a piece of work broke off")?)?;
+                        self.take(ended)?;
                     }
                 }
                 () = self.scanner.changed() => self.scanner.want(),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
-        self.finish().await
     }
 
     /// Long work ends at the next block it reads; what is in the pipeline is finished, and so are
     /// the drops that have their outcome. The rest stays where it is, for the next start.
     async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
-        self.steps.close();
-        self.begin_step(false);
-        while let Some(ended) = self.work.join_next().await {
-            let ended = ended.context("a piece of work broke off")?;
-            if let Done::Stepped(pipeline, stepped) = ended {
+        loop {
+            self.steps.close();
+            self.begin_step(false);
+            let Some(ended) = self.work.join_next().await else {
+                break;
+            };
+            if let Done::Stepped((pipeline, stepped)) = ended.context(BROKE_OFF)? {
                 self.take_stepped(pipeline, stepped);
-                self.steps.close();
-                self.begin_step(false);
             }
         }
         self.begin_to_put_away(false);
-        match self.work.join_next().await {
-            Some(ended) => self.take(ended.context("a piece of work broke off")?),
-            None => Ok(()),
-        }
+        let ended = self.work.join_next().await;
+        ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
-    /// Takes changed settings. Returns them.
-    fn take_settings(&mut self, before: &Settings) -> Arc<Settings> {
-        let settings = Arc::clone(&self.settings.borrow_and_update());
-        let is_other = settings.retention != before.retention;
+    /// Work that begins from now on goes on with the new settings.
+    fn take_settings(&mut self) {
+        let settings = Arc::clone(&self.changes.borrow_and_update());
+        let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
         self.scanner.want();
-        settings
-    }
-
-    fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.borrow())
-    }
-
-    /// Shows what it is doing to whoever wants to see it.
-    fn show(&mut self) {
-        let doing = &mut self.report.doing;
-        doing.waiting = self.queue.waiting();
-        doing.held = self.steps.held();
-        doing.in_trouble = self.troubles.count();
-        self.report.show();
-    }
-
-    fn spawn(&mut self, work: impl FnOnce() -> Done + Send + 'static) {
-        self.work.spawn_blocking(work);
+        Arc::make_mut(&mut self.shop).settings = settings;
     }
 
     /// Begins whatever can be begun.
     fn hand_out(&mut self) {
-        let (settings, now) = (self.settings(), Moment::now());
         if self.troubles.is_time() {
             self.scanner.want();
             self.queue.retry_postponed();
             self.cleanup.retry_stuck();
         }
-        if let Some(scan) = self.scanner.begin(&self.queue, &settings, &self.shop.spool) {
-            self.spawn(move || Done::Scanned(scan()));
-        }
+        let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
+        self.begin(scan, Done::Scanned);
         while let Some((seen, target)) = self.queue.next_heavy() {
-            self.begin_heavy(seen, target, &settings);
+            self.begin_heavy(Heavy::Seen(seen), target);
         }
-        self.begin_to_peek(&settings);
-        // A step makes room for what comes next.
-        if !self.begin_step(self.queue.is_busy()) && self.cleanup.is_vacuum_due(now) {
-            self.begin_vacuum(now, &settings);
-        }
-        while !self.steps.is_full() && self.begin_light(&settings) {}
-        self.begin_to_put_away(self.queue.is_busy() || !self.steps.is_empty());
-        if self.cleanup.begins_expiry(now) {
-            let shop = Arc::clone(&self.shop);
-            self.spawn(move || Done::Expired(shop.spool.expire(&settings.spool)));
-        }
-    }
-
-    /// Reads manifests, so that the targets of the next drops are known.
-    fn begin_to_peek(&mut self, settings: &Arc<Settings>) {
+        // So that the targets of the next drops are known.
         let drops = self.queue.next_to_peek();
-        if drops.is_empty() {
-            return;
+        let peek = drops.map(|drops| |shop: &Workshop| shop.peek(drops));
+        self.begin(peek, Done::Peeked);
+        // A step makes room for what comes next.
+        if !self.begin_step(self.queue.is_busy()) {
+            let vacuum = self.cleanup.begin_vacuum(&mut self.steps, &self.queue);
+            self.begin(vacuum, Done::Vacuumed);
         }
-        let (shop, settings) = (Arc::clone(&self.shop), Arc::clone(settings));
-        self.spawn(move || {
-            let peek = |seen: &Seen| shop.spool.peek(seen.clone(), &settings.spool);
-            let (peeked, rest) = Queue::peek_all(drops, peek);
-            Done::Peeked(peeked, rest)
-        });
+        while !self.steps.is_full()
+            && let Some(drops) = self.queue.next_light()
+        {
+            self.begin(Some(|shop: &Workshop| shop.begin(drops)), Done::Begun);
+        }
+        self.begin_to_put_away(self.queue.is_busy() || !self.steps.decided.is_empty());
+        let expiry = self.cleanup.begin_expiry();
+        self.begin(expiry, Done::Expired);
     }
 
-    /// Hands drops to one of the light lanes. Returns whether there were any.
-    fn begin_light(&mut self, settings: &Arc<Settings>) -> bool {
-        let Some(drops) = self.queue.next_to_begin() else {
-            return false;
-        };
-        let (shop, settings) = (Arc::clone(&self.shop), Arc::clone(settings));
-        self.spawn(move || {
-            let begin = |ready: crate::spool::Ready| {
-                let (seen, target) = (ready.seen.clone(), ready.target().cloned());
-                (seen, target, shop.begin(ready, &settings.limits))
-            };
-            Done::Begun(drops.into_iter().map(begin).collect())
-        });
+    /// Begins a piece of work, if there is one. Returns whether there is.
+    fn begin<T: 'static>(
+        &mut self,
+        work: Option<impl FnOnce(&Workshop) -> T + Send + 'static>,
+        done: fn(T) -> Done,
+    ) -> bool {
+        let Some(work) = work else { return false };
+        let shop = Arc::clone(&self.shop);
+        self.work.spawn_blocking(move || done(work(&shop)));
         true
     }
 
-    /// Works on a heavy drop that has waited for its lane.
-    fn begin_heavy(&mut self, seen: Seen, target: Target, settings: &Arc<Settings>) {
-        let (shop, settings) = (Arc::clone(&self.shop), Arc::clone(settings));
-        self.report.doing.begin(target.clone(), &shop.progress);
-        self.spawn(move || {
-            let decided = shop.begin_heavy(seen.clone(), &target, &settings);
-            Done::Decided(seen, target, decided)
-        });
+    /// Hands a drop for `target` to a heavy lane, which the queue counts as taken already.
+    fn begin_heavy(&mut self, heavy: Heavy, target: Target) {
+        self.report.doing.begin(&target, &self.shop.progress);
+        let work = |shop: &Workshop| (shop.begin_heavy(heavy, &target), target);
+        self.begin(Some(work), Done::BegunHeavy);
     }
 
     /// Lets what was decided into the pipeline, and all that is in it go on, if it is time to.
     /// Returns whether it is.
     fn begin_step(&mut self, is_more_to_come: bool) -> bool {
-        let (settings, spool) = (self.settings(), &self.shop.spool);
-        let step = self.steps.begin(is_more_to_come, &settings, spool);
-        let Some(step) = step else { return false };
-        self.spawn(move || {
-            let (pipeline, stepped) = step();
-            Done::Stepped(pipeline, stepped)
-        });
-        true
-    }
-
-    fn begin_vacuum(&mut self, now: Moment, settings: &Arc<Settings>) {
-        let Some(mut pipeline) = self.steps.lend() else {
-            return;
-        };
-        let (mut vacuum, targets) = self.cleanup.next_to_vacuum(now, &self.queue);
-        let (settings, drops) = (Arc::clone(settings), self.queue.known());
-        self.spawn(move || {
-            let done = Cleanup::vacuum(&mut vacuum, &mut pipeline, targets, &settings, drops);
-            Done::Vacuumed(pipeline, vacuum, done)
-        });
+        let step = self.steps.begin(is_more_to_come, &self.shop.settings.swap);
+        self.begin(step, Done::Stepped)
     }
 
     fn begin_to_put_away(&mut self, is_busy: bool) {
-        let drops = self.cleanup.next_to_put_away(is_busy);
-        if !drops.is_empty() {
-            let shop = Arc::clone(&self.shop);
-            self.spawn(move || Done::PutAway(Cleanup::put_away(drops, &shop.spool)));
-        }
+        let put_away = self.cleanup.begin_to_put_away(is_busy);
+        self.begin(put_away, Done::PutAway);
     }
 
-    fn take(&mut self, done: Done) -> anyhow::Result<()> {
-        match done {
+    /// Takes back a piece of work.
+    fn take(&mut self, ended: Result<Done, JoinError>) -> anyhow::Result<()> {
+        match ended.context(BROKE_OFF)? {
             Done::Scanned(scan) => self.take_scan(scan)?,
-            Done::Peeked(drops, rest) => {
+            Done::Peeked((drops, rest)) => {
                 self.queue.end_peeking(rest);
                 for (next, peeked) in drops {
                     self.take_peeked(next, peeked);
@@ -321,36 +266,33 @@ impl Publisher {
             }
             Done::Begun(drops) => {
                 self.queue.leave_light_lane();
-                for (seen, target, begun) in drops {
-                    self.take_begun(&seen, target, begun);
+                for drop in drops {
+                    self.take_begun(drop);
                 }
             }
-            Done::Decided(seen, target, decided) => {
-                self.report.doing.end(&target);
+            Done::BegunHeavy((begun, target)) => {
                 self.queue.leave_heavy_lane();
-                let begun = decided.map(|decided| decided.map_or(Begun::Gone, Begun::Decided));
-                self.take_begun(&seen, Some(target), begun);
+                self.report.doing.end(&target);
+                self.take_begun((Some(target), begun));
             }
-            Done::Stepped(pipeline, stepped) => self.take_stepped(pipeline, stepped),
-            Done::Vacuumed(pipeline, vacuum, vacuumed) => {
-                self.steps.give_back(pipeline);
-                let settings = self.settings();
+            Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped),
+            Done::Vacuumed((pipeline, vacuum, cleaned)) => {
+                self.steps.pipeline = Some(pipeline);
+                let (settings, troubles) = (&self.shop.settings, &mut self.troubles);
                 self.cleanup
-                    .take_vacuumed(vacuum, vacuumed, &settings, &mut self.troubles);
+                    .take_vacuumed(vacuum, cleaned, settings, troubles);
             }
             Done::Expired(next) => {
-                let settings = self.settings();
-                self.cleanup
-                    .take_expired(next, &settings, &mut self.troubles);
+                let (settings, troubles) = (&self.shop.settings.spool, &mut self.troubles);
+                self.cleanup.take_expired(next, settings, troubles);
             }
             Done::PutAway(drops) => {
-                for (drop, result) in drops {
-                    match result {
-                        Ok(()) => self.let_go(&drop.claim_name),
-                        Err(failure) => {
-                            self.troubles.meet(&drop.claim_name, &failure.into());
-                            self.cleanup.take_stuck(drop);
-                        }
+                for (put_away, drop) in drops {
+                    if let Err(failure) = put_away {
+                        self.troubles.meet(&drop.claim_name, &failure.into());
+                        self.cleanup.stuck.push(drop);
+                    } else {
+                        self.let_go(&drop.claim_name);
                     }
                 }
             }
@@ -376,93 +318,72 @@ impl Publisher {
         Ok(())
     }
 
-    fn take_peeked(&mut self, next: Next, peeked: Result<Peeked, Fault>) {
+    fn take_peeked(&mut self, (seen, line): Next, peeked: Result<Peeked, Fault>) {
         match peeked {
-            Ok(peeked) => {
-                if !matches!(peeked, Peeked::Ready(_)) {
-                    self.troubles.is_over(next.0.claim_name());
-                }
-                if self.queue.take_peeked(next, peeked) {
-                    self.scanner.want();
-                }
-            }
-            Err(fault) => {
-                let (seen, line) = next;
-                self.postpone(line, Postponed { seen, fault });
-            }
+            Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
+            Ok(Peeked::Incomplete | Peeked::Gone) => self.take_gone(seen.claim_name(), line),
+            Err(fault) => self.postpone(Postponed { seen, fault }, line),
         }
     }
 
-    fn take_begun(&mut self, seen: &Seen, target: Option<Target>, begun: Result<Begun, Postponed>) {
+    /// Takes back a drop that was begun; `line` is the line that the drop is the head of.
+    fn take_begun(&mut self, (line, begun): BegunDrop) {
         match begun {
-            Ok(Begun::Checked(checked)) => {
+            Ok(Begun::Heavy(checked)) => {
                 let target = checked.target().clone();
-                if self
-                    .queue
-                    .enter_heavy_lane(checked.claimed.again(), &target)
-                {
-                    self.decide_heavy(seen.clone(), target, checked);
+                let seen = checked.claimed.again();
+                if self.queue.enter_heavy_lane(seen, &target) {
+                    self.begin_heavy(Heavy::Checked(checked), target);
                 }
             }
             Ok(Begun::Decided(decided)) => {
-                // One that was replaced while it was claimed is for nothing any more: the line of
-                // the drop before goes on.
+                // A drop that was replaced while it was claimed is for no target any more: the line
+                // of what was there before goes on.
                 if decided.target.is_none() {
-                    self.queue.advance(target);
+                    self.queue.advance(line);
                 }
                 self.steps.add(decided);
             }
-            Ok(Begun::Gone) => {
-                self.let_go(seen.claim_name());
-                self.queue.advance(target);
-            }
-            Err(postponed) => self.postpone(target, postponed),
+            Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
+            Err(postponed) => self.postpone(postponed, line),
         }
     }
 
-    /// Goes on with a heavy drop that has found its lane free.
-    fn decide_heavy(&mut self, seen: Seen, target: Target, checked: Box<Checked>) {
-        let (shop, settings) = (Arc::clone(&self.shop), self.settings());
-        self.report.doing.begin(target.clone(), &shop.progress);
-        self.spawn(move || {
-            let decided = shop.decide(*checked, &settings.limits);
-            Done::Decided(seen, target, decided.map(Some))
-        });
-    }
-
     fn take_stepped(&mut self, pipeline: Pipeline, mut stepped: Stepped) {
-        let settings = self.settings();
-        self.steps.take(pipeline, &mut stepped, &settings);
-        for (target, postponed) in stepped.postponed {
-            self.postpone(target, postponed);
+        self.steps
+            .take(pipeline, &mut stepped, &self.shop.settings.swap);
+        for (line, postponed) in stepped.postponed {
+            self.postpone(postponed, line);
         }
         for written in stepped.settled {
             self.settle(written);
         }
     }
 
-    /// A drop has its outcome.
+    /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written) {
-        let Written {
-            decided,
-            outcome,
-            trouble,
-        } = written;
-        self.report.tell(outcome.clone(), decided.elapsed());
-        let (claim_name, target) = (decided.claimed.claim_name(), &decided.target);
-        if let (true, Some(target)) = (decided.has_replaced(), target) {
-            let settings = self.settings();
-            self.cleanup.take_replaced(target.clone(), &settings);
+        let (decided, outcome) = (written.decided, written.outcome);
+        self.report.tell(outcome.clone(), decided.started.elapsed());
+        let claim_name = decided.claimed.claim_name();
+        if let Some(target) = decided.replaced() {
+            self.cleanup
+                .take_replaced(target.clone(), &self.shop.settings);
         }
-        if let Some(failure) = trouble {
+        if let Some(failure) = written.trouble {
             self.troubles.meet(claim_name, &failure.into());
         }
-        self.queue.settle(claim_name, target.clone());
-        let leaving = Leaving::new(Arc::clone(claim_name), outcome);
-        self.cleanup.take_settled(leaving);
+        self.queue.settle(claim_name, decided.target.clone());
+        let claim_name = Arc::clone(claim_name);
+        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
     }
 
-    /// A drop is not on its way any more.
+    /// A drop has gone before it was decided. The next one in the line may go on.
+    fn take_gone(&mut self, claim_name: &str, line: Option<Target>) {
+        self.let_go(claim_name);
+        self.queue.advance(line);
+    }
+
+    /// Forgets a drop that was put away or has gone, and looks for another of its name.
     fn let_go(&mut self, claim_name: &str) {
         self.troubles.is_over(claim_name);
         if self.queue.let_go(claim_name) {
@@ -470,20 +391,20 @@ impl Publisher {
         }
     }
 
-    fn postpone(&mut self, target: Option<Target>, postponed: Postponed) {
-        let Postponed { seen, fault } = postponed;
+    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
+    fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
         self.troubles.meet(seen.claim_name(), &fault);
-        self.queue.postpone(seen, target);
+        self.queue.postpone(seen, line);
     }
 
     /// When there will be something to begin even if nothing happens. What can't be begun yet has
     /// no say in it: it would wake the task again and again.
-    fn wake_up(&self) -> Instant {
-        let far = Instant::now() + self.settings.borrow().spool.rescan_interval;
+    fn wake_up(&self, fed_until: Option<Instant>) -> Instant {
+        let far = Instant::now() + self.shop.settings.spool.rescan_interval;
         let scan = self.scanner.wake_up().filter(|_| !self.queue.is_long());
-        let cleanup = self.cleanup.wake_up(self.steps.has_pointers());
-        let (step, retry) = (self.steps.wake_up(), self.troubles.next_try());
-        let all = [scan, step, cleanup.map(instant), retry];
+        let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
+        let (step, retry) = (self.steps.wake_up(), self.troubles.next);
+        let all = [fed_until, scan, step, cleanup.map(instant), retry];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -494,11 +415,10 @@ impl Publisher {
     }
 
     fn all_finished(&self) -> anyhow::Result<()> {
-        let left = self.queue.postponed() + self.cleanup.stuck();
-        anyhow::ensure!(
-            left == 0,
-            "{left} drops could not be finished; they stay in the spool"
-        );
+        let left = self.queue.postponed() + self.cleanup.stuck.len();
+        if left > 0 {
+            anyhow::bail!("{left} drops could not be finished; they stay in the spool");
+        }
         Ok(())
     }
 }

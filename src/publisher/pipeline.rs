@@ -3,15 +3,15 @@
 //! ```text
 //! Decided --place--> (Held) --swap--> --outcome--> Written
 //! ```
-//! It is the owner's, in order. Before each of these steps what was done in the one before has to be
-//! durable. That is done once for many drops, and for those at all steps together: a drop goes on by
-//! one step with each sync.
+//! The owner of the tree makes these steps, one after the other. Before each step what was done in
+//! the one before has to be durable. One sync does that for many drops, wherever each of them stands:
+//! with each sync every drop goes on by one step.
 
 use std::sync::{Arc, Mutex};
 
 use super::decision::{Decided, Postponed};
 use super::quiet::{Held, Look, Ready};
-use crate::settings::SwapSettings;
+use super::workshop::Workshop;
 use crate::spool::{Outcome, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers};
@@ -23,9 +23,9 @@ const FEW: usize = 16;
 /// Drops on their way from the decision to the outcome. Who has this owns the tree.
 #[derive(Debug)]
 pub(super) struct Pipeline {
-    pointers: Pointers,
-    /// Drops whose generation stands in its place, and is to be swapped in. Some, which a crash has
-    /// cut short, were.
+    pub(super) pointers: Pointers,
+    /// Drops whose generation stands in its place, and is to be swapped in; of some that was done
+    /// before a crash.
     placed: Vec<Ready>,
     /// Drops whose outcome is due.
     swapped: Vec<Decided>,
@@ -64,12 +64,12 @@ enum Work {
 
 enum Done {
     Swapped(Vec<(Decided, Result<(), Failure>)>),
-    Written(Result<Written, (Decided, Failure)>),
+    Written(Decided, Result<(Outcome, Option<Failure>), Failure>),
     Placed(Decided, Result<Option<Placed>, Failure>),
 }
 
 impl Pipeline {
-    /// An empty one.
+    /// A pipeline without drops.
     pub(super) fn new(pointers: Pointers) -> Self {
         Self {
             pointers,
@@ -84,10 +84,6 @@ impl Pipeline {
         self.placed.is_empty() && self.swapped.is_empty() && self.written.is_empty()
     }
 
-    pub(super) fn pointers(&mut self) -> &mut Pointers {
-        &mut self.pointers
-    }
-
     /// Lets in what was `decided`, and what was held until now and is `released`, and every drop go
     /// on by one step. A crash at any moment leaves every pointer on a whole generation, and every
     /// drop in the spool or with its outcome.
@@ -97,32 +93,30 @@ impl Pipeline {
         &mut self,
         decided: Vec<Decided>,
         released: Vec<Held>,
-        swap: &SwapSettings,
-        spool: &Spool,
+        shop: &Workshop,
         lookout: &Lookout,
     ) -> Stepped {
         let mut stepped = Stepped::default();
         let (staged, others): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(Decided::touches_tree);
-        let staged = self.make_durable(staged, spool, &mut stepped);
-
+        let staged = self.make_durable(staged, &shop.spool, &mut stepped);
         stepped.settled.append(&mut self.written);
-        let (tree, placed) = (self.pointers.tree(), std::mem::take(&mut self.placed));
-        let mut ready = Vec::new();
-        if swap.quiet_period.is_zero() {
-            ready = placed;
-        } else {
-            for placed in placed {
-                let look = Held::hold(placed, swap, tree, lookout);
-                ready.extend(stepped.take_look(look));
-            }
-        }
-        for held in released {
-            ready.extend(stepped.take_look(held.look_again(tree, lookout)));
-        }
-        let mut due = std::mem::take(&mut self.swapped);
-        due.extend(others);
-        self.go_on(staged, ready, due, spool, &mut stepped);
+
+        let (tree, swap) = (self.pointers.tree(), &shop.settings.swap);
+        let placed = std::mem::take(&mut self.placed).into_iter();
+        let looks = placed.map(|placed| Held::hold(placed, swap, tree, lookout));
+        let others_looks = released
+            .into_iter()
+            .map(|held| held.look_again(tree, lookout));
+        let looks = looks.chain(others_looks);
+        let ready: Vec<_> = looks.filter_map(|look| stepped.take_look(look)).collect();
+
+        let few = FEW.saturating_sub(ready.len());
+        let due = std::mem::take(&mut self.swapped).into_iter().chain(others);
+        let work = std::iter::once(Work::Swap(ready))
+            .chain(due.map(Work::Write))
+            .chain(staged.into_iter().map(Work::Place));
+        self.go_on(work.collect(), few, &shop.spool, &mut stepped);
         stepped
     }
 
@@ -157,10 +151,10 @@ impl Pipeline {
         let Err::<(), Failure>(failure) = sync() else {
             return staged;
         };
-        let placed = self.placed.drain(..).map(|(decided, _)| decided);
-        let changes: Vec<_> = staged.into_iter().chain(placed).collect();
-        for decided in changes.into_iter().chain(self.swapped.drain(..)) {
-            discard(&decided, failure.clone(), &mut self.pointers, stepped);
+        let placed = std::mem::take(&mut self.placed).into_iter();
+        let changes = staged.into_iter().chain(placed.map(|(decided, _)| decided));
+        for decided in changes.chain(std::mem::take(&mut self.swapped)) {
+            self.discard(&decided, failure.clone(), stepped);
         }
         for written in self.written.drain(..) {
             stepped.postpone(&written.decided, failure.clone());
@@ -168,23 +162,12 @@ impl Pipeline {
         Vec::new()
     }
 
-    /// Places, swaps, and writes outcomes. All drops are of different targets, so that has no order;
-    /// yet whatever machines see is done by one thread.
-    fn go_on(
-        &mut self,
-        staged: Vec<Decided>,
-        ready: Vec<Ready>,
-        due: Vec<Decided>,
-        spool: &Spool,
-        stepped: &mut Stepped,
-    ) {
-        let few = FEW.saturating_sub(ready.len());
-        let work = std::iter::once(Work::Swap(ready))
-            .chain(due.into_iter().map(Work::Write))
-            .chain(staged.into_iter().map(Work::Place));
+    /// Places, swaps, and writes outcomes, in no order: all drops are of different targets. Yet
+    /// whatever machines see is done by one thread.
+    fn go_on(&mut self, work: Vec<Work>, few: usize, spool: &Spool, stepped: &mut Stepped) {
         let staging = Arc::clone(self.pointers.staging());
         let pointers = Mutex::new(&mut self.pointers);
-        let done = map(work.collect(), few, |work| match work {
+        let done = map(work, few, |work| match work {
             Work::Swap(ready) => {
                 let mut pointers = pointers.lock().expect("no thread panics here");
                 let swap = |(decided, placed): Ready| {
@@ -195,53 +178,44 @@ impl Pipeline {
             }
             Work::Write(decided) => {
                 let outcome = decided.outcome();
-                Done::Written(match spool.write_outcome(&decided.claimed, &outcome) {
-                    Ok(trouble) => Ok(Written {
-                        decided,
-                        outcome,
-                        trouble,
-                    }),
-                    Err(failure) => Err((decided, failure)),
-                })
+                let result = spool.write_outcome(&decided.claimed, &outcome);
+                Done::Written(decided, result.map(|trouble| (outcome, trouble)))
             }
             Work::Place(decided) => {
                 let placed = decided.staged().map(|staged| staging.place(staged));
-                let placed = placed.transpose();
-                Done::Placed(decided, placed)
+                Done::Placed(decided, placed.transpose())
             }
         });
         for done in done {
-            self.take(done, stepped);
-        }
-    }
-
-    fn take(&mut self, done: Done, stepped: &mut Stepped) {
-        match done {
-            Done::Swapped(swapped) => {
-                for (decided, result) in swapped {
-                    match result {
-                        Ok(()) => self.swapped.push(decided),
-                        Err(failure) => discard(&decided, failure, &mut self.pointers, stepped),
+            match done {
+                Done::Swapped(swapped) => {
+                    for (decided, result) in swapped {
+                        match result {
+                            Ok(()) => self.swapped.push(decided),
+                            Err(failure) => self.discard(&decided, failure, stepped),
+                        }
                     }
                 }
-            }
-            Done::Written(Ok(written)) => self.written.push(written),
-            Done::Written(Err((decided, failure))) => stepped.postpone(&decided, failure),
-            Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
-            Done::Placed(decided, Err(failure)) => {
-                discard(&decided, failure, &mut self.pointers, stepped);
+                Done::Written(decided, Ok((outcome, trouble))) => self.written.push(Written {
+                    decided,
+                    outcome,
+                    trouble,
+                }),
+                Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),
+                Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
+                Done::Placed(decided, Err(failure)) => self.discard(&decided, failure, stepped),
             }
         }
     }
-}
 
-/// Postpones a drop, and removes what was staged for it.
-fn discard(decided: &Decided, failure: Failure, pointers: &mut Pointers, stepped: &mut Stepped) {
-    if let Some(staged) = decided.staged() {
-        // What can't be removed now is a leftover that the next start sweeps.
-        let _ = pointers.discard(staged);
+    /// Postpones a drop, and removes what was staged for it.
+    fn discard(&mut self, decided: &Decided, failure: Failure, stepped: &mut Stepped) {
+        if let Some(staged) = decided.staged() {
+            // What can't be removed now is a leftover that the next start sweeps.
+            let _ = self.pointers.discard(staged);
+        }
+        stepped.postpone(decided, failure);
     }
-    stepped.postpone(decided, failure);
 }
 
 impl Stepped {
@@ -249,8 +223,8 @@ impl Stepped {
     fn take_look(&mut self, look: Look) -> Option<Ready> {
         match look {
             Look::Quiet(ready) => Some(ready),
-            Look::Overdue(ready, target) => {
-                self.overdue.push(target);
+            Look::Overdue(ready) => {
+                self.overdue.extend(ready.0.target.clone());
                 Some(ready)
             }
             Look::InUse(held) => {
@@ -261,10 +235,7 @@ impl Stepped {
     }
 
     fn postpone(&mut self, decided: &Decided, failure: Failure) {
-        let postponed = Postponed {
-            seen: decided.claimed.again(),
-            fault: failure.into(),
-        };
+        let postponed = Postponed::new(decided.claimed.again(), failure);
         self.postponed.push((decided.target.clone(), postponed));
     }
 }

@@ -2,61 +2,56 @@
 
 use bytesize::ByteSize;
 
-use super::decision::{Decision, unchanged};
-use super::orders::{conflict, origin};
+use super::decision::{Decision, Request};
+use super::orders::conflict;
+use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
-use crate::spool::{Claimed, Manifest, Published};
-use crate::sys::Progress;
-use crate::tree::{Current, Event, Generation, Happened, Head, Previous, Record, Staging};
+use crate::spool::Published;
+use crate::tree::{Current, Event, Generation, Happened, Head, Previous, Record};
 use crate::words::{GenerationName, Reason};
 
-/// A drop's image that is to be current.
-pub(super) struct Publication<'a> {
-    pub(super) staging: &'a Staging,
-    pub(super) progress: &'a Progress,
-    pub(super) claimed: &'a Claimed,
-    pub(super) manifest: &'a Manifest,
-    pub(super) image: &'a Image,
-    /// Bytes.
-    pub(super) min_free_space: u64,
-}
-
-impl Publication<'_> {
+impl Request<'_> {
+    /// What becomes of an image that is to be current.
+    ///
     /// # Errors
     /// What is wrong with the image, or keeps it from being staged.
-    pub(super) fn compare_or_stage(&self, current: Current) -> Result<Decision, Fault> {
+    pub(super) fn compare_or_stage(
+        &self,
+        image: &Image,
+        current: Current,
+    ) -> Result<Decision, Fault> {
         match current {
-            Current::Nothing => self.stage(None, Previous::Nothing),
-            Current::Plain(dir) => self.replace_plain(&Image::read(dir, None)?),
-            Current::Generation(generation) => self.replace(generation),
+            Current::Nothing => self.stage(image, None, Previous::Nothing),
+            Current::Plain(dir) => self.replace_plain(image, &Image::read(dir, None)?),
+            Current::Generation(generation) => self.replace(image, generation),
         }
     }
 
-    fn replace(&self, current: Generation) -> Result<Decision, Fault> {
+    fn replace(&self, image: &Image, current: Generation) -> Result<Decision, Fault> {
         let previous = Previous::Generation(current.name);
         // A generation that nobody knows the contents of, or that can't be read, is damaged: the
         // drop repairs it.
-        let published = Image::read(current.dir, Some(self.staging.ownership()));
+        let published = Image::read(current.dir, Some(self.shop.staging.ownership()));
         let (Some(record), Ok(published)) = (current.record, published) else {
-            return self.stage(None, previous);
+            return self.stage(image, None, previous);
         };
-        let comparison = self.image.compare(&published, self.progress)?;
+        let comparison = image.compare(&published, &self.shop.progress)?;
         // Where the record contradicts the manifest, the bytes themselves decide.
         let is_trusted = self.manifest.check_checksums(&record.listing).is_ok();
         if comparison.is_same && is_trusted {
-            return Ok(unchanged(self.claimed, &record.head));
+            return Ok(self.unchanged(&record.head));
         }
         let base = is_trusted.then_some(Base {
             dir: published.dir(),
             listing: &record.listing,
             same_files: &comparison.same_files,
         });
-        self.stage(base.as_ref(), previous)
+        self.stage(image, base.as_ref(), previous)
     }
 
     /// For a target that is a directory which somebody else made.
-    fn replace_plain(&self, theirs: &Image) -> Result<Decision, Fault> {
+    fn replace_plain(&self, image: &Image, theirs: &Image) -> Result<Decision, Fault> {
         let target = &self.manifest.target;
         if !theirs.is_sound() {
             let detail = format!(
@@ -65,9 +60,9 @@ impl Publication<'_> {
             );
             return Err(reject(Reason::TargetOccupied, detail));
         }
-        let is_same = self.image.compare(theirs, self.progress)?.is_same;
-        let wanted = if is_same { self.image } else { theirs };
-        let listing = wanted.hash(self.progress)?;
+        let is_same = image.compare(theirs, &self.shop.progress)?.is_same;
+        let wanted = if is_same { image } else { theirs };
+        let listing = wanted.hash(&self.shop.progress)?;
         let digest = listing.digest();
         if let Some(replaces) = &self.manifest.replaces
             && !replaces.is(&digest)
@@ -84,37 +79,41 @@ impl Publication<'_> {
                 bytes: listing.bytes(),
             }));
         }
-        let kept = self.staging.tree().kept(target, &digest)?;
+        let kept = self.shop.staging.tree().kept(target, &digest)?;
         let record = Record::new(target, listing, &kept, None, None);
-        self.stage(None, Previous::Plain(Box::new(record)))
+        self.stage(image, None, Previous::Plain(Box::new(record)))
     }
 
-    fn stage(&self, base: Option<&Base<'_>>, previous: Previous) -> Result<Decision, Fault> {
-        self.check_space(base)?;
-        let draft = self.staging.begin()?;
-        let owner = self.staging.gives_away_to();
-        let listing = self
-            .image
-            .copy_into(&draft.dir, base, owner, self.progress)?;
+    fn stage(
+        &self,
+        image: &Image,
+        base: Option<&Base<'_>>,
+        previous: Previous,
+    ) -> Result<Decision, Fault> {
+        self.shop.check_space(image, base)?;
+        let draft = self.shop.staging.begin()?;
+        let owner = self.shop.staging.gives_away_to();
+        let listing = image.copy_into(&draft.dir, base, owner, &self.shop.progress)?;
         self.manifest.check_checksums(&listing)?;
         let target = &self.manifest.target;
-        let kept = self.staging.tree().kept(target, &listing.digest())?;
+        let kept = self.shop.staging.tree().kept(target, &listing.digest())?;
         let version = self.manifest.version.clone();
-        let origin = Some(origin(self.claimed));
-        let mut record = Record::new(target, listing, &kept, version, origin);
-        let staged = match self.find_kept(&record, kept, &previous)? {
+        let mut record = Record::new(target, listing, &kept, version, Some(self.origin()));
+        let staged = match self.shop.find_kept(&record, kept, &previous)? {
             Some((name, history)) => {
                 record.head.generation = name;
                 record.history = history;
                 let (now, from) = (record.head.published_at, record.head.from.clone());
                 record.note(now, Happened::Published, from.as_ref());
-                self.staging.stage_kept(&record, previous)?
+                self.shop.staging.stage_kept(&record, previous)?
             }
             None => draft.finish(&record, previous)?,
         };
         Ok(Decision::Change(Box::new(staged)))
     }
+}
 
+impl Workshop {
     /// The one of these generations that holds the very image of `record`, and is undamaged; with
     /// its history.
     fn find_kept(
@@ -129,32 +128,30 @@ impl Publication<'_> {
             if matches!(previous, Previous::Generation(current) if *current == name) {
                 continue;
             }
-            let Some(kept) = self.staging.tree().generation(target, name)? else {
-                continue;
-            };
-            let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership())) else {
-                continue;
-            };
-            let Some(record) = kept.record.filter(|_| image.is_sound()) else {
-                continue;
-            };
-            match image.hash(self.progress) {
-                Ok(listing) if listing.digest() == *digest => {
-                    return Ok(Some((kept.name, record.history)));
+            let kept = self.staging.tree().generation(target, name)?;
+            if let Some(kept) = kept
+                && let Some(record) = kept.record
+                && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
+                && image.is_sound()
+            {
+                match image.hash(&self.progress) {
+                    Ok(listing) if listing.digest() == *digest => {
+                        return Ok(Some((kept.name, record.history)));
+                    }
+                    Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+                    _ => {}
                 }
-                Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                _ => {}
             }
         }
         Ok(None)
     }
 
-    fn check_space(&self, base: Option<&Base<'_>>) -> Result<(), Fault> {
+    fn check_space(&self, image: &Image, base: Option<&Base<'_>>) -> Result<(), Fault> {
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
-        let copied = self.image.files().filter(|(path, _)| !is_shared(*path));
+        let copied = image.files().filter(|(path, _)| !is_shared(*path));
         let wanted: u64 = copied.map(|(_, size)| size).sum();
         let free = self.staging.free_space()?;
-        if wanted.saturating_add(self.min_free_space) > free {
+        if wanted.saturating_add(self.settings.limits.min_free_space) > free {
             return Err(Fault::NoSpace {
                 wanted: ByteSize(wanted),
                 free: ByteSize(free),

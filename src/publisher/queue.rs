@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::spool::{Leaving, Peeked, Ready, Seen};
+use crate::spool::{Leaving, Ready, Seen};
 use crate::sys::processors;
 use crate::words::{Moment, Target};
 
@@ -18,20 +18,20 @@ const HEAVY_LANES: usize = 2;
 const AHEAD: usize = 128;
 
 /// Files that the manifests in memory may list, about: some list a hundred thousand.
-const MAX_LISTED: usize = 100_000;
+pub(super) const MAX_LISTED: usize = 100_000;
 const MAX_SHARE_LISTED: usize = 10_000;
 
 /// Drops that one light lane takes at a time.
 const MAX_SHARE: usize = 16;
 
-/// Drops that are complete and have no outcome yet, but for those that the scan will bring later.
+/// Drops that are complete and were not put away yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Every drop that is on its way, by its claim name, and when it became complete.
-    on_their_way: HashMap<Arc<str>, (Stage, Moment)>,
-    /// Those of them that have their outcome, and have to be put away.
-    settled: HashSet<Arc<str>>,
-    /// Those whose manifest was not read yet, in order.
+    /// Every drop that is on its way, by its claim name.
+    on_their_way: HashMap<Arc<str>, OnItsWay>,
+    /// How many of them have their outcome.
+    settled: usize,
+    /// Drops whose manifest was not read yet, in order.
     seen: VecDeque<Seen>,
     /// Heads of a line that may go on.
     recalled: VecDeque<(Seen, Target)>,
@@ -40,58 +40,53 @@ pub(super) struct Queue {
     ready: VecDeque<Ready>,
     /// Heads of a line that are heavy, and wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
-    lanes: Lanes,
-    /// Drops that have to wait for better times.
-    postponed: Vec<(Seen, Option<Target>)>,
-}
-
-/// What is being worked on.
-#[derive(Debug, Default)]
-struct Lanes {
     is_peeking: bool,
-    light: usize,
-    heavy: usize,
+    busy_light_lanes: usize,
+    busy_heavy_lanes: usize,
+    /// Drops that could not be worked on, and wait for the next try.
+    postponed: Vec<Next>,
 }
 
-/// How far a drop that is on its way has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Queued,
-    /// In `processing/`. A new drop of this name has to wait until it is gone from there.
-    Claimed {
-        another_waits: bool,
-    },
-}
-
-impl Stage {
-    const CLAIMED: Self = Self::Claimed {
-        another_waits: false,
-    };
+/// How far a drop has come.
+#[derive(Debug)]
+struct OnItsWay {
+    /// When the drop became complete.
+    since: Moment,
+    /// The drop is in `processing/`, or about to be.
+    is_claimed: bool,
+    /// The drop has its outcome, and has to be put away.
+    is_settled: bool,
+    /// A new drop of this name has to wait until this one is gone from `processing/`.
+    another_waits: bool,
 }
 
 /// A drop whose manifest is to be read; with its target where it is the head of that line already.
 pub(super) type Next = (Seen, Option<Target>);
 
-/// Drops whose manifest was read.
-pub(super) type PeekedDrops<E> = Vec<(Next, Result<Peeked, E>)>;
-
 impl Queue {
-    /// With what a daemon that ended had claimed.
+    /// A queue of what a daemon that ended had claimed: drops to be worked on, and to be put away.
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
-        let settled: HashSet<_> = leaving.iter().map(|drop| drop.claim_name.clone()).collect();
-        let now = Moment::now();
-        let all = (claimed
-            .iter()
-            .map(|seen| (seen.claim_name(), seen.completed)))
-        .chain(settled.iter().map(|claim_name| (claim_name, now)));
-        let on_their_way =
-            all.map(|(claim_name, since)| (Arc::clone(claim_name), (Stage::CLAIMED, since)));
-        Self {
-            on_their_way: on_their_way.collect(),
-            settled,
-            seen: claimed.into(),
-            ..Self::default()
+        let mut queue = Self::default();
+        for seen in &claimed {
+            queue.set_out(seen.claim_name(), seen.completed, true);
         }
+        for drop in leaving {
+            queue.set_out(&drop.claim_name, Moment::now(), true);
+            queue.settle(&drop.claim_name, None);
+        }
+        queue.seen = claimed.into();
+        queue
+    }
+
+    /// Notes that a drop is on its way.
+    fn set_out(&mut self, claim_name: &Arc<str>, since: Moment, is_claimed: bool) {
+        let drop = OnItsWay {
+            since,
+            is_claimed,
+            is_settled: false,
+            another_waits: false,
+        };
+        self.on_their_way.insert(Arc::clone(claim_name), drop);
     }
 
     /// Every drop that is on its way, by its claim name.
@@ -99,7 +94,7 @@ impl Queue {
         self.on_their_way.keys().cloned().collect()
     }
 
-    /// Behind a backlog that is known, another look can wait: what is new comes after it.
+    /// Whether the known backlog is so long that another scan can wait: what is new comes after it.
     pub(super) fn is_long(&self) -> bool {
         self.seen.len() >= AHEAD
     }
@@ -111,17 +106,16 @@ impl Queue {
 
     /// How many drops are known that have no outcome yet.
     pub(super) fn waiting(&self) -> usize {
-        self.on_their_way.len() - self.settled.len()
+        self.on_their_way.len() - self.settled
     }
 
-    /// Since when the first of them is complete.
+    /// Since when the first of those is complete.
     pub(super) fn oldest(&self) -> Option<Moment> {
-        let waiting = self.on_their_way.iter();
-        let waiting = waiting.filter(|(claim_name, _)| !self.settled.contains(*claim_name));
-        waiting.map(|(_, (_, since))| *since).min()
+        let waiting = self.on_their_way.values().filter(|drop| !drop.is_settled);
+        waiting.map(|drop| drop.since).min()
     }
 
-    /// Drops that wait for better times.
+    /// How many drops wait for the next try.
     pub(super) fn postponed(&self) -> usize {
         self.postponed.len()
     }
@@ -129,61 +123,37 @@ impl Queue {
     /// Takes up what a scan has found; `known` are names that it has met again.
     pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
         for claim_name in known {
-            if let Some((Stage::Claimed { another_waits }, _)) =
-                self.on_their_way.get_mut(claim_name)
-            {
-                *another_waits = true;
+            if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+                drop.another_waits = drop.is_claimed;
             }
         }
-        // One that was claimed while the scan was under way is in hand already.
+        // Two names may have one claim name: the second drop has to wait until the first is gone.
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
-                let queued = (Stage::Queued, seen.completed);
-                self.on_their_way
-                    .insert(Arc::clone(seen.claim_name()), queued);
+                self.set_out(seen.claim_name(), seen.completed, false);
                 self.seen.push_back(seen);
             }
         }
     }
 
     /// The next drops whose manifest is to be read, unless others are being read. What is read is to
-    /// be given to [`Queue::take_peeked`], and its end told by [`Queue::end_peeking`].
-    pub(super) fn next_to_peek(&mut self) -> Vec<Next> {
+    /// be given to [`Queue::take_ready`], and its end told by [`Queue::end_peeking`].
+    pub(super) fn next_to_peek(&mut self) -> Option<Vec<Next>> {
         let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.lanes.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
-            return Vec::new();
+        if self.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
+            return None;
         }
         let recalled = self.recalled.drain(..);
         let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
         let others = self.seen.len().min(AHEAD);
         drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
-        self.lanes.is_peeking = !drops.is_empty();
-        drops
-    }
-
-    /// Reads the manifests of drops, in their order. Returns what was read, and the drops that there
-    /// was no room for.
-    pub(super) fn peek_all<E>(
-        drops: Vec<Next>,
-        peek: impl Fn(&Seen) -> Result<Peeked, E>,
-    ) -> (PeekedDrops<E>, Vec<Next>) {
-        let mut rest = drops.into_iter();
-        let (mut peeked, mut listed) = (Vec::new(), 0);
-        while listed < MAX_LISTED
-            && let Some(next) = rest.next()
-        {
-            let peek = peek(&next.0);
-            if let Ok(Peeked::Ready(ready)) = &peek {
-                listed += ready.listed();
-            }
-            peeked.push((next, peek));
-        }
-        (peeked, rest.collect())
+        self.is_peeking = !drops.is_empty();
+        self.is_peeking.then_some(drops)
     }
 
     /// No manifests are being read any more; these drops were left over.
     pub(super) fn end_peeking(&mut self, rest: Vec<Next>) {
-        self.lanes.is_peeking = false;
+        self.is_peeking = false;
         self.take_back(rest);
     }
 
@@ -198,45 +168,32 @@ impl Queue {
         }
     }
 
-    /// Puts a drop whose manifest was read into the line of its target. `line`: it is the head of
-    /// that one already.
-    ///
-    /// Returns whether `incoming/` is to be looked at again.
-    pub(super) fn take_peeked(&mut self, (seen, line): Next, peeked: Peeked) -> bool {
-        let Peeked::Ready(ready) = peeked else {
-            self.advance(line);
-            return self.let_go(seen.claim_name());
-        };
+    /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head
+    /// of that one already.
+    pub(super) fn take_ready(&mut self, ready: Ready, line: Option<Target>) {
         let target = ready.target();
         if line.is_some() && line.as_ref() == target {
             self.ready.push_back(ready);
-            return false;
+            return;
         }
-        let is_first = target.is_none_or(|target| match self.lines.get_mut(target) {
-            Some(line) => {
-                line.push_back(seen);
-                false
-            }
-            None => {
-                self.lines.insert(target.clone(), VecDeque::new());
-                true
-            }
-        });
-        if is_first {
+        if let Some(others) = target.and_then(|target| self.lines.get_mut(target)) {
+            others.push_back(ready.seen);
+        } else {
+            let line = target.map(|target| (target.clone(), VecDeque::new()));
+            self.lines.extend(line);
             self.ready.push_back(ready);
         }
         self.advance(line);
-        false
     }
 
     /// The next drops for a light lane; `None` while all lanes are busy, or no drop is ready. Small
     /// drops go several at a time: to hand one over costs about as much as to stage it.
-    pub(super) fn next_to_begin(&mut self) -> Option<Vec<Ready>> {
+    pub(super) fn next_light(&mut self) -> Option<Vec<Ready>> {
         let lanes = light_lanes();
-        if self.lanes.light >= lanes || self.ready.is_empty() {
+        if self.busy_light_lanes >= lanes || self.ready.is_empty() {
             return None;
         }
-        self.lanes.light += 1;
+        self.busy_light_lanes += 1;
         let share = (self.ready.len() / lanes).clamp(1, MAX_SHARE);
         let mut batch = Vec::with_capacity(share);
         let mut listed = 0;
@@ -245,8 +202,8 @@ impl Queue {
             && let Some(ready) = self.ready.pop_front()
         {
             listed += ready.listed();
-            if let Some((stage, _)) = self.on_their_way.get_mut(ready.seen.claim_name()) {
-                *stage = Stage::CLAIMED;
+            if let Some(drop) = self.on_their_way.get_mut(ready.seen.claim_name()) {
+                drop.is_claimed = true;
             }
             batch.push(ready);
         }
@@ -255,20 +212,20 @@ impl Queue {
 
     /// A light lane is free again.
     pub(super) fn leave_light_lane(&mut self) {
-        self.lanes.light -= 1;
+        self.busy_light_lanes -= 1;
     }
 
     /// Whether drops are in a light lane, or will soon be.
     pub(super) fn is_busy(&self) -> bool {
-        self.lanes.light > 0 || !self.ready.is_empty()
+        self.busy_light_lanes > 0 || !self.ready.is_empty()
     }
 
     /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what was
     /// opened of it is to be closed: many may wait.
     pub(super) fn enter_heavy_lane(&mut self, seen: Seen, target: &Target) -> bool {
-        let is_free = self.lanes.heavy < HEAVY_LANES && self.heavy.is_empty();
+        let is_free = self.busy_heavy_lanes < HEAVY_LANES && self.heavy.is_empty();
         if is_free {
-            self.lanes.heavy += 1;
+            self.busy_heavy_lanes += 1;
         } else {
             self.heavy.push_back((seen, target.clone()));
         }
@@ -277,22 +234,22 @@ impl Queue {
 
     /// The next heavy drop that waited for its lane, if that is free now.
     pub(super) fn next_heavy(&mut self) -> Option<(Seen, Target)> {
-        if self.lanes.heavy >= HEAVY_LANES {
+        if self.busy_heavy_lanes >= HEAVY_LANES {
             return None;
         }
         let next = self.heavy.pop_front()?;
-        self.lanes.heavy += 1;
+        self.busy_heavy_lanes += 1;
         Some(next)
     }
 
     /// A heavy lane is free again.
     pub(super) fn leave_heavy_lane(&mut self) {
-        self.lanes.heavy -= 1;
+        self.busy_heavy_lanes -= 1;
     }
 
-    /// A target is free: the next drop in its line may go on.
-    pub(super) fn advance(&mut self, target: Option<Target>) {
-        let Some(target) = target else { return };
+    /// The target of a line is free: the next drop in its line may go on.
+    pub(super) fn advance(&mut self, line: Option<Target>) {
+        let Some(target) = line else { return };
         match self.lines.get_mut(&target).map(VecDeque::pop_front) {
             Some(Some(next)) => self.recalled.push_back((next, target)),
             Some(None) => drop(self.lines.remove(&target)),
@@ -300,31 +257,34 @@ impl Queue {
         }
     }
 
-    /// A drop has its outcome, and is on its way until it was put away. The next one for its `target`
-    /// may go on.
-    pub(super) fn settle(&mut self, claim_name: &Arc<str>, target: Option<Target>) {
-        self.settled.insert(Arc::clone(claim_name));
-        self.advance(target);
+    /// A drop has its outcome, and stays known until it was put away. The next one in the line may
+    /// go on.
+    pub(super) fn settle(&mut self, claim_name: &str, line: Option<Target>) {
+        if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+            self.settled += usize::from(!drop.is_settled);
+            drop.is_settled = true;
+        }
+        self.advance(line);
     }
 
-    /// A drop is not on its way any more.
+    /// Forgets a drop that was put away, or has gone from the spool.
     ///
     /// Returns whether another of its name waits in `incoming/`.
     pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
-        let another = Stage::Claimed {
-            another_waits: true,
-        };
-        self.settled.remove(claim_name);
         let gone = self.on_their_way.remove(claim_name);
-        gone.is_some_and(|(stage, _)| stage == another)
+        gone.is_some_and(|drop| {
+            self.settled -= usize::from(drop.is_settled);
+            drop.another_waits
+        })
     }
 
-    /// A drop has to wait. Its target stays taken: a later drop for it must not overtake.
-    pub(super) fn postpone(&mut self, seen: Seen, target: Option<Target>) {
-        self.postponed.push((seen, target));
+    /// A drop has to wait for the next try. The drop stays the head of its line: a later one for the
+    /// target must not overtake.
+    pub(super) fn postpone(&mut self, seen: Seen, line: Option<Target>) {
+        self.postponed.push((seen, line));
     }
 
-    /// Those that had to wait are tried again.
+    /// Drops that had to wait are tried again.
     pub(super) fn retry_postponed(&mut self) {
         let postponed = std::mem::take(&mut self.postponed);
         self.take_back(postponed);
@@ -335,4 +295,390 @@ impl Queue {
 /// for the disk.
 fn light_lanes() -> usize {
     2 * processors()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Rejection;
+    use crate::spool::{Action, Manifest};
+    use crate::words::Reason;
+    use proptest::prelude::*;
+
+    const NAMES: usize = 8;
+    const TARGETS: usize = 4;
+
+    /// What the publisher does with its queue, and what happens outside.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Event {
+        Arrival,
+        BeginScan,
+        EndScan,
+        BeginPeek,
+        EndPeek,
+        BeginLight,
+        EndLight,
+        BeginHeavy,
+        EndHeavy,
+        Settle,
+        PutAway,
+        Retry,
+    }
+
+    const EVENTS: [Event; 12] = [
+        Event::Arrival,
+        Event::BeginScan,
+        Event::EndScan,
+        Event::BeginPeek,
+        Event::EndPeek,
+        Event::BeginLight,
+        Event::EndLight,
+        Event::BeginHeavy,
+        Event::EndHeavy,
+        Event::Settle,
+        Event::PutAway,
+        Event::Retry,
+    ];
+
+    /// What becomes of a drop that is being worked on.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fate {
+        GoesOn,
+        /// The drop has to wait for better times.
+        Waits,
+        /// Somebody has removed the drop.
+        IsGone,
+        /// The drop's importer has put something else in its place.
+        IsReplaced,
+    }
+
+    #[derive(Debug)]
+    struct Drop {
+        seen: Seen,
+        /// `None` when the manifest is bad.
+        target: Option<Target>,
+        is_heavy: bool,
+        /// The drop's place among those that scans have found.
+        found: usize,
+        /// The drop's place among those that were put in line.
+        lined_up: usize,
+        /// The drop was postponed before it was put in line: others may be read before it.
+        is_late: bool,
+        /// The drop was settled, or has gone.
+        is_through: bool,
+    }
+
+    /// A publisher around a queue, with the drops that are in its hands. Every law is checked as
+    /// soon as it can be broken.
+    #[derive(Debug, Default)]
+    struct World {
+        queue: Queue,
+        /// By their number: the order in which they arrived.
+        drops: Vec<Drop>,
+        /// The drops in `incoming/`.
+        incoming: Vec<usize>,
+        scan: Option<(Vec<usize>, HashSet<Arc<str>>)>,
+        peek: Option<Vec<Next>>,
+        light: Vec<Vec<Ready>>,
+        heavy: Vec<(usize, Target)>,
+        decided: Vec<(usize, Option<Target>)>,
+        leaving: Vec<usize>,
+        /// Names of claimed drops, and those of them that a scan has met again.
+        claimed: HashSet<Arc<str>>,
+        met: HashSet<Arc<str>>,
+        /// How many were found, and put in line.
+        count: usize,
+        last_read: usize,
+        /// The drop that each target is taken by.
+        on_the_way: HashMap<Target, usize>,
+        last_begun: HashMap<Target, usize>,
+    }
+
+    fn target(number: usize) -> Target {
+        format!("amd64/generic/noble/{number}").parse().unwrap()
+    }
+
+    /// One of several drops' fates for this `pick`; all go on for 0.
+    fn fate(pick: usize, number: usize) -> Fate {
+        match (pick >> (number % 8)) % 16 {
+            13 => Fate::Waits,
+            14 => Fate::IsGone,
+            15 => Fate::IsReplaced,
+            _ => Fate::GoesOn,
+        }
+    }
+
+    fn take_one<T>(from: &mut Vec<T>, pick: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from.remove(pick % from.len()))
+    }
+
+    impl World {
+        fn name(&self, number: usize) -> Arc<str> {
+            Arc::clone(self.drops[number].seen.claim_name())
+        }
+
+        fn number(&self, seen: &Seen) -> usize {
+            let is_it = |drop: &Drop| drop.seen.completed == seen.completed;
+            self.drops.iter().position(is_it).unwrap()
+        }
+
+        fn count(&mut self) -> usize {
+            self.count += 1;
+            self.count
+        }
+
+        fn happen(&mut self, event: Event, pick: usize) {
+            match event {
+                Event::Arrival => self.arrive(pick),
+                Event::BeginScan => {
+                    let scan = || (self.incoming.clone(), self.queue.known());
+                    self.scan = self.scan.take().or_else(|| Some(scan()));
+                }
+                Event::EndScan => self.end_scan(),
+                Event::BeginPeek => {
+                    if let Some(drops) = self.queue.next_to_peek() {
+                        let before = self.peek.replace(drops);
+                        assert!(before.is_none(), "manifests are read twice at a time");
+                    }
+                }
+                Event::EndPeek => self.end_peek(pick),
+                Event::BeginLight => {
+                    if let Some(drops) = self.queue.next_light() {
+                        for ready in &drops {
+                            self.begin(self.number(&ready.seen), ready.target());
+                        }
+                        self.light.push(drops);
+                    }
+                    assert!(self.light.len() <= light_lanes());
+                }
+                Event::EndLight => {
+                    if let Some(drops) = take_one(&mut self.light, pick) {
+                        self.queue.leave_light_lane();
+                        for ready in drops {
+                            self.end(self.number(&ready.seen), ready.target(), pick, false);
+                        }
+                    }
+                }
+                Event::BeginHeavy => {
+                    if let Some((seen, target)) = self.queue.next_heavy() {
+                        self.begin_heavy(self.number(&seen), target);
+                    }
+                }
+                Event::EndHeavy => {
+                    if let Some((number, target)) = take_one(&mut self.heavy, pick) {
+                        self.queue.leave_heavy_lane();
+                        self.end(number, Some(&target), pick, true);
+                    }
+                }
+                Event::Settle => self.settle(pick),
+                Event::PutAway => {
+                    if let Some(number) = take_one(&mut self.leaving, pick) {
+                        self.let_go(&self.name(number));
+                    }
+                }
+                Event::Retry => self.queue.retry_postponed(),
+            }
+        }
+
+        fn arrive(&mut self, pick: usize) {
+            let name = format!("drop-{}", pick % NAMES);
+            let number = self.drops.len();
+            let completed = Moment::from_stat(1_795_364_100 + i64::try_from(number).unwrap(), 0);
+            let of = pick / NAMES % (TARGETS + 1);
+            self.drops.push(Drop {
+                seen: Seen::for_test(&name, completed),
+                target: (of < TARGETS).then(|| target(of)),
+                is_heavy: pick / 64 % 2 == 1,
+                found: 0,
+                lined_up: 0,
+                is_late: false,
+                is_through: false,
+            });
+            self.incoming.push(number);
+        }
+
+        fn end_scan(&mut self) {
+            let Some((incoming, known)) = self.scan.take() else {
+                return;
+            };
+            let is_known = |number: &usize| known.contains(&self.name(*number));
+            let (met, found): (Vec<_>, Vec<_>) = incoming.into_iter().partition(is_known);
+            let met: Vec<_> = met.into_iter().map(|number| self.name(number)).collect();
+            let claimed = met.iter().filter(|name| self.claimed.contains(*name));
+            self.met.extend(claimed.cloned());
+            let mut known = self.queue.known();
+            for number in &found {
+                if known.insert(self.name(*number)) {
+                    self.drops[*number].found = self.count();
+                }
+            }
+            let seen = found.iter().map(|number| self.drops[*number].seen.clone());
+            self.queue.take_found(seen.collect(), &met);
+        }
+
+        fn end_peek(&mut self, pick: usize) {
+            let Some(mut drops) = self.peek.take() else {
+                return;
+            };
+            let read = if pick == 0 {
+                drops.len()
+            } else {
+                pick % (drops.len() + 1)
+            };
+            let rest = drops.split_off(read);
+            self.queue.end_peeking(rest);
+            for (seen, line) in drops {
+                let number = self.number(&seen);
+                let is_incoming = self.incoming.contains(&number);
+                match fate(pick, number) {
+                    Fate::Waits => self.postpone(number, line),
+                    Fate::IsGone => {
+                        self.incoming.retain(|other| *other != number);
+                        self.go(number, line);
+                    }
+                    fate => {
+                        if fate == Fate::IsReplaced && is_incoming {
+                            self.drops[number].target = Some(target(pick % TARGETS));
+                        }
+                        self.line_up(number, line);
+                    }
+                }
+            }
+        }
+
+        fn line_up(&mut self, number: usize, line: Option<Target>) {
+            let place = self.count();
+            let drop = &mut self.drops[number];
+            if line.is_none() && !drop.is_late {
+                assert!(
+                    drop.found > self.last_read,
+                    "{number} was not read in its order"
+                );
+                self.last_read = drop.found;
+            }
+            if line != drop.target {
+                drop.lined_up = place;
+                self.free(number, line.as_ref());
+            }
+            let bad = || Rejection::new(Reason::BadManifest, "");
+            let target = self.drops[number].target.clone().ok_or_else(bad);
+            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw));
+            let ready = Ready::for_test(self.drops[number].seen.clone(), manifest);
+            self.queue.take_ready(ready, line);
+        }
+
+        /// The work on a drop begins. It takes its target, which has to be free.
+        fn begin(&mut self, number: usize, target: Option<&Target>) {
+            self.incoming.retain(|other| *other != number);
+            self.claimed.insert(self.name(number));
+            let Some(target) = target else { return };
+            let before = self.on_the_way.insert(target.clone(), number);
+            let is_free = before.is_none_or(|before| before == number);
+            assert!(
+                is_free,
+                "{before:?} and {number} of one target are on their way"
+            );
+            let place = self.drops[number].lined_up;
+            let last = self.last_begun.insert(target.clone(), place);
+            assert!(last <= Some(place), "{number} was overtaken");
+        }
+
+        fn begin_heavy(&mut self, number: usize, target: Target) {
+            assert_eq!(self.on_the_way.get(&target), Some(&number));
+            self.heavy.push((number, target));
+            assert!(self.heavy.len() <= HEAVY_LANES, "too many heavy drops");
+        }
+
+        /// The work on a drop, which is the head of `line`, has ended.
+        fn end(&mut self, number: usize, line: Option<&Target>, pick: usize, was_heavy: bool) {
+            let line = line.cloned();
+            match (fate(pick, number), &line) {
+                (Fate::GoesOn, Some(target)) if self.drops[number].is_heavy && !was_heavy => {
+                    let seen = self.drops[number].seen.clone();
+                    if self.queue.enter_heavy_lane(seen, target) {
+                        self.begin_heavy(number, target.clone());
+                    }
+                }
+                (Fate::GoesOn, _) => self.decided.push((number, line)),
+                (Fate::Waits, _) => self.postpone(number, line),
+                (Fate::IsGone, _) => self.go(number, line),
+                (Fate::IsReplaced, _) => {
+                    self.free(number, line.as_ref());
+                    self.queue.advance(line);
+                    self.decided.push((number, None));
+                }
+            }
+        }
+
+        fn settle(&mut self, pick: usize) {
+            let Some((number, target)) = take_one(&mut self.decided, pick) else {
+                return;
+            };
+            if fate(pick, number) == Fate::Waits {
+                return self.postpone(number, target);
+            }
+            self.free(number, target.as_ref());
+            let is_new = !std::mem::replace(&mut self.drops[number].is_through, true);
+            assert!(is_new, "{number} was settled twice");
+            self.queue.settle(&self.name(number), target);
+            self.leaving.push(number);
+        }
+
+        fn postpone(&mut self, number: usize, line: Option<Target>) {
+            self.drops[number].is_late |= line.is_none();
+            // Its target stays taken.
+            if let Some(target) = &line {
+                self.on_the_way.insert(target.clone(), number);
+            }
+            self.queue.postpone(self.drops[number].seen.clone(), line);
+        }
+
+        fn go(&mut self, number: usize, line: Option<Target>) {
+            self.free(number, line.as_ref());
+            self.drops[number].is_through = true;
+            self.let_go(&self.name(number));
+            self.queue.advance(line);
+        }
+
+        fn free(&mut self, number: usize, line: Option<&Target>) {
+            let before = line.and_then(|target| self.on_the_way.remove(target));
+            assert!(before.is_none_or(|before| before == number));
+        }
+
+        fn let_go(&mut self, name: &Arc<str>) {
+            self.claimed.remove(name);
+            let is_met = self.met.remove(name);
+            assert_eq!(self.queue.let_go(name), is_met, "another {name} waits");
+        }
+
+        /// Does everything that can be done, and lets nothing go wrong any more.
+        fn finish(&mut self) {
+            for _ in 0..10 + 3 * self.drops.len() {
+                for event in EVENTS {
+                    if event != Event::Arrival {
+                        self.happen(event, 0);
+                    }
+                }
+            }
+            let left: Vec<_> = self.drops.iter().filter(|drop| !drop.is_through).collect();
+            assert!(left.is_empty(), "not settled: {left:?}");
+            let left = format!("{:?}", self.queue);
+            assert_eq!(left, format!("{:?}", Queue::default()), "left in the queue");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #[test]
+        fn drops_of_one_target_are_begun_in_their_order_one_at_a_time_and_none_is_forgotten(
+            events in proptest::collection::vec((0..EVENTS.len() + 4, 0_usize..1 << 12), 0..300),
+        ) {
+            let mut world = World::default();
+            for (event, pick) in events {
+                // Arrivals are five of sixteen: the queue has to be long at times.
+                world.happen(*EVENTS.get(event).unwrap_or(&Event::Arrival), pick);
+            }
+            world.finish();
+        }
+    }
 }

@@ -9,9 +9,9 @@ use super::decision::Decided;
 use crate::settings::SwapSettings;
 use crate::sys::OpenFiles;
 use crate::tree::{Lookout, Placed, Staged, Tree, Watched};
-use crate::words::{Moment, Target};
+use crate::words::Moment;
 
-/// Where a file of the current generation was open all the same, it is looked at again after this.
+/// A held drop is looked at again after this where a file of the current generation was open.
 const OPEN_STILL: Duration = Duration::from_secs(1);
 
 /// Held drops are looked at at least, and at most, so often.
@@ -40,7 +40,7 @@ pub(super) struct Held {
 pub(super) enum Look {
     Quiet(Ready),
     /// Machines use what is replaced, and it can't wait any longer.
-    Overdue(Ready, Target),
+    Overdue(Ready),
     InUse(Held),
 }
 
@@ -53,7 +53,8 @@ impl Held {
         lookout: &Lookout,
     ) -> Look {
         let has_previous = decided.staged().is_some_and(Staged::has_previous);
-        let place = placed.as_ref().filter(|_| has_previous);
+        let waits = has_previous && !swap.quiet_period.is_zero();
+        let place = placed.as_ref().filter(|_| waits);
         // Where nothing leads anywhere, nobody can be using it.
         let in_use = place.and_then(|placed| tree.in_use(placed.target()).ok().flatten());
         let (placed, dir) = match (placed, in_use) {
@@ -95,12 +96,11 @@ impl Held {
             }
             return Look::InUse(self);
         }
-        let target = self.placed.target().clone();
         let ready = (self.decided, Some(self.placed));
         if is_quiet {
             Look::Quiet(ready)
         } else {
-            Look::Overdue(ready, target)
+            Look::Overdue(ready)
         }
     }
 
@@ -115,7 +115,7 @@ impl Held {
 
 /// The drops that are held.
 pub(super) struct Quiet {
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
     pub(super) lookout: Arc<Lookout>,
     next_look: Instant,
 }
@@ -129,23 +129,12 @@ impl Quiet {
         }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Takes drops that have to wait.
-    pub(super) fn hold(&mut self, held: Vec<Held>) {
-        self.held.extend(held);
-    }
-
-    /// Whether it is time to look at those that are held.
-    pub(super) fn is_look_due(&self) -> bool {
-        !self.held.is_empty() && self.next_look <= Instant::now()
-    }
-
-    /// The held drops that may be swapped in now, as far as events tell. One that is looked at once
-    /// more in vain comes back.
+    /// The held drops that may be swapped in now, as far as events tell, if it is time to look. A
+    /// drop that a last look shows to be in use after all is to be held again.
     pub(super) fn release(&mut self, swap: &SwapSettings) -> Vec<Held> {
+        if self.held.is_empty() || Instant::now() < self.next_look {
+            return Vec::new();
+        }
         let interval = swap.quiet_period / 8;
         self.next_look = Instant::now() + interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         self.lookout.look();

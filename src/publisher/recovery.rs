@@ -1,47 +1,31 @@
 //! What a start finds in the spool and in the tree, and what it does about it.
 
-use std::collections::HashSet;
-
 use anyhow::Context as _;
 
-use super::cleanup::{Cleanup, Schedule};
+use super::cleanup::Cleanup;
 use super::queue::Queue;
+use super::report::Report;
 use super::troubles::Troubles;
-use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{OpenFiles, map};
-use crate::tree::{Pointers, Spared, Surveyed, Vacuum};
-use crate::words::{Moment, Target};
+use crate::tree::{Pointers, Spared, Vacuum};
 
 /// So many targets one thread surveys.
 const FEW: usize = 16;
 
-/// What the daemon goes on with.
-#[derive(Debug)]
-pub(crate) struct Recovered {
-    pub(super) pointers: Pointers,
-    /// With the drops that were claimed.
-    pub(super) queue: Queue,
-    /// With the drops that have their outcome.
-    pub(super) cleanup: Cleanup,
-    pub(super) troubles: Troubles,
-    /// Targets that have a current generation.
-    pub(super) targets: HashSet<Target>,
-    pub(super) last_published: Option<Moment>,
-}
-
-/// Finishes what a crash left behind in the tree, and takes up the drops that were claimed. With
-/// `once` the daemon ends as soon as it can.
+/// Finishes what a crash left behind in the tree, takes up the drops that were claimed, and reports
+/// what is current. With `once` the daemon ends as soon as it can.
 ///
 /// # Errors
 /// When the tree or the spool can't be read.
-pub(crate) fn recover(
+pub(super) fn recover(
     spool: &Spool,
     mut pointers: Pointers,
+    report: &mut Report,
     settings: &Settings,
     once: bool,
-) -> anyhow::Result<Recovered> {
+) -> anyhow::Result<(Pointers, Queue, Cleanup, Troubles)> {
     let left = spool.left_behind();
     let (claimed, leaving) = left.context("looking for claimed drops")?;
     let queue = Queue::new(claimed, &leaving);
@@ -52,77 +36,37 @@ pub(crate) fn recover(
         open: OpenFiles::now(),
         drops: queue.known(),
     };
-    let tree = pointers.tree();
+    let (tree, retention) = (pointers.tree(), &settings.retention);
     let targets = tree.targets().context("looking for targets in the tree")?;
     let surveyed = map(targets, FEW, |target| {
-        let surveyed = Vacuum::survey(tree, &target, &settings.retention);
+        let surveyed = Vacuum::survey(tree, &target, retention);
         (target, surveyed)
     });
-    let mut tidying = Tidying {
-        pointers,
-        settings,
-        spared,
-        // Nobody would look again at what it watches.
-        vacuum: if once {
-            Vacuum::default()
-        } else {
-            Vacuum::watching()
-        },
-        due: Schedule::default(),
-        targets: HashSet::new(),
-        last_published: None,
-        leftovers: 0,
+    // With `once` nobody would look again at what a vacuum watches.
+    let mut vacuum = if once {
+        Vacuum::default()
+    } else {
+        Vacuum::watching()
     };
-    let mut troubles = Troubles::default();
+    let (mut cleaned, mut leftovers) = (Vec::new(), 0);
     for (target, surveyed) in surveyed {
-        if let Err(fault) = surveyed.and_then(|found| tidying.tidy(&target, found)) {
-            troubles.meet_leftover(&target.to_string(), &fault);
-            let later = Moment::now().later(settings.spool.rescan_interval);
-            tidying.due.add(later, target);
+        let next = surveyed.and_then(|found| {
+            report.take_current(&target, found.current.as_ref());
+            if !found.is_untidy {
+                return Ok(None);
+            }
+            leftovers += Vacuum::sweep(&mut pointers, &target)?;
+            vacuum.clean(&mut pointers, &target, retention, &spared)
+        });
+        if !matches!(next, Ok(None)) {
+            cleaned.push((target, next));
         }
     }
-    let (leftovers, count) = (tidying.leftovers, tidying.spared.drops.len());
+    let (mut cleanup, mut troubles) = (Cleanup::new(leaving), Troubles::default());
+    cleanup.take_vacuumed(vacuum, cleaned, settings, &mut troubles);
+    let count = spared.drops.len();
     if leftovers > 0 || count > 0 {
         tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
     }
-    Ok(Recovered {
-        pointers: tidying.pointers,
-        queue,
-        cleanup: Cleanup::new(leaving, tidying.vacuum, tidying.due),
-        troubles,
-        targets: tidying.targets,
-        last_published: tidying.last_published,
-    })
-}
-
-/// The tree on its way to be tidy.
-struct Tidying<'a> {
-    pointers: Pointers,
-    settings: &'a Settings,
-    spared: Spared,
-    vacuum: Vacuum,
-    /// When vacuum has something to do for which target.
-    due: Schedule,
-    targets: HashSet<Target>,
-    last_published: Option<Moment>,
-    leftovers: usize,
-}
-
-impl Tidying<'_> {
-    fn tidy(&mut self, target: &Target, found: Surveyed) -> Result<(), Fault> {
-        if let Some(name) = found.current {
-            self.last_published = self.last_published.max(name.published_at());
-            self.targets.insert(target.clone());
-        }
-        if !found.is_untidy {
-            return Ok(());
-        }
-        self.leftovers += Vacuum::sweep(&mut self.pointers, target)?;
-        let retention = &self.settings.retention;
-        let (pointers, spared) = (&mut self.pointers, &self.spared);
-        if let Some(next) = self.vacuum.clean(pointers, target, retention, spared)? {
-            self.due.add(next, target.clone());
-        }
-        Ok(())
-    }
+    Ok((pointers, queue, cleanup, troubles))
 }

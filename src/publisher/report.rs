@@ -12,7 +12,7 @@ use crate::log::MessageId;
 use crate::spool::Outcome;
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::words::{Moment, Target, Verdict};
+use crate::words::{GenerationName, Moment, Target, Verdict};
 
 /// What became of one drop.
 #[derive(Debug)]
@@ -25,56 +25,32 @@ pub(crate) struct News {
 impl News {
     /// The one line about an outcome in the log.
     pub(crate) fn log(&self) {
-        let Self { outcome, took } = self;
-        let Outcome {
-            drop,
-            target,
-            importer,
-            ..
-        } = outcome;
-        let target = target.as_ref().map(tracing::field::display);
-        let importer = &importer.name;
-        let verdict = outcome.verdict;
+        let outcome = &self.outcome;
+        let (drop, importer, verdict) = (&outcome.drop, &outcome.importer.name, outcome.verdict);
+        let target = outcome.target.as_ref().map(tracing::field::display);
+        let duration_usec = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
         let message_id = match verdict {
             Verdict::Published => MessageId::Published,
             Verdict::Unchanged => MessageId::Unchanged,
             Verdict::Withdrawn => MessageId::Withdrawn,
             Verdict::Rejected => MessageId::Rejected,
         };
-        let duration_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        match &outcome.image {
-            Some(image) => {
-                let generation = image.generation.as_ref().map(tracing::field::display);
-                tracing::info!(
-                    %message_id,
-                    outcome = %verdict,
-                    target,
-                    generation,
-                    digest = %image.digest,
-                    drop,
-                    importer,
-                    files = image.files,
-                    bytes = image.bytes,
-                    duration_usec,
-                    "{verdict}"
-                );
-            }
-            None => {
-                let reason = outcome.reason.map(tracing::field::display);
-                let detail = outcome.detail.as_deref().unwrap_or_default();
-                // An excerpt of a manifest has lines of its own.
-                let gap = if detail.contains('\n') { "\n" } else { " " };
-                tracing::warn!(
-                    %message_id,
-                    outcome = %verdict,
-                    target,
-                    reason,
-                    drop,
-                    importer,
-                    duration_usec,
-                    "rejected:{gap}{detail}"
-                );
-            }
+        if let Some(image) = &outcome.image {
+            let generation = image.generation.as_ref().map(tracing::field::display);
+            let (digest, files, bytes) = (image.digest, image.files, image.bytes);
+            tracing::info!(
+                %message_id, outcome = %verdict, target, generation, %digest, drop, importer,
+                files, bytes, duration_usec, "{verdict}"
+            );
+        } else {
+            let reason = outcome.reason.map(tracing::field::display);
+            let detail = outcome.detail.as_deref().unwrap_or_default();
+            // An excerpt of a manifest has lines of its own.
+            let gap = if detail.contains('\n') { "\n" } else { " " };
+            tracing::warn!(
+                %message_id, outcome = %verdict, target, reason, drop, importer, duration_usec,
+                "rejected:{gap}{detail}"
+            );
         }
     }
 }
@@ -105,11 +81,11 @@ pub(crate) struct Activity {
 
 impl Activity {
     /// Work on a large image begins.
-    pub(crate) fn begin(&mut self, target: Target, progress: &Progress) {
+    pub(crate) fn begin(&mut self, target: &Target, progress: &Progress) {
         if self.large.is_empty() {
             self.began = (progress.bytes(), progress.expected());
         }
-        *self.large.entry(target).or_default() += 1;
+        *self.large.entry(target.clone()).or_default() += 1;
     }
 
     /// Work on a large image has ended.
@@ -123,32 +99,31 @@ impl Activity {
     /// One line for people.
     pub(crate) fn describe(&self, progress: &Progress) -> String {
         let mut parts = Vec::new();
-        if self.large.is_empty() {
-            parts.push("watching".to_string());
-            parts.push(counted(self.targets, "target"));
+        let is_watching = self.large.is_empty();
+        if is_watching {
+            parts.extend(["watching".to_string(), counted(self.targets, "target")]);
         } else {
             let targets: Vec<_> = self.large.keys().map(ToString::to_string).collect();
             let targets = targets.join(" and ");
-            match self.percent(progress) {
-                None => parts.push(format!("comparing {targets}")),
-                Some(percent) => parts.push(format!("publishing {targets}, {percent} %")),
-            }
+            parts.push(match self.percent(progress) {
+                None => format!("comparing {targets}"),
+                Some(percent) => format!("publishing {targets}, {percent} %"),
+            });
         }
         let others = self.large.values().sum::<usize>() + self.held;
-        match self.waiting.saturating_sub(others) {
-            0 => {}
-            count => parts.push(format!("{} waiting", counted(count, "drop"))),
+        if let waiting @ 1.. = self.waiting.saturating_sub(others) {
+            parts.push(format!("{} waiting", counted(waiting, "drop")));
         }
         if self.held > 0 {
+            let held = counted(self.held, "drop");
             parts.push(format!(
-                "{} held until no machine uses what it replaces",
-                counted(self.held, "drop")
+                "{held} held until no machine uses what it replaces"
             ));
         }
         if self.in_trouble > 0 {
             parts.push(format!("{} in trouble", self.in_trouble));
         }
-        if let (true, Some(last)) = (self.large.is_empty(), self.last_published) {
+        if let Some(last) = self.last_published.filter(|_| is_watching) {
             parts.push(format!("last published {}", last.to_seconds()));
         }
         parts.join(", ")
@@ -156,13 +131,12 @@ impl Activity {
 
     /// How much of what is to be copied is copied; `None` while nothing is known to be.
     fn percent(&self, progress: &Progress) -> Option<u64> {
-        let (bytes, expected) = self.began;
+        let (done, expected) = self.began;
         let expected = progress.expected().saturating_sub(expected);
-        let done = progress.bytes().saturating_sub(bytes);
-        // It is done when it is current.
-        (done.saturating_mul(100))
-            .checked_div(expected)
-            .map(|percent| percent.min(99))
+        let done = progress.bytes().saturating_sub(done);
+        let percent = done.saturating_mul(100).checked_div(expected);
+        // All of it is done when the image is current.
+        percent.map(|percent| percent.min(99))
     }
 }
 
@@ -191,6 +165,15 @@ impl Report {
         self.shown.subscribe()
     }
 
+    /// The start has found `target` with this generation, if any, current.
+    pub(super) fn take_current(&mut self, target: &Target, name: Option<&GenerationName>) {
+        if let Some(name) = name {
+            let doing = &mut self.doing;
+            doing.last_published = doing.last_published.max(name.published_at());
+            self.targets.insert(target.clone());
+        }
+    }
+
     /// Tells what became of a drop.
     pub(super) fn tell(&mut self, outcome: Outcome, took: Duration) {
         match (outcome.verdict, &outcome.target) {
@@ -209,12 +192,12 @@ impl Report {
         }
     }
 
-    /// Shows what the publisher is doing.
-    pub(super) fn show(&mut self) {
-        self.doing.targets = self.targets.len();
-        if self.doing.waiting == 0 {
-            self.doing.oldest = None;
-        }
+    /// Shows what the publisher is doing to whoever wants to see it.
+    pub(super) fn show(&mut self, waiting: usize, held: usize, in_trouble: usize) {
+        let doing = &mut self.doing;
+        (doing.waiting, doing.held, doing.in_trouble) = (waiting, held, in_trouble);
+        doing.targets = self.targets.len();
+        doing.oldest = doing.oldest.filter(|_| waiting > 0);
         self.shown.send_if_modified(|shown| {
             let is_new = *shown != self.doing;
             if is_new {
@@ -244,7 +227,7 @@ mod tests {
         assert_eq!(activity.describe(&progress), idle);
 
         let target: Target = "amd64/generic/noble/install".parse().unwrap();
-        activity.begin(target.clone(), &progress);
+        activity.begin(&target, &progress);
         activity.waiting = 3;
         let comparing = "comparing amd64/generic/noble/install, 2 drops waiting";
         assert_eq!(activity.describe(&progress), comparing);

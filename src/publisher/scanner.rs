@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::queue::Queue;
 use super::troubles::instant;
-use crate::settings::{Settings, SpoolSettings, WatchMode};
+use super::workshop::Workshop;
+use crate::settings::{SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
 use crate::sys::Failure;
 use crate::words::Moment;
@@ -64,9 +65,8 @@ impl Scanner {
     pub(super) fn begin(
         &mut self,
         queue: &Queue,
-        settings: &Arc<Settings>,
-        spool: &Arc<Spool>,
-    ) -> Option<impl FnOnce() -> Result<Scan, Failure> + use<>> {
+        settings: &SpoolSettings,
+    ) -> Option<impl FnOnce(&Workshop) -> Result<Scan, Failure> + use<>> {
         let has_settled = self.settles.is_some_and(|at| at <= Moment::now());
         let is_due = self.is_wanted || has_settled || self.next <= Instant::now();
         if self.is_scanning || !is_due || queue.is_long() {
@@ -74,10 +74,9 @@ impl Scanner {
         }
         self.is_wanted = false;
         self.is_scanning = true;
-        self.next = Instant::now() + settings.spool.rescan_interval;
+        self.next = Instant::now() + settings.rescan_interval;
         let (arrivals, known) = (self.watch.arrivals(), queue.known());
-        let (settings, spool) = (Arc::clone(settings), Arc::clone(spool));
-        Some(move || spool.scan(&arrivals, &known, &settings.spool))
+        Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known, &shop.settings.spool))
     }
 
     /// What a look has shown.

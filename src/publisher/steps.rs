@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::decision::Decided;
 use super::pipeline::{Pipeline, Stepped};
 use super::quiet::Quiet;
+use super::workshop::Workshop;
 use crate::log::MessageId;
-use crate::settings::Settings;
-use crate::spool::Spool;
+use crate::settings::SwapSettings;
 use crate::tree::Pointers;
 
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
@@ -24,10 +24,10 @@ const MAX_BATCH: usize = 512;
 
 /// Who has this has the tree, but while a step or a vacuum is under way.
 pub(super) struct Steps {
-    /// `None` while a step of it or a vacuum is under way.
-    pipeline: Option<Pipeline>,
+    /// With the pointers; `None` while a step or a vacuum is under way.
+    pub(super) pipeline: Option<Pipeline>,
     /// Drops that wait for the next step.
-    decided: Vec<Decided>,
+    pub(super) decided: Vec<Decided>,
     /// When the next step is made, whatever else is being worked on.
     until: Option<Instant>,
     quiet: Quiet,
@@ -53,11 +53,6 @@ impl Steps {
         self.until.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
-    /// Whether no drop waits for a step.
-    pub(super) fn is_empty(&self) -> bool {
-        self.decided.is_empty()
-    }
-
     /// Whether no more drops should be begun before a step was made.
     pub(super) fn is_full(&self) -> bool {
         self.decided.len() >= MAX_BATCH
@@ -65,7 +60,7 @@ impl Steps {
 
     /// Drops that are held until no machine uses what they replace.
     pub(super) fn held(&self) -> usize {
-        self.quiet.count()
+        self.quiet.held.len()
     }
 
     /// The next step, if it is time for one: drops wait for it, and none that will be decided soon is
@@ -73,15 +68,10 @@ impl Steps {
     pub(super) fn begin(
         &mut self,
         is_more_to_come: bool,
-        settings: &Arc<Settings>,
-        spool: &Arc<Spool>,
-    ) -> Option<impl FnOnce() -> (Pipeline, Stepped) + use<>> {
-        let pipeline = self.pipeline.take()?;
-        let released = if self.quiet.is_look_due() {
-            self.quiet.release(&settings.swap)
-        } else {
-            Vec::new()
-        };
+        swap: &SwapSettings,
+    ) -> Option<impl FnOnce(&Workshop) -> (Pipeline, Stepped) + use<>> {
+        let mut pipeline = self.pipeline.take()?;
+        let released = self.quiet.release(swap);
         let is_gathered = !is_more_to_come
             || self.decided.len() >= BATCH
             || self.until.is_some_and(|until| until <= Instant::now());
@@ -92,17 +82,15 @@ impl Steps {
         }
         self.until = None;
         let decided = std::mem::take(&mut self.decided);
-        let (settings, spool) = (Arc::clone(settings), Arc::clone(spool));
         let lookout = Arc::clone(&self.quiet.lookout);
-        Some(move || {
-            let mut pipeline = pipeline;
-            let stepped = pipeline.step(decided, released, &settings.swap, &spool, &lookout);
+        Some(move |shop: &Workshop| {
+            let stepped = pipeline.step(decided, released, shop, &lookout);
             (pipeline, stepped)
         })
     }
 
     /// A step has ended. What it held back is held.
-    pub(super) fn take(&mut self, pipeline: Pipeline, stepped: &mut Stepped, settings: &Settings) {
+    pub(super) fn take(&mut self, pipeline: Pipeline, stepped: &mut Stepped, swap: &SwapSettings) {
         if !pipeline.is_empty() {
             self.gather();
         }
@@ -112,19 +100,10 @@ impl Steps {
         }
         let message_id = MessageId::SwapDelayed;
         for target in stepped.overdue.drain(..) {
-            let delay = humantime::format_duration(settings.swap.max_delay);
+            let delay = humantime::format_duration(swap.max_delay);
             tracing::warn!(%message_id, %target, "swapping after {delay} though machines use what is replaced");
         }
-        self.quiet.hold(std::mem::take(&mut stepped.held));
-    }
-
-    /// The pipeline with the pointers, for other work; [`Steps::give_back`] ends that.
-    pub(super) fn lend(&mut self) -> Option<Pipeline> {
-        self.pipeline.take()
-    }
-
-    pub(super) fn give_back(&mut self, pipeline: Pipeline) {
-        self.pipeline = Some(pipeline);
+        self.quiet.held.append(&mut stepped.held);
     }
 
     /// The daemon ends: what was not let in yet, and what is held, stays for the next start.
@@ -138,14 +117,9 @@ impl Steps {
         self.pipeline.as_ref().is_some_and(Pipeline::is_empty)
     }
 
-    pub(super) fn has_pointers(&self) -> bool {
-        self.pipeline.is_some()
-    }
-
     /// When there is a step to be made even if nothing happens.
     pub(super) fn wake_up(&self) -> Option<Instant> {
-        let times = [self.until, self.quiet.wake_up()];
-        let first = times.into_iter().flatten().min();
-        first.filter(|_| self.has_pointers())
+        let times = [self.until, self.quiet.wake_up()].into_iter().flatten();
+        times.min().filter(|_| self.pipeline.is_some())
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct Troubles {
     said: HashSet<String>,
     /// Tries since the last trouble began.
     tries: u32,
-    next: Option<Instant>,
+    /// When it is time to try again.
+    pub(super) next: Option<Instant>,
     /// Who has something old that can't be removed.
     leftovers: HashSet<String>,
 }
@@ -39,14 +40,14 @@ impl Troubles {
             Fault::NoSpace { .. } => "no space".to_string(),
             Fault::Reject(_) | Fault::Interrupted => return,
         };
-        let delay = self.delay();
+        let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
         self.who.insert(who.to_string());
         if self.said.insert(what) {
+            let (message_id, who) = (MessageId::Waiting, quoted(who));
             let delay = humantime::format_duration(delay);
             tracing::warn!(
-                message_id = %MessageId::Waiting,
-                "{} has to wait: {fault}; trying again in {delay} and then less often",
-                quoted(who)
+                %message_id,
+                "{who} has to wait: {fault}; trying again in {delay} and then less often"
             );
         }
         self.next.get_or_insert_with(|| Instant::now() + delay);
@@ -55,10 +56,8 @@ impl Troubles {
     /// Something old of `who` can't be removed: said once for all who have this trouble.
     pub(crate) fn meet_leftover(&mut self, who: &str, fault: &Fault) {
         if self.leftovers.is_empty() {
-            tracing::warn!(
-                message_id = %MessageId::Waiting,
-                "removing what is old of {who}: {fault}, trying again later"
-            );
+            let message_id = MessageId::Waiting;
+            tracing::warn!(%message_id, "removing what is old of {who}: {fault}, trying again later");
         }
         self.leftovers.insert(who.to_string());
     }
@@ -66,10 +65,7 @@ impl Troubles {
     /// Nothing old is left of `who`.
     pub(crate) fn is_cleared(&mut self, who: &str) {
         if self.leftovers.remove(who) && self.leftovers.is_empty() {
-            tracing::info!(
-                message_id = %MessageId::GoesOn,
-                "what was old could be removed"
-            );
+            tracing::info!(message_id = %MessageId::GoesOn, "what was old could be removed");
         }
     }
 
@@ -85,17 +81,12 @@ impl Troubles {
 
     /// Whether it is time to try again.
     pub(crate) fn is_time(&mut self) -> bool {
-        let is_time = self.next.is_some_and(|next| next <= Instant::now());
+        let is_time = self.next.take_if(|next| *next <= Instant::now()).is_some();
         if is_time {
-            self.next = None;
             self.tries += 1;
             if self.tries > 1 && self.tries.is_power_of_two() {
-                tracing::warn!(
-                    message_id = %MessageId::Waiting,
-                    "{} still have to wait, tried {} times",
-                    self.who.len(),
-                    self.tries
-                );
+                let (message_id, who, tries) = (MessageId::Waiting, self.who.len(), self.tries);
+                tracing::warn!(%message_id, "{who} still have to wait, tried {tries} times");
             }
         }
         is_time
@@ -104,14 +95,6 @@ impl Troubles {
     /// How many could not go on.
     pub(crate) fn count(&self) -> usize {
         self.who.len()
-    }
-
-    pub(crate) fn next_try(&self) -> Option<Instant> {
-        self.next
-    }
-
-    fn delay(&self) -> Duration {
-        FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST)
     }
 }
 
@@ -135,7 +118,7 @@ mod tests {
         let mut delays = Vec::new();
         for _ in 0..9 {
             troubles.meet("a", &full());
-            let next = troubles.next_try().unwrap();
+            let next = troubles.next.unwrap();
             delays.push((next - Instant::now()).as_secs());
             assert!(!troubles.is_time());
             tokio::time::sleep_until(next).await;
@@ -144,10 +127,10 @@ mod tests {
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         troubles.meet("b", &full());
         troubles.is_over("a");
-        assert!(troubles.next_try().is_some(), "b still waits");
+        assert!(troubles.next.is_some(), "b still waits");
         troubles.is_over("b");
-        assert_eq!(troubles.next_try(), None);
+        assert_eq!(troubles.next, None);
         troubles.meet("a", &full());
-        assert_eq!((troubles.next_try().unwrap() - Instant::now()).as_secs(), 1);
+        assert_eq!((troubles.next.unwrap() - Instant::now()).as_secs(), 1);
     }
 }

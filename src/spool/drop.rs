@@ -137,3 +137,26 @@ impl Leaving {
         }
     }
 }
+
+/// Drops without a spool, for tests of what orders them.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Seen {
+        pub(crate) fn for_test(name: &str, completed: Moment) -> Self {
+            let seen = Self::claimed(name.into(), name.into(), completed);
+            Self {
+                is_incoming: true,
+                ..seen
+            }
+        }
+    }
+
+    impl Ready {
+        pub(crate) fn for_test(seen: Seen, manifest: Checkable) -> Self {
+            let id = None;
+            Self { seen, id, manifest }
+        }
+    }
+}

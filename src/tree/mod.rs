@@ -29,7 +29,7 @@ pub(crate) use record::{Event, Happened, Origin};
 pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Placed, Previous, Staged};
-pub(crate) use vacuum::{Spared, Surveyed, Vacuum};
+pub(crate) use vacuum::{Spared, Vacuum};
 pub(crate) use verification::{Verification, Verified};
 
 use std::io::Read as _;
