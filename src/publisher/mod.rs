@@ -304,7 +304,9 @@ impl Publisher {
         match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
-                self.queue.take_found(scan.complete, &scan.known);
+                if self.queue.take_found(scan.complete, &scan.known) {
+                    self.scanner.want();
+                }
                 let doing = &mut self.report.doing;
                 doing.scans += 1;
                 doing.incomplete = scan.incomplete.len();

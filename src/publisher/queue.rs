@@ -120,11 +120,14 @@ impl Queue {
         self.postponed.len()
     }
 
-    /// Takes up what a scan has found; `known` are names that it has met again.
-    pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) {
+    /// Takes up what a scan has found; `known` are names that it has met again. Returns whether it is to
+    /// look again: the drop that one of these names was known by has gone since it began.
+    pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) -> bool {
+        let mut is_one_missed = false;
         for claim_name in known {
-            if let Some(drop) = self.on_their_way.get_mut(claim_name) {
-                drop.another_waits = drop.is_claimed;
+            match self.on_their_way.get_mut(claim_name) {
+                Some(drop) => drop.another_waits = drop.is_claimed,
+                None => is_one_missed = true,
             }
         }
         // Two names may have one claim name: the second drop has to wait until the first is gone.
@@ -134,6 +137,7 @@ impl Queue {
                 self.seen.push_back(seen);
             }
         }
+        is_one_missed
     }
 
     /// The next drops whose manifest is to be read, unless others are being read. What is read is to
@@ -513,7 +517,9 @@ mod tests {
                 }
             }
             let seen = found.iter().map(|number| self.drops[*number].seen.clone());
-            self.queue.take_found(seen.collect(), &met);
+            let is_one_gone = met.iter().any(|name| !known.contains(name));
+            let looks_again = self.queue.take_found(seen.collect(), &met);
+            assert_eq!(looks_again, is_one_gone, "a name that has gone since");
         }
 
         fn end_peek(&mut self, pick: usize) {
