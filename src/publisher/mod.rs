@@ -418,9 +418,10 @@ impl Publisher {
 
     fn all_finished(&self) -> anyhow::Result<()> {
         let left = self.queue.postponed() + self.cleanup.stuck.len();
-        if left > 0 {
-            anyhow::bail!("{left} drops could not be finished; they stay in the spool");
-        }
+        anyhow::ensure!(
+            left == 0,
+            "{left} drops could not be finished; they stay in the spool"
+        );
         Ok(())
     }
 }
