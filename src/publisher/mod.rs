@@ -157,7 +157,7 @@ impl Publisher {
                         self.take(ended)?;
                     }
                 }
-                () = self.scanner.changed() => self.scanner.want(),
+                () = self.scanner.changed() => self.scanner.is_wanted = true,
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -188,14 +188,14 @@ impl Publisher {
         let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
-        self.scanner.want();
+        self.scanner.is_wanted = true;
         Arc::make_mut(&mut self.shop).settings = settings;
     }
 
     /// Begins whatever can be begun.
     fn hand_out(&mut self) {
         if self.troubles.is_time() {
-            self.scanner.want();
+            self.scanner.is_wanted = true;
             self.queue.retry_postponed();
             self.cleanup.retry_stuck();
         }
@@ -304,9 +304,8 @@ impl Publisher {
         match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
-                if self.queue.take_found(scan.complete, &scan.known) {
-                    self.scanner.want();
-                }
+                let looks_again = self.queue.take_found(scan.complete, &scan.known);
+                self.scanner.is_wanted |= looks_again;
                 let doing = &mut self.report.doing;
                 doing.scans += 1;
                 doing.incomplete = scan.incomplete.len();
@@ -388,9 +387,7 @@ impl Publisher {
     /// Forgets a drop that was put away or has gone, and looks for another of its name.
     fn let_go(&mut self, claim_name: &str) {
         self.troubles.is_over(claim_name);
-        if self.queue.let_go(claim_name) {
-            self.scanner.want();
-        }
+        self.scanner.is_wanted |= self.queue.let_go(claim_name);
     }
 
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].

@@ -20,7 +20,8 @@ pub(super) struct Scanner {
     /// Rings when an event is a reason to look.
     bell: Arc<Notify>,
     is_scanning: bool,
-    is_wanted: bool,
+    /// There is a reason to look.
+    pub(super) is_wanted: bool,
     next: Instant,
     /// When drops that may be complete will be taken for complete.
     settles: Option<Moment>,
@@ -48,11 +49,6 @@ impl Scanner {
     /// Comes back when an event is a reason to look. Reasons that arise before it is called count.
     pub(super) async fn changed(&self) {
         self.bell.notified().await;
-    }
-
-    /// There is a reason to look.
-    pub(super) fn want(&mut self) {
-        self.is_wanted = true;
     }
 
     /// Whether more is to be found out before it is known that nothing is left to do.
