@@ -8,21 +8,21 @@
 //! ```
 //! It stands in the tree as `catalog.json`, sorted by target, and is nowhere else: what is in it
 //! already is not looked for in the records again. That an image has a line of its own is no part of
-//! the format that others may rely on. It lets ten thousand lines that did not change pass one by
-//! one, without being parsed, and without being in memory together.
+//! the format that others may rely on: it lets the ten thousand lines that did not change be copied
+//! without being parsed.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Head;
+use super::record::Record;
 use super::{Current, PRIVATE, Tree};
 use crate::fault::Fault;
-use crate::sys::{Failure, Ownership, Replacement, failpoint, map};
+use crate::sys::{Failure, Ownership, failpoint, map};
 use crate::text::quoted;
 use crate::words::Target;
 
@@ -35,10 +35,10 @@ const TEMPORARY: &str = "catalog.json.new";
 /// A longer catalog is damaged, in bytes: room for a few million files.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// So many lines or targets are looked at together: memory does not grow with the tree.
+/// So many new lines are in memory together.
 const TOGETHER: usize = 512;
 
-/// Up to so many of them one thread looks at all.
+/// Up to so many targets one thread looks at all.
 const FEW: usize = 64;
 
 /// Written at a time, in bytes.
@@ -125,20 +125,17 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        let Some(mut old) = tree.root().file(NAME)? else {
+        let Some(old) = Self::read(tree)? else {
             return Self::make(tree, prefix, owner);
         };
-        let Some((images, stale)) = find_stale(tree, &old, changes, prefix)? else {
-            return Self::make(tree, prefix, owner);
-        };
+        let stale = old.find_stale(tree, changes, prefix)?;
         if stale.is_empty() {
             return Ok(Updated {
-                images,
+                images: old.count(),
                 ..Updated::default()
             });
         }
-        old.rewind().map_err(failure)?;
-        rewrite(tree, Some(&old), &stale, prefix, owner)
+        old.rewrite(tree, &stale, prefix, owner)
     }
 
     /// As [`Catalog::update`], whatever the old one says.
@@ -147,28 +144,35 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        rewrite(tree, None, &tree.targets()?, prefix, owner)
+        Self::default().rewrite(tree, &tree.targets()?, prefix, owner)
     }
 
     /// Reads the catalog of a tree; `None` when it is not there, or not as this version writes it.
-    pub(crate) fn read(tree: &Tree) -> Option<Self> {
-        let bytes = tree.root().read(NAME, MAX_SIZE).ok().flatten()?;
-        String::from_utf8(bytes).ok().and_then(Self::parse)
+    pub(crate) fn read(tree: &Tree) -> Result<Option<Self>, Failure> {
+        let file = tree.root().file(NAME)?;
+        let text = file.and_then(|file| io::read_to_string(file.take(MAX_SIZE)).ok());
+        Ok(text.and_then(Self::parse))
     }
 
     /// `None` when the text is not as this version writes it.
     pub(crate) fn parse(text: String) -> Option<Self> {
-        let mut lines = Lines::new(text.as_bytes());
-        let (mut at, mut ranges) = (BEGIN.len(), Vec::new());
-        while let Some(Line { text, .. }) = lines.take() {
-            ranges.push(at..at + text.len());
-            at += text.len() + ",\n".len();
+        let images = text.strip_prefix(BEGIN)?.strip_suffix(END)?;
+        let end_of_images = BEGIN.len() + images.len();
+        let (mut lines, mut at, mut last) = (Vec::new(), BEGIN.len(), None);
+        for line in images.split_inclusive('\n') {
+            let next = at + line.len();
+            // Every image but the last has a comma.
+            let end = if next < end_of_images { ",\n" } else { "\n" };
+            let line = line.strip_suffix(end).filter(|line| line.ends_with('}'))?;
+            let target = target_of(line)?;
+            target.parse::<Target>().ok()?;
+            if last.is_some_and(|last| order(last, target).is_ge()) {
+                return None;
+            }
+            lines.push(at..at + line.len());
+            (at, last) = (next, Some(target));
         }
-        let is_whole = !lines.is_damaged;
-        is_whole.then_some(Self {
-            text,
-            lines: ranges,
-        })
+        Some(Self { text, lines })
     }
 
     /// How many images are in it.
@@ -181,207 +185,115 @@ impl Catalog {
         let line = self.lines.get(number)?.clone();
         serde_json::from_str(&self.text[line]).ok()
     }
-}
 
-/// Those of `changes` of which the catalog `old` does not say what the tree says, sorted, and how
-/// many images are in the catalog; `None` when that is not as this version writes it.
-fn find_stale(
-    tree: &Tree,
-    old: &File,
-    changes: &Changes,
-    prefix: &str,
-) -> Result<Option<(usize, Vec<Target>)>, Failure> {
-    let (mut stale, is_all) = match changes {
-        Changes::All => (tree.targets()?.into_iter().collect(), true),
-        Changes::Of(targets) => (targets.clone(), false),
-    };
-    let mut lines = Lines::new(BufReader::new(old));
-    let mut count = 0;
-    loop {
-        let mut together = Vec::new();
-        while together.len() < TOGETHER
-            && let Some(line) = lines.take()
-        {
-            count += 1;
-            if is_all || stale.contains(&line.target) {
-                together.push(line);
-            }
-        }
-        if together.is_empty() {
-            break;
-        }
-        for (target, is_right) in map(together, FEW, |Line { target, text }| {
-            let is_right = is_right(&text, tree, &target, prefix);
-            (target, is_right)
-        }) {
-            if is_right {
-                stale.remove(&target);
-            } else {
-                stale.insert(target);
-            }
-        }
+    /// The number of the line of `target`; where there is none, of the line that would follow.
+    fn find(&self, target: &Target) -> Result<usize, usize> {
+        let wanted = target.to_string();
+        self.lines.binary_search_by(|line| {
+            let target = target_of(&self.text[line.clone()]);
+            order(target.unwrap_or_default(), &wanted)
+        })
     }
-    let is_whole = !lines.is_damaged;
-    Ok(is_whole.then(|| (count, stale.into_iter().collect())))
-}
 
-/// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all others
-/// what `old` says; and puts it in the place of `old` if it is another.
-fn rewrite(
-    tree: &Tree,
-    old: Option<&File>,
-    targets: &[Target],
-    prefix: &str,
-    owner: Option<Ownership>,
-) -> Result<Updated, Failure> {
-    let private = tree.root().existing_dir(PRIVATE)?;
-    let mut lines = match old {
-        Some(old) => Lines::new(Box::new(BufReader::new(old)) as Box<dyn BufRead>),
-        None => Lines::new(Box::new(io::Cursor::new(format!("{BEGIN}{END}"))) as Box<dyn BufRead>),
-    };
-    let mut new = Rewrite::begin(private.begin_replacement(TEMPORARY)?)?;
-    let mut updated = Updated {
-        is_replaced: old.is_none(),
-        ..Updated::default()
-    };
-    for together in targets.chunks(TOGETHER) {
-        let looked = map(together.iter().collect(), FEW, |target: &Target| {
-            (target, look(tree, target, prefix))
-        });
-        for (target, line) in looked {
-            while let Some(other) = lines.take_if(|line| line.target < *target) {
-                new.put(&other.text)?;
+    /// These lines, as they stand in the text.
+    fn lines(&self, numbers: Range<usize>) -> &str {
+        let lines = &self.lines[numbers];
+        let ends = lines.first().zip(lines.last());
+        ends.map_or("", |(first, last)| &self.text[first.start..last.end])
+    }
+
+    /// Those of `changes` of which the catalog does not say what the tree says, sorted.
+    fn find_stale(
+        &self,
+        tree: &Tree,
+        changes: &Changes,
+        prefix: &str,
+    ) -> Result<Vec<Target>, Failure> {
+        let targets = match changes {
+            Changes::Of(targets) => targets.clone(),
+            Changes::All => {
+                let lines = self.lines.iter().map(|line| &self.text[line.clone()]);
+                let here = lines.filter_map(|line| target_of(line)?.parse().ok());
+                tree.targets()?.into_iter().chain(here).collect()
             }
-            let before = lines.take_if(|line| line.target == *target);
-            let before = before.map(|line| line.text);
-            let line = line.unwrap_or_else(|trouble| {
-                updated.troubles.push(trouble);
-                before.clone()
-            });
-            updated.is_replaced |= line != before;
-            if let Some(line) = line {
-                new.put(&line)?;
-            }
-        }
-    }
-    while let Some(other) = lines.take() {
-        new.put(&other.text)?;
-    }
-    updated.images = new.images;
-    if updated.is_replaced {
-        failpoint("catalog", "writing", NAME)?;
-        new.end()?.finish(owner, tree.root(), NAME)?;
-    }
-    Ok(updated)
-}
-
-/// One image in the text of a catalog.
-#[derive(Debug)]
-struct Line {
-    target: Target,
-    /// Without the comma and the line's end.
-    text: String,
-}
-
-/// The lines of a catalog, one by one, up to the first that is not as this version writes it.
-struct Lines<R> {
-    text: R,
-    next: Option<Line>,
-    /// The target of `next`, or of the line that was the last.
-    last: Option<Target>,
-    /// Whether that line has a comma; unknown before the first.
-    had_comma: Option<bool>,
-    is_damaged: bool,
-}
-
-impl<R: BufRead> Lines<R> {
-    fn new(text: R) -> Self {
-        let mut lines = Self {
-            text,
-            next: None,
-            last: None,
-            had_comma: None,
-            is_damaged: false,
         };
-        if lines.read() == BEGIN {
-            lines.advance();
-        } else {
-            lines.is_damaged = true;
-        }
-        lines
+        let stale = map(targets.into_iter().collect(), FEW, |target| {
+            let line = self
+                .find(&target)
+                .map(|number| self.lines(number..number + 1));
+            let is_right = line.is_ok_and(|line| is_right(line, tree, &target, prefix));
+            (!is_right).then_some(target)
+        });
+        Ok(stale.into_iter().flatten().collect())
     }
 
-    fn take(&mut self) -> Option<Line> {
-        self.take_if(|_| true)
-    }
-
-    fn take_if(&mut self, is_wanted: impl Fn(&Line) -> bool) -> Option<Line> {
-        let line = self.next.take_if(|line| is_wanted(line))?;
-        self.advance();
-        Some(line)
-    }
-
-    /// What is no UTF-8, or can't be read, is no line.
-    fn read(&mut self) -> String {
-        let mut line = String::new();
-        let length = self.text.read_line(&mut line).unwrap_or(0);
-        line.truncate(length);
-        line
-    }
-
-    fn advance(&mut self) {
-        let mut text = self.read();
-        if text == END && self.had_comma != Some(true) {
-            self.is_damaged = !self.read().is_empty();
-            return;
-        }
-        text.pop();
-        let has_comma = text.ends_with(',');
-        text.truncate(text.len() - usize::from(has_comma));
-        let target = text
-            .strip_prefix(TARGET)
-            .and_then(|rest| rest.split_once('"')?.0.parse::<Target>().ok())
-            .filter(|target| self.last.as_ref().is_none_or(|last| last < target));
-        match target {
-            // Every image but the last has a comma.
-            Some(target) if text.ends_with('}') && self.had_comma != Some(false) => {
-                self.last = Some(target.clone());
-                self.had_comma = Some(has_comma);
-                self.next = Some(Line { target, text });
+    /// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all
+    /// others what this one says; and puts it in the place of this one if it is another.
+    fn rewrite(
+        &self,
+        tree: &Tree,
+        targets: &[Target],
+        prefix: &str,
+        owner: Option<Ownership>,
+    ) -> Result<Updated, Failure> {
+        let failed = |error| Failure::new("writing", NAME, error);
+        let private = tree.root().existing_dir(PRIVATE)?;
+        let replacement = private.begin_replacement(TEMPORARY)?;
+        let mut out = BufWriter::with_capacity(BUFFER, replacement);
+        let mut before_next = BEGIN;
+        let mut put = |lines: &str| {
+            if lines.is_empty() {
+                return Ok(());
             }
-            _ => self.is_damaged = true,
+            let before = std::mem::replace(&mut before_next, ",\n");
+            write!(out, "{before}{lines}").map_err(failed)
+        };
+        let mut updated = Updated {
+            images: self.count(),
+            is_replaced: self.text.is_empty(),
+            troubles: Vec::new(),
+        };
+        let mut copied = 0;
+        for together in targets.chunks(TOGETHER) {
+            let looked = map(together.iter().collect(), FEW, |target| {
+                (self.find(target), look(tree, target, prefix))
+            });
+            for (found, line) in looked {
+                let (Ok(number) | Err(number)) = found;
+                put(self.lines(copied..number))?;
+                copied = number + usize::from(found.is_ok());
+                let old = self.lines(number..copied);
+                let line = line.unwrap_or_else(|trouble| {
+                    updated.troubles.push(trouble);
+                    old.to_string()
+                });
+                updated.images += usize::from(!line.is_empty());
+                updated.images -= usize::from(!old.is_empty());
+                updated.is_replaced |= line != old;
+                put(&line)?;
+            }
         }
+        put(self.lines(copied..self.count()))?;
+        let before_end = if updated.images == 0 { BEGIN } else { "\n" };
+        write!(out, "{before_end}{END}").map_err(failed)?;
+        if updated.is_replaced {
+            failpoint("catalog", "writing", NAME)?;
+            let written = out.into_inner();
+            let written = written.map_err(|error| failed(error.into_error()))?;
+            written.finish(owner, tree.root(), NAME)?;
+        }
+        Ok(updated)
     }
 }
 
-/// A catalog that is written beside the old one.
-struct Rewrite<'a> {
-    out: BufWriter<Replacement<'a>>,
-    images: usize,
+/// The target of an image's line, if it is one.
+fn target_of(line: &str) -> Option<&str> {
+    Some(line.strip_prefix(TARGET)?.split_once('"')?.0)
 }
 
-impl<'a> Rewrite<'a> {
-    fn begin(file: Replacement<'a>) -> Result<Self, Failure> {
-        let mut out = BufWriter::with_capacity(BUFFER, file);
-        out.write_all(BEGIN.as_bytes()).map_err(failure)?;
-        Ok(Self { out, images: 0 })
-    }
-
-    fn put(&mut self, line: &str) -> Result<(), Failure> {
-        let comma = if self.images == 0 { "" } else { ",\n" };
-        self.images += 1;
-        write!(self.out, "{comma}{line}").map_err(failure)
-    }
-
-    fn end(mut self) -> Result<Replacement<'a>, Failure> {
-        let newline = if self.images == 0 { "" } else { "\n" };
-        write!(self.out, "{newline}{END}").map_err(failure)?;
-        (self.out.into_inner()).map_err(|error| failure(error.into_error()))
-    }
-}
-
-fn failure(error: io::Error) -> Failure {
-    Failure::new("writing", NAME, error)
+/// How two targets are sorted.
+fn order(a: &str, b: &str) -> Ordering {
+    a.split('/').cmp(b.split('/'))
 }
 
 /// Whether a line says what the tree says, as far as the short part of the record goes: the same
@@ -393,60 +305,57 @@ fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
     let Ok(Some(generation)) = tree.pointed(target) else {
         return false;
     };
-    let Ok(Some(Head {
-        version,
-        published_at,
-        ..
-    })) = tree.head(target, &generation)
-    else {
+    let Ok(Some(head)) = tree.head(target, &generation) else {
         return false;
     };
     image.generation == generation.as_str()
-        && image.version == version
-        && image.published_at == published_at.to_string()
+        && image.version == head.version
+        && image.published_at == head.published_at.to_string()
         && image.path == format!("{prefix}{target}")
         && image.pinned_path == format!("{prefix}{}", generation.path(target))
 }
 
-/// What is current at a target; `None` when no generation is.
-fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<Option<String>, String> {
+/// The line of what is current at a target; empty when no generation is.
+///
+/// # Errors
+/// What keeps the line from being known.
+fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<String, String> {
     let current = match tree.current(target) {
         Ok(Current::Generation(current)) => current,
-        Ok(Current::Nothing | Current::Plain(_)) | Err(Fault::Reject(..)) => return Ok(None),
+        Ok(Current::Nothing | Current::Plain(_)) | Err(Fault::Reject(_)) => {
+            return Ok(String::new());
+        }
         Err(fault) => return Err(fault.to_string()),
     };
-    let Some(record) = current.record else {
+    let Some(Record { head, listing, .. }) = current.record else {
         let record = quoted(&current.name.record());
         return Err(format!("{target}: the record {record} is not readable"));
     };
-    let (name, [arch, subarch, release]) = (target.to_string(), target.folders());
-    let digest = record.head.digest.to_string();
-    let published_at = record.head.published_at.to_string();
-    let files: Vec<_> = (record.listing.files.iter())
-        .map(|(path, mark)| (path, mark.size, mark.sha256.to_string()))
-        .collect();
+    let [arch, subarch, release] = target.folders();
+    let marks = listing.files.values();
+    let hashes: Vec<_> = marks.map(|mark| mark.sha256.to_string()).collect();
+    let files = listing.files.iter().zip(&hashes);
     let image = CatalogImage {
-        target: &name,
+        target: &target.to_string(),
         arch,
         subarch,
         release,
         purpose: target.purpose(),
-        version: record.head.version,
+        version: head.version,
         generation: current.name.as_str(),
-        digest: &digest,
+        digest: &head.digest.to_string(),
         path: format!("{prefix}{target}").into(),
         pinned_path: format!("{prefix}{}", current.name.path(target)).into(),
-        published_at: &published_at,
-        files: (files.iter())
-            .map(|(path, size, sha256)| CatalogFile {
+        published_at: &head.published_at.to_string(),
+        files: files
+            .map(|((path, mark), sha256)| CatalogFile {
                 path: path.as_str().into(),
-                size: *size,
+                size: mark.size,
                 sha256,
             })
             .collect(),
     };
-    let line = serde_json::to_string(&image).expect("an image is plain data");
-    Ok(Some(line))
+    Ok(serde_json::to_string(&image).expect("an image is plain data"))
 }
 
 #[cfg(test)]

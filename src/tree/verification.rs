@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Tree;
+use super::{Record, Tree};
 use crate::fault::{Fault, StartError};
 use crate::image::{Content, FileMark, Image, Listing, hash_file};
 use crate::settings::TreeSettings;
@@ -33,7 +33,7 @@ pub(crate) struct Verification {
 struct Group {
     path: String,
     mark: FileMark,
-    /// Which generations it is in.
+    /// The generations that have the file, by their number in [`Verification::generations`].
     generations: Vec<usize>,
 }
 
@@ -111,9 +111,8 @@ impl Verification {
         for target in targets {
             verification.look_at(&target, ownership)?;
         }
-        verification
-            .groups
-            .sort_by_key(|group| std::cmp::Reverse(group.mark.size));
+        let largest_first = |group: &Group| std::cmp::Reverse(group.mark.size);
+        verification.groups.sort_by_key(largest_first);
         Ok(verification)
     }
 
@@ -143,42 +142,43 @@ impl Verification {
         }
         let mut groups = BTreeMap::<(String, [u8; 32]), Group>::new();
         for name in names {
-            let number = self.generations.len();
-            let mut found = Found {
-                target,
-                generation: &name,
-                damages: Vec::new(),
-            };
             let Some(generation) = self.tree.generation(target, name.clone())? else {
                 continue;
             };
+            let mut found = Vec::new();
+            let mut note = |path: Option<&str>, kind, detail: &str| {
+                found.push(Damage {
+                    target: target.clone(),
+                    generation: Some(name.clone()),
+                    path: path.map(String::from),
+                    kind,
+                    detail: detail.to_string(),
+                });
+            };
             match (generation.record, Image::read(generation.dir, ownership)) {
-                (None, _) => found.note(None, DamageKind::Record, "missing, or not readable"),
-                (Some(_), Err(fault)) => {
-                    found.note(None, DamageKind::Unreadable, &fault.to_string())
-                }
-                (Some(record), Ok(image)) => {
-                    found.compare(&image, &record.listing);
+                (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
+                (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
+                (Some(Record { listing, .. }), Ok(image)) => {
+                    compare(&image, &listing, note);
                     for (path, size) in image.files() {
-                        let mark = record.listing.files.get(path);
+                        let mark = listing.files.get(path).copied();
                         let Some(mark) = mark.filter(|mark| mark.size == size) else {
                             continue;
                         };
                         let key = (path.to_string(), mark.sha256.to_bytes());
                         let group = groups.entry(key).or_insert_with(|| Group {
                             path: path.to_string(),
-                            mark: *mark,
+                            mark,
                             generations: Vec::new(),
                         });
-                        group.generations.push(number);
+                        group.generations.push(self.generations.len());
                     }
                 }
             }
-            let damages = found.damages;
             // One without a record that isn't current is about to come or to go, or is a leftover.
             if self.has_record(target, &name)? || self.tree.pointed(target)?.as_ref() == Some(&name)
             {
-                self.damages.extend(damages);
+                self.damages.extend(found);
             }
             self.generations.push((target.clone(), name));
         }
@@ -193,16 +193,22 @@ impl Verification {
     pub(crate) fn run(self, progress: &Progress) -> Result<Verified, Fault> {
         let groups = self.groups.iter().collect();
         let found = try_map(groups, 1, |group| self.read_group(group, progress))?;
-        let mut damages = self.damages.clone();
+        let mut damages = self.damages;
         damages.extend(found.into_iter().flatten());
         damages.sort();
-        let members = || self.groups.iter().map(|group| group.generations.len());
-        let sizes = self.groups.iter().map(|group| group.mark.size);
+        let (mut files, mut bytes) = (0, 0);
+        for Group {
+            mark, generations, ..
+        } in &self.groups
+        {
+            files += generations.len();
+            bytes += generations.len() as u64 * mark.size;
+        }
         Ok(Verified {
             targets: self.targets,
             generations: self.generations.len(),
-            files: members().sum(),
-            bytes: members().zip(sizes).map(|(n, size)| n as u64 * size).sum(),
+            files,
+            bytes,
             damages,
         })
     }
@@ -212,28 +218,24 @@ impl Verification {
         let mut damages = Vec::new();
         for number in &group.generations {
             let (target, name) = &self.generations[*number];
-            let mut found = Found {
-                target,
-                generation: name,
-                damages: Vec::new(),
-            };
-            match self.read_file(target, name, group, &mut known, progress) {
+            let path = format!("{}/{}", name.path(target), group.path);
+            let (kind, detail) = match self.read_file(&path, &mut known, progress) {
                 Ok(digest) if digest == group.mark.sha256 => continue,
                 Ok(digest) => {
                     let detail = format!("has sha256 {digest}, recorded {}", group.mark.sha256);
-                    found.note(Some(&group.path), DamageKind::Content, &detail);
+                    (DamageKind::Content, detail)
                 }
                 Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                Err(fault) => {
-                    found.note(
-                        Some(&group.path),
-                        DamageKind::Unreadable,
-                        &fault.to_string(),
-                    );
-                }
-            }
+                Err(fault) => (DamageKind::Unreadable, fault.to_string()),
+            };
             if self.has_record(target, name)? {
-                damages.append(&mut found.damages);
+                damages.push(Damage {
+                    target: target.clone(),
+                    generation: Some(name.clone()),
+                    path: Some(group.path.clone()),
+                    kind,
+                    detail,
+                });
             }
         }
         Ok(damages)
@@ -244,18 +246,16 @@ impl Verification {
         Ok(self.tree.retired_at(target, name)?.is_some())
     }
 
-    /// The digest of a file; `known` are those that were read already, by device and inode.
+    /// The digest of a file of the tree; `known` are those that were read already, by device and
+    /// inode.
     fn read_file(
         &self,
-        target: &Target,
-        name: &GenerationName,
-        group: &Group,
+        path: &str,
         known: &mut HashMap<(u64, u64), Digest>,
         progress: &Progress,
     ) -> Result<Digest, Fault> {
-        let path = format!("{}/{}", name.path(target), group.path);
-        let failed = |error| Failure::new("reading", self.tree.root().path().join(&path), error);
-        let file = self.tree.root().existing_file(&path)?;
+        let failed = |error| Failure::new("reading", self.tree.root().path().join(path), error);
+        let file = self.tree.root().existing_file(path)?;
         let stat = file.stat().map_err(failed)?;
         if stat.kind != Kind::File {
             let error = std::io::Error::other("no regular file any more");
@@ -270,91 +270,49 @@ impl Verification {
     }
 }
 
-/// What is amiss in one generation.
-struct Found<'a> {
-    target: &'a Target,
-    generation: &'a GenerationName,
-    damages: Vec<Damage>,
-}
-
-impl Found<'_> {
-    fn note(&mut self, path: Option<&str>, kind: DamageKind, detail: &str) {
-        self.damages.push(Damage {
-            target: self.target.clone(),
-            generation: Some(self.generation.clone()),
-            path: path.map(String::from),
-            kind,
-            detail: detail.to_string(),
-        });
+/// Notes what differs between an image and its record's listing: names, kinds, sizes, links, modes.
+fn compare(image: &Image, listing: &Listing, mut note: impl FnMut(Option<&str>, DamageKind, &str)) {
+    const MODE: &str = "permissions, owner or group are not as published";
+    if image.is_root_altered() {
+        note(None, DamageKind::Mode, MODE);
     }
-
-    /// Names, kinds, sizes, links and modes.
-    fn compare(&mut self, image: &Image, listing: &Listing) {
-        const MODE: &str = "permissions, owner or group are not as published";
-        if image.is_root_altered() {
-            self.note(None, DamageKind::Mode, MODE);
-        }
-        let mut rest: BTreeMap<&str, Recorded<'_>> = BTreeMap::new();
-        rest.extend(
-            listing
-                .files
-                .iter()
-                .map(|(path, mark)| (path.as_str(), Recorded::File(mark))),
-        );
-        rest.extend(
-            listing
-                .links
-                .iter()
-                .map(|(path, to)| (path.as_str(), Recorded::Link(to))),
-        );
-        rest.extend(
-            listing
-                .folders
-                .iter()
-                .map(|path| (path.as_str(), Recorded::Folder)),
-        );
-        for entry in image.entries() {
-            let path = Some(entry.path.as_str());
-            let Some(recorded) = rest.remove(entry.path.as_str()) else {
-                self.note(path, DamageKind::Additional, "was not published");
-                continue;
-            };
-            match (&entry.content, &recorded) {
-                (Content::File(size), Recorded::File(mark)) if *size != mark.size => {
-                    let detail = format!("has {size} bytes, recorded {}", mark.size);
-                    self.note(path, DamageKind::Size, &detail);
-                }
-                (Content::File(_), Recorded::File(_)) | (Content::Folder, Recorded::Folder) => {}
-                (Content::Link(to), Recorded::Link(recorded)) if to == *recorded => {}
-                (content, recorded) => {
-                    let detail = format!("is {}, recorded {recorded}", shown(content));
-                    self.note(path, DamageKind::Other, &detail);
-                }
+    let mut rest = BTreeMap::new();
+    rest.extend(
+        listing
+            .files
+            .iter()
+            .map(|(path, mark)| (path, Content::File(mark.size))),
+    );
+    rest.extend(
+        listing
+            .links
+            .iter()
+            .map(|(path, to)| (path, Content::Link(to.clone()))),
+    );
+    rest.extend(listing.folders.iter().map(|path| (path, Content::Folder)));
+    for entry in image.entries() {
+        let path = Some(entry.path.as_str());
+        let Some(recorded) = rest.remove(&entry.path) else {
+            note(path, DamageKind::Additional, "was not published");
+            continue;
+        };
+        match (&entry.content, &recorded) {
+            (is, recorded) if is == recorded => {}
+            (Content::File(is), Content::File(recorded)) => {
+                let detail = format!("has {is} bytes, recorded {recorded}");
+                note(path, DamageKind::Size, &detail);
             }
-            if entry.is_altered && !image.is_root_altered() {
-                self.note(path, DamageKind::Mode, MODE);
+            (is, recorded) => {
+                let detail = format!("is {}, recorded {}", shown(is), shown(recorded));
+                note(path, DamageKind::Other, &detail);
             }
         }
-        for path in rest.into_keys() {
-            self.note(Some(path), DamageKind::Missing, "is not there");
+        if entry.is_altered && !image.is_root_altered() {
+            note(path, DamageKind::Mode, MODE);
         }
     }
-}
-
-/// What the record says of a name.
-enum Recorded<'a> {
-    File(&'a FileMark),
-    Link(&'a str),
-    Folder,
-}
-
-impl fmt::Display for Recorded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(_) => f.write_str("a file"),
-            Self::Folder => f.write_str("a folder"),
-            Self::Link(to) => write!(f, "a link to {}", quoted(to)),
-        }
+    for path in rest.into_keys() {
+        note(Some(path), DamageKind::Missing, "is not there");
     }
 }
 
@@ -369,23 +327,17 @@ fn shown(content: &Content) -> String {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            target,
-            generation,
-            path,
-            detail,
-            ..
-        } = self;
-        write!(f, "damaged: {target}")?;
-        if let Some(generation) = generation {
+        write!(f, "damaged: {}", self.target)?;
+        if let Some(generation) = &self.generation {
             write!(f, " {generation}")?;
         }
-        match (path, self.kind) {
-            (Some(path), _) => write!(f, " {}: {detail}", quoted(path)),
-            (None, DamageKind::Record) => write!(f, " record: {detail}"),
-            (None, DamageKind::Pointer) => write!(f, " pointer: {detail}"),
-            (None, _) => write!(f, ": {detail}"),
+        match (&self.path, self.kind) {
+            (Some(path), _) => write!(f, " {}", quoted(path))?,
+            (None, DamageKind::Record) => f.write_str(" record")?,
+            (None, DamageKind::Pointer) => f.write_str(" pointer")?,
+            (None, _) => {}
         }
+        write!(f, ": {}", self.detail)
     }
 }
 
