@@ -92,7 +92,7 @@ impl BootConfigs {
         if self.configs.is_empty() {
             return rendered;
         }
-        let whole = || Catalog::read(tree).ok().flatten().unwrap_or_default();
+        let whole = || Catalog::read(tree).unwrap_or_default();
         let images = self.render_all(whole(), &mut rendered);
         if images.is_damaged() {
             // Somebody has written into the catalog.

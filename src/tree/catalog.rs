@@ -8,13 +8,13 @@
 //! ```
 //! It stands in the tree as `catalog.json`, sorted by target, and is nowhere else: what is in it
 //! already is not looked for in the records again. That an image has a line of its own is no part of
-//! the format that others may rely on: it lets the ten thousand lines that did not change be copied
-//! without being parsed.
+//! the format that others may rely on: it lets ten thousand lines that did not change pass one by
+//! one, without being parsed, and without being in memory together.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, Write as _};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,10 @@ const TEMPORARY: &str = "catalog.json.new";
 /// A longer catalog is damaged, in bytes: room for a few million files.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// So many new lines are in memory together.
+/// So many lines or targets are looked at together: memory does not grow with the tree.
 const TOGETHER: usize = 512;
 
-/// Up to so many targets one thread looks at all.
+/// Up to so many of them one thread looks at all.
 const FEW: usize = 64;
 
 /// Written at a time, in bytes.
@@ -125,17 +125,20 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        let Some(old) = Self::read(tree)? else {
+        let Some(mut old) = tree.root().file(NAME)? else {
             return Self::make(tree, prefix, owner);
         };
-        let stale = old.find_stale(tree, changes, prefix)?;
+        let Some((images, stale)) = find_stale(tree, &old, changes, prefix)? else {
+            return Self::make(tree, prefix, owner);
+        };
         if stale.is_empty() {
             return Ok(Updated {
-                images: old.count(),
+                images,
                 ..Updated::default()
             });
         }
-        old.rewrite(tree, &stale, prefix, owner)
+        old.rewind().map_err(failure)?;
+        rewrite(tree, Some(&old), &stale, prefix, owner)
     }
 
     /// As [`Catalog::update`], whatever the old one says.
@@ -144,35 +147,24 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        Self::default().rewrite(tree, &tree.targets()?, prefix, owner)
+        rewrite(tree, None, &tree.targets()?, prefix, owner)
     }
 
     /// Reads the catalog of a tree; `None` when it is not there, or not as this version writes it.
-    pub(crate) fn read(tree: &Tree) -> Result<Option<Self>, Failure> {
-        let file = tree.root().file(NAME)?;
-        let text = file.and_then(|file| io::read_to_string(file.take(MAX_SIZE)).ok());
-        Ok(text.and_then(Self::parse))
+    pub(crate) fn read(tree: &Tree) -> Option<Self> {
+        let bytes = tree.root().read(NAME, MAX_SIZE).ok().flatten()?;
+        String::from_utf8(bytes).ok().and_then(Self::parse)
     }
 
     /// `None` when the text is not as this version writes it.
     pub(crate) fn parse(text: String) -> Option<Self> {
-        let images = text.strip_prefix(BEGIN)?.strip_suffix(END)?;
-        let end_of_images = BEGIN.len() + images.len();
-        let (mut lines, mut at, mut last) = (Vec::new(), BEGIN.len(), None);
-        for line in images.split_inclusive('\n') {
-            let next = at + line.len();
-            // Every image but the last has a comma.
-            let end = if next < end_of_images { ",\n" } else { "\n" };
-            let line = line.strip_suffix(end).filter(|line| line.ends_with('}'))?;
-            let target = target_of(line)?;
-            target.parse::<Target>().ok()?;
-            if last.is_some_and(|last| order(last, target).is_ge()) {
-                return None;
-            }
+        let mut images = Lines::begin(text.as_bytes())?;
+        let (mut at, mut lines) = (BEGIN.len(), Vec::new());
+        for (_, line) in &mut images {
             lines.push(at..at + line.len());
-            (at, last) = (next, Some(target));
+            at += line.len() + ",\n".len();
         }
-        Some(Self { text, lines })
+        images.is_whole.then_some(Self { text, lines })
     }
 
     /// How many images are in it.
@@ -185,115 +177,159 @@ impl Catalog {
         let line = self.lines.get(number)?.clone();
         serde_json::from_str(&self.text[line]).ok()
     }
+}
 
-    /// The number of the line of `target`; where there is none, of the line that would follow.
-    fn find(&self, target: &Target) -> Result<usize, usize> {
-        let wanted = target.to_string();
-        self.lines.binary_search_by(|line| {
-            let target = target_of(&self.text[line.clone()]);
-            order(target.unwrap_or_default(), &wanted)
-        })
-    }
-
-    /// These lines, as they stand in the text.
-    fn lines(&self, numbers: Range<usize>) -> &str {
-        let lines = &self.lines[numbers];
-        let ends = lines.first().zip(lines.last());
-        ends.map_or("", |(first, last)| &self.text[first.start..last.end])
-    }
-
-    /// Those of `changes` of which the catalog does not say what the tree says, sorted.
-    fn find_stale(
-        &self,
-        tree: &Tree,
-        changes: &Changes,
-        prefix: &str,
-    ) -> Result<Vec<Target>, Failure> {
-        let targets = match changes {
-            Changes::Of(targets) => targets.clone(),
-            Changes::All => {
-                let lines = self.lines.iter().map(|line| &self.text[line.clone()]);
-                let here = lines.filter_map(|line| target_of(line)?.parse().ok());
-                tree.targets()?.into_iter().chain(here).collect()
+/// Those of `changes` of which the catalog `old` does not say what the tree says, sorted, and how
+/// many images are in the catalog; `None` when that is not as this version writes it.
+fn find_stale(
+    tree: &Tree,
+    old: &File,
+    changes: &Changes,
+    prefix: &str,
+) -> Result<Option<(usize, Vec<Target>)>, Failure> {
+    let Some(mut lines) = Lines::begin(BufReader::new(old)) else {
+        return Ok(None);
+    };
+    let (mut stale, is_all) = match changes {
+        Changes::All => (tree.targets()?.into_iter().collect(), true),
+        Changes::Of(targets) => (targets.clone(), false),
+    };
+    let mut count = 0;
+    loop {
+        let lines = lines.by_ref().inspect(|_| count += 1);
+        let of_changes = lines.filter(|(target, _)| is_all || stale.contains(target));
+        let together: Vec<_> = of_changes.take(TOGETHER).collect();
+        let is_last = together.len() < TOGETHER;
+        for (target, is_right) in map(together, FEW, |(target, line)| {
+            let is_right = is_right(&line, tree, &target, prefix);
+            (target, is_right)
+        }) {
+            if is_right {
+                stale.remove(&target);
+            } else {
+                stale.insert(target);
             }
-        };
-        let stale = map(targets.into_iter().collect(), FEW, |target| {
-            let line = self
-                .find(&target)
-                .map(|number| self.lines(number..number + 1));
-            let is_right = line.is_ok_and(|line| is_right(line, tree, &target, prefix));
-            (!is_right).then_some(target)
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok((lines.is_whole).then(|| (count, stale.into_iter().collect())))
+}
+
+/// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all others
+/// what `old` says; and puts it in the place of `old` if it is another.
+fn rewrite(
+    tree: &Tree,
+    old: Option<&File>,
+    targets: &[Target],
+    prefix: &str,
+    owner: Option<Ownership>,
+) -> Result<Updated, Failure> {
+    let private = tree.root().existing_dir(PRIVATE)?;
+    let replacement = private.begin_replacement(TEMPORARY)?;
+    let mut out = BufWriter::with_capacity(BUFFER, replacement);
+    let mut updated = Updated {
+        is_replaced: old.is_none(),
+        ..Updated::default()
+    };
+    let mut put = |new: Result<Cow<'_, str>, String>, old: &str| {
+        let line = new.unwrap_or_else(|trouble| {
+            updated.troubles.push(trouble);
+            old.to_string().into()
         });
-        Ok(stale.into_iter().flatten().collect())
+        updated.is_replaced |= line != old;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let before = if updated.images == 0 { BEGIN } else { ",\n" };
+        updated.images += 1;
+        write!(out, "{before}{line}").map_err(failure)
+    };
+    let looked = targets.chunks(TOGETHER).flat_map(|together| {
+        map(together.iter().collect(), FEW, |target: &Target| {
+            (target, look(tree, target, prefix).map(Cow::from))
+        })
+    });
+    let mut looked = looked.peekable();
+    let lines = old.and_then(|old| Lines::begin(BufReader::new(old)));
+    for (target, line) in lines.into_iter().flatten() {
+        while let Some((_, new)) = looked.next_if(|(other, _)| **other < target) {
+            put(new, "")?;
+        }
+        let new = looked.next_if(|(other, _)| **other == target);
+        put(new.map_or(Ok((&line).into()), |(_, new)| new), &line)?;
+    }
+    for (_, new) in looked {
+        put(new, "")?;
+    }
+    let before = if updated.images == 0 { BEGIN } else { "\n" };
+    write!(out, "{before}{END}").map_err(failure)?;
+    if updated.is_replaced {
+        failpoint("catalog", "writing", NAME)?;
+        let written = out.into_inner();
+        let written = written.map_err(|error| failure(error.into_error()))?;
+        written.finish(owner, tree.root(), NAME)?;
+    }
+    Ok(updated)
+}
+
+fn failure(error: io::Error) -> Failure {
+    Failure::new("writing", NAME, error)
+}
+
+/// The images in the text of a catalog, each with its line, without the comma and the line's end. Ends
+/// at the first line that is not as this version writes it.
+struct Lines<R> {
+    text: R,
+    /// The target of the line before, and whether that has a comma.
+    last: Option<(Target, bool)>,
+    /// Whether all of the text was read, and is as this version writes it.
+    is_whole: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn begin(text: R) -> Option<Self> {
+        let mut lines = Self {
+            text,
+            last: None,
+            is_whole: false,
+        };
+        (lines.read() == BEGIN).then_some(lines)
     }
 
-    /// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all
-    /// others what this one says; and puts it in the place of this one if it is another.
-    fn rewrite(
-        &self,
-        tree: &Tree,
-        targets: &[Target],
-        prefix: &str,
-        owner: Option<Ownership>,
-    ) -> Result<Updated, Failure> {
-        let failed = |error| Failure::new("writing", NAME, error);
-        let private = tree.root().existing_dir(PRIVATE)?;
-        let replacement = private.begin_replacement(TEMPORARY)?;
-        let mut out = BufWriter::with_capacity(BUFFER, replacement);
-        let mut before_next = BEGIN;
-        let mut put = |lines: &str| {
-            if lines.is_empty() {
-                return Ok(());
-            }
-            let before = std::mem::replace(&mut before_next, ",\n");
-            write!(out, "{before}{lines}").map_err(failed)
-        };
-        let mut updated = Updated {
-            images: self.count(),
-            is_replaced: self.text.is_empty(),
-            troubles: Vec::new(),
-        };
-        let mut copied = 0;
-        for together in targets.chunks(TOGETHER) {
-            let looked = map(together.iter().collect(), FEW, |target| {
-                (self.find(target), look(tree, target, prefix))
-            });
-            for (found, line) in looked {
-                let (Ok(number) | Err(number)) = found;
-                put(self.lines(copied..number))?;
-                copied = number + usize::from(found.is_ok());
-                let old = self.lines(number..copied);
-                let line = line.unwrap_or_else(|trouble| {
-                    updated.troubles.push(trouble);
-                    old.to_string()
-                });
-                updated.images += usize::from(!line.is_empty());
-                updated.images -= usize::from(!old.is_empty());
-                updated.is_replaced |= line != old;
-                put(&line)?;
-            }
-        }
-        put(self.lines(copied..self.count()))?;
-        let before_end = if updated.images == 0 { BEGIN } else { "\n" };
-        write!(out, "{before_end}{END}").map_err(failed)?;
-        if updated.is_replaced {
-            failpoint("catalog", "writing", NAME)?;
-            let written = out.into_inner();
-            let written = written.map_err(|error| failed(error.into_error()))?;
-            written.finish(owner, tree.root(), NAME)?;
-        }
-        Ok(updated)
+    /// What is no UTF-8, or can't be read, is no line.
+    fn read(&mut self) -> String {
+        let mut line = String::new();
+        let length = self.text.read_line(&mut line).unwrap_or(0);
+        line.truncate(length);
+        line
     }
 }
 
-/// The target of an image's line, if it is one.
-fn target_of(line: &str) -> Option<&str> {
-    Some(line.strip_prefix(TARGET)?.split_once('"')?.0)
-}
+impl<R: BufRead> Iterator for Lines<R> {
+    type Item = (Target, String);
 
-/// How two targets are sorted.
-fn order(a: &str, b: &str) -> Ordering {
-    a.split('/').cmp(b.split('/'))
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = self.read();
+        let (last, had_comma) = self.last.take().unzip();
+        if line == END && had_comma != Some(true) {
+            self.is_whole = self.read().is_empty();
+            return None;
+        }
+        line.pop();
+        let has_comma = line.ends_with(',');
+        line.truncate(line.len() - usize::from(has_comma));
+        let target = line.strip_prefix(TARGET)?.split_once('"')?.0;
+        let target = target.parse::<Target>().ok()?;
+        // Every image but the last has a comma.
+        let is_next = had_comma != Some(false) && last.is_none_or(|last| last < target);
+        if !is_next || !line.ends_with('}') {
+            return None;
+        }
+        self.last = Some((target.clone(), has_comma));
+        Some((target, line))
+    }
 }
 
 /// Whether a line says what the tree says, as far as the short part of the record goes: the same
