@@ -134,12 +134,12 @@ impl Cleanup {
         drops: std::collections::HashSet<std::sync::Arc<str>>,
     ) -> Vacuumed {
         let spared = Spared {
+            retention: &settings.retention,
             open: OpenFiles::now(),
             drops,
         };
         let clean = |target: Target| {
-            let retention = &settings.retention;
-            let next = vacuum.clean(pipeline.pointers(), &target, retention, &spared);
+            let next = vacuum.clean(pipeline.pointers(), &target, &spared);
             (target, next)
         };
         targets.into_iter().map(clean).collect()

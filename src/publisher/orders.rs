@@ -5,7 +5,7 @@ use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::{Claimed, Manifest, Replaces};
 use crate::sys::{Failure, Progress};
-use crate::tree::{Current, Generation, Happened, Head, Origin, Previous, Record, Staging, Tree};
+use crate::tree::{Change, Current, Generation, Happened, Head, Origin, Record, Staging, Tree};
 use crate::words::{GenerationName, Moment, Reason, Target, Verdict};
 
 /// Whether what is current is what the manifest expects. Of a directory that somebody else made
@@ -93,12 +93,12 @@ pub(super) fn roll_back(
     (kept, mut record): (Generation, Box<Record>),
     current: Current,
 ) -> Result<Decision, Fault> {
-    let previous = match current {
+    let change = match current {
         Current::Generation(current) if current.name == kept.name => {
             return Ok(unchanged(claimed, &record.head));
         }
-        Current::Generation(current) => Previous::Generation(current.name),
-        Current::Nothing => Previous::Nothing,
+        Current::Generation(current) => Change::Replace(current.name),
+        Current::Nothing => Change::Make,
         Current::Plain(_) => return Err(occupied(&record.head.target)),
     };
     let image = Image::read(kept.dir, Some(staging.ownership()))?;
@@ -114,7 +114,7 @@ pub(super) fn roll_back(
     record.note(now, Happened::RolledBack, Some(&origin));
     record.head.published_at = now;
     record.head.from = Some(origin);
-    let staged = staging.stage_kept(&record, previous)?;
+    let staged = staging.stage_kept(&record, change)?;
     Ok(Decision::Change(Box::new(staged)))
 }
 
@@ -146,7 +146,7 @@ pub(super) fn withdraw(
         }
     };
     record.note(Moment::now(), Happened::Withdrawn, Some(&origin(claimed)));
-    let staged = staging.stage_withdrawal(&record)?;
+    let staged = staging.stage_kept(&record, Change::Remove)?;
     Ok(Decision::Change(Box::new(staged)))
 }
 

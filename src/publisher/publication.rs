@@ -1,5 +1,7 @@
 //! An image on its way into the tree: compared with what is current, and staged where it differs.
 
+use std::sync::Arc;
+
 use bytesize::ByteSize;
 
 use super::decision::{Decision, unchanged};
@@ -8,7 +10,7 @@ use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::{Claimed, Manifest, Published};
 use crate::sys::Progress;
-use crate::tree::{Current, Event, Generation, Happened, Head, Previous, Record, Staging};
+use crate::tree::{Change, Current, Event, Generation, Happened, Head, Record, Staging};
 use crate::words::{GenerationName, Reason};
 
 /// A drop's image that is to be current.
@@ -27,19 +29,19 @@ impl Publication<'_> {
     /// What is wrong with the image, or keeps it from being staged.
     pub(super) fn compare_or_stage(&self, current: Current) -> Result<Decision, Fault> {
         match current {
-            Current::Nothing => self.stage(None, Previous::Nothing),
+            Current::Nothing => self.stage(None, Change::Make),
             Current::Plain(dir) => self.replace_plain(&Image::read(dir, None)?),
             Current::Generation(generation) => self.replace(generation),
         }
     }
 
     fn replace(&self, current: Generation) -> Result<Decision, Fault> {
-        let previous = Previous::Generation(current.name);
+        let change = Change::Replace(current.name);
         // A generation that nobody knows the contents of, or that can't be read, is damaged: the
         // drop repairs it.
         let published = Image::read(current.dir, Some(self.staging.ownership()));
         let (Some(record), Ok(published)) = (current.record, published) else {
-            return self.stage(None, previous);
+            return self.stage(None, change);
         };
         let comparison = self.image.compare(&published, self.progress)?;
         // Where the record contradicts the manifest, the bytes themselves decide.
@@ -52,7 +54,7 @@ impl Publication<'_> {
             listing: &record.listing,
             same_files: &comparison.same_files,
         });
-        self.stage(base.as_ref(), previous)
+        self.stage(base.as_ref(), change)
     }
 
     /// For a target that is a directory which somebody else made.
@@ -86,10 +88,10 @@ impl Publication<'_> {
         }
         let kept = self.staging.tree().kept(target, &digest)?;
         let record = Record::new(target, listing, &kept, None, None);
-        self.stage(None, Previous::Plain(Box::new(record)))
+        self.stage(None, Change::Exchange(Arc::new(record)))
     }
 
-    fn stage(&self, base: Option<&Base<'_>>, previous: Previous) -> Result<Decision, Fault> {
+    fn stage(&self, base: Option<&Base<'_>>, change: Change) -> Result<Decision, Fault> {
         self.check_space(base)?;
         let draft = self.staging.begin()?;
         let owner = self.staging.gives_away_to();
@@ -102,15 +104,15 @@ impl Publication<'_> {
         let version = self.manifest.version.clone();
         let origin = Some(origin(self.claimed));
         let mut record = Record::new(target, listing, &kept, version, origin);
-        let staged = match self.find_kept(&record, kept, &previous)? {
+        let staged = match self.find_kept(&record, kept, &change)? {
             Some((name, history)) => {
                 record.head.generation = name;
                 record.history = history;
                 let (now, from) = (record.head.published_at, record.head.from.clone());
                 record.note(now, Happened::Published, from.as_ref());
-                self.staging.stage_kept(&record, previous)?
+                self.staging.stage_kept(&record, change)?
             }
-            None => draft.finish(&record, previous)?,
+            None => draft.finish(&record, change)?,
         };
         Ok(Decision::Change(Box::new(staged)))
     }
@@ -121,12 +123,12 @@ impl Publication<'_> {
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
-        previous: &Previous,
+        change: &Change,
     ) -> Result<Option<(GenerationName, Vec<Event>)>, Fault> {
         let Head { target, digest, .. } = &record.head;
         for name in kept {
             // The current one was compared already.
-            if matches!(previous, Previous::Generation(current) if *current == name) {
+            if matches!(change, Change::Replace(current) if *current == name) {
                 continue;
             }
             let Some(kept) = self.staging.tree().generation(target, name)? else {

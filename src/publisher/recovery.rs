@@ -49,6 +49,7 @@ pub(crate) fn recover(
         tracing::warn!("sweeping the staging: {failure}, going on without");
     }
     let spared = Spared {
+        retention: &settings.retention,
         open: OpenFiles::now(),
         drops: queue.known(),
     };
@@ -60,7 +61,6 @@ pub(crate) fn recover(
     });
     let mut tidying = Tidying {
         pointers,
-        settings,
         spared,
         // Nobody would look again at what it watches.
         vacuum: if once {
@@ -98,8 +98,7 @@ pub(crate) fn recover(
 /// The tree on its way to be tidy.
 struct Tidying<'a> {
     pointers: Pointers,
-    settings: &'a Settings,
-    spared: Spared,
+    spared: Spared<'a>,
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
     due: Schedule,
@@ -118,9 +117,8 @@ impl Tidying<'_> {
             return Ok(());
         }
         self.leftovers += Vacuum::sweep(&mut self.pointers, target)?;
-        let retention = &self.settings.retention;
         let (pointers, spared) = (&mut self.pointers, &self.spared);
-        if let Some(next) = self.vacuum.clean(pointers, target, retention, spared)? {
+        if let Some(next) = self.vacuum.clean(pointers, target, spared)? {
             self.due.add(next, target.clone());
         }
         Ok(())

@@ -28,7 +28,7 @@ pub use pointers::Pointers;
 pub(crate) use record::{Event, Happened, Origin};
 pub use record::{Head, Record};
 pub use staging::Staging;
-pub(crate) use staging::{Placed, Previous, Staged};
+pub(crate) use staging::{Change, Placed, Staged};
 pub(crate) use vacuum::{Spared, Surveyed, Vacuum};
 pub(crate) use verification::{Verification, Verified};
 

@@ -50,10 +50,10 @@ pub(crate) struct Event {
     Debug,
     PartialEq,
     Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
     strum::Display,
     strum::EnumString,
+    SerializeDisplay,
+    DeserializeFromStr,
 )]
 #[strum(serialize_all = "kebab-case")]
 pub(crate) enum Happened {
@@ -225,13 +225,7 @@ impl Record {
             text.push_str("]\n");
         }
         if !self.history.is_empty() {
-            #[derive(Serialize)]
-            struct History<'a> {
-                history: &'a [Event],
-            }
-            let history = History {
-                history: &self.history,
-            };
+            let history = BTreeMap::from([("history", &self.history)]);
             text.push('\n');
             text.push_str(&toml::to_string(&history).expect("events are plain data"));
         }

@@ -140,7 +140,7 @@ impl Verification {
                 detail: format!("leads to {name}, which is not there"),
             });
         }
-        let mut groups = BTreeMap::<(String, [u8; 32]), Group>::new();
+        let mut groups = BTreeMap::new();
         for name in names {
             let Some(generation) = self.tree.generation(target, name.clone())? else {
                 continue;
@@ -166,12 +166,8 @@ impl Verification {
                             continue;
                         };
                         let key = (path.to_string(), mark.sha256.to_bytes());
-                        let group = groups.entry(key).or_insert_with(|| Group {
-                            path: path.to_string(),
-                            mark,
-                            generations: Vec::new(),
-                        });
-                        group.generations.push(self.generations.len());
+                        let group = groups.entry(key).or_insert_with(|| (mark, Vec::new()));
+                        group.1.push(self.generations.len());
                     }
                 }
             }
@@ -182,7 +178,14 @@ impl Verification {
             }
             self.generations.push((target.clone(), name));
         }
-        self.groups.extend(groups.into_values());
+        let groups = groups
+            .into_iter()
+            .map(|((path, _), (mark, generations))| Group {
+                path,
+                mark,
+                generations,
+            });
+        self.groups.extend(groups);
         Ok(())
     }
 
