@@ -155,7 +155,7 @@ impl Publication<'_> {
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
         let copied = self.image.files().filter(|(path, _)| !is_shared(*path));
         let wanted: u64 = copied.map(|(_, size)| size).sum();
-        let free = self.staging.free_space()?;
+        let free = self.staging.tree().root().free_space()?;
         if wanted.saturating_add(self.min_free_space) > free {
             return Err(Fault::NoSpace {
                 wanted: ByteSize(wanted),

@@ -126,9 +126,8 @@ impl Tree {
         Ok(match self.current(target)? {
             Current::Nothing => None,
             Current::Plain(dir) => Some((dir, format!("/{target}/"))),
-            Current::Generation(generation) => {
-                let path = format!("/{}/", generation.name.path(target));
-                Some((generation.dir, path))
+            Current::Generation(Generation { name, dir, .. }) => {
+                Some((dir, format!("/{}/", name.path(target))))
             }
         })
     }

@@ -48,7 +48,8 @@ pub(crate) struct Draft<'s> {
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) number: u64,
-    pub(super) head: Head,
+    /// The head of the record.
+    pub head: Head,
     /// Whether the image is in the staging; that of a kept generation stands in its place already.
     pub(super) is_new: bool,
     pub(super) change: Change,
@@ -71,7 +72,7 @@ pub(crate) enum Change {
 /// A generation that stands in its place with its record; all but the pointer is done.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    pub(super) target: Target,
+    pub target: Target,
     pub(super) generation: GenerationName,
     pub(super) change: Change,
 }
@@ -126,10 +127,6 @@ impl Staging {
     /// User and group that a copy has to be given; `None` when it is right as it is made.
     pub(crate) fn gives_away_to(&self) -> Option<Ownership> {
         self.gives_away.then_some(self.ownership)
-    }
-
-    pub(crate) fn free_space(&self) -> Result<u64, Failure> {
-        self.tree.root().free_space()
     }
 
     /// An empty directory to copy an image to.
@@ -252,11 +249,6 @@ impl Drop for Draft<'_> {
 }
 
 impl Staged {
-    /// The head of its record.
-    pub(crate) fn head(&self) -> &Head {
-        &self.head
-    }
-
     /// What will have become of the drop.
     pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
@@ -268,13 +260,6 @@ impl Staged {
     /// Whether something that machines may be using is current until now.
     pub(crate) fn has_previous(&self) -> bool {
         !matches!(self.change, Change::Make)
-    }
-}
-
-impl Placed {
-    /// The target it is for.
-    pub(crate) fn target(&self) -> &Target {
-        &self.target
     }
 }
 

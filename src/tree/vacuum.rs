@@ -2,7 +2,7 @@
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,24 +178,21 @@ impl Vacuum {
         retention: &Retention,
     ) -> Result<Surveyed, Fault> {
         let current = tree.pointed(target)?;
-        let (mut generations, mut records) = (HashSet::new(), HashSet::new());
-        let mut has_others = false;
-        if let Some(folder) = tree.generations(target)? {
-            folder.each(|name, kind| {
-                let name = name.to_string_lossy();
-                match (kind, name.strip_suffix(".toml")) {
-                    (Kind::Dir, None) => drop(generations.insert(name.to_string())),
-                    (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
-                    _ => has_others = true,
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        let is_current = |name: &GenerationName| generations.contains(name.as_str());
-        let is_tidy = !has_others
-            && generations == records
-            && current.as_ref().is_some_and(is_current)
-            && generations.len() <= 1 + retention.keep;
+        let generations = tree.generations(target)?;
+        let names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
+        // Sorted, each generation stands before its record.
+        let (pairs, others) = names.as_chunks();
+        let is_whole = |[generation, record]: &[(OsString, Kind); 2]| {
+            let mut expected = generation.0.clone();
+            expected.push(".toml");
+            generation.1 == Kind::Dir && record.0 == expected && record.1 == Kind::File
+        };
+        let is_there =
+            |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
+        let is_tidy = others.is_empty()
+            && pairs.iter().all(is_whole)
+            && current.as_ref().is_some_and(is_there)
+            && pairs.len() <= 1 + retention.keep;
         Ok(Surveyed {
             current,
             is_untidy: !is_tidy,

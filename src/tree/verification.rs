@@ -3,15 +3,15 @@
 //! Nothing is written, and no lock is taken: a daemon may be at work. What it removes or swaps
 //! meanwhile is no damage; so whatever seems damaged is looked at once more.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::Serialize;
 
-use super::{Record, Tree};
-use crate::fault::{Fault, StartError};
-use crate::image::{Content, FileMark, Image, Listing, hash_file};
-use crate::settings::TreeSettings;
+use super::{Generation, Record, Tree};
+use crate::fault::Fault;
+use crate::image::{Content, Image, Listing, hash_file};
 use crate::sys::{Failure, FileExt as _, Kind, Ownership, Progress, try_map};
 use crate::text::quoted;
 use crate::words::{Digest, GenerationName, Target};
@@ -22,19 +22,19 @@ pub(crate) struct Verification {
     tree: Tree,
     targets: usize,
     generations: Vec<(Target, GenerationName)>,
-    /// The largest first: at the end no thread is left alone with a long one.
-    groups: Vec<Group>,
+    /// Which of the generations have a file: in most cases it is one file, which is read once.
+    files: BTreeMap<Recorded, Vec<usize>>,
     damages: Vec<Damage>,
 }
 
-/// Files of one target with the same name and the same record: in most cases one file, which is
-/// read once.
-#[derive(Debug)]
-struct Group {
+/// A file as the records have it. The largest come first: at the end no thread is left alone with a
+/// long one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Recorded {
+    size: Reverse<u64>,
+    target: Target,
     path: String,
-    mark: FileMark,
-    /// The generations that have the file, by their number in [`Verification::generations`].
-    generations: Vec<usize>,
+    sha256: Digest,
 }
 
 /// What a run has shown.
@@ -84,41 +84,32 @@ pub(crate) enum DamageKind {
 }
 
 impl Verification {
-    /// Looks at every target, or at one: pointers, records, names, sizes and modes.
+    /// Looks at these targets: pointers, records, names, sizes and modes. `ownership` is what the
+    /// daemon gives to published files.
     ///
     /// # Errors
-    /// When the tree can't be read; when an account of the settings is unknown.
+    /// When the tree can't be read.
     pub(crate) fn read(
-        settings: &TreeSettings,
-        only: Option<&Target>,
-    ) -> Result<Self, VerifyError> {
-        let tree = Tree::open(&settings.path)?;
-        let ownership = tree.ownership(settings)?;
-        let targets = match only {
-            Some(target) if tree.names(target)?.is_none() => {
-                return Err(VerifyError::Unknown(target.clone()));
-            }
-            Some(target) => vec![target.clone()],
-            None => tree.targets()?,
-        };
+        tree: Tree,
+        targets: &[Target],
+        ownership: Option<Ownership>,
+    ) -> Result<Self, Fault> {
         let mut verification = Self {
             tree,
             targets: targets.len(),
             generations: Vec::new(),
-            groups: Vec::new(),
+            files: BTreeMap::new(),
             damages: Vec::new(),
         };
         for target in targets {
-            verification.look_at(&target, ownership)?;
+            verification.look_at(target, ownership)?;
         }
-        let largest_first = |group: &Group| std::cmp::Reverse(group.mark.size);
-        verification.groups.sort_by_key(largest_first);
         Ok(verification)
     }
 
     /// The bytes to be read, where no file is shared by several generations.
     pub(crate) fn bytes(&self) -> u64 {
-        self.groups.iter().map(|group| group.mark.size).sum()
+        self.files.keys().map(|file| file.size.0).sum()
     }
 
     fn look_at(&mut self, target: &Target, ownership: Option<Ownership>) -> Result<(), Fault> {
@@ -140,52 +131,56 @@ impl Verification {
                 detail: format!("leads to {name}, which is not there"),
             });
         }
-        let mut groups = BTreeMap::new();
         for name in names {
-            let Some(generation) = self.tree.generation(target, name.clone())? else {
-                continue;
-            };
-            let mut found = Vec::new();
-            let mut note = |path: Option<&str>, kind, detail: &str| {
-                found.push(Damage {
-                    target: target.clone(),
-                    generation: Some(name.clone()),
-                    path: path.map(String::from),
-                    kind,
-                    detail: detail.to_string(),
-                });
-            };
-            match (generation.record, Image::read(generation.dir, ownership)) {
-                (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
-                (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
-                (Some(Record { listing, .. }), Ok(image)) => {
-                    compare(&image, &listing, note);
-                    for (path, size) in image.files() {
-                        let mark = listing.files.get(path).copied();
-                        let Some(mark) = mark.filter(|mark| mark.size == size) else {
-                            continue;
-                        };
-                        let key = (path.to_string(), mark.sha256.to_bytes());
-                        let group = groups.entry(key).or_insert_with(|| (mark, Vec::new()));
-                        group.1.push(self.generations.len());
+            if let Some(generation) = self.tree.generation(target, name)? {
+                self.look_at_generation(target, generation, ownership)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_generation(
+        &mut self,
+        target: &Target,
+        Generation { name, dir, record }: Generation,
+        ownership: Option<Ownership>,
+    ) -> Result<(), Fault> {
+        let mut found = Vec::new();
+        let mut note = |path: Option<&str>, kind, detail: &str| {
+            found.push(Damage {
+                target: target.clone(),
+                generation: Some(name.clone()),
+                path: path.map(String::from),
+                kind,
+                detail: detail.to_string(),
+            });
+        };
+        match (record, Image::read(dir, ownership)) {
+            (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
+            (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
+            (Some(Record { listing, .. }), Ok(image)) => {
+                compare(&image, &listing, note);
+                for (path, size) in image.files() {
+                    let mark = listing.files.get(path).filter(|mark| mark.size == size);
+                    let file = mark.map(|mark| Recorded {
+                        size: Reverse(size),
+                        target: target.clone(),
+                        path: path.to_string(),
+                        sha256: mark.sha256,
+                    });
+                    if let Some(file) = file {
+                        let generations = self.files.entry(file).or_default();
+                        generations.push(self.generations.len());
                     }
                 }
             }
-            // One without a record that isn't current is about to come or to go, or is a leftover.
-            if self.has_record(target, &name)? || self.tree.pointed(target)?.as_ref() == Some(&name)
-            {
-                self.damages.extend(found);
-            }
-            self.generations.push((target.clone(), name));
         }
-        let groups = groups
-            .into_iter()
-            .map(|((path, _), (mark, generations))| Group {
-                path,
-                mark,
-                generations,
-            });
-        self.groups.extend(groups);
+        // One without a record that isn't current is about to come or to go, or is a leftover.
+        let is_current = || Ok::<_, Fault>(self.tree.pointed(target)?.as_ref() == Some(&name));
+        if self.has_record(target, &name)? || is_current()? {
+            self.damages.extend(found);
+        }
+        self.generations.push((target.clone(), name));
         Ok(())
     }
 
@@ -194,18 +189,17 @@ impl Verification {
     /// # Errors
     /// [`Fault::Interrupted`] when it was to stop.
     pub(crate) fn run(self, progress: &Progress) -> Result<Verified, Fault> {
-        let groups = self.groups.iter().collect();
-        let found = try_map(groups, 1, |group| self.read_group(group, progress))?;
+        let files = self.files.iter().collect();
+        let found = try_map(files, 1, |(file, generations)| {
+            self.read_in_all(file, generations, progress)
+        })?;
         let mut damages = self.damages;
         damages.extend(found.into_iter().flatten());
         damages.sort();
         let (mut files, mut bytes) = (0, 0);
-        for Group {
-            mark, generations, ..
-        } in &self.groups
-        {
+        for (file, generations) in &self.files {
             files += generations.len();
-            bytes += generations.len() as u64 * mark.size;
+            bytes += generations.len() as u64 * file.size.0;
         }
         Ok(Verified {
             targets: self.targets,
@@ -216,16 +210,27 @@ impl Verification {
         })
     }
 
-    fn read_group(&self, group: &Group, progress: &Progress) -> Result<Vec<Damage>, Fault> {
+    fn read_in_all(
+        &self,
+        file: &Recorded,
+        generations: &[usize],
+        progress: &Progress,
+    ) -> Result<Vec<Damage>, Fault> {
+        let Recorded {
+            target,
+            path,
+            sha256,
+            ..
+        } = file;
         let mut known = HashMap::new();
         let mut damages = Vec::new();
-        for number in &group.generations {
-            let (target, name) = &self.generations[*number];
-            let path = format!("{}/{}", name.path(target), group.path);
-            let (kind, detail) = match self.read_file(&path, &mut known, progress) {
-                Ok(digest) if digest == group.mark.sha256 => continue,
+        for number in generations {
+            let name = &self.generations[*number].1;
+            let in_tree = format!("{}/{path}", name.path(target));
+            let (kind, detail) = match self.read_file(&in_tree, &mut known, progress) {
+                Ok(digest) if digest == *sha256 => continue,
                 Ok(digest) => {
-                    let detail = format!("has sha256 {digest}, recorded {}", group.mark.sha256);
+                    let detail = format!("has sha256 {digest}, recorded {sha256}");
                     (DamageKind::Content, detail)
                 }
                 Err(Fault::Interrupted) => return Err(Fault::Interrupted),
@@ -235,7 +240,7 @@ impl Verification {
                 damages.push(Damage {
                     target: target.clone(),
                     generation: Some(name.clone()),
-                    path: Some(group.path.clone()),
+                    path: Some(path.clone()),
                     kind,
                     detail,
                 });
@@ -341,22 +346,5 @@ impl fmt::Display for Damage {
             (None, _) => {}
         }
         write!(f, ": {}", self.detail)
-    }
-}
-
-/// Why nothing can be verified.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum VerifyError {
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error("{0} is not in the tree; expected one that is")]
-    Unknown(Target),
-}
-
-impl From<Failure> for VerifyError {
-    fn from(failure: Failure) -> Self {
-        Self::Fault(failure.into())
     }
 }
