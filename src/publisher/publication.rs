@@ -102,14 +102,14 @@ impl Publication<'_> {
         let target = &self.manifest.target;
         let kept = self.staging.tree().kept(target, &listing.digest())?;
         let version = self.manifest.version.clone();
-        let origin = Some(origin(self.claimed));
-        let mut record = Record::new(target, listing, &kept, version, origin);
+        let origin = origin(self.claimed);
+        let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         let staged = match self.find_kept(&record, kept, &change)? {
             Some((name, history)) => {
                 record.head.generation = name;
                 record.history = history;
-                let (now, from) = (record.head.published_at, record.head.from.clone());
-                record.note(now, Happened::Published, from.as_ref());
+                let now = record.head.published_at;
+                record.note(now, Happened::Published, Some(&origin));
                 self.staging.stage_kept(&record, change)?
             }
             None => draft.finish(&record, change)?,

@@ -26,9 +26,6 @@ use crate::sys::{Failure, Ownership, failpoint, map};
 use crate::text::quoted;
 use crate::words::Target;
 
-/// The catalog's name in the tree.
-const NAME: &str = "catalog.json";
-
 /// What the catalog is called in the daemon's own folder until it is whole.
 const TEMPORARY: &str = "catalog.json.new";
 
@@ -102,20 +99,21 @@ pub enum Changes {
 /// What taking up changes has done.
 #[derive(Debug, Default)]
 pub(crate) struct Updated {
-    /// How many are in the catalog.
+    /// How many images are in the catalog.
     pub images: usize,
     pub is_replaced: bool,
-    /// What could not be taken up: the old line stays.
+    /// What could not be taken up: the old lines stay.
     pub troubles: Vec<String>,
 }
 
 impl Catalog {
     /// The catalog's name in the tree.
-    pub(crate) const NAME: &str = NAME;
+    pub(crate) const NAME: &str = "catalog.json";
 
-    /// Takes `changes` up into the catalog of a tree, and replaces it atomically when it is another
-    /// then. `prefix` is the way from what the TFTP server calls `/` to the tree: empty, or it ends
-    /// in `/`. One that is not there, or not as this version writes it, is made anew.
+    /// Takes `changes` up into the catalog of a tree, and replaces the file atomically where that
+    /// makes another text. `prefix` is the way from what the TFTP server calls `/` to the tree:
+    /// empty, or it ends in `/`. A catalog that is not there, or not as this version writes it, is
+    /// made anew.
     ///
     /// # Errors
     /// When the tree can't be read, or the catalog not be written.
@@ -125,23 +123,22 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        let Some(mut old) = tree.root().file(NAME)? else {
-            return Self::make(tree, prefix, owner);
-        };
-        let Some((images, stale)) = find_stale(tree, &old, changes, prefix)? else {
-            return Self::make(tree, prefix, owner);
-        };
-        if stale.is_empty() {
-            return Ok(Updated {
-                images,
-                ..Updated::default()
-            });
+        if let Some(mut old) = tree.root().file(Self::NAME)?
+            && let Some((images, stale)) = find_stale(tree, &old, changes, prefix)?
+        {
+            if stale.is_empty() {
+                return Ok(Updated {
+                    images,
+                    ..Updated::default()
+                });
+            }
+            old.rewind().map_err(failure)?;
+            return rewrite(tree, Some(&old), &stale, prefix, owner);
         }
-        old.rewind().map_err(failure)?;
-        rewrite(tree, Some(&old), &stale, prefix, owner)
+        Self::make(tree, prefix, owner)
     }
 
-    /// As [`Catalog::update`], whatever the old one says.
+    /// As [`Catalog::update`], whatever the old catalog says.
     pub(crate) fn make(
         tree: &Tree,
         prefix: &str,
@@ -152,7 +149,7 @@ impl Catalog {
 
     /// Reads the catalog of a tree; `None` when it is not there, or not as this version writes it.
     pub(crate) fn read(tree: &Tree) -> Option<Self> {
-        let bytes = tree.root().read(NAME, MAX_SIZE).ok().flatten()?;
+        let bytes = tree.root().read(Self::NAME, MAX_SIZE).ok().flatten()?;
         String::from_utf8(bytes).ok().and_then(Self::parse)
     }
 
@@ -179,8 +176,8 @@ impl Catalog {
     }
 }
 
-/// Those of `changes` of which the catalog `old` does not say what the tree says, sorted, and how
-/// many images are in the catalog; `None` when that is not as this version writes it.
+/// How many images are in the catalog `old`, and the targets among `changes` of which it does not
+/// say what the tree says, sorted; `None` when the catalog is not as this version writes it.
 fn find_stale(
     tree: &Tree,
     old: &File,
@@ -200,10 +197,10 @@ fn find_stale(
         let of_changes = lines.filter(|(target, _)| is_all || stale.contains(target));
         let together: Vec<_> = of_changes.take(TOGETHER).collect();
         let is_last = together.len() < TOGETHER;
-        for (target, is_right) in map(together, FEW, |(target, line)| {
-            let is_right = is_right(&line, tree, &target, prefix);
-            (target, is_right)
-        }) {
+        let compared = map(together, FEW, |(target, line)| {
+            (is_right(&line, tree, &target, prefix), target)
+        });
+        for (is_right, target) in compared {
             if is_right {
                 stale.remove(&target);
             } else {
@@ -214,7 +211,8 @@ fn find_stale(
             break;
         }
     }
-    Ok((lines.is_whole).then(|| (count, stale.into_iter().collect())))
+    let stale = stale.into_iter().collect();
+    Ok(lines.is_whole.then_some((count, stale)))
 }
 
 /// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all others
@@ -266,20 +264,20 @@ fn rewrite(
     let before = if updated.images == 0 { BEGIN } else { "\n" };
     write!(out, "{before}{END}").map_err(failure)?;
     if updated.is_replaced {
-        failpoint("catalog", "writing", NAME)?;
+        failpoint("catalog", "writing", Catalog::NAME)?;
         let written = out.into_inner();
         let written = written.map_err(|error| failure(error.into_error()))?;
-        written.finish(owner, tree.root(), NAME)?;
+        written.finish(owner, tree.root(), Catalog::NAME)?;
     }
     Ok(updated)
 }
 
 fn failure(error: io::Error) -> Failure {
-    Failure::new("writing", NAME, error)
+    Failure::new("writing", Catalog::NAME, error)
 }
 
-/// The images in the text of a catalog, each with its line, without the comma and the line's end. Ends
-/// at the first line that is not as this version writes it.
+/// The targets in the text of a catalog, each with its line, without the comma and the line's end.
+/// Ends at the first line that is not as this version writes it.
 struct Lines<R> {
     text: R,
     /// The target of the line before, and whether that has a comma.
@@ -335,20 +333,18 @@ impl<R: BufRead> Iterator for Lines<R> {
 /// Whether a line says what the tree says, as far as the short part of the record goes: the same
 /// generation may have come back as another version.
 fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
-    let Ok(image) = serde_json::from_str::<CatalogImage<'_>>(line) else {
-        return false;
-    };
-    let Ok(Some(generation)) = tree.pointed(target) else {
-        return false;
-    };
-    let Ok(Some(head)) = tree.head(target, &generation) else {
-        return false;
-    };
-    image.generation == generation.as_str()
-        && image.version == head.version
-        && image.published_at == head.published_at.to_string()
-        && image.path == format!("{prefix}{target}")
-        && image.pinned_path == format!("{prefix}{}", generation.path(target))
+    if let Ok(image) = serde_json::from_str::<CatalogImage<'_>>(line)
+        && let Ok(Some(generation)) = tree.pointed(target)
+        && let Ok(Some(head)) = tree.head(target, &generation)
+    {
+        image.generation == generation.as_str()
+            && image.version == head.version
+            && image.published_at == head.published_at.to_string()
+            && image.path == format!("{prefix}{target}")
+            && image.pinned_path == format!("{prefix}{}", generation.path(target))
+    } else {
+        false
+    }
 }
 
 /// The line of what is current at a target; empty when no generation is.
@@ -358,9 +354,7 @@ fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
 fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<String, String> {
     let current = match tree.current(target) {
         Ok(Current::Generation(current)) => current,
-        Ok(Current::Nothing | Current::Plain(_)) | Err(Fault::Reject(_)) => {
-            return Ok(String::new());
-        }
+        Ok(_) | Err(Fault::Reject(_)) => return Ok(String::new()),
         Err(fault) => return Err(fault.to_string()),
     };
     let Some(Record { head, listing, .. }) = current.record else {

@@ -69,7 +69,7 @@ pub(crate) enum Current {
 pub(crate) struct Generation {
     pub name: GenerationName,
     pub dir: Dir,
-    /// `None` when it is missing or unreadable: then nobody knows what was published.
+    /// `None` when the record is missing or unreadable: then nobody knows what was published.
     pub record: Option<Record>,
 }
 
@@ -81,8 +81,10 @@ impl Tree {
         }
     }
 
+    /// The tree at `path`.
+    ///
     /// # Errors
-    /// When it is not there, or can't be read.
+    /// When the tree is not there, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         Dir::open(path).map(Self::new)
     }
@@ -120,8 +122,8 @@ impl Tree {
         Err(reject(Reason::TargetOccupied, detail))
     }
 
-    /// The directory that machines read from when they use the stable path of `target`, and how the
-    /// paths of its files end but for their names in it; `None` when there is none.
+    /// The directory that machines read from when they use the stable path of `target`, and a part
+    /// that the paths of all files in it have; `None` when nothing is current.
     pub(crate) fn in_use(&self, target: &Target) -> Result<Option<(Dir, String)>, Fault> {
         Ok(match self.current(target)? {
             Current::Nothing => None,
@@ -175,8 +177,8 @@ impl Tree {
         generations.as_ref().map(generation_names).transpose()
     }
 
-    /// When the record of the generation `name` was written last: of one that isn't current, when it
-    /// stopped being so. `None` when there is no record.
+    /// When the record of the generation `name` was written last: for a generation that isn't
+    /// current, when it stopped being so. `None` when there is no record.
     pub(crate) fn retired_at(
         &self,
         target: &Target,
@@ -191,8 +193,8 @@ impl Tree {
         &self,
         settings: &TreeSettings,
     ) -> Result<Option<Ownership>, StartError> {
-        let own = self.root.stat(PRIVATE)?;
-        let ownership = own.map(|own| settings.ownership(own.ownership()));
+        let private = self.root.stat(PRIVATE)?;
+        let ownership = private.map(|private| settings.ownership(private.ownership()));
         Ok(ownership.transpose()?)
     }
 
@@ -208,9 +210,8 @@ impl Tree {
         Ok(kept)
     }
 
-    /// The generation that a rollback goes back to when nobody names one: of those that were
-    /// published before the `current` one, the last; where none is current, the one that was so
-    /// last. `None` when there is none.
+    /// The generation that a rollback goes back to when nobody names one: the last that was published
+    /// before the `current` one; where none is current, the one that was current last.
     pub(crate) fn previous(
         &self,
         target: &Target,
@@ -223,22 +224,15 @@ impl Tree {
         for name in generation_names(&generations)? {
             let is_current = Some(&name) == current;
             let retired = retired_at(&generations, &name)?;
-            let Some(generation) = generation(&generations, name)? else {
-                continue;
-            };
-            let Some(record) = &generation.record else {
-                continue;
-            };
-            let published = Some(record.published_at());
-            if is_current {
-                own = published;
-            } else {
-                let at = if current.is_some() {
-                    published
+            if let Some(generation) = generation(&generations, name)?
+                && let Some(record) = &generation.record
+            {
+                let published = Some(record.published_at());
+                if is_current {
+                    own = published;
                 } else {
-                    retired
-                };
-                others.push((at, generation));
+                    others.push((current.map_or(retired, |_| published), generation));
+                }
             }
         }
         others.retain(|(at, _)| own.is_none() || *at < own);

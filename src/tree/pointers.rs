@@ -75,7 +75,7 @@ impl Pointers {
         };
         if let Change::Exchange(record) = &staged.change {
             let adopted = &record.head.generation;
-            // Once the two were exchanged, it is the directory.
+            // Once the pointer and the directory were exchanged, the directory stands there.
             let there = generations.stat(adopted.as_str())?;
             if there.is_none_or(|stat| stat.kind == Kind::Link) {
                 generations.remove_file(adopted.as_str())?;
@@ -121,10 +121,9 @@ impl Pointers {
             return Ok(());
         };
         match folder.remove_dir(target.generations()) {
-            Err(failure) if failure.is(ErrorKind::DirectoryNotEmpty) => {}
-            removed => drop(removed?),
+            Err(failure) if failure.is(ErrorKind::DirectoryNotEmpty) => Ok(()),
+            removed => removed.map(drop),
         }
-        Ok(())
     }
 }
 

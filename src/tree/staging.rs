@@ -1,8 +1,7 @@
 //! What comes into the tree, up to the step that machines can see.
 //!
-//! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`]; each is made of the
-//! one before. Many may share the [`Staging`]. The last step needs the `Pointers`, of which there is
-//! one.
+//! An image is copied to a [`Draft`]; of that is made a [`Staged`], and of that a [`Placed`]. Many may
+//! share the [`Staging`]. The last step needs the `Pointers`, of which there is one.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -26,14 +25,14 @@ pub struct Staging {
     pub(super) folder: Dir,
     /// Never read: it holds the lock.
     _private: Dir,
-    /// What published files look like.
+    /// User and group of published files.
     ownership: Ownership,
-    /// Whether that has to be given to them.
+    /// Whether files have another user or group when they are made.
     gives_away: bool,
     next: AtomicU64,
 }
 
-/// An empty directory in the staging, to be filled. Goes when it is dropped.
+/// An empty directory in the staging, to be filled. Where that ends early the directory is removed.
 #[derive(Debug)]
 pub(crate) struct Draft<'s> {
     staging: &'s Staging,
@@ -58,14 +57,14 @@ pub(crate) struct Staged {
 /// What is to be done with a target's pointer, which is the step that machines see.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// It is made: nothing is current until now.
+    /// The pointer is made: nothing is current until now.
     Make,
-    /// It is put over the one that names this generation.
+    /// The pointer is put over the one that names this generation.
     Replace(GenerationName),
-    /// It changes places with a directory that somebody else made, which becomes the previous
-    /// generation, with this record.
+    /// The pointer changes places with a directory that somebody else made, which becomes the
+    /// previous generation, with this record.
     Exchange(Arc<Record>),
-    /// It is removed: the target is taken out of the tree.
+    /// The pointer is removed: the target is taken out of the tree.
     Remove,
 }
 
@@ -93,19 +92,17 @@ impl Staging {
         // What the file system gives to new files here; a mount option can have a say in it.
         let own = folder.stat_self()?.ownership();
         let ownership = settings.ownership(own)?;
-        let gives_away = ownership != own;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;
         let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
-        let next = left.iter().filter_map(|(name, _)| number(name)).max();
-        let next = AtomicU64::new(next.map_or(0, |last| last.saturating_add(1)));
+        let last = left.iter().filter_map(|(name, _)| number(name)).max();
         Ok(Arc::new(Self {
             tree,
             folder,
             _private: private,
             ownership,
-            gives_away,
-            next,
+            gives_away: ownership != own,
+            next: AtomicU64::new(last.map_or(0, |last| last.saturating_add(1))),
         }))
     }
 
@@ -119,12 +116,12 @@ impl Staging {
         &self.tree
     }
 
-    /// What published files look like.
+    /// User and group of published files.
     pub(crate) fn ownership(&self) -> Ownership {
         self.ownership
     }
 
-    /// User and group that a copy has to be given; `None` when it is right as it is made.
+    /// User and group that a copy has to be given; `None` when copies are right as they are made.
     pub(crate) fn gives_away_to(&self) -> Option<Ownership> {
         self.gives_away.then_some(self.ownership)
     }
@@ -177,7 +174,7 @@ impl Staging {
     /// Puts a staged generation, which has to be durable, and then its record in their place.
     ///
     /// # Errors
-    /// It stays in the staging, for another try or `Pointers::discard`.
+    /// What was staged is to be tried once more then, or to be given to `Pointers::discard`.
     pub(crate) fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
         let (target, generation) = (&staged.head.target, &staged.head.generation);
         let folder = self.target_folder(target)?;

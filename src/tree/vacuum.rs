@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +24,11 @@ const WATCHED: Duration = Duration::from_secs(120);
 /// So many generations are watched at a time; the kernel has watches for some more.
 const MAX_WATCHED: usize = 1_000;
 
-/// A generation that is in use is looked at again after this, or after as long as it is watched.
+/// A generation that is in use is looked at again after as long as it is watched, within these.
 const IN_USE: Duration = Duration::from_secs(60);
 const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// And a withdrawal whose drop is still on its way.
+/// A withdrawal whose drop is still on its way is looked at again after this.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
 /// What stays in the tree.
@@ -78,7 +79,8 @@ impl Vacuum {
     /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
     /// ago. Of a target that was taken out of the tree none is kept for longer than that.
     ///
-    /// None goes while a machine uses it, nor what was withdrawn by a drop that has no outcome yet.
+    /// No generation goes while a machine uses it, nor one that was withdrawn by a drop that has no
+    /// outcome yet.
     ///
     /// Returns when vacuum will have to do with the target again.
     pub(crate) fn clean(
@@ -171,7 +173,7 @@ impl Vacuum {
         Ok((due > now).then_some(due))
     }
 
-    /// Looks whether a start has anything to do for `target`: for most of many targets it has not.
+    /// Looks whether a start has anything to do for `target`: of many targets most are tidy.
     pub(crate) fn survey(
         tree: &Tree,
         target: &Target,
@@ -180,12 +182,11 @@ impl Vacuum {
         let current = tree.pointed(target)?;
         let generations = tree.generations(target)?;
         let names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
-        // Sorted, each generation stands before its record.
+        // The names are sorted: each generation stands before its record.
         let (pairs, others) = names.as_chunks();
-        let is_whole = |[generation, record]: &[(OsString, Kind); 2]| {
-            let mut expected = generation.0.clone();
-            expected.push(".toml");
-            generation.1 == Kind::Dir && record.0 == expected && record.1 == Kind::File
+        let is_whole = |[(name, kind), (record, of_record)]: &[(OsString, Kind); 2]| {
+            let is_its_record = record.as_bytes().strip_suffix(b".toml") == Some(name.as_bytes());
+            is_its_record && (kind, of_record) == (&Kind::Dir, &Kind::File)
         };
         let is_there =
             |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
@@ -233,8 +234,8 @@ impl Vacuum {
     }
 }
 
-/// Of generations that aren't current, each with the moment since when, those that go: all but the
-/// `keep` that were current last, each with the moment from which it may go.
+/// The generations that go of those that were `superseded`, each at a moment: all but the `keep` that
+/// were current last, each with the moment from which it may go.
 fn not_kept(
     mut superseded: Vec<(Moment, GenerationName)>,
     keep: usize,

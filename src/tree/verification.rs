@@ -1,6 +1,6 @@
 //! Whether everything that was published still is what its records say.
 //!
-//! Nothing is written, and no lock is taken: a daemon may be at work. What it removes or swaps
+//! Nothing is written, and no lock is taken: a daemon may be at work. What the daemon removes or swaps
 //! meanwhile is no damage; so whatever seems damaged is looked at once more.
 
 use std::cmp::Reverse;
@@ -53,9 +53,9 @@ pub(crate) struct Verified {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Damage {
     pub target: Target,
-    /// Missing when it is the target's pointer.
+    /// Missing when the target's pointer is damaged.
     pub generation: Option<GenerationName>,
-    /// From the image's root; missing when it is the generation as a whole.
+    /// From the image's root; missing when the generation as a whole is damaged.
     pub path: Option<String>,
     #[serde(rename = "damage")]
     pub kind: DamageKind,
@@ -120,7 +120,7 @@ impl Verification {
         };
         if let Some(name) = pointed
             && !names.contains(&name)
-            // It may have been swapped since.
+            // The pointer may have been swapped since.
             && self.tree.pointed(target)?.as_ref() == Some(&name)
         {
             self.damages.push(Damage {
@@ -161,21 +161,22 @@ impl Verification {
             (Some(Record { listing, .. }), Ok(image)) => {
                 compare(&image, &listing, note);
                 for (path, size) in image.files() {
-                    let mark = listing.files.get(path).filter(|mark| mark.size == size);
-                    let file = mark.map(|mark| Recorded {
-                        size: Reverse(size),
-                        target: target.clone(),
-                        path: path.to_string(),
-                        sha256: mark.sha256,
-                    });
-                    if let Some(file) = file {
-                        let generations = self.files.entry(file).or_default();
-                        generations.push(self.generations.len());
+                    if let Some(mark) = listing.files.get(path)
+                        && mark.size == size
+                    {
+                        let file = Recorded {
+                            size: Reverse(size),
+                            target: target.clone(),
+                            path: path.to_string(),
+                            sha256: mark.sha256,
+                        };
+                        let number = self.generations.len();
+                        self.files.entry(file).or_default().push(number);
                     }
                 }
             }
         }
-        // One without a record that isn't current is about to come or to go, or is a leftover.
+        // A generation without a record that isn't current is about to come or to go, or a leftover.
         let is_current = || Ok::<_, Fault>(self.tree.pointed(target)?.as_ref() == Some(&name));
         if self.has_record(target, &name)? || is_current()? {
             self.damages.extend(found);
@@ -196,39 +197,31 @@ impl Verification {
         let mut damages = self.damages;
         damages.extend(found.into_iter().flatten());
         damages.sort();
-        let (mut files, mut bytes) = (0, 0);
-        for (file, generations) in &self.files {
-            files += generations.len();
-            bytes += generations.len() as u64 * file.size.0;
-        }
+        let bytes = |(file, found): (&Recorded, &Vec<_>)| file.size.0 * found.len() as u64;
         Ok(Verified {
             targets: self.targets,
             generations: self.generations.len(),
-            files,
-            bytes,
+            files: self.files.values().map(Vec::len).sum(),
+            bytes: self.files.iter().map(bytes).sum(),
             damages,
         })
     }
 
+    /// Reads a file in all of the generations that have it.
     fn read_in_all(
         &self,
         file: &Recorded,
         generations: &[usize],
         progress: &Progress,
     ) -> Result<Vec<Damage>, Fault> {
-        let Recorded {
-            target,
-            path,
-            sha256,
-            ..
-        } = file;
+        let (target, path, sha256) = (&file.target, &file.path, file.sha256);
         let mut known = HashMap::new();
         let mut damages = Vec::new();
         for number in generations {
             let name = &self.generations[*number].1;
             let in_tree = format!("{}/{path}", name.path(target));
             let (kind, detail) = match self.read_file(&in_tree, &mut known, progress) {
-                Ok(digest) if digest == *sha256 => continue,
+                Ok(digest) if digest == sha256 => continue,
                 Ok(digest) => {
                     let detail = format!("has sha256 {digest}, recorded {sha256}");
                     (DamageKind::Content, detail)
@@ -285,19 +278,15 @@ fn compare(image: &Image, listing: &Listing, mut note: impl FnMut(Option<&str>, 
         note(None, DamageKind::Mode, MODE);
     }
     let mut rest = BTreeMap::new();
-    rest.extend(
-        listing
-            .files
-            .iter()
-            .map(|(path, mark)| (path, Content::File(mark.size))),
-    );
-    rest.extend(
-        listing
-            .links
-            .iter()
-            .map(|(path, to)| (path, Content::Link(to.clone()))),
-    );
-    rest.extend(listing.folders.iter().map(|path| (path, Content::Folder)));
+    for (path, mark) in &listing.files {
+        rest.insert(path, Content::File(mark.size));
+    }
+    for (path, to) in &listing.links {
+        rest.insert(path, Content::Link(to.clone()));
+    }
+    for path in &listing.folders {
+        rest.insert(path, Content::Folder);
+    }
     for entry in image.entries() {
         let path = Some(entry.path.as_str());
         let Some(recorded) = rest.remove(&entry.path) else {
