@@ -11,7 +11,7 @@ use crate::log::{Log, MessageId};
 use crate::settings::Settings;
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::tree::{Verification, Verified};
+use crate::tree::{Tree, Verification, Verified};
 use crate::words::Target;
 
 /// Verifies every target, or one.
@@ -21,7 +21,16 @@ pub(super) fn verify(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
-    let verification = Verification::read(&settings.tree, target)?;
+    let tree = Tree::open(&settings.tree.path)?;
+    let targets = match target {
+        Some(target) if tree.names(target)?.is_none() => {
+            anyhow::bail!("{target} is not in the tree; expected one that is");
+        }
+        Some(target) => vec![target.clone()],
+        None => tree.targets()?,
+    };
+    let ownership = tree.ownership(&settings.tree)?;
+    let verification = Verification::read(tree, &targets, ownership)?;
     let progress = Arc::new(Progress::default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

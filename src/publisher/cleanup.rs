@@ -116,9 +116,13 @@ impl Cleanup {
         let (mut vacuum, drops) = (std::mem::take(&mut self.vacuum), queue.known());
         Some(move |shop: &Workshop| {
             let open = OpenFiles::now();
-            let (spared, retention) = (Spared { open, drops }, &shop.settings.retention);
+            let spared = Spared {
+                retention: &shop.settings.retention,
+                open,
+                drops,
+            };
             let clean = |target| {
-                let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &spared);
+                let next = vacuum.clean(&mut pipeline.pointers, &target, &spared);
                 (target, next)
             };
             let next = free.into_iter().map(clean).collect();

@@ -99,7 +99,7 @@ impl Decided {
     /// What becomes of the drop when all goes well.
     pub(super) fn outcome(&self) -> Outcome {
         let (verdict, image, rejection) = match &self.decision {
-            Decision::Change(staged) => (staged.verdict(), Some(published(staged.head())), None),
+            Decision::Change(staged) => (staged.verdict(), Some(published(&staged.head)), None),
             Decision::Again(verdict, image) => (*verdict, Some(image.clone()), None),
             Decision::Unchanged(image) => (Verdict::Unchanged, Some(image.clone()), None),
             Decision::Reject(rejection) => (Verdict::Rejected, None, Some(rejection.clone())),

@@ -5,7 +5,7 @@ use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::Replaces;
 use crate::sys::Failure;
-use crate::tree::{Current, Generation, Happened, Head, Previous, Record, Tree};
+use crate::tree::{Change, Current, Generation, Happened, Head, Record, Tree};
 use crate::words::{GenerationName, Moment, Reason, Target, Verdict};
 
 impl Request<'_> {
@@ -89,12 +89,12 @@ impl Request<'_> {
         current: Current,
     ) -> Result<Decision, Fault> {
         let staging = &self.shop.staging;
-        let previous = match current {
+        let change = match current {
             Current::Generation(current) if current.name == kept.name => {
                 return Ok(self.unchanged(&record.head));
             }
-            Current::Generation(current) => Previous::Generation(current.name),
-            Current::Nothing => Previous::Nothing,
+            Current::Generation(current) => Change::Replace(current.name),
+            Current::Nothing => Change::Make,
             Current::Plain(_) => return Err(self.occupied()),
         };
         let image = Image::read(kept.dir, Some(staging.ownership()))?;
@@ -109,7 +109,7 @@ impl Request<'_> {
         record.note(now, Happened::RolledBack, Some(&origin));
         record.head.published_at = now;
         record.head.from = Some(origin);
-        let staged = staging.stage_kept(&record, previous)?;
+        let staged = staging.stage_kept(&record, change)?;
         Ok(Decision::Change(Box::new(staged)))
     }
 
@@ -136,7 +136,7 @@ impl Request<'_> {
             }
         };
         record.note(Moment::now(), Happened::Withdrawn, Some(&self.origin()));
-        let staged = self.shop.staging.stage_withdrawal(&record)?;
+        let staged = self.shop.staging.stage_kept(&record, Change::Remove)?;
         Ok(Decision::Change(Box::new(staged)))
     }
 

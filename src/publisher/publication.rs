@@ -1,5 +1,7 @@
 //! An image on its way into the tree: compared with what is current, and staged where it differs.
 
+use std::sync::Arc;
+
 use bytesize::ByteSize;
 
 use super::decision::{Decision, Request};
@@ -8,7 +10,7 @@ use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
-use crate::tree::{Current, Event, Generation, Happened, Head, Previous, Record};
+use crate::tree::{Change, Current, Event, Generation, Happened, Head, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -22,19 +24,19 @@ impl Request<'_> {
         current: Current,
     ) -> Result<Decision, Fault> {
         match current {
-            Current::Nothing => self.stage(image, None, Previous::Nothing),
+            Current::Nothing => self.stage(image, None, Change::Make),
             Current::Plain(dir) => self.replace_plain(image, &Image::read(dir, None)?),
             Current::Generation(generation) => self.replace(image, generation),
         }
     }
 
     fn replace(&self, image: &Image, current: Generation) -> Result<Decision, Fault> {
-        let previous = Previous::Generation(current.name);
+        let change = Change::Replace(current.name);
         // A generation that nobody knows the contents of, or that can't be read, is damaged: the
         // drop repairs it.
         let published = Image::read(current.dir, Some(self.shop.staging.ownership()));
         let (Some(record), Ok(published)) = (current.record, published) else {
-            return self.stage(image, None, previous);
+            return self.stage(image, None, change);
         };
         let comparison = image.compare(&published, &self.shop.progress)?;
         // Where the record contradicts the manifest, the bytes themselves decide.
@@ -47,7 +49,7 @@ impl Request<'_> {
             listing: &record.listing,
             same_files: &comparison.same_files,
         });
-        self.stage(image, base.as_ref(), previous)
+        self.stage(image, base.as_ref(), change)
     }
 
     /// For a target that is a directory which somebody else made.
@@ -81,14 +83,14 @@ impl Request<'_> {
         }
         let kept = self.shop.staging.tree().kept(target, &digest)?;
         let record = Record::new(target, listing, &kept, None, None);
-        self.stage(image, None, Previous::Plain(Box::new(record)))
+        self.stage(image, None, Change::Exchange(Arc::new(record)))
     }
 
     fn stage(
         &self,
         image: &Image,
         base: Option<&Base<'_>>,
-        previous: Previous,
+        change: Change,
     ) -> Result<Decision, Fault> {
         self.shop.check_space(image, base)?;
         let draft = self.shop.staging.begin()?;
@@ -98,16 +100,17 @@ impl Request<'_> {
         let target = &self.manifest.target;
         let kept = self.shop.staging.tree().kept(target, &listing.digest())?;
         let version = self.manifest.version.clone();
-        let mut record = Record::new(target, listing, &kept, version, Some(self.origin()));
-        let staged = match self.shop.find_kept(&record, kept, &previous)? {
+        let origin = self.origin();
+        let mut record = Record::new(target, listing, &kept, version, Some(&origin));
+        let staged = match self.shop.find_kept(&record, kept, &change)? {
             Some((name, history)) => {
                 record.head.generation = name;
                 record.history = history;
-                let (now, from) = (record.head.published_at, record.head.from.clone());
-                record.note(now, Happened::Published, from.as_ref());
-                self.shop.staging.stage_kept(&record, previous)?
+                let now = record.head.published_at;
+                record.note(now, Happened::Published, Some(&origin));
+                self.shop.staging.stage_kept(&record, change)?
             }
-            None => draft.finish(&record, previous)?,
+            None => draft.finish(&record, change)?,
         };
         Ok(Decision::Change(Box::new(staged)))
     }
@@ -120,12 +123,12 @@ impl Workshop {
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
-        previous: &Previous,
+        change: &Change,
     ) -> Result<Option<(GenerationName, Vec<Event>)>, Fault> {
         let Head { target, digest, .. } = &record.head;
         for name in kept {
             // The current one was compared already.
-            if matches!(previous, Previous::Generation(current) if *current == name) {
+            if matches!(change, Change::Replace(current) if *current == name) {
                 continue;
             }
             let kept = self.staging.tree().generation(target, name)?;
@@ -150,7 +153,7 @@ impl Workshop {
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
         let copied = image.files().filter(|(path, _)| !is_shared(*path));
         let wanted: u64 = copied.map(|(_, size)| size).sum();
-        let free = self.staging.free_space()?;
+        let free = self.staging.tree().root().free_space()?;
         if wanted.saturating_add(self.settings.limits.min_free_space) > free {
             return Err(Fault::NoSpace {
                 wanted: ByteSize(wanted),

@@ -56,7 +56,7 @@ impl Held {
         let waits = has_previous && !swap.quiet_period.is_zero();
         let place = placed.as_ref().filter(|_| waits);
         // Where nothing leads anywhere, nobody can be using it.
-        let in_use = place.and_then(|placed| tree.in_use(placed.target()).ok().flatten());
+        let in_use = place.and_then(|placed| tree.in_use(&placed.target).ok().flatten());
         let (placed, dir) = match (placed, in_use) {
             (Some(placed), Some((dir, _))) => (placed, dir),
             (placed, _) => return Look::Quiet((decided, placed)),
@@ -106,7 +106,7 @@ impl Held {
 
     /// Whether a file of the current generation is open, as far as this process may know.
     fn is_open(&self, tree: &Tree, lookout: &Lookout) -> bool {
-        let Some((dir, path)) = tree.in_use(self.placed.target()).ok().flatten() else {
+        let Some((dir, path)) = tree.in_use(&self.placed.target).ok().flatten() else {
             return false;
         };
         lookout.is_locked(&self.watched, dir) || OpenFiles::now().has(&path)

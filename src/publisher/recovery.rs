@@ -33,6 +33,7 @@ pub(super) fn recover(
         tracing::warn!("sweeping the staging: {failure}, going on without");
     }
     let spared = Spared {
+        retention: &settings.retention,
         open: OpenFiles::now(),
         drops: queue.known(),
     };
@@ -56,7 +57,7 @@ pub(super) fn recover(
                 return Ok(None);
             }
             leftovers += Vacuum::sweep(&mut pointers, &target)?;
-            vacuum.clean(&mut pointers, &target, retention, &spared)
+            vacuum.clean(&mut pointers, &target, &spared)
         });
         if !matches!(next, Ok(None)) {
             cleaned.push((target, next));

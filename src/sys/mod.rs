@@ -15,7 +15,7 @@ mod removal;
 mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
-pub(crate) use dir::{Dir, Kind, Replacement, Stat};
+pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
 pub(crate) use files::{FileExt, sealed};

@@ -8,7 +8,7 @@
 //! ```
 //! It stands in the tree as `catalog.json`, sorted by target, and is nowhere else: what is in it
 //! already is not looked for in the records again. That an image has a line of its own is no part of
-//! the format that others may rely on. It lets ten thousand lines that did not change pass one by
+//! the format that others may rely on: it lets ten thousand lines that did not change pass one by
 //! one, without being parsed, and without being in memory together.
 
 use std::borrow::Cow;
@@ -19,15 +19,12 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Head;
+use super::record::Record;
 use super::{Current, PRIVATE, Tree};
 use crate::fault::Fault;
-use crate::sys::{Failure, Ownership, Replacement, failpoint, map};
+use crate::sys::{Failure, Ownership, failpoint, map};
 use crate::text::quoted;
 use crate::words::Target;
-
-/// The catalog's name in the tree.
-const NAME: &str = "catalog.json";
 
 /// What the catalog is called in the daemon's own folder until it is whole.
 const TEMPORARY: &str = "catalog.json.new";
@@ -102,20 +99,21 @@ pub enum Changes {
 /// What taking up changes has done.
 #[derive(Debug, Default)]
 pub(crate) struct Updated {
-    /// How many are in the catalog.
+    /// How many images are in the catalog.
     pub images: usize,
     pub is_replaced: bool,
-    /// What could not be taken up: the old line stays.
+    /// What could not be taken up: the old lines stay.
     pub troubles: Vec<String>,
 }
 
 impl Catalog {
     /// The catalog's name in the tree.
-    pub(crate) const NAME: &str = NAME;
+    pub(crate) const NAME: &str = "catalog.json";
 
-    /// Takes `changes` up into the catalog of a tree, and replaces it atomically when it is another
-    /// then. `prefix` is the way from what the TFTP server calls `/` to the tree: empty, or it ends
-    /// in `/`. One that is not there, or not as this version writes it, is made anew.
+    /// Takes `changes` up into the catalog of a tree, and replaces the file atomically where that
+    /// makes another text. `prefix` is the way from what the TFTP server calls `/` to the tree:
+    /// empty, or it ends in `/`. A catalog that is not there, or not as this version writes it, is
+    /// made anew.
     ///
     /// # Errors
     /// When the tree can't be read, or the catalog not be written.
@@ -125,23 +123,22 @@ impl Catalog {
         prefix: &str,
         owner: Option<Ownership>,
     ) -> Result<Updated, Failure> {
-        let Some(mut old) = tree.root().file(NAME)? else {
-            return Self::make(tree, prefix, owner);
-        };
-        let Some((images, stale)) = find_stale(tree, &old, changes, prefix)? else {
-            return Self::make(tree, prefix, owner);
-        };
-        if stale.is_empty() {
-            return Ok(Updated {
-                images,
-                ..Updated::default()
-            });
+        if let Some(mut old) = tree.root().file(Self::NAME)?
+            && let Some((images, stale)) = find_stale(tree, &old, changes, prefix)?
+        {
+            if stale.is_empty() {
+                return Ok(Updated {
+                    images,
+                    ..Updated::default()
+                });
+            }
+            old.rewind().map_err(failure)?;
+            return rewrite(tree, Some(&old), &stale, prefix, owner);
         }
-        old.rewind().map_err(failure)?;
-        rewrite(tree, Some(&old), &stale, prefix, owner)
+        Self::make(tree, prefix, owner)
     }
 
-    /// As [`Catalog::update`], whatever the old one says.
+    /// As [`Catalog::update`], whatever the old catalog says.
     pub(crate) fn make(
         tree: &Tree,
         prefix: &str,
@@ -152,23 +149,19 @@ impl Catalog {
 
     /// Reads the catalog of a tree; `None` when it is not there, or not as this version writes it.
     pub(crate) fn read(tree: &Tree) -> Option<Self> {
-        let bytes = tree.root().read(NAME, MAX_SIZE).ok().flatten()?;
+        let bytes = tree.root().read(Self::NAME, MAX_SIZE).ok().flatten()?;
         String::from_utf8(bytes).ok().and_then(Self::parse)
     }
 
     /// `None` when the text is not as this version writes it.
     pub(crate) fn parse(text: String) -> Option<Self> {
-        let mut lines = Lines::new(text.as_bytes());
-        let (mut at, mut ranges) = (BEGIN.len(), Vec::new());
-        while let Some(Line { text, .. }) = lines.take() {
-            ranges.push(at..at + text.len());
-            at += text.len() + ",\n".len();
+        let mut images = Lines::begin(text.as_bytes())?;
+        let (mut at, mut lines) = (BEGIN.len(), Vec::new());
+        for (_, line) in &mut images {
+            lines.push(at..at + line.len());
+            at += line.len() + ",\n".len();
         }
-        let is_whole = !lines.is_damaged;
-        is_whole.then_some(Self {
-            text,
-            lines: ranges,
-        })
+        images.is_whole.then_some(Self { text, lines })
     }
 
     /// How many images are in it.
@@ -183,46 +176,43 @@ impl Catalog {
     }
 }
 
-/// Those of `changes` of which the catalog `old` does not say what the tree says, sorted, and how
-/// many images are in the catalog; `None` when that is not as this version writes it.
+/// How many images are in the catalog `old`, and the targets among `changes` of which it does not
+/// say what the tree says, sorted; `None` when the catalog is not as this version writes it.
 fn find_stale(
     tree: &Tree,
     old: &File,
     changes: &Changes,
     prefix: &str,
 ) -> Result<Option<(usize, Vec<Target>)>, Failure> {
+    let Some(mut lines) = Lines::begin(BufReader::new(old)) else {
+        return Ok(None);
+    };
     let (mut stale, is_all) = match changes {
         Changes::All => (tree.targets()?.into_iter().collect(), true),
         Changes::Of(targets) => (targets.clone(), false),
     };
-    let mut lines = Lines::new(BufReader::new(old));
     let mut count = 0;
     loop {
-        let mut together = Vec::new();
-        while together.len() < TOGETHER
-            && let Some(line) = lines.take()
-        {
-            count += 1;
-            if is_all || stale.contains(&line.target) {
-                together.push(line);
-            }
-        }
-        if together.is_empty() {
-            break;
-        }
-        for (target, is_right) in map(together, FEW, |Line { target, text }| {
-            let is_right = is_right(&text, tree, &target, prefix);
-            (target, is_right)
-        }) {
+        let lines = lines.by_ref().inspect(|_| count += 1);
+        let of_changes = lines.filter(|(target, _)| is_all || stale.contains(target));
+        let together: Vec<_> = of_changes.take(TOGETHER).collect();
+        let is_last = together.len() < TOGETHER;
+        let compared = map(together, FEW, |(target, line)| {
+            (is_right(&line, tree, &target, prefix), target)
+        });
+        for (is_right, target) in compared {
             if is_right {
                 stale.remove(&target);
             } else {
                 stale.insert(target);
             }
         }
+        if is_last {
+            break;
+        }
     }
-    let is_whole = !lines.is_damaged;
-    Ok(is_whole.then(|| (count, stale.into_iter().collect())))
+    let stale = stale.into_iter().collect();
+    Ok(lines.is_whole.then_some((count, stale)))
 }
 
 /// Writes a catalog that says of `targets`, which are sorted, what the tree says, and of all others
@@ -235,90 +225,75 @@ fn rewrite(
     owner: Option<Ownership>,
 ) -> Result<Updated, Failure> {
     let private = tree.root().existing_dir(PRIVATE)?;
-    let mut lines = match old {
-        Some(old) => Lines::new(Box::new(BufReader::new(old)) as Box<dyn BufRead>),
-        None => Lines::new(Box::new(io::Cursor::new(format!("{BEGIN}{END}"))) as Box<dyn BufRead>),
-    };
-    let mut new = Rewrite::begin(private.begin_replacement(TEMPORARY)?)?;
+    let replacement = private.begin_replacement(TEMPORARY)?;
+    let mut out = BufWriter::with_capacity(BUFFER, replacement);
     let mut updated = Updated {
         is_replaced: old.is_none(),
         ..Updated::default()
     };
-    for together in targets.chunks(TOGETHER) {
-        let looked = map(together.iter().collect(), FEW, |target: &Target| {
-            (target, look(tree, target, prefix))
+    let mut put = |new: Result<Cow<'_, str>, String>, old: &str| {
+        let line = new.unwrap_or_else(|trouble| {
+            updated.troubles.push(trouble);
+            old.to_string().into()
         });
-        for (target, line) in looked {
-            while let Some(other) = lines.take_if(|line| line.target < *target) {
-                new.put(&other.text)?;
-            }
-            let before = lines.take_if(|line| line.target == *target);
-            let before = before.map(|line| line.text);
-            let line = line.unwrap_or_else(|trouble| {
-                updated.troubles.push(trouble);
-                before.clone()
-            });
-            updated.is_replaced |= line != before;
-            if let Some(line) = line {
-                new.put(&line)?;
-            }
+        updated.is_replaced |= line != old;
+        if line.is_empty() {
+            return Ok(());
         }
+        let before = if updated.images == 0 { BEGIN } else { ",\n" };
+        updated.images += 1;
+        write!(out, "{before}{line}").map_err(failure)
+    };
+    let looked = targets.chunks(TOGETHER).flat_map(|together| {
+        map(together.iter().collect(), FEW, |target: &Target| {
+            (target, look(tree, target, prefix).map(Cow::from))
+        })
+    });
+    let mut looked = looked.peekable();
+    let lines = old.and_then(|old| Lines::begin(BufReader::new(old)));
+    for (target, line) in lines.into_iter().flatten() {
+        while let Some((_, new)) = looked.next_if(|(other, _)| **other < target) {
+            put(new, "")?;
+        }
+        let new = looked.next_if(|(other, _)| **other == target);
+        put(new.map_or(Ok((&line).into()), |(_, new)| new), &line)?;
     }
-    while let Some(other) = lines.take() {
-        new.put(&other.text)?;
+    for (_, new) in looked {
+        put(new, "")?;
     }
-    updated.images = new.images;
+    let before = if updated.images == 0 { BEGIN } else { "\n" };
+    write!(out, "{before}{END}").map_err(failure)?;
     if updated.is_replaced {
-        failpoint("catalog", "writing", NAME)?;
-        new.end()?.finish(owner, tree.root(), NAME)?;
+        failpoint("catalog", "writing", Catalog::NAME)?;
+        let written = out.into_inner();
+        let written = written.map_err(|error| failure(error.into_error()))?;
+        written.finish(owner, tree.root(), Catalog::NAME)?;
     }
     Ok(updated)
 }
 
-/// One image in the text of a catalog.
-#[derive(Debug)]
-struct Line {
-    target: Target,
-    /// Without the comma and the line's end.
-    text: String,
+fn failure(error: io::Error) -> Failure {
+    Failure::new("writing", Catalog::NAME, error)
 }
 
-/// The lines of a catalog, one by one, up to the first that is not as this version writes it.
+/// The targets in the text of a catalog, each with its line, without the comma and the line's end.
+/// Ends at the first line that is not as this version writes it.
 struct Lines<R> {
     text: R,
-    next: Option<Line>,
-    /// The target of `next`, or of the line that was the last.
-    last: Option<Target>,
-    /// Whether that line has a comma; unknown before the first.
-    had_comma: Option<bool>,
-    is_damaged: bool,
+    /// The target of the line before, and whether that has a comma.
+    last: Option<(Target, bool)>,
+    /// Whether all of the text was read, and is as this version writes it.
+    is_whole: bool,
 }
 
 impl<R: BufRead> Lines<R> {
-    fn new(text: R) -> Self {
+    fn begin(text: R) -> Option<Self> {
         let mut lines = Self {
             text,
-            next: None,
             last: None,
-            had_comma: None,
-            is_damaged: false,
+            is_whole: false,
         };
-        if lines.read() == BEGIN {
-            lines.advance();
-        } else {
-            lines.is_damaged = true;
-        }
-        lines
-    }
-
-    fn take(&mut self) -> Option<Line> {
-        self.take_if(|_| true)
-    }
-
-    fn take_if(&mut self, is_wanted: impl Fn(&Line) -> bool) -> Option<Line> {
-        let line = self.next.take_if(|line| is_wanted(line))?;
-        self.advance();
-        Some(line)
+        (lines.read() == BEGIN).then_some(lines)
     }
 
     /// What is no UTF-8, or can't be read, is no line.
@@ -328,125 +303,89 @@ impl<R: BufRead> Lines<R> {
         line.truncate(length);
         line
     }
+}
 
-    fn advance(&mut self) {
-        let mut text = self.read();
-        if text == END && self.had_comma != Some(true) {
-            self.is_damaged = !self.read().is_empty();
-            return;
+impl<R: BufRead> Iterator for Lines<R> {
+    type Item = (Target, String);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = self.read();
+        let (last, had_comma) = self.last.take().unzip();
+        if line == END && had_comma != Some(true) {
+            self.is_whole = self.read().is_empty();
+            return None;
         }
-        text.pop();
-        let has_comma = text.ends_with(',');
-        text.truncate(text.len() - usize::from(has_comma));
-        let target = text
-            .strip_prefix(TARGET)
-            .and_then(|rest| rest.split_once('"')?.0.parse::<Target>().ok())
-            .filter(|target| self.last.as_ref().is_none_or(|last| last < target));
-        match target {
-            // Every image but the last has a comma.
-            Some(target) if text.ends_with('}') && self.had_comma != Some(false) => {
-                self.last = Some(target.clone());
-                self.had_comma = Some(has_comma);
-                self.next = Some(Line { target, text });
-            }
-            _ => self.is_damaged = true,
+        line.pop();
+        let has_comma = line.ends_with(',');
+        line.truncate(line.len() - usize::from(has_comma));
+        let target = line.strip_prefix(TARGET)?.split_once('"')?.0;
+        let target = target.parse::<Target>().ok()?;
+        // Every image but the last has a comma.
+        let is_next = had_comma != Some(false) && last.is_none_or(|last| last < target);
+        if !is_next || !line.ends_with('}') {
+            return None;
         }
+        self.last = Some((target.clone(), has_comma));
+        Some((target, line))
     }
-}
-
-/// A catalog that is written beside the old one.
-struct Rewrite<'a> {
-    out: BufWriter<Replacement<'a>>,
-    images: usize,
-}
-
-impl<'a> Rewrite<'a> {
-    fn begin(file: Replacement<'a>) -> Result<Self, Failure> {
-        let mut out = BufWriter::with_capacity(BUFFER, file);
-        out.write_all(BEGIN.as_bytes()).map_err(failure)?;
-        Ok(Self { out, images: 0 })
-    }
-
-    fn put(&mut self, line: &str) -> Result<(), Failure> {
-        let comma = if self.images == 0 { "" } else { ",\n" };
-        self.images += 1;
-        write!(self.out, "{comma}{line}").map_err(failure)
-    }
-
-    fn end(mut self) -> Result<Replacement<'a>, Failure> {
-        let newline = if self.images == 0 { "" } else { "\n" };
-        write!(self.out, "{newline}{END}").map_err(failure)?;
-        (self.out.into_inner()).map_err(|error| failure(error.into_error()))
-    }
-}
-
-fn failure(error: io::Error) -> Failure {
-    Failure::new("writing", NAME, error)
 }
 
 /// Whether a line says what the tree says, as far as the short part of the record goes: the same
 /// generation may have come back as another version.
 fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
-    let Ok(image) = serde_json::from_str::<CatalogImage<'_>>(line) else {
-        return false;
-    };
-    let Ok(Some(generation)) = tree.pointed(target) else {
-        return false;
-    };
-    let Ok(Some(Head {
-        version,
-        published_at,
-        ..
-    })) = tree.head(target, &generation)
-    else {
-        return false;
-    };
-    image.generation == generation.as_str()
-        && image.version == version
-        && image.published_at == published_at.to_string()
-        && image.path == format!("{prefix}{target}")
-        && image.pinned_path == format!("{prefix}{}", generation.path(target))
+    if let Ok(image) = serde_json::from_str::<CatalogImage<'_>>(line)
+        && let Ok(Some(generation)) = tree.pointed(target)
+        && let Ok(Some(head)) = tree.head(target, &generation)
+    {
+        image.generation == generation.as_str()
+            && image.version == head.version
+            && image.published_at == head.published_at.to_string()
+            && image.path == format!("{prefix}{target}")
+            && image.pinned_path == format!("{prefix}{}", generation.path(target))
+    } else {
+        false
+    }
 }
 
-/// What is current at a target; `None` when no generation is.
-fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<Option<String>, String> {
+/// The line of what is current at a target; empty when no generation is.
+///
+/// # Errors
+/// What keeps the line from being known.
+fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<String, String> {
     let current = match tree.current(target) {
         Ok(Current::Generation(current)) => current,
-        Ok(Current::Nothing | Current::Plain(_)) | Err(Fault::Reject(..)) => return Ok(None),
+        Ok(_) | Err(Fault::Reject(_)) => return Ok(String::new()),
         Err(fault) => return Err(fault.to_string()),
     };
-    let Some(record) = current.record else {
+    let Some(Record { head, listing, .. }) = current.record else {
         let record = quoted(&current.name.record());
         return Err(format!("{target}: the record {record} is not readable"));
     };
-    let (name, [arch, subarch, release]) = (target.to_string(), target.folders());
-    let digest = record.head.digest.to_string();
-    let published_at = record.head.published_at.to_string();
-    let files: Vec<_> = (record.listing.files.iter())
-        .map(|(path, mark)| (path, mark.size, mark.sha256.to_string()))
-        .collect();
+    let [arch, subarch, release] = target.folders();
+    let marks = listing.files.values();
+    let hashes: Vec<_> = marks.map(|mark| mark.sha256.to_string()).collect();
+    let files = listing.files.iter().zip(&hashes);
     let image = CatalogImage {
-        target: &name,
+        target: &target.to_string(),
         arch,
         subarch,
         release,
         purpose: target.purpose(),
-        version: record.head.version,
+        version: head.version,
         generation: current.name.as_str(),
-        digest: &digest,
+        digest: &head.digest.to_string(),
         path: format!("{prefix}{target}").into(),
         pinned_path: format!("{prefix}{}", current.name.path(target)).into(),
-        published_at: &published_at,
-        files: (files.iter())
-            .map(|(path, size, sha256)| CatalogFile {
+        published_at: &head.published_at.to_string(),
+        files: files
+            .map(|((path, mark), sha256)| CatalogFile {
                 path: path.as_str().into(),
-                size: *size,
+                size: mark.size,
                 sha256,
             })
             .collect(),
     };
-    let line = serde_json::to_string(&image).expect("an image is plain data");
-    Ok(Some(line))
+    Ok(serde_json::to_string(&image).expect("an image is plain data"))
 }
 
 #[cfg(test)]

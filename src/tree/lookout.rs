@@ -1,7 +1,7 @@
 //! Whether a machine uses what is to go: what a swap would replace, or vacuum remove.
 //!
-//! Events of the kernel tell of every file that is opened, read or closed from now on
-//! (inotify(7)): a transfer that was under way before shows by its reading. They are taken in
+//! Events of the kernel tell of every file that is opened, read or closed after a watch began
+//! (inotify(7)): a transfer that was under way before shows by its reading. Events are taken in
 //! when somebody asks, so nothing runs while nothing is watched. What no event tells of, a file
 //! that was opened earlier and lies idle, shows by its lock (in.tftpd locks what it sends), or among
 //! the open files.
@@ -18,7 +18,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use crate::image::Image;
 use crate::sys::{Dir, Failure, FileExt as _, Kind};
 
-/// Events are small; so many bytes hold some hundred.
+/// So many bytes hold some hundred events.
 const BUFFER: usize = 16 << 10;
 
 /// What the kernel's queue holds. More are not taken in at a time: whoever makes events faster than
@@ -29,13 +29,13 @@ const QUEUED: usize = 16_384;
 const SLICE: usize = 1_000;
 
 /// Everything that is watched.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lookout(Arc<Mutex<Watches>>);
 
 /// A directory that is watched until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    watches: Arc<Mutex<Watches>>,
+    lookout: Lookout,
     number: u64,
     quiet_period: Duration,
 }
@@ -50,6 +50,7 @@ struct Watches {
     uses: HashMap<u64, Use>,
     /// Why something could not be watched; to be told once.
     trouble: Option<Failure>,
+    /// Whether a trouble was told.
     has_told: bool,
 }
 
@@ -57,8 +58,8 @@ struct Watches {
 #[derive(Clone, Copy, Debug)]
 struct Use {
     last: Instant,
-    /// All that events have told. How many files are open they don't tell: of two that are closed one
-    /// right after the other the kernel makes one event.
+    /// How many events there were. They don't tell how many files are open: of two files that are
+    /// closed one right after the other the kernel makes one event.
     events: usize,
 }
 
@@ -71,18 +72,15 @@ impl Lookout {
         let mut watches = self.lock();
         let number = watches.next;
         watches.next += 1;
-        let begun = Use {
-            last: Instant::now(),
-            events: 0,
-        };
-        watches.uses.insert(number, begun);
+        let last = Instant::now();
+        watches.uses.insert(number, Use { last, events: 0 });
         if let Err(failure) = watches.add(dir, number)
             && !watches.has_told
         {
             watches.trouble = Some(failure);
         }
         Watched {
-            watches: Arc::clone(&self.0),
+            lookout: self.clone(),
             number,
             quiet_period,
         }
@@ -96,8 +94,8 @@ impl Lookout {
     /// Whether another process has locked a file in `dir`, which is what is `watched`. Takes in what
     /// has happened until then.
     ///
-    /// To ask, each file is opened. The events of that are forgotten, unless there are others among
-    /// them.
+    /// Each file is opened to ask for its lock. The events of these openings are forgotten, unless
+    /// there are others among them.
     pub(crate) fn is_locked(&self, watched: &Watched, dir: Dir) -> bool {
         let mut watches = self.lock();
         watches.take_events();
@@ -107,27 +105,25 @@ impl Lookout {
         let Ok(image) = Image::read(dir, None) else {
             return false;
         };
-        let (mut is_locked, mut opened) = (false, 0);
-        for (path, _) in image.files() {
+        let mut opened = 0;
+        let is_locked = image.files().any(|(path, _)| {
             // What has gone, or can't be opened, is in no transfer that this could tell of.
             let Ok(Some(file)) = image.dir().file(path) else {
-                continue;
+                return false;
             };
-            is_locked = file.is_locked();
+            let is_locked = file.is_locked();
             drop(file);
             opened += 1;
-            if is_locked {
-                break;
-            }
             if opened % SLICE == 0 {
                 watches.take_events();
             }
-        }
+            is_locked
+        });
         watches.take_events();
-        if let Some(it) = watches.uses.get_mut(&watched.number)
-            && it.events == before.events + 2 * opened
+        if let Some(used) = watches.uses.get_mut(&watched.number)
+            && used.events == before.events + 2 * opened
         {
-            *it = before;
+            *used = before;
         }
         is_locked
     }
@@ -151,32 +147,30 @@ impl Lookout {
 }
 
 impl Watched {
-    /// Whether no file of it was in use for the quiet period, as far as events were taken in.
+    /// Whether no file of the directory was in use for the quiet period, as far as events were taken
+    /// in.
     pub(crate) fn is_quiet(&self) -> bool {
-        let watches = self.watches.lock().expect("no thread panics here");
-        watches
-            .uses
-            .get(&self.number)
-            .is_none_or(|it| it.last.elapsed() >= self.quiet_period)
+        let watches = self.lookout.lock();
+        let used = watches.uses.get(&self.number);
+        used.is_none_or(|used| used.last.elapsed() >= self.quiet_period)
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let mut watches = self.watches.lock().expect("no thread panics here");
-        watches.remove(self.number);
+        self.lookout.lock().remove(self.number);
     }
 }
 
 impl Watches {
     fn add(&mut self, root: &Dir, number: u64) -> Result<(), Failure> {
         let failure = |dir: &Dir, errno| Failure::new("watching", dir.path(), errno);
-        if self.inotify.is_none() {
-            let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
-            self.inotify = Some(inotify::init(flags).map_err(|errno| failure(root, errno))?);
-        }
-        let Some(inotify) = &self.inotify else {
-            return Ok(());
+        let inotify = match &mut self.inotify {
+            Some(inotify) => inotify,
+            none => {
+                let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
+                none.insert(inotify::init(flags).map_err(|errno| failure(root, errno))?)
+            }
         };
         let flags = WatchFlags::OPEN | WatchFlags::ACCESS | WatchFlags::CLOSE | WatchFlags::ONLYDIR;
         let mut folders = VecDeque::from([String::new()]);
@@ -188,7 +182,7 @@ impl Watches {
                 opened = root.existing_dir(&folder)?;
                 &opened
             };
-            let watch = inotify::add_watch(inotify, dir.path_of_descriptor(), flags);
+            let watch = inotify::add_watch(&*inotify, dir.path_of_descriptor(), flags);
             let watch = watch.map_err(|errno| failure(dir, errno))?;
             self.folders.insert(watch, number);
             dir.each(|name, kind| {
@@ -205,7 +199,7 @@ impl Watches {
     fn remove(&mut self, number: u64) {
         self.uses.remove(&number);
         if self.uses.is_empty() {
-            // All watches end with it.
+            // All the kernel's watches end with the descriptor.
             *self = Self {
                 next: self.next,
                 has_told: self.has_told,
@@ -214,14 +208,10 @@ impl Watches {
             return;
         }
         let Some(inotify) = &self.inotify else { return };
-        self.folders.retain(|watch, of| {
-            let stays = *of != number;
-            if !stays {
-                // The folder may have gone, and its watch with it.
-                let _ = inotify::remove_watch(inotify, *watch);
-            }
-            stays
-        });
+        for (watch, _) in self.folders.extract_if(|_, of| *of == number) {
+            // The folder may have gone, and its watch with it.
+            let _ = inotify::remove_watch(inotify, watch);
+        }
     }
 
     fn take_events(&mut self) {
@@ -229,6 +219,10 @@ impl Watches {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut events = Reader::new(inotify, &mut buffer);
         let now = Instant::now();
+        let note = |used: &mut Use| {
+            used.last = now;
+            used.events += 1;
+        };
         for taken in 0.. {
             if taken > QUEUED && events.is_buffer_empty() {
                 return;
@@ -238,23 +232,16 @@ impl Watches {
             let what = event.events();
             if what.contains(ReadFlags::QUEUE_OVERFLOW) {
                 // Nobody knows whose events were lost.
-                for it in self.uses.values_mut() {
-                    *it = Use {
-                        last: now,
-                        events: it.events + 1,
-                    };
-                }
+                self.uses.values_mut().for_each(note);
                 continue;
             }
-            let number = self.folders.get(&event.wd());
-            let Some(it) = number.and_then(|number| self.uses.get_mut(number)) else {
-                continue;
-            };
             if what.intersects(ReadFlags::ISDIR | ReadFlags::IGNORED) {
                 continue;
             }
-            it.last = now;
-            it.events += 1;
+            let number = self.folders.get(&event.wd());
+            if let Some(used) = number.and_then(|number| self.uses.get_mut(number)) {
+                note(used);
+            }
         }
     }
 }
@@ -289,7 +276,7 @@ mod tests {
     /// When it was used last, as far as is known.
     fn last_use(case: &Case, watched: &Watched) -> Instant {
         case.lookout.look();
-        let watches = watched.watches.lock().unwrap();
+        let watches = watched.lookout.lock();
         watches.uses[&watched.number].last
     }
 

@@ -28,7 +28,7 @@ pub use pointers::Pointers;
 pub(crate) use record::{Event, Happened, Origin};
 pub use record::{Head, Record};
 pub use staging::Staging;
-pub(crate) use staging::{Placed, Previous, Staged};
+pub(crate) use staging::{Change, Placed, Staged};
 pub(crate) use vacuum::{Spared, Vacuum};
 pub(crate) use verification::{Verification, Verified};
 
@@ -69,7 +69,7 @@ pub(crate) enum Current {
 pub(crate) struct Generation {
     pub name: GenerationName,
     pub dir: Dir,
-    /// `None` when it is missing or unreadable: then nobody knows what was published.
+    /// `None` when the record is missing or unreadable: then nobody knows what was published.
     pub record: Option<Record>,
 }
 
@@ -81,8 +81,10 @@ impl Tree {
         }
     }
 
+    /// The tree at `path`.
+    ///
     /// # Errors
-    /// When it is not there, or can't be read.
+    /// When the tree is not there, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         Dir::open(path).map(Self::new)
     }
@@ -101,39 +103,33 @@ impl Tree {
         let Some(folder) = self.folder(target)? else {
             return Ok(Current::Nothing);
         };
-        let purpose = target.purpose();
-        let occupied = |what: &str| {
-            let detail = format!(
-                "{target} is {what} that the daemon did not make; expected its own link, a folder, \
-                 or nothing"
-            );
-            Err(reject(Reason::TargetOccupied, detail))
-        };
         if let Some(name) = linked(&folder, target)? {
-            let Some(generations) = folder.dir(target.generations())? else {
-                return Ok(Current::Nothing);
-            };
             // A pointer that leads nowhere is damage; the next drop repairs it.
-            let found = generation(&generations, name)?;
+            let found = self.generation(target, name)?;
             return Ok(found.map_or(Current::Nothing, Current::Generation));
         }
-        match folder.stat(purpose)?.map(|stat| stat.kind) {
-            None => Ok(Current::Nothing),
-            Some(Kind::Dir) => Ok(Current::Plain(folder.existing_dir(purpose)?)),
-            Some(Kind::File | Kind::Other) => occupied("a file"),
-            Some(Kind::Link) => occupied("a link"),
-        }
+        let purpose = target.purpose();
+        let what = match folder.stat(purpose)?.map(|stat| stat.kind) {
+            None => return Ok(Current::Nothing),
+            Some(Kind::Dir) => return Ok(Current::Plain(folder.existing_dir(purpose)?)),
+            Some(Kind::File | Kind::Other) => "a file",
+            Some(Kind::Link) => "a link",
+        };
+        let detail = format!(
+            "{target} is {what} that the daemon did not make; expected its own link, a folder, or \
+             nothing"
+        );
+        Err(reject(Reason::TargetOccupied, detail))
     }
 
-    /// The directory that machines read from when they use the stable path of `target`, and how the
-    /// paths of its files end but for their names in it; `None` when there is none.
+    /// The directory that machines read from when they use the stable path of `target`, and a part
+    /// that the paths of all files in it have; `None` when nothing is current.
     pub(crate) fn in_use(&self, target: &Target) -> Result<Option<(Dir, String)>, Fault> {
         Ok(match self.current(target)? {
             Current::Nothing => None,
             Current::Plain(dir) => Some((dir, format!("/{target}/"))),
-            Current::Generation(generation) => {
-                let path = format!("/{}/", generation.name.path(target));
-                Some((generation.dir, path))
+            Current::Generation(Generation { name, dir, .. }) => {
+                Some((dir, format!("/{}/", name.path(target))))
             }
         })
     }
@@ -141,10 +137,8 @@ impl Tree {
     /// The name of the generation that the target's pointer holds, whether it is there or not;
     /// `None` without a pointer.
     pub(crate) fn pointed(&self, target: &Target) -> Result<Option<GenerationName>, Fault> {
-        match self.folder(target)? {
-            Some(folder) => Ok(linked(&folder, target)?),
-            None => Ok(None),
-        }
+        let folder = self.folder(target)?;
+        folder.map_or(Ok(None), |folder| Ok(linked(&folder, target)?))
     }
 
     /// The generation `name` of `target`; `None` when it is not there.
@@ -153,10 +147,8 @@ impl Tree {
         target: &Target,
         name: GenerationName,
     ) -> Result<Option<Generation>, Failure> {
-        match self.generations(target)? {
-            Some(generations) => generation(&generations, name),
-            None => Ok(None),
-        }
+        let generations = self.generations(target)?;
+        generations.map_or(Ok(None), |generations| generation(&generations, name))
     }
 
     /// The head of the record of the generation `name`, without reading the listing; `None` when it
@@ -185,18 +177,15 @@ impl Tree {
         generations.as_ref().map(generation_names).transpose()
     }
 
-    /// When the record of the generation `name` was written last: of one that isn't current, when it
-    /// stopped being so. `None` when there is no record.
+    /// When the record of the generation `name` was written last: for a generation that isn't
+    /// current, when it stopped being so. `None` when there is no record.
     pub(crate) fn retired_at(
         &self,
         target: &Target,
         name: &GenerationName,
     ) -> Result<Option<Moment>, Failure> {
-        let Some(generations) = self.generations(target)? else {
-            return Ok(None);
-        };
-        let record = generations.stat(name.record())?;
-        Ok(record.map(|stat| stat.modified))
+        let generations = self.generations(target)?;
+        generations.map_or(Ok(None), |generations| retired_at(&generations, name))
     }
 
     /// User and group of what is published here; `None` where no daemon was at work yet.
@@ -204,8 +193,8 @@ impl Tree {
         &self,
         settings: &TreeSettings,
     ) -> Result<Option<Ownership>, StartError> {
-        let own = self.root.stat(PRIVATE)?;
-        let ownership = own.map(|own| settings.ownership(own.owner));
+        let private = self.root.stat(PRIVATE)?;
+        let ownership = private.map(|private| settings.ownership(private.owner));
         Ok(ownership.transpose()?)
     }
 
@@ -215,18 +204,14 @@ impl Tree {
         target: &Target,
         digest: &Digest,
     ) -> Result<Vec<GenerationName>, Failure> {
-        let Some(generations) = self.generations(target)? else {
-            return Ok(Vec::new());
-        };
-        let mut kept = generation_names(&generations)?;
+        let mut kept = self.names(target)?.unwrap_or_default();
         kept.retain(|name| name.may_be(digest));
         kept.reverse();
         Ok(kept)
     }
 
-    /// The generation that a rollback goes back to when nobody names one: of those that were
-    /// published before the `current` one, the last; where none is current, the one that was so
-    /// last. `None` when there is none.
+    /// The generation that a rollback goes back to when nobody names one: the last that was published
+    /// before the `current` one; where none is current, the one that was current last.
     pub(crate) fn previous(
         &self,
         target: &Target,
@@ -238,62 +223,51 @@ impl Tree {
         let (mut own, mut others) = (None, Vec::new());
         for name in generation_names(&generations)? {
             let is_current = Some(&name) == current;
-            let retired = generations.stat(name.record())?.map(|stat| stat.modified);
-            let Some(generation) = generation(&generations, name)? else {
-                continue;
-            };
-            let Some(record) = &generation.record else {
-                continue;
-            };
-            let published = record.published_at();
-            if is_current {
-                own = Some(published);
-            } else if current.is_some() {
-                others.push((Some(published), generation));
-            } else {
-                others.push((retired, generation));
+            let retired = retired_at(&generations, &name)?;
+            if let Some(generation) = generation(&generations, name)?
+                && let Some(record) = &generation.record
+            {
+                let published = Some(record.published_at());
+                if is_current {
+                    own = published;
+                } else {
+                    others.push((current.map_or(retired, |_| published), generation));
+                }
             }
         }
-        let before = others
-            .into_iter()
-            .filter(|(at, _)| own.is_none_or(|own| at.is_some_and(|at| at < own)));
-        let last = before.max_by(|(a, _), (b, _)| a.cmp(b));
+        others.retain(|(at, _)| own.is_none() || *at < own);
+        let last = others.into_iter().max_by_key(|(at, _)| *at);
         Ok(last.map(|(_, generation)| generation))
     }
 
     /// Every target that the tree has a folder of generations for.
     pub(crate) fn targets(&self) -> Result<Vec<Target>, Failure> {
-        let mut targets = Vec::new();
-        let mut below = |path: &str, dir: &Dir, is_last: bool| -> Result<Vec<String>, Failure> {
-            let mut folders = Vec::new();
-            dir.each(|name, kind| {
-                let name = name.to_str().filter(|_| kind == Kind::Dir);
-                match name.map(|name| (name, name.strip_suffix('@'))) {
-                    Some((_, Some(purpose))) if is_last => {
-                        targets.extend(format!("{path}{purpose}").parse::<Target>());
-                    }
-                    Some((name, _)) if name != PRIVATE => folders.push(format!("{path}{name}/")),
-                    _ => {}
-                }
-                ControlFlow::Continue(())
-            })?;
-            Ok(folders)
-        };
-        for arch in below("", &self.root, false)? {
-            let Some(dir) = self.root.dir(&arch)? else {
-                continue;
-            };
-            for subarch in below(&arch, &dir, false)? {
-                let Some(dir) = self.root.dir(&subarch)? else {
-                    continue;
+        let (mut targets, mut folders) = (Vec::new(), vec![String::new()]);
+        for depth in 0..=3 {
+            let mut below = Vec::new();
+            for path in folders {
+                let opened;
+                let folder = if path.is_empty() {
+                    &self.root
+                } else {
+                    opened = self.root.dir(&path)?;
+                    let Some(folder) = &opened else { continue };
+                    folder
                 };
-                for release in below(&subarch, &dir, false)? {
-                    let Some(dir) = self.root.dir(&release)? else {
-                        continue;
-                    };
-                    below(&release, &dir, true)?;
-                }
+                folder.each(|name, kind| {
+                    if let (Kind::Dir, Some(name)) = (kind, name.to_str()) {
+                        match name.strip_suffix('@') {
+                            Some(purpose) if depth == 3 => {
+                                targets.extend(format!("{path}{purpose}").parse::<Target>());
+                            }
+                            _ if name != PRIVATE => below.push(format!("{path}{name}/")),
+                            _ => {}
+                        }
+                    }
+                    ControlFlow::Continue(())
+                })?;
             }
+            folders = below;
         }
         targets.sort_unstable();
         Ok(targets)
@@ -324,24 +298,26 @@ fn generation(generations: &Dir, name: GenerationName) -> Result<Option<Generati
     let Some(dir) = generations.dir(name.as_str())? else {
         return Ok(None);
     };
-    let text = generations.read(name.record(), MAX_RECORD).ok().flatten();
-    let record = text
+    let bytes = generations.read(name.record(), MAX_RECORD).ok().flatten();
+    let record = bytes
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .and_then(|text| Record::parse(&text).ok())
         .filter(|record| record.head.digest == record.listing.digest());
     Ok(Some(Generation { name, dir, record }))
 }
 
+/// When the record of the generation `name` was written last; `None` when there is no record.
+fn retired_at(generations: &Dir, name: &GenerationName) -> Result<Option<Moment>, Failure> {
+    let record = generations.stat(name.record())?;
+    Ok(record.map(|stat| stat.modified))
+}
+
 /// The generations in a folder of them, the oldest first.
 fn generation_names(generations: &Dir) -> Result<Vec<GenerationName>, Failure> {
-    let mut names = Vec::new();
+    let mut names = Vec::<GenerationName>::new();
     generations.each(|name, kind| {
-        if kind == Kind::Dir {
-            names.extend(
-                name.to_str()
-                    .and_then(|name| name.parse::<GenerationName>().ok()),
-            );
-        }
+        let name = name.to_str().filter(|_| kind == Kind::Dir);
+        names.extend(name.and_then(|name| name.parse().ok()));
         ControlFlow::Continue(())
     })?;
     names.sort_unstable();

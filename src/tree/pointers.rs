@@ -4,8 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::Tree;
-use super::record::Head;
-use super::staging::{Change, LastStep, Placed, Previous, Staged, Staging, pointer};
+use super::staging::{Change, Placed, Staged, Staging, pointer};
 use crate::fault::{Fault, StartError};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, failpoint};
@@ -36,65 +35,54 @@ impl Pointers {
     /// Makes a generation, which has to be durable in its place, the current one, or takes the
     /// target out of the tree. This is the only step that a booting machine can see.
     pub(crate) fn swap(&mut self, placed: &Placed) -> Result<(), Failure> {
-        let Placed {
-            target,
-            generation,
-            last,
-        } = placed;
+        let (target, generation) = (&placed.target, &placed.generation);
         let folder = self.0.tree.root().existing_dir(target.folder())?;
         let generations = || folder.existing_dir(target.generations());
-        match last {
-            LastStep::Swap(Some(previous)) => retire(&generations()?, previous)?,
-            LastStep::Withdraw => retire(&generations()?, generation)?,
-            LastStep::Swap(None) | LastStep::Exchange(_) => {}
+        match &placed.change {
+            Change::Replace(previous) => retire(&generations()?, previous)?,
+            Change::Remove => retire(&generations()?, generation)?,
+            Change::Make | Change::Exchange(_) => {}
         }
         failpoint("swap", "swapping", folder.path())?;
-        match last {
-            LastStep::Exchange(adopted) => {
-                folder.exchange(target.purpose(), &generations()?, adopted.as_str())
+        match &placed.change {
+            Change::Exchange(adopted) => {
+                let adopted = adopted.head.generation.as_str();
+                return folder.exchange(target.purpose(), &generations()?, adopted);
             }
-            LastStep::Withdraw => folder.remove_file(target.purpose()).map(drop),
-            LastStep::Swap(previous) => {
-                let pointer = pointer(target, generation);
-                if previous.is_none() {
-                    match folder.make_link(target.purpose(), &pointer) {
-                        // One that leads nowhere.
-                        Err(failure) if failure.is(ErrorKind::AlreadyExists) => {}
-                        made => return made,
-                    }
-                }
-                let link = format!("{}.link", self.0.next_number());
-                self.0.folder.make_link(&link, pointer)?;
-                self.0.folder.rename(&link, &folder, target.purpose())
-            }
+            Change::Remove => return folder.remove_file(target.purpose()).map(drop),
+            Change::Make => match folder.make_link(target.purpose(), pointer(target, generation)) {
+                // One that leads nowhere: it is replaced.
+                Err(failure) if failure.is(ErrorKind::AlreadyExists) => {}
+                made => return made,
+            },
+            Change::Replace(_) => {}
         }
+        let link = format!("{}.link", self.0.next_number());
+        self.0
+            .folder
+            .make_link(&link, pointer(target, generation))?;
+        self.0.folder.rename(&link, &folder, target.purpose())
     }
 
     /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
     /// knows what of it has reached the disk.
     pub(crate) fn discard(&mut self, staged: &Staged) -> Result<(), Fault> {
         self.0.discard(staged.number);
-        let Head {
-            target, generation, ..
-        } = &staged.head;
+        let (target, generation) = (&staged.head.target, &staged.head.generation);
         let is_current = self.0.tree.pointed(target)?.as_ref() == Some(generation);
         let Some(generations) = self.0.tree.generations(target)? else {
             return Ok(());
         };
-        if let Change::Swap {
-            previous: Previous::Plain(record),
-            ..
-        } = &staged.change
-        {
+        if let Change::Exchange(record) = &staged.change {
             let adopted = &record.head.generation;
-            // Once the two were exchanged, it is the directory.
+            // Once the pointer and the directory were exchanged, the directory stands there.
             let there = generations.stat(adopted.as_str())?;
             if there.is_none_or(|stat| stat.kind == Kind::Link) {
                 generations.remove_file(adopted.as_str())?;
                 generations.remove_file(adopted.record())?;
             }
         }
-        if staged.is_new() && !is_current && generations.stat(generation.as_str())?.is_some() {
+        if staged.is_new && !is_current && generations.stat(generation.as_str())?.is_some() {
             self.remove(&generations, generation)?;
         }
         Ok(())
@@ -133,10 +121,9 @@ impl Pointers {
             return Ok(());
         };
         match folder.remove_dir(target.generations()) {
-            Err(failure) if failure.is(ErrorKind::DirectoryNotEmpty) => {}
-            removed => drop(removed?),
+            Err(failure) if failure.is(ErrorKind::DirectoryNotEmpty) => Ok(()),
+            removed => removed.map(drop),
         }
-        Ok(())
     }
 }
 

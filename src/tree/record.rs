@@ -35,7 +35,7 @@ pub struct Record {
 pub(crate) struct Event {
     pub at: Moment,
     pub what: Happened,
-    /// Missing when it came from no drop.
+    /// Missing when no drop made it happen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,20 +50,20 @@ pub(crate) struct Event {
     Debug,
     PartialEq,
     Eq,
-    SerializeDisplay,
-    DeserializeFromStr,
     strum::Display,
     strum::EnumString,
+    SerializeDisplay,
+    DeserializeFromStr,
 )]
 #[strum(serialize_all = "kebab-case")]
 pub(crate) enum Happened {
-    /// It became the current one, by a drop with this image.
+    /// The generation became the current one, by a drop with this image.
     Published,
-    /// It was a folder that somebody else had made, and became a generation.
+    /// A folder that somebody else had made became the generation.
     Adopted,
-    /// It became the current one again.
+    /// The generation became the current one again.
     RolledBack,
-    /// It was the current one, and its target was taken out of the tree.
+    /// The generation was the current one, and its target was taken out of the tree.
     Withdrawn,
 }
 
@@ -82,7 +82,7 @@ pub struct Head {
     pub published_at: Moment,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// `None` when it was no drop: a directory that stood there before was adopted.
+    /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
 }
@@ -151,7 +151,7 @@ impl Record {
         listing: Listing,
         kept: &[GenerationName],
         version: Option<String>,
-        from: Option<Origin>,
+        from: Option<&Origin>,
     ) -> Self {
         let (now, digest) = (Moment::now(), listing.digest());
         let happened = match from {
@@ -167,19 +167,19 @@ impl Record {
             bytes: listing.bytes(),
             published_at: now,
             version,
-            from,
+            from: from.cloned(),
         };
         let mut record = Self {
             head,
             listing,
             history: Vec::new(),
         };
-        let from = record.head.from.clone();
-        record.note(now, happened, from.as_ref());
+        record.note(now, happened, from);
         record
     }
 
-    /// When it was published last by a drop with its image; going back to it does not count.
+    /// When the generation was published last by a drop with its image; going back to it does not
+    /// count.
     pub(crate) fn published_at(&self) -> Moment {
         let is_publishing =
             |event: &&Event| matches!(event.what, Happened::Published | Happened::Adopted);
@@ -195,7 +195,7 @@ impl Record {
             drop: from.map(|from| from.drop.clone()),
             importer: from.map(|from| from.importer.clone()),
         };
-        // A crash can have kept it from happening after it was noted.
+        // After it was noted, a crash can have kept the same event from happening.
         self.history
             .pop_if(|last| last.what == what && last.drop.is_some() && last.drop == event.drop);
         self.history.push(event);
@@ -225,13 +225,7 @@ impl Record {
             text.push_str("]\n");
         }
         if !self.history.is_empty() {
-            #[derive(Serialize)]
-            struct History<'a> {
-                history: &'a [Event],
-            }
-            let history = History {
-                history: &self.history,
-            };
+            let history = BTreeMap::from([("history", &self.history)]);
             text.push('\n');
             text.push_str(&toml::to_string(&history).expect("events are plain data"));
         }

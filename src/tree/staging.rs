@@ -1,8 +1,7 @@
 //! What comes into the tree, up to the step that machines can see.
 //!
-//! An image is copied to a [`Draft`], which goes on as [`Staged`] and [`Placed`]; each is made of the
-//! one before. Many may share the [`Staging`]. The last step needs the `Pointers`, of which there is
-//! one.
+//! An image is copied to a [`Draft`]; of that is made a [`Staged`], and of that a [`Placed`]. Many may
+//! share the [`Staging`]. The last step needs the `Pointers`, of which there is one.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -26,14 +25,14 @@ pub struct Staging {
     pub(super) folder: Dir,
     /// Never read: it holds the lock.
     _private: Dir,
-    /// What published files look like.
+    /// User and group of published files.
     ownership: Ownership,
-    /// Whether that has to be given to them.
+    /// Whether files have another user or group when they are made.
     gives_away: bool,
     next: AtomicU64,
 }
 
-/// An empty directory in the staging, to be filled. Goes when it is dropped.
+/// An empty directory in the staging, to be filled. Where that ends early the directory is removed.
 #[derive(Debug)]
 pub(crate) struct Draft<'s> {
     staging: &'s Staging,
@@ -48,44 +47,33 @@ pub(crate) struct Draft<'s> {
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) number: u64,
-    pub(super) head: Head,
+    /// The head of the record.
+    pub head: Head,
+    /// Whether the image is in the staging; that of a kept generation stands in its place already.
+    pub(super) is_new: bool,
     pub(super) change: Change,
 }
 
-#[derive(Debug)]
-pub(super) enum Change {
-    /// The pointer is to name the generation. One that is kept stands in its place already.
-    Swap { previous: Previous, is_kept: bool },
-    /// The pointer, which names the generation, is to go.
-    Withdraw,
-}
-
-/// What the pointer leads to until now.
-#[derive(Debug)]
-pub(crate) enum Previous {
-    Nothing,
-    Generation(GenerationName),
-    /// A directory that somebody else made becomes the previous generation, with this record.
-    Plain(Box<Record>),
+/// What is to be done with a target's pointer, which is the step that machines see.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// The pointer is made: nothing is current until now.
+    Make,
+    /// The pointer is put over the one that names this generation.
+    Replace(GenerationName),
+    /// The pointer changes places with a directory that somebody else made, which becomes the
+    /// previous generation, with this record.
+    Exchange(Arc<Record>),
+    /// The pointer is removed: the target is taken out of the tree.
+    Remove,
 }
 
 /// A generation that stands in its place with its record; all but the pointer is done.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    pub(super) target: Target,
+    pub target: Target,
     pub(super) generation: GenerationName,
-    pub(super) last: LastStep,
-}
-
-/// What machines will see.
-#[derive(Debug)]
-pub(super) enum LastStep {
-    /// The pointer is put over the one that names this generation, if there is one.
-    Swap(Option<GenerationName>),
-    /// The pointer changes places with the directory that becomes this generation.
-    Exchange(GenerationName),
-    /// The pointer is removed.
-    Withdraw,
+    pub(super) change: Change,
 }
 
 impl Staging {
@@ -104,19 +92,17 @@ impl Staging {
         // What the file system gives to new files here; a mount option can have a say in it.
         let own = folder.stat_self()?.owner;
         let ownership = settings.ownership(own)?;
-        let gives_away = ownership != own;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;
         let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
-        let next = left.iter().filter_map(|(name, _)| number(name)).max();
-        let next = AtomicU64::new(next.map_or(0, |last| last.saturating_add(1)));
+        let last = left.iter().filter_map(|(name, _)| number(name)).max();
         Ok(Arc::new(Self {
             tree,
             folder,
             _private: private,
             ownership,
-            gives_away,
-            next,
+            gives_away: ownership != own,
+            next: AtomicU64::new(last.map_or(0, |last| last.saturating_add(1))),
         }))
     }
 
@@ -130,18 +116,14 @@ impl Staging {
         &self.tree
     }
 
-    /// What published files look like.
+    /// User and group of published files.
     pub(crate) fn ownership(&self) -> Ownership {
         self.ownership
     }
 
-    /// User and group that a copy has to be given; `None` when it is right as it is made.
+    /// User and group that a copy has to be given; `None` when copies are right as they are made.
     pub(crate) fn gives_away_to(&self) -> Option<Ownership> {
         self.gives_away.then_some(self.ownership)
-    }
-
-    pub(crate) fn free_space(&self) -> Result<u64, Failure> {
-        self.tree.root().free_space()
     }
 
     /// An empty directory to copy an image to.
@@ -159,31 +141,26 @@ impl Staging {
     }
 
     /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
-    pub(crate) fn stage_kept(
-        &self,
-        record: &Record,
-        previous: Previous,
-    ) -> Result<Staged, Failure> {
-        let change = Change::Swap {
-            previous,
-            is_kept: true,
-        };
-        self.stage_record(record, change)
-    }
-
-    /// For a target that is to be taken out of the tree; `record` is that of its current generation.
-    pub(crate) fn stage_withdrawal(&self, record: &Record) -> Result<Staged, Failure> {
-        self.stage_record(record, Change::Withdraw)
-    }
-
-    fn stage_record(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
+    pub(crate) fn stage_kept(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
         let number = self.next_number();
+        self.stage(number, false, record, change)
+            .inspect_err(|_| self.discard(number))
+    }
+
+    fn stage(
+        &self,
+        number: u64,
+        is_new: bool,
+        record: &Record,
+        change: Change,
+    ) -> Result<Staged, Failure> {
+        let text = record.to_toml();
         self.folder
-            .write_new(record_name(number), record.to_toml().as_bytes())
-            .inspect_err(|_| self.discard(number))?;
+            .write_new(record_name(number), text.as_bytes())?;
         Ok(Staged {
             number,
             head: record.head.clone(),
+            is_new,
             change,
         })
     }
@@ -197,16 +174,14 @@ impl Staging {
     /// Puts a staged generation, which has to be durable, and then its record in their place.
     ///
     /// # Errors
-    /// It stays in the staging, for another try or `Pointers::discard`.
+    /// What was staged is to be tried once more then, or to be given to `Pointers::discard`.
     pub(crate) fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
-        let Head {
-            target, generation, ..
-        } = &staged.head;
+        let (target, generation) = (&staged.head.target, &staged.head.generation);
         let folder = self.target_folder(target)?;
         let generations = sub_folder(&folder, &target.generations())?;
         let path = generations.path();
 
-        if staged.is_new() {
+        if staged.is_new {
             failpoint("place-generation", "placing", path)?;
             self.folder
                 .rename(staged.number.to_string(), &generations, generation.as_str())?;
@@ -219,26 +194,18 @@ impl Staging {
         self.folder
             .rename(record, &generations, generation.record())?;
 
-        let last = match &staged.change {
-            Change::Withdraw => LastStep::Withdraw,
-            Change::Swap { previous, .. } => match previous {
-                Previous::Nothing => LastStep::Swap(None),
-                Previous::Generation(previous) => LastStep::Swap(Some(previous.clone())),
-                Previous::Plain(record) => {
-                    // The pointer is made where the directory will go: exchanging the two then puts
-                    // both in their place at once.
-                    failpoint("place-adopted", "placing", path)?;
-                    let name = &record.head.generation;
-                    generations.write_new(name.record(), record.to_toml().as_bytes())?;
-                    generations.make_link(name.as_str(), pointer(target, generation))?;
-                    LastStep::Exchange(name.clone())
-                }
-            },
-        };
+        if let Change::Exchange(record) = &staged.change {
+            // The pointer is made where the directory will go: exchanging the two then puts both in
+            // their place at once.
+            failpoint("place-adopted", "placing", path)?;
+            let name = &record.head.generation;
+            generations.write_new(name.record(), record.to_toml().as_bytes())?;
+            generations.make_link(name.as_str(), pointer(target, generation))?;
+        }
         Ok(Placed {
             target: target.clone(),
             generation: generation.clone(),
-            last,
+            change: staged.change.clone(),
         })
     }
 
@@ -248,11 +215,9 @@ impl Staging {
         if let Some(folder) = root.dir(target.folder())? {
             return Ok(folder);
         }
-        let mut folder = sub_folder(root, target.folders()[0])?;
-        for name in &target.folders()[1..] {
-            folder = sub_folder(&folder, name)?;
-        }
-        Ok(folder)
+        let [arch, subarch, release] = target.folders();
+        let subarchs = sub_folder(root, arch)?;
+        sub_folder(&sub_folder(&subarchs, subarch)?, release)
     }
 
     pub(super) fn discard(&self, number: u64) {
@@ -264,22 +229,11 @@ impl Staging {
 
 impl Draft<'_> {
     /// Writes the record beside the copied image.
-    pub(crate) fn finish(mut self, record: &Record, previous: Previous) -> Result<Staged, Failure> {
+    pub(crate) fn finish(mut self, record: &Record, change: Change) -> Result<Staged, Failure> {
         failpoint("stage-record", "staging", self.dir.path())?;
-        let name = record_name(self.number);
-        self.staging
-            .folder
-            .write_new(&name, record.to_toml().as_bytes())?;
+        let staged = self.staging.stage(self.number, true, record, change)?;
         self.is_finished = true;
-        let change = Change::Swap {
-            previous,
-            is_kept: false,
-        };
-        Ok(Staged {
-            number: self.number,
-            head: record.head.clone(),
-            change,
-        })
+        Ok(staged)
     }
 }
 
@@ -292,37 +246,17 @@ impl Drop for Draft<'_> {
 }
 
 impl Staged {
-    /// The head of its record.
-    pub(crate) fn head(&self) -> &Head {
-        &self.head
-    }
-
     /// What will have become of the drop.
     pub(crate) fn verdict(&self) -> Verdict {
         match self.change {
-            Change::Swap { .. } => Verdict::Published,
-            Change::Withdraw => Verdict::Withdrawn,
+            Change::Remove => Verdict::Withdrawn,
+            _ => Verdict::Published,
         }
     }
 
     /// Whether something that machines may be using is current until now.
     pub(crate) fn has_previous(&self) -> bool {
-        match &self.change {
-            Change::Swap { previous, .. } => !matches!(previous, Previous::Nothing),
-            Change::Withdraw => true,
-        }
-    }
-
-    /// Whether the image is still in the staging.
-    pub(super) fn is_new(&self) -> bool {
-        matches!(self.change, Change::Swap { is_kept: false, .. })
-    }
-}
-
-impl Placed {
-    /// The target it is for.
-    pub(crate) fn target(&self) -> &Target {
-        &self.target
+        !matches!(self.change, Change::Make)
     }
 }
 

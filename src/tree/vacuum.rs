@@ -2,14 +2,15 @@
 //! crash. Nothing that the daemon did not publish, and never what a pointer names.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::lookout::{Lookout, Watched};
 use super::pointers::Pointers;
 use super::record::{Event, Happened};
-use super::{Tree, generation_names};
+use super::{Tree, generation, generation_names, retired_at};
 use crate::fault::Fault;
 use crate::settings::Retention;
 use crate::sys::{Dir, Failure, Kind, OpenFiles};
@@ -23,16 +24,17 @@ const WATCHED: Duration = Duration::from_secs(120);
 /// So many generations are watched at a time; the kernel has watches for some more.
 const MAX_WATCHED: usize = 1_000;
 
-/// A generation that is in use is looked at again after this, or after as long as it is watched.
+/// A generation that is in use is looked at again after as long as it is watched, within these.
 const IN_USE: Duration = Duration::from_secs(60);
 const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// And a withdrawal whose drop is still on its way.
+/// A withdrawal whose drop is still on its way is looked at again after this.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
-/// What stays whatever its age.
-#[derive(Debug, Default)]
-pub(crate) struct Spared {
+/// What stays in the tree.
+#[derive(Debug)]
+pub(crate) struct Spared<'a> {
+    pub retention: &'a Retention,
     pub open: OpenFiles,
     /// Drops that may have no outcome yet. After a crash a withdrawal is known by what it withdrew.
     pub drops: HashSet<Arc<str>>,
@@ -44,6 +46,14 @@ pub(crate) struct Vacuum {
     /// `None` for a daemon that ends when it has nothing left to do: it watches nothing.
     lookout: Option<Lookout>,
     watched: HashMap<Target, HashMap<GenerationName, Watched>>,
+}
+
+/// What a start has to know of a target.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    pub current: Option<GenerationName>,
+    /// There is something to [`Vacuum::sweep`], or for the vacuum.
+    pub is_untidy: bool,
 }
 
 impl Vacuum {
@@ -60,19 +70,24 @@ impl Vacuum {
         self.lookout.as_ref()?.trouble()
     }
 
-    /// Removes the generations of `target` that `retention` doesn't keep: besides the current one, the
+    /// So long after a generation stopped being current there is something to do with it.
+    pub(crate) fn first_look(retention: &Retention) -> Duration {
+        retention.min_age.saturating_sub(WATCHED)
+    }
+
+    /// Removes the generations of `target` that retention doesn't keep: besides the current one, the
     /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
     /// ago. Of a target that was taken out of the tree none is kept for longer than that.
     ///
-    /// None goes while a machine uses it, nor what was withdrawn by a drop that has no outcome yet.
+    /// No generation goes while a machine uses it, nor one that was withdrawn by a drop that has no
+    /// outcome yet.
     ///
-    /// Returns when it will have to do with the target again.
+    /// Returns when vacuum will have to do with the target again.
     pub(crate) fn clean(
         &mut self,
         pointers: &mut Pointers,
         target: &Target,
-        retention: &Retention,
-        spared: &Spared,
+        spared: &Spared<'_>,
     ) -> Result<Option<Moment>, Fault> {
         let Some(generations) = pointers.tree().generations(target)? else {
             return Ok(None);
@@ -81,29 +96,23 @@ impl Vacuum {
         let mut superseded = Vec::new();
         for name in generation_names(&generations)? {
             if Some(&name) != current.as_ref() {
-                let record = generations.stat(name.record())?;
-                superseded.extend(record.map(|stat| (stat.modified, name)));
+                let since = retired_at(&generations, &name)?;
+                superseded.extend(since.map(|since| (since, name)));
             }
         }
-        let last = superseded.iter().max().map(|(_, name)| name);
-        let withdrawal = if current.is_none() {
-            withdrawal(pointers, target, last)?
-        } else {
-            None
+        let withdrawal = match superseded.iter().max() {
+            Some((_, last)) if current.is_none() => withdrawal(&generations, last)?,
+            _ => None,
         };
-        let is_unsettled =
-            |event: &Event| event.drop.iter().any(|drop| spared.drops.contains(&**drop));
-        if withdrawal.as_ref().is_some_and(is_unsettled) {
+        let drop = withdrawal.as_ref().and_then(|event| event.drop.as_deref());
+        if drop.is_some_and(|drop| spared.drops.contains(drop)) {
             return Ok(Some(Moment::now().later(UNSETTLED)));
         }
-        let keep = if withdrawal.is_some() {
-            0
-        } else {
-            retention.keep
-        };
+        let Retention { keep, min_age } = *spared.retention;
+        let keep = if withdrawal.is_some() { 0 } else { keep };
         let (mut next, mut kept) = (None, HashSet::new());
-        for (due, name) in not_kept(superseded, keep, retention.min_age) {
-            match self.stays((target, &name), due, &generations, retention, &spared.open)? {
+        for (due, name) in not_kept(superseded, keep, min_age) {
+            match self.stays((target, &name), due, &generations, spared)? {
                 None => pointers.remove(&generations, &name)?,
                 Some(until) => {
                     Moment::note_earliest(&mut next, until);
@@ -111,7 +120,12 @@ impl Vacuum {
                 }
             }
         }
-        self.keep_only(target, &kept);
+        if let Some(watched) = self.watched.get_mut(target) {
+            watched.retain(|name, _| kept.contains(name));
+            if watched.is_empty() {
+                self.watched.remove(target);
+            }
+        }
         if withdrawal.is_some() && next.is_none() {
             pointers.remove_folder(target)?;
         }
@@ -124,11 +138,10 @@ impl Vacuum {
         (target, name): (&Target, &GenerationName),
         due: Moment,
         generations: &Dir,
-        retention: &Retention,
-        open: &OpenFiles,
+        spared: &Spared<'_>,
     ) -> Result<Option<Moment>, Fault> {
         let now = Moment::now();
-        let period = WATCHED.min(retention.min_age);
+        let period = WATCHED.min(spared.retention.min_age);
         let in_use = now.later(IN_USE.min(period.max(IN_USE_AT_LEAST)));
         let watch_from = due.earlier(period);
         if watch_from > now {
@@ -154,92 +167,33 @@ impl Vacuum {
             }
             _ => false,
         };
-        if is_used || open.has(&format!("/{}/", name.path(target))) {
+        if is_used || spared.open.has(&format!("/{}/", name.path(target))) {
             return Ok(Some(in_use));
         }
         Ok((due > now).then_some(due))
     }
 
-    /// So long after a generation stopped being current there is something to do with it.
-    pub(crate) fn first_look(retention: &Retention) -> Duration {
-        retention.min_age.saturating_sub(WATCHED)
-    }
-
-    /// Forgets all of `target` but these.
-    fn keep_only(&mut self, target: &Target, kept: &HashSet<GenerationName>) {
-        if let Some(watched) = self.watched.get_mut(target) {
-            watched.retain(|name, _| kept.contains(name));
-            if watched.is_empty() {
-                self.watched.remove(target);
-            }
-        }
-    }
-}
-
-/// Of generations that aren't current, each with the moment since when, those that go: all but the
-/// `keep` that were current last, each with the moment from which it may go.
-fn not_kept(
-    mut superseded: Vec<(Moment, GenerationName)>,
-    keep: usize,
-    min_age: Duration,
-) -> impl Iterator<Item = (Moment, GenerationName)> {
-    superseded.sort_unstable_by(|a, b| b.cmp(a));
-    let others = superseded.into_iter().skip(keep);
-    others.map(move |(since, name)| (since.later(min_age), name))
-}
-
-/// How the target was taken out of the tree, if that was by a drop; a pointer that somebody has
-/// removed by hand is no reason to remove what it named.
-fn withdrawal(
-    pointers: &Pointers,
-    target: &Target,
-    last: Option<&GenerationName>,
-) -> Result<Option<Event>, Failure> {
-    let Some(last) = last else { return Ok(None) };
-    let generation = pointers.tree().generation(target, last.clone())?;
-    let record = generation.and_then(|generation| generation.record);
-    Ok(record.and_then(|mut record| {
-        record
-            .history
-            .pop()
-            .filter(|event| event.what == Happened::Withdrawn)
-    }))
-}
-
-/// What a start has to know of a target.
-#[derive(Debug)]
-pub(crate) struct Surveyed {
-    pub current: Option<GenerationName>,
-    /// There is something to [`Vacuum::sweep`], or for the vacuum.
-    pub is_untidy: bool,
-}
-
-impl Vacuum {
-    /// Looks whether a start has anything to do for `target`: for most of many targets it has not.
+    /// Looks whether a start has anything to do for `target`: of many targets most are tidy.
     pub(crate) fn survey(
         tree: &Tree,
         target: &Target,
         retention: &Retention,
     ) -> Result<Surveyed, Fault> {
         let current = tree.pointed(target)?;
-        let (mut generations, mut records) = (HashSet::new(), HashSet::new());
-        let mut has_others = false;
-        if let Some(folder) = tree.generations(target)? {
-            folder.each(|name, kind| {
-                let name = name.to_string_lossy();
-                match (kind, name.strip_suffix(".toml")) {
-                    (Kind::Dir, None) => drop(generations.insert(name.to_string())),
-                    (Kind::File, Some(name)) => drop(records.insert(name.to_string())),
-                    _ => has_others = true,
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        let is_current = |name: &GenerationName| generations.contains(name.as_str());
-        let is_tidy = !has_others
-            && generations == records
-            && current.as_ref().is_some_and(is_current)
-            && generations.len() <= 1 + retention.keep;
+        let generations = tree.generations(target)?;
+        let names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
+        // The names are sorted: each generation stands before its record.
+        let (pairs, others) = names.as_chunks();
+        let is_whole = |[(name, kind), (record, of_record)]: &[(OsString, Kind); 2]| {
+            let is_its_record = record.as_bytes().strip_suffix(b".toml") == Some(name.as_bytes());
+            is_its_record && (kind, of_record) == (&Kind::Dir, &Kind::File)
+        };
+        let is_there =
+            |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
+        let is_tidy = others.is_empty()
+            && pairs.iter().all(is_whole)
+            && current.as_ref().is_some_and(is_there)
+            && pairs.len() <= 1 + retention.keep;
         Ok(Surveyed {
             current,
             is_untidy: !is_tidy,
@@ -255,17 +209,18 @@ impl Vacuum {
             return Ok(0);
         };
         let current = pointers.tree().pointed(target)?;
+        let names = generations.names()?;
+        let has = |name: String, kind| names.contains(&(name.into(), kind));
         let mut leftovers = 0;
-        for (name, kind) in generations.names()? {
+        for (name, kind) in &names {
             let Some(name) = name.to_str() else { continue };
-            let Ok(generation) = name
-                .strip_suffix(".toml")
-                .unwrap_or(name)
-                .parse::<GenerationName>()
-            else {
+            let generation = name.strip_suffix(".toml").unwrap_or(name);
+            let Ok(generation) = generation.parse::<GenerationName>() else {
                 continue;
             };
-            if Some(&generation) == current.as_ref() || is_complete(&generations, &generation)? {
+            let is_whole =
+                has(generation.to_string(), Kind::Dir) && has(generation.record(), Kind::File);
+            if is_whole || Some(&generation) == current.as_ref() {
                 continue;
             }
             leftovers += 1;
@@ -279,13 +234,25 @@ impl Vacuum {
     }
 }
 
-fn is_complete(generations: &Dir, name: &GenerationName) -> Result<bool, Failure> {
-    let is = |name: &str, kind| {
-        Ok(generations
-            .stat(name)?
-            .is_some_and(|stat| stat.kind == kind))
-    };
-    Ok(is(name.as_str(), Kind::Dir)? && is(&name.record(), Kind::File)?)
+/// The generations that go of those that were `superseded`, each at a moment: all but the `keep` that
+/// were current last, each with the moment from which it may go.
+fn not_kept(
+    mut superseded: Vec<(Moment, GenerationName)>,
+    keep: usize,
+    min_age: Duration,
+) -> impl Iterator<Item = (Moment, GenerationName)> {
+    superseded.sort_unstable_by(|a, b| b.cmp(a));
+    let others = superseded.into_iter().skip(keep);
+    others.map(move |(since, name)| (since.later(min_age), name))
+}
+
+/// How a target was taken out of the tree, if that was by a drop; `last` is the generation that was
+/// current last. A pointer that somebody has removed by hand is no reason to remove what it named.
+fn withdrawal(generations: &Dir, last: &GenerationName) -> Result<Option<Event>, Failure> {
+    let generation = generation(generations, last.clone())?;
+    let record = generation.and_then(|generation| generation.record);
+    let event = record.and_then(|mut record| record.history.pop());
+    Ok(event.filter(|event| event.what == Happened::Withdrawn))
 }
 
 #[cfg(test)]

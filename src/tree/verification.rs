@@ -1,17 +1,17 @@
 //! Whether everything that was published still is what its records say.
 //!
-//! Nothing is written, and no lock is taken: a daemon may be at work. What it removes or swaps
+//! Nothing is written, and no lock is taken: a daemon may be at work. What the daemon removes or swaps
 //! meanwhile is no damage; so whatever seems damaged is looked at once more.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::Serialize;
 
-use super::Tree;
-use crate::fault::{Fault, StartError};
-use crate::image::{Content, FileMark, Image, Listing, hash_file};
-use crate::settings::TreeSettings;
+use super::{Generation, Record, Tree};
+use crate::fault::Fault;
+use crate::image::{Content, Image, Listing, hash_file};
 use crate::sys::{Failure, FileExt as _, Kind, Ownership, Progress, try_map};
 use crate::text::quoted;
 use crate::words::{Digest, GenerationName, Target};
@@ -22,19 +22,19 @@ pub(crate) struct Verification {
     tree: Tree,
     targets: usize,
     generations: Vec<(Target, GenerationName)>,
-    /// The largest first: at the end no thread is left alone with a long one.
-    groups: Vec<Group>,
+    /// Which of the generations have a file: in most cases it is one file, which is read once.
+    files: BTreeMap<Recorded, Vec<usize>>,
     damages: Vec<Damage>,
 }
 
-/// Files of one target with the same name and the same record: in most cases one file, which is
-/// read once.
-#[derive(Debug)]
-struct Group {
+/// A file as the records have it. The largest come first: at the end no thread is left alone with a
+/// long one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Recorded {
+    size: Reverse<u64>,
+    target: Target,
     path: String,
-    mark: FileMark,
-    /// Which generations it is in.
-    generations: Vec<usize>,
+    sha256: Digest,
 }
 
 /// What a run has shown.
@@ -53,9 +53,9 @@ pub(crate) struct Verified {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Damage {
     pub target: Target,
-    /// Missing when it is the target's pointer.
+    /// Missing when the target's pointer is damaged.
     pub generation: Option<GenerationName>,
-    /// From the image's root; missing when it is the generation as a whole.
+    /// From the image's root; missing when the generation as a whole is damaged.
     pub path: Option<String>,
     #[serde(rename = "damage")]
     pub kind: DamageKind,
@@ -84,42 +84,32 @@ pub(crate) enum DamageKind {
 }
 
 impl Verification {
-    /// Looks at every target, or at one: pointers, records, names, sizes and modes.
+    /// Looks at these targets: pointers, records, names, sizes and modes. `ownership` is what the
+    /// daemon gives to published files.
     ///
     /// # Errors
-    /// When the tree can't be read; when an account of the settings is unknown.
+    /// When the tree can't be read.
     pub(crate) fn read(
-        settings: &TreeSettings,
-        only: Option<&Target>,
-    ) -> Result<Self, VerifyError> {
-        let tree = Tree::open(&settings.path)?;
-        let ownership = tree.ownership(settings)?;
-        let targets = match only {
-            Some(target) if tree.names(target)?.is_none() => {
-                return Err(VerifyError::Unknown(target.clone()));
-            }
-            Some(target) => vec![target.clone()],
-            None => tree.targets()?,
-        };
+        tree: Tree,
+        targets: &[Target],
+        ownership: Option<Ownership>,
+    ) -> Result<Self, Fault> {
         let mut verification = Self {
             tree,
             targets: targets.len(),
             generations: Vec::new(),
-            groups: Vec::new(),
+            files: BTreeMap::new(),
             damages: Vec::new(),
         };
         for target in targets {
-            verification.look_at(&target, ownership)?;
+            verification.look_at(target, ownership)?;
         }
-        verification
-            .groups
-            .sort_by_key(|group| std::cmp::Reverse(group.mark.size));
         Ok(verification)
     }
 
     /// The bytes to be read, where no file is shared by several generations.
     pub(crate) fn bytes(&self) -> u64 {
-        self.groups.iter().map(|group| group.mark.size).sum()
+        self.files.keys().map(|file| file.size.0).sum()
     }
 
     fn look_at(&mut self, target: &Target, ownership: Option<Ownership>) -> Result<(), Fault> {
@@ -130,7 +120,7 @@ impl Verification {
         };
         if let Some(name) = pointed
             && !names.contains(&name)
-            // It may have been swapped since.
+            // The pointer may have been swapped since.
             && self.tree.pointed(target)?.as_ref() == Some(&name)
         {
             self.damages.push(Damage {
@@ -141,48 +131,57 @@ impl Verification {
                 detail: format!("leads to {name}, which is not there"),
             });
         }
-        let mut groups = BTreeMap::<(String, [u8; 32]), Group>::new();
         for name in names {
-            let number = self.generations.len();
-            let mut found = Found {
-                target,
-                generation: &name,
-                damages: Vec::new(),
-            };
-            let Some(generation) = self.tree.generation(target, name.clone())? else {
-                continue;
-            };
-            match (generation.record, Image::read(generation.dir, ownership)) {
-                (None, _) => found.note(None, DamageKind::Record, "missing, or not readable"),
-                (Some(_), Err(fault)) => {
-                    found.note(None, DamageKind::Unreadable, &fault.to_string())
-                }
-                (Some(record), Ok(image)) => {
-                    found.compare(&image, &record.listing);
-                    for (path, size) in image.files() {
-                        let mark = record.listing.files.get(path);
-                        let Some(mark) = mark.filter(|mark| mark.size == size) else {
-                            continue;
-                        };
-                        let key = (path.to_string(), mark.sha256.to_bytes());
-                        let group = groups.entry(key).or_insert_with(|| Group {
+            if let Some(generation) = self.tree.generation(target, name)? {
+                self.look_at_generation(target, generation, ownership)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_generation(
+        &mut self,
+        target: &Target,
+        Generation { name, dir, record }: Generation,
+        ownership: Option<Ownership>,
+    ) -> Result<(), Fault> {
+        let mut found = Vec::new();
+        let mut note = |path: Option<&str>, kind, detail: &str| {
+            found.push(Damage {
+                target: target.clone(),
+                generation: Some(name.clone()),
+                path: path.map(String::from),
+                kind,
+                detail: detail.to_string(),
+            });
+        };
+        match (record, Image::read(dir, ownership)) {
+            (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
+            (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
+            (Some(Record { listing, .. }), Ok(image)) => {
+                compare(&image, &listing, note);
+                for (path, size) in image.files() {
+                    if let Some(mark) = listing.files.get(path)
+                        && mark.size == size
+                    {
+                        let file = Recorded {
+                            size: Reverse(size),
+                            target: target.clone(),
                             path: path.to_string(),
-                            mark: *mark,
-                            generations: Vec::new(),
-                        });
-                        group.generations.push(number);
+                            sha256: mark.sha256,
+                        };
+                        let number = self.generations.len();
+                        self.files.entry(file).or_default().push(number);
                     }
                 }
             }
-            let damages = found.damages;
-            // One without a record that isn't current is about to come or to go, or is a leftover.
-            if self.has_record(target, &name)? || self.tree.pointed(target)?.as_ref() == Some(&name)
-            {
-                self.damages.extend(damages);
-            }
-            self.generations.push((target.clone(), name));
         }
-        self.groups.extend(groups.into_values());
+        // A generation without a record that isn't current is about to come or to go, or a leftover.
+        let is_current = || Ok::<_, Fault>(self.tree.pointed(target)?.as_ref() == Some(&name));
+        if self.has_record(target, &name)? || is_current()? {
+            self.damages.extend(found);
+        }
+        self.generations.push((target.clone(), name));
         Ok(())
     }
 
@@ -191,49 +190,53 @@ impl Verification {
     /// # Errors
     /// [`Fault::Interrupted`] when it was to stop.
     pub(crate) fn run(self, progress: &Progress) -> Result<Verified, Fault> {
-        let groups = self.groups.iter().collect();
-        let found = try_map(groups, 1, |group| self.read_group(group, progress))?;
-        let mut damages = self.damages.clone();
+        let files = self.files.iter().collect();
+        let found = try_map(files, 1, |(file, generations)| {
+            self.read_in_all(file, generations, progress)
+        })?;
+        let mut damages = self.damages;
         damages.extend(found.into_iter().flatten());
         damages.sort();
-        let members = || self.groups.iter().map(|group| group.generations.len());
-        let sizes = self.groups.iter().map(|group| group.mark.size);
+        let bytes = |(file, found): (&Recorded, &Vec<_>)| file.size.0 * found.len() as u64;
         Ok(Verified {
             targets: self.targets,
             generations: self.generations.len(),
-            files: members().sum(),
-            bytes: members().zip(sizes).map(|(n, size)| n as u64 * size).sum(),
+            files: self.files.values().map(Vec::len).sum(),
+            bytes: self.files.iter().map(bytes).sum(),
             damages,
         })
     }
 
-    fn read_group(&self, group: &Group, progress: &Progress) -> Result<Vec<Damage>, Fault> {
+    /// Reads a file in all of the generations that have it.
+    fn read_in_all(
+        &self,
+        file: &Recorded,
+        generations: &[usize],
+        progress: &Progress,
+    ) -> Result<Vec<Damage>, Fault> {
+        let (target, path, sha256) = (&file.target, &file.path, file.sha256);
         let mut known = HashMap::new();
         let mut damages = Vec::new();
-        for number in &group.generations {
-            let (target, name) = &self.generations[*number];
-            let mut found = Found {
-                target,
-                generation: name,
-                damages: Vec::new(),
-            };
-            match self.read_file(target, name, group, &mut known, progress) {
-                Ok(digest) if digest == group.mark.sha256 => continue,
+        for number in generations {
+            let name = &self.generations[*number].1;
+            let in_tree = format!("{}/{path}", name.path(target));
+            let (kind, detail) = match self.read_file(&in_tree, &mut known, progress) {
+                Ok(digest) if digest == sha256 => continue,
                 Ok(digest) => {
-                    let detail = format!("has sha256 {digest}, recorded {}", group.mark.sha256);
-                    found.note(Some(&group.path), DamageKind::Content, &detail);
+                    let detail = format!("has sha256 {digest}, recorded {sha256}");
+                    (DamageKind::Content, detail)
                 }
                 Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                Err(fault) => {
-                    found.note(
-                        Some(&group.path),
-                        DamageKind::Unreadable,
-                        &fault.to_string(),
-                    );
-                }
-            }
+                Err(fault) => (DamageKind::Unreadable, fault.to_string()),
+            };
             if self.has_record(target, name)? {
-                damages.append(&mut found.damages);
+                damages.push(Damage {
+                    target: target.clone(),
+                    generation: Some(name.clone()),
+                    path: Some(path.clone()),
+                    kind,
+                    detail,
+                });
             }
         }
         Ok(damages)
@@ -244,18 +247,16 @@ impl Verification {
         Ok(self.tree.retired_at(target, name)?.is_some())
     }
 
-    /// The digest of a file; `known` are those that were read already, by device and inode.
+    /// The digest of a file of the tree; `known` are those that were read already, by device and
+    /// inode.
     fn read_file(
         &self,
-        target: &Target,
-        name: &GenerationName,
-        group: &Group,
+        path: &str,
         known: &mut HashMap<(u64, u64), Digest>,
         progress: &Progress,
     ) -> Result<Digest, Fault> {
-        let path = format!("{}/{}", name.path(target), group.path);
-        let failed = |error| Failure::new("reading", self.tree.root().path().join(&path), error);
-        let file = self.tree.root().existing_file(&path)?;
+        let failed = |error| Failure::new("reading", self.tree.root().path().join(path), error);
+        let file = self.tree.root().existing_file(path)?;
         let stat = file.stat().map_err(failed)?;
         if stat.kind != Kind::File {
             let error = std::io::Error::other("no regular file any more");
@@ -270,91 +271,45 @@ impl Verification {
     }
 }
 
-/// What is amiss in one generation.
-struct Found<'a> {
-    target: &'a Target,
-    generation: &'a GenerationName,
-    damages: Vec<Damage>,
-}
-
-impl Found<'_> {
-    fn note(&mut self, path: Option<&str>, kind: DamageKind, detail: &str) {
-        self.damages.push(Damage {
-            target: self.target.clone(),
-            generation: Some(self.generation.clone()),
-            path: path.map(String::from),
-            kind,
-            detail: detail.to_string(),
-        });
+/// Notes what differs between an image and its record's listing: names, kinds, sizes, links, modes.
+fn compare(image: &Image, listing: &Listing, mut note: impl FnMut(Option<&str>, DamageKind, &str)) {
+    const MODE: &str = "permissions, owner or group are not as published";
+    if image.is_root_altered() {
+        note(None, DamageKind::Mode, MODE);
     }
-
-    /// Names, kinds, sizes, links and modes.
-    fn compare(&mut self, image: &Image, listing: &Listing) {
-        const MODE: &str = "permissions, owner or group are not as published";
-        if image.is_root_altered() {
-            self.note(None, DamageKind::Mode, MODE);
-        }
-        let mut rest: BTreeMap<&str, Recorded<'_>> = BTreeMap::new();
-        rest.extend(
-            listing
-                .files
-                .iter()
-                .map(|(path, mark)| (path.as_str(), Recorded::File(mark))),
-        );
-        rest.extend(
-            listing
-                .links
-                .iter()
-                .map(|(path, to)| (path.as_str(), Recorded::Link(to))),
-        );
-        rest.extend(
-            listing
-                .folders
-                .iter()
-                .map(|path| (path.as_str(), Recorded::Folder)),
-        );
-        for entry in image.entries() {
-            let path = Some(entry.path.as_str());
-            let Some(recorded) = rest.remove(entry.path.as_str()) else {
-                self.note(path, DamageKind::Additional, "was not published");
-                continue;
-            };
-            match (&entry.content, &recorded) {
-                (Content::File(size), Recorded::File(mark)) if *size != mark.size => {
-                    let detail = format!("has {size} bytes, recorded {}", mark.size);
-                    self.note(path, DamageKind::Size, &detail);
-                }
-                (Content::File(_), Recorded::File(_)) | (Content::Folder, Recorded::Folder) => {}
-                (Content::Link(to), Recorded::Link(recorded)) if to == *recorded => {}
-                (content, recorded) => {
-                    let detail = format!("is {}, recorded {recorded}", shown(content));
-                    self.note(path, DamageKind::Other, &detail);
-                }
+    let mut rest = BTreeMap::new();
+    for (path, mark) in &listing.files {
+        rest.insert(path, Content::File(mark.size));
+    }
+    for (path, to) in &listing.links {
+        rest.insert(path, Content::Link(to.clone()));
+    }
+    for path in &listing.folders {
+        rest.insert(path, Content::Folder);
+    }
+    for entry in image.entries() {
+        let path = Some(entry.path.as_str());
+        let Some(recorded) = rest.remove(&entry.path) else {
+            note(path, DamageKind::Additional, "was not published");
+            continue;
+        };
+        match (&entry.content, &recorded) {
+            (is, recorded) if is == recorded => {}
+            (Content::File(is), Content::File(recorded)) => {
+                let detail = format!("has {is} bytes, recorded {recorded}");
+                note(path, DamageKind::Size, &detail);
             }
-            if entry.is_altered && !image.is_root_altered() {
-                self.note(path, DamageKind::Mode, MODE);
+            (is, recorded) => {
+                let detail = format!("is {}, recorded {}", shown(is), shown(recorded));
+                note(path, DamageKind::Other, &detail);
             }
         }
-        for path in rest.into_keys() {
-            self.note(Some(path), DamageKind::Missing, "is not there");
+        if entry.is_altered && !image.is_root_altered() {
+            note(path, DamageKind::Mode, MODE);
         }
     }
-}
-
-/// What the record says of a name.
-enum Recorded<'a> {
-    File(&'a FileMark),
-    Link(&'a str),
-    Folder,
-}
-
-impl fmt::Display for Recorded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(_) => f.write_str("a file"),
-            Self::Folder => f.write_str("a folder"),
-            Self::Link(to) => write!(f, "a link to {}", quoted(to)),
-        }
+    for path in rest.into_keys() {
+        note(Some(path), DamageKind::Missing, "is not there");
     }
 }
 
@@ -369,39 +324,16 @@ fn shown(content: &Content) -> String {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            target,
-            generation,
-            path,
-            detail,
-            ..
-        } = self;
-        write!(f, "damaged: {target}")?;
-        if let Some(generation) = generation {
+        write!(f, "damaged: {}", self.target)?;
+        if let Some(generation) = &self.generation {
             write!(f, " {generation}")?;
         }
-        match (path, self.kind) {
-            (Some(path), _) => write!(f, " {}: {detail}", quoted(path)),
-            (None, DamageKind::Record) => write!(f, " record: {detail}"),
-            (None, DamageKind::Pointer) => write!(f, " pointer: {detail}"),
-            (None, _) => write!(f, ": {detail}"),
+        match (&self.path, self.kind) {
+            (Some(path), _) => write!(f, " {}", quoted(path))?,
+            (None, DamageKind::Record) => f.write_str(" record")?,
+            (None, DamageKind::Pointer) => f.write_str(" pointer")?,
+            (None, _) => {}
         }
-    }
-}
-
-/// Why nothing can be verified.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum VerifyError {
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error("{0} is not in the tree; expected one that is")]
-    Unknown(Target),
-}
-
-impl From<Failure> for VerifyError {
-    fn from(failure: Failure) -> Self {
-        Self::Fault(failure.into())
+        write!(f, ": {}", self.detail)
     }
 }

@@ -7,7 +7,9 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 use sha2::Digest as _;
 
 /// A SHA-256 value; written as 64 lower-case hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, DeserializeFromStr, SerializeDisplay)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, DeserializeFromStr, SerializeDisplay,
+)]
 pub struct Digest([u8; 32]);
 
 /// A text that is no [`Digest`].
@@ -22,10 +24,6 @@ impl Digest {
     /// The digest of bytes that are in memory as a whole.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
-    }
-
-    pub(crate) fn to_bytes(self) -> [u8; 32] {
-        self.0
     }
 
     /// The first 12 hex digits, as they stand in the name of a generation.
