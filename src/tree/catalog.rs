@@ -38,9 +38,6 @@ const TOGETHER: usize = 512;
 /// Up to so many of them one thread looks at all.
 const FEW: usize = 64;
 
-/// Written at a time, in bytes.
-const BUFFER: usize = 64 << 10;
-
 const BEGIN: &str = "{\"format\":1,\"images\":[\n";
 const END: &str = "]}\n";
 const TARGET: &str = "{\"target\":\"";
@@ -226,7 +223,7 @@ fn rewrite(
 ) -> Result<Updated, Failure> {
     let private = tree.root().existing_dir(PRIVATE)?;
     let replacement = private.begin_replacement(TEMPORARY)?;
-    let mut out = BufWriter::with_capacity(BUFFER, replacement);
+    let mut out = BufWriter::with_capacity(64 << 10, replacement);
     let mut updated = Updated {
         is_replaced: old.is_none(),
         ..Updated::default()
