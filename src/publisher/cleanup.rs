@@ -92,11 +92,6 @@ impl Cleanup {
         Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
     }
 
-    /// Drops that could not be put away are tried again.
-    pub(super) fn retry_stuck(&mut self) {
-        self.leaving.append(&mut self.stuck);
-    }
-
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
     /// due. A target has to wait while a drop for it is on its way, which may be about to use an
     /// older generation again. [`Cleanup::take_vacuumed`] ends this.

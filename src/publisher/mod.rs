@@ -197,7 +197,7 @@ impl Publisher {
         if self.troubles.is_time() {
             self.scanner.is_wanted = true;
             self.queue.retry_postponed();
-            self.cleanup.retry_stuck();
+            self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
         self.begin(scan, Done::Scanned);

@@ -32,7 +32,7 @@ impl NewDrop {
         let words = words(target);
         let mut moment = Moment::now();
         loop {
-            let hidden = format!(".{}-{words}", moment.compact_precise());
+            let hidden = format!(".{}-{words}", moment.to_string().replace(['-', ':'], ""));
             if incoming.make_dir(&hidden, DIR_MODE)? {
                 return Ok(Self {
                     incoming,

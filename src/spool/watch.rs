@@ -252,7 +252,9 @@ impl Hints {
         };
         for path in &event.paths {
             if let Some(drop) = completed(&self.incoming, path, is_move) {
-                self.known().take_complete(drop);
+                let known = &mut *self.known();
+                known.complete.insert(drop, known.next);
+                known.next += 1;
             }
         }
         true
@@ -278,11 +280,6 @@ impl Known {
                 *state = Inside::Left;
             }
         }
-    }
-
-    fn take_complete(&mut self, drop: OsString) {
-        self.complete.insert(drop, self.next);
-        self.next += 1;
     }
 }
 

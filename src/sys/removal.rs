@@ -1,6 +1,5 @@
 //! Removing a folder with all that is in it, however deep or full that is.
 
-use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -66,7 +65,13 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
                 continue;
             };
             if descent == 0 {
-                lift(dir, &name, &folder, top)?;
+                let (device, inode) = folder.stat_self()?.id;
+                // What is removed may have names of this form already.
+                let lifted = |number| format!("lifted-{device}-{inode}-{number}");
+                let mut number = 0;
+                while !dir.rename_new(&name, top, lifted(number))? {
+                    number += 1;
+                }
                 has_lifted = true;
             } else {
                 has_lifted |= empty(&folder, top, descent - 1, few)?;
@@ -77,15 +82,4 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
             return Ok(has_lifted);
         }
     }
-}
-
-/// Renames the `folder` that `dir` has as `name` into `top`, where what is removed may have names
-/// of this form already.
-fn lift(dir: &Dir, name: &OsStr, folder: &Dir, top: &Dir) -> Result<()> {
-    let (device, inode) = folder.stat_self()?.id;
-    let mut number = 0;
-    while !dir.rename_new(name, top, format!("lifted-{device}-{inode}-{number}"))? {
-        number += 1;
-    }
-    Ok(())
 }

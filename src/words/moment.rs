@@ -29,11 +29,6 @@ impl Moment {
         self.to_seconds().replace(['-', ':'], "")
     }
 
-    /// As [`Moment::compact`], to the microsecond: `20261122T161500.250000Z`.
-    pub(crate) fn compact_precise(&self) -> String {
-        self.to_string().replace(['-', ':'], "")
-    }
-
     /// For people: `2026-11-22T16:15:00Z`.
     pub(crate) fn to_seconds(self) -> String {
         humantime::format_rfc3339_seconds(self.0).to_string()
