@@ -80,15 +80,14 @@ impl Decided {
         }
     }
 
-    /// The target, if vacuum may have to do with it afterwards.
-    pub(super) fn replaced(&self) -> Option<&Target> {
-        let has_replaced = match &self.decision {
+    /// Whether vacuum may have to do with the target afterwards.
+    pub(super) fn has_replaced(&self) -> bool {
+        match &self.decision {
             Decision::Change(staged) => staged.has_previous(),
             // What was current before is not known any more.
             Decision::Again(..) => true,
             Decision::Unchanged(_) | Decision::Reject(_) => false,
-        };
-        self.target.as_ref().filter(|_| has_replaced)
+        }
     }
 
     /// Whether the outcome tells of a change in the tree.

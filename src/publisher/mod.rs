@@ -363,18 +363,16 @@ impl Publisher {
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written) {
-        let (decided, outcome) = (written.decided, written.outcome);
-        self.report.tell(outcome.clone(), decided.started.elapsed());
-        let claim_name = decided.claimed.claim_name();
-        if let Some(target) = decided.replaced() {
-            self.cleanup
-                .take_replaced(target.clone(), &self.shop.settings);
+        let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
+        let target = outcome.target.clone();
+        self.report.tell(outcome.clone(), written.started.elapsed());
+        if let Some(target) = target.clone().filter(|_| written.has_replaced) {
+            self.cleanup.take_replaced(target, &self.shop.settings);
         }
         if let Some(failure) = written.trouble {
-            self.troubles.meet(claim_name, &failure.into());
+            self.troubles.meet(&claim_name, &failure.into());
         }
-        self.queue.settle(claim_name, decided.target.clone());
-        let claim_name = Arc::clone(claim_name);
+        self.queue.settle(&claim_name, target);
         self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
     }
 

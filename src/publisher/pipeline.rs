@@ -8,11 +8,12 @@
 //! with each sync every drop goes on by one step.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::decision::{Decided, Postponed};
 use super::quiet::{Held, Look, Ready};
 use super::workshop::Workshop;
-use crate::spool::{Outcome, Spool};
+use crate::spool::{Outcome, Seen, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers};
 use crate::words::Target;
@@ -33,11 +34,15 @@ pub(super) struct Pipeline {
     written: Vec<Written>,
 }
 
-/// A drop whose outcome was written.
+/// A drop whose outcome was written. What was decided is forgotten: many wait for the next sync.
 #[derive(Debug)]
 pub(super) struct Written {
-    pub(super) decided: Decided,
+    seen: Seen,
     pub(super) outcome: Outcome,
+    /// Whether vacuum may have to do with the target now.
+    pub(super) has_replaced: bool,
+    /// When the drop became the daemon's.
+    pub(super) started: Instant,
     /// What keeps the drop from being put away, for now.
     pub(super) trouble: Option<Failure>,
 }
@@ -66,6 +71,12 @@ enum Done {
     Swapped(Vec<(Decided, Result<(), Failure>)>),
     Written(Decided, Result<(Outcome, Option<Failure>), Failure>),
     Placed(Decided, Result<Option<Placed>, Failure>),
+}
+
+impl Written {
+    pub(super) fn claim_name(&self) -> &Arc<str> {
+        self.seen.claim_name()
+    }
 }
 
 impl Pipeline {
@@ -156,8 +167,9 @@ impl Pipeline {
         for decided in changes.chain(std::mem::take(&mut self.swapped)) {
             self.discard(&decided, failure.clone(), stepped);
         }
-        for written in self.written.drain(..) {
-            stepped.postpone(&written.decided, failure.clone());
+        for Written { seen, outcome, .. } in self.written.drain(..) {
+            let postponed = Postponed::new(seen, failure.clone());
+            stepped.postponed.push((outcome.target, postponed));
         }
         Vec::new()
     }
@@ -197,8 +209,10 @@ impl Pipeline {
                     }
                 }
                 Done::Written(decided, Ok((outcome, trouble))) => self.written.push(Written {
-                    decided,
+                    seen: decided.claimed.again(),
                     outcome,
+                    has_replaced: decided.has_replaced(),
+                    started: decided.started,
                     trouble,
                 }),
                 Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),

@@ -94,6 +94,7 @@ impl Ready {
 pub(crate) struct Claimed {
     /// As outcomes and logs show it.
     pub name: String,
+    /// The drop's name in `processing/`: another than `name` only where that is not fit for a file.
     pub(super) claim_name: Arc<str>,
     pub importer: Importer,
     pub received_at: Moment,
@@ -102,11 +103,6 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    /// The drop's name in `processing/`: another than `name` only where that is not fit for a file.
-    pub(crate) fn claim_name(&self) -> &Arc<str> {
-        &self.claim_name
-    }
-
     /// The drop as it is found again where it is now, in `processing/`.
     pub(crate) fn again(&self) -> Seen {
         let name = OsStr::new(&*self.claim_name).to_os_string();
