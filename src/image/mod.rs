@@ -17,17 +17,16 @@ pub(crate) use reading::hash_file;
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 
 use bytesize::ByteSize;
 use rustix::io::Errno;
 
-use self::entry::{changed, check_links};
+use self::entry::check_links;
 use crate::fault::{Fault, reject};
 use crate::settings::Limits;
-use crate::sys::{Dir, Failure, FileExt as _, Kind, Ownership, Stat};
+use crate::sys::{Dir, Failure, Kind, Ownership, Stat};
 use crate::text::quoted;
 use crate::words::Reason;
 
@@ -193,23 +192,6 @@ impl Image {
     /// All files' bytes together.
     pub(crate) fn bytes(&self) -> u64 {
         self.files().map(|(_, size)| size).sum()
-    }
-
-    /// Opens the file `path`, and makes sure that it still has the `size` and the owner that it was
-    /// walked with: another may have been put in its place.
-    pub(crate) fn open(&self, path: &str, size: u64) -> Result<File, Fault> {
-        let file = self
-            .dir
-            .existing_file(path)
-            .map_err(|failure| of_importer(failure.into()))?;
-        let stat = file
-            .stat()
-            .map_err(|error| self.failure("looking at", path, error))?;
-        if stat.kind != Kind::File || stat.size != size {
-            return Err(changed(path));
-        }
-        check_owner(path, stat.owner.uid, self.owner)?;
-        Ok(file)
     }
 
     /// A failed system call on one of the files, for messages.

@@ -27,6 +27,7 @@ mod machines;
 mod orders;
 mod power;
 mod quiet;
+mod sameness;
 mod service;
 mod storm;
 mod supervision;
@@ -55,6 +56,7 @@ fn main() {
         orders::tests(),
         commands::tests(),
         changes::tests(),
+        sameness::tests(),
         quiet::tests(),
         in_use::tests(),
         verify::tests(),
