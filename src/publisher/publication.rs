@@ -25,7 +25,7 @@ impl Request<'_> {
     ) -> Result<Decision, Fault> {
         match current {
             Current::Nothing => self.stage(image, None, Change::Make),
-            Current::Plain(dir) => self.replace_plain(image, &Image::read(dir, None)?),
+            Current::Plain(dir) => self.replace_plain(image, &Image::read_plain(dir)?),
             Current::Generation(generation) => self.replace(image, generation),
         }
     }
@@ -58,10 +58,11 @@ impl Request<'_> {
         self.stage(image, Some(&base), change)
     }
 
-    /// For a target that is a directory which somebody else made.
+    /// For a target that is a directory which somebody else made. One with the very same files is left
+    /// alone, unless machines can't read all of it.
     fn replace_plain(&self, image: &Image, theirs: &Image) -> Result<Decision, Fault> {
         let target = &self.manifest.target;
-        if !theirs.is_sound() {
+        if theirs.has_foreign() {
             let detail = format!(
                 "{target} is a folder that the daemon did not make, with something in it that is \
                  no file, folder or link; expected nothing else"
@@ -104,10 +105,15 @@ impl Request<'_> {
         let listing = image.publish_into(&draft.dir, base, owner, &self.shop.progress)?;
         self.manifest.check_checksums(&listing)?;
         let target = &self.manifest.target;
-        let kept = self.shop.staging.tree().kept(target, &listing.digest())?;
+        let mut kept = self.shop.staging.tree().kept(target, &listing.digest())?;
+        if let Change::Exchange(adopted) = &change {
+            // It takes its name in the same step, and can be of the same image.
+            kept.push(adopted.head.generation.clone());
+        }
         let version = self.manifest.version.clone();
         let origin = self.origin();
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
+        record.head.given = Some(self.shop.staging.ownership());
         let staged = match self.shop.find_kept(&record, kept, &change)? {
             Some((name, history)) => {
                 record.head.generation = name;

@@ -39,7 +39,8 @@ pub struct UnknownAccount {
 }
 
 /// The user and the group that a file belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Ownership {
     pub uid: u32,
     pub gid: u32,

@@ -91,6 +91,10 @@ impl Staging {
         let folder = private.dir_or_make(FOLDER, 0o700)?;
         // What the file system gives to new files here; a mount option can have a say in it.
         let own = folder.stat_self()?.owner;
+        // A tree with a set-group-ID bit gave its group to the private folder, which `verify` asks.
+        if private.stat_self()?.owner != own {
+            private.set_owner(".", Some(own))?;
+        }
         let ownership = settings.ownership(own)?;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;

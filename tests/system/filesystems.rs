@@ -1,7 +1,7 @@
 //! The file systems that spools and trees stand on.
 
 use std::fs;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -486,7 +486,13 @@ fn keeps_seconds_only() {
 }
 
 fn has_its_own_modes() {
-    let world = World::with(SETTINGS);
+    for settings in ["", "#tree group = \"daemon\"\n"] {
+        modes_below_a_set_group_id_bit(settings);
+    }
+}
+
+fn modes_below_a_set_group_id_bit(settings: &str) {
+    let world = World::with(&format!("{settings}{SETTINGS}"));
     fs::create_dir(&world.tree).unwrap();
     let mut acl = Command::new("setfacl");
     acl.args(["-d", "-m", "u:daemon:rwx,g::rwx,o::---,m::rwx"]);
@@ -516,6 +522,31 @@ fn has_its_own_modes() {
     daemon.stop();
     world.assert_at_rest();
 
+    let verified = world.run(&["verify"]);
+    assert!(verified.status.success(), "{}\n{world}", text(&verified));
+    // What the daemon gave its files is known still.
+    let victim = world.published(TARGET).join("version");
+    for (mode, code) in [(0o600, 1), (0o644, 0)] {
+        fs::set_permissions(&victim, fs::Permissions::from_mode(mode)).unwrap();
+        let verified = world.run(&["verify"]);
+        assert_eq!(verified.status.code(), Some(code), "{}", text(&verified));
+    }
+    let group = if settings.is_empty() {
+        "root"
+    } else {
+        "daemon"
+    };
+    let generation = fs::canonicalize(world.published(TARGET)).unwrap();
+    for path in walk(&generation).iter().chain([&generation]) {
+        let mut stat = Command::new("stat");
+        let output = stat.args(["--format", "%U:%G"]).arg(path).output();
+        let owner = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert_eq!(
+            owner.trim_end(),
+            format!("root:{group}"),
+            "{path:?}\n{world}"
+        );
+    }
     let mut seen = 0;
     for path in walk(&world.tree.join("amd64")) {
         let stat = fs::symlink_metadata(&path).unwrap();

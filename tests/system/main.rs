@@ -12,6 +12,7 @@
     reason = "what the tests have in common is for nobody else"
 )]
 
+mod adoption;
 mod boot_configs;
 mod changes;
 mod commands;
@@ -57,6 +58,7 @@ fn main() {
         commands::tests(),
         changes::tests(),
         sameness::tests(),
+        adoption::tests(),
         quiet::tests(),
         in_use::tests(),
         verify::tests(),
