@@ -325,7 +325,10 @@ mod tests {
         let open = image.open("file", size).unwrap();
         assert_eq!(open.stat.is_sparse, is_sparse);
         change(&file);
-        open.hash(&Progress::default(), |_, _| Ok(()))
+        let progress = Progress::default();
+        let mark = open.hash(&progress, |_, _| Ok(()))?;
+        assert_eq!(progress.bytes(), size, "holes are progress as well");
+        Ok(mark)
     }
 
     #[test]

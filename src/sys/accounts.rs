@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use nix::unistd::{Group, Uid, User};
+use nix::unistd::{self, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
 /// Who put a drop into the spool.
@@ -47,6 +47,14 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
+    /// What this process makes belongs to these, where the file system has no say in it.
+    pub(crate) fn of_process() -> Self {
+        Self {
+            uid: unistd::geteuid().as_raw(),
+            gid: unistd::getegid().as_raw(),
+        }
+    }
+
     /// The user and the group of these names; without a name, that of `own`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
@@ -49,6 +49,11 @@ pub fn tests() -> Vec<Trial> {
             "generations from before a change of the owner are whole and can be rolled back to",
             &[Needs::Root],
             another_owner,
+        ),
+        test(
+            "a daemon whose group was changed publishes with that one",
+            &[Needs::Root],
+            another_group,
         ),
         test(
             "the same image is published anew when the owner was changed",
@@ -328,4 +333,24 @@ fn another_owner_again() {
     }
     assert_same_content(&old, &current(&world));
     assert_eq!(verify(&world), [""; 0], "{world}");
+}
+
+fn another_group() {
+    let world = World::with(KEEP_ALL);
+    drop_version(&world, "1", "first", "published");
+    let manifest = crate::lab::world::manifest(TARGET);
+    for (name, expected) in [("second", "published"), ("third", "unchanged")] {
+        world.drop_with(name, &manifest, |image| {
+            make_image(image, "1", (0o755, 0o644))
+        });
+        let output = world.command(&["run", "--once"]).gid(1).output().unwrap();
+        assert!(output.status.success(), "{}\n{world}", text(&output));
+        world.assert_outcome(name, expected);
+        assert_eq!(owner(&current(&world).join("linux")), (0, 1), "{world}");
+        assert_eq!(verify(&world), [""; 0], "{world}");
+        world.assert_at_rest();
+    }
+    // `verify` knows whose the files are.
+    chown(current(&world).join("linux"), None, Some(0)).unwrap();
+    assert_eq!(verify(&world), ["mode"], "{world}");
 }
