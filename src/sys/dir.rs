@@ -80,16 +80,34 @@ pub(crate) struct Stat {
     /// Device and inode: no other file has both while this one is there.
     pub id: (u64, u64),
     pub modified: Moment,
+    /// The nanoseconds of `modified`, which itself is to the microsecond.
+    pub nanoseconds: u32,
+    /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
+    pub is_sparse: bool,
     /// When the inode changed last: a time that nobody can forge.
     pub changed: Moment,
+}
+
+impl Stat {
+    /// Whether both are of one file, and nothing was done to it in between but that it was given more
+    /// names.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        let other = Self {
+            changed: self.changed,
+            is_sparse: self.is_sparse,
+            ..*other
+        };
+        *self == other
+    }
 }
 
 impl From<fs::Stat> for Stat {
     #[expect(clippy::cast_possible_truncation, reason = "below 10^9")]
     fn from(stat: fs::Stat) -> Self {
+        let size = stat.st_size.unsigned_abs();
         Self {
             kind: fs::FileType::from_raw_mode(stat.st_mode).into(),
-            size: stat.st_size.unsigned_abs(),
+            size,
             mode: stat.st_mode & 0o7777,
             owner: Ownership {
                 uid: stat.st_uid,
@@ -97,6 +115,8 @@ impl From<fs::Stat> for Stat {
             },
             id: (stat.st_dev, stat.st_ino),
             modified: Moment::from_stat(stat.st_mtime, stat.st_mtime_nsec as u32),
+            nanoseconds: stat.st_mtime_nsec as u32,
+            is_sparse: stat.st_blocks.unsigned_abs() * 512 < size,
             changed: Moment::from_stat(stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
@@ -365,10 +385,12 @@ impl Dir {
         self.explain("exchanging", name, exchanged)
     }
 
-    /// Gives the file `path` beneath this directory a second name: the same beneath `to`.
-    pub(crate) fn hard_link(&self, path: &str, to: &Self) -> Result<()> {
-        let linked = fs::linkat(&self.fd, path, &to.fd, path, AtFlags::empty());
-        self.explain("linking", path, linked)
+    /// Gives the file `name` in this directory a second name: the same in `to`. `linkat(2)` can't be
+    /// told to stay beneath a directory, so a path of several names has no place here.
+    pub(crate) fn hard_link(&self, name: &str, to: &Self) -> Result<()> {
+        debug_assert!(!name.contains('/'), "{name}");
+        let linked = fs::linkat(&self.fd, name, &to.fd, name, AtFlags::empty());
+        self.explain("linking", name, linked)
     }
 
     /// Removes a name that is no directory; `false` when there was none.

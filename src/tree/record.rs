@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use crate::image::{FileMark, Listing};
-use crate::sys::Importer;
+use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
 use crate::words::{Digest, GenerationName, Moment, Target};
 
@@ -85,6 +85,10 @@ pub struct Head {
     /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// The user and the group that the files were given. `None` where the daemon didn't make them:
+    /// the directory was adopted, or the record was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) given: Option<Ownership>,
 }
 
 /// Where a generation came from.
@@ -168,6 +172,7 @@ impl Record {
             published_at: now,
             version,
             from: from.cloned(),
+            given: None,
         };
         let mut record = Self {
             head,
@@ -234,6 +239,13 @@ impl Record {
 }
 
 impl Head {
+    /// The user and the group that the files have to have, and the daemon's modes with them, where the
+    /// daemon gives them to files `now`. `None` where the content alone counts: what an admin made, or
+    /// the settings of another time, is no damage.
+    pub(crate) fn owner_now(&self, now: Option<Ownership>) -> Option<Ownership> {
+        self.given.filter(|given| Some(*given) == now)
+    }
+
     /// Reads the head of a record; `text` may end anywhere after it.
     ///
     /// # Errors
@@ -281,6 +293,7 @@ mod tests {
                     },
                     received_at: at,
                 }),
+                given: Some(Ownership { uid: 0, gid: 33 }),
             },
             listing: Listing {
                 files: [(
@@ -333,6 +346,10 @@ received_at = "2026-11-22T16:15:00.250000Z"
 [from.importer]
 uid = 1000
 name = "ci"
+
+[given]
+uid = 0
+gid = 33
 
 [files]
 "d/\"linux\"" = { sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", size = 3 }

@@ -155,7 +155,8 @@ impl Verification {
                 detail: detail.to_string(),
             });
         };
-        match (record, Image::read(dir, ownership)) {
+        let given = record.as_ref().and_then(|it| it.head.owner_now(ownership));
+        match (record, Image::read(dir, given)) {
             (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
             (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
             (Some(Record { listing, .. }), Ok(image)) => {

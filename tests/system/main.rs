@@ -12,6 +12,7 @@
     reason = "what the tests have in common is for nobody else"
 )]
 
+mod adoption;
 mod boot_configs;
 mod changes;
 mod commands;
@@ -27,6 +28,7 @@ mod machines;
 mod orders;
 mod power;
 mod quiet;
+mod sameness;
 mod service;
 mod storm;
 mod supervision;
@@ -55,6 +57,8 @@ fn main() {
         orders::tests(),
         commands::tests(),
         changes::tests(),
+        sameness::tests(),
+        adoption::tests(),
         quiet::tests(),
         in_use::tests(),
         verify::tests(),

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +65,16 @@ pub fn tests() -> Vec<Trial> {
             "a manifest that becomes a folder after the claim does not keep the drop from being removed",
             &[Needs::Failpoints],
             manifest_becomes_folder,
+        ),
+        test(
+            "a folder of the tree that is exchanged for a link before its files are shared leads nowhere",
+            &[Needs::Root, Needs::Failpoints],
+            || tree_folder_exchanged(|folder, outside| symlink(outside, folder).unwrap()),
+        ),
+        test(
+            "a folder of the tree that is exchanged for another before its files are shared is not shared",
+            &[Needs::Root, Needs::Failpoints],
+            || tree_folder_exchanged(|folder, outside| fs::rename(outside, folder).unwrap()),
         ),
         test(
             "an importer that leases its file can not keep its target taken",
@@ -441,6 +451,62 @@ fn manifest_becomes_folder() {
     siege.world.assert_outcome("turned", "published");
     siege.assert_goes_on();
     siege.end();
+}
+
+/// Between comparing and sharing, the tree's owner puts something else in the place of a folder of the
+/// current generation: a folder that only root may enter is `outside`, with a file of the same name and
+/// size in it.
+fn tree_folder_exchanged(exchange: fn(&Path, &Path)) {
+    let world = World::with(LIMITS);
+    let bytes = "h".repeat(64);
+    let put = |name: &str, linux: &str| {
+        let files = [
+            ("linux", linux),
+            ("sub/secret", &bytes),
+            ("sub/deep/initrd", &bytes),
+        ];
+        world.drop_image(
+            name,
+            TARGET,
+            &files.map(|(path, text)| (path, text.as_bytes())),
+        );
+    };
+    put("first", "1");
+    world.run_once();
+    let old = world.published(TARGET).canonicalize().unwrap();
+    let outside = world.root.join("outside");
+    for path in ["secret", "deep/initrd"] {
+        let path = outside.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, super::secret(64)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", "stage:1:stop");
+    let mut daemon = world::Daemon::start(command);
+    put("second", "2");
+    let stat = format!("/proc/{}/stat", daemon.child.id());
+    until("the daemon to stop", || {
+        fs::read_to_string(&stat).unwrap().contains(") T ")
+    });
+    fs::rename(old.join("sub"), world.root.join("moved")).unwrap();
+    exchange(&old.join("sub"), &outside);
+    daemon.signal(rustix::process::Signal::CONT);
+    daemon.wait_for_drop("second");
+    world.assert_outcome("second", "published");
+    daemon.stop();
+
+    let new = world.published(TARGET).canonicalize().unwrap();
+    assert_ne!(new, old, "{world}");
+    for path in ["sub/secret", "sub/deep/initrd"] {
+        let stat = fs::metadata(new.join(path)).unwrap();
+        assert_eq!((stat.nlink(), stat.mode() & 0o7777), (1, 0o644), "{world}");
+        assert_eq!(
+            fs::read_to_string(new.join(path)).unwrap(),
+            bytes,
+            "{world}"
+        );
+    }
 }
 
 /// Takes a write lease on a file and gives it back only when the kernel breaks it by force.
