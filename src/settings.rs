@@ -12,7 +12,7 @@ use strum::VariantNames;
 use toml::de::DeValue;
 
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
 use crate::words::Verdict;
 
 /// Everything that an admin can set.
@@ -362,7 +362,7 @@ fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
 fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
-        let spool = spool.display();
+        let spool = quoted(&spool.to_string_lossy());
         return Err(format!("a path apart from `spool.path`, {spool}"));
     }
     Ok(tree)
@@ -372,7 +372,7 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
     match optional_path(value)? {
         Some(root) if !tree.starts_with(&root) => {
-            let tree = tree.display();
+            let tree = quoted(&tree.to_string_lossy());
             Err(format!("`tree.path`, {tree}, or a folder above it"))
         }
         root => Ok(root),
@@ -610,6 +610,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_complaint_says_of_another_value_is_escaped_and_short() {
+        let long = format!("/\\u001b[2J{}", "x".repeat(10_000));
+        let bad = format!(
+            "[spool]\npath = \"{long}\"\n[tree]\npath = \"{long}/y\"\n[tftp]\nroot = \"/z\"\n"
+        );
+        let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+        assert!(
+            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains('\u{1b}') && shown.len() < 5_000,
+            "{shown:?}"
+        );
+    }
+
+    #[test]
     fn every_error_in_tables_of_an_array_is_reported_at_once() {
         let bad = "\
 [tftp]
@@ -633,7 +650,7 @@ error: invalid `tftp.root`
  --> config.toml:2:8
   |
 2 | root = \"/srv/other\"
-  |        ^^^^^^^^^^^^ expected `tree.path`, /srv/tftp/netboot, or a folder above it
+  |        ^^^^^^^^^^^^ expected `tree.path`, `/srv/tftp/netboot`, or a folder above it
 
 error: invalid `boot_config.output`
  --> config.toml:5:10
@@ -717,7 +734,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, /srv
+  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
 
 error: invalid `limits.max_files`
  --> config.toml:9:13
