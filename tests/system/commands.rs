@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, output, test, text, wait_for_names,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -174,11 +174,7 @@ fn assert_one_message(output: &Output, code: i32) {
 }
 
 fn program(arguments: &[&str], directory: &Path) -> Output {
-    Command::new(PROGRAM)
-        .args(arguments)
-        .current_dir(directory)
-        .output()
-        .expect("running the program")
+    output(Command::new(PROGRAM).args(arguments).current_dir(directory))
 }
 
 fn a_bad_configuration_is_explained() {
@@ -415,11 +411,7 @@ fn wrong_usage() {
 
 fn submit(world: &World, more: &[&str]) -> Output {
     let arguments = [SUBMIT, more].concat();
-    let mut command = world.command(&arguments);
-    command
-        .current_dir(&world.root)
-        .output()
-        .expect("running the program")
+    output(world.command(&arguments).current_dir(&world.root))
 }
 
 fn image(world: &World) {

@@ -16,7 +16,8 @@ use notify::{RecursiveMode, Watcher as _};
 use crate::filesystems::{FileSystem, expect};
 use crate::lab::failpoints;
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, output, test, text, until,
+    wait_for_names,
 };
 use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 
@@ -567,7 +568,7 @@ fn run_once_with(world: &World, injected: &str) -> std::process::Output {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", injected]);
     strace.args([PROGRAM, "run", "--once", "--config"]);
-    strace.arg(&world.config).output().unwrap()
+    output(strace.arg(&world.config))
 }
 
 fn renames_as_on_nfs() {

@@ -16,6 +16,7 @@ mod boot_configs;
 mod changes;
 mod commands;
 mod crashes;
+mod durable;
 mod filesystems;
 mod hardship;
 mod hooks;
@@ -47,6 +48,7 @@ fn main() {
         crashes::tests(),
         lab::blocklog::trials::tests(),
         power::tests(),
+        durable::tests(),
         threats::tests(),
         load::tests(),
         filesystems::tests(),

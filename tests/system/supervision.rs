@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Needs, PATIENCE, World, test, text};
+use crate::lab::world::{Daemon, Ends, Needs, PATIENCE, World, names, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -42,6 +45,21 @@ pub fn tests() -> Vec<Trial> {
             "the metrics are what happened, and promtool has nothing to say against them",
             &[Needs::Program("promtool")],
             metrics,
+        ),
+        test(
+            "a reload changes the retention and the quiet period",
+            &[],
+            reload_times,
+        ),
+        test(
+            "a drop that comes after a reload has ended is judged by the new settings",
+            &[],
+            reload_under_load,
+        ),
+        test(
+            "the metrics tell what is held, in trouble, and still written",
+            &[],
+            gauges,
         ),
         test(
             "the log of a daemon is JSON where that is wanted, with all fields",
@@ -193,7 +211,7 @@ fn reload_the_rest() {
     daemon.signal(Signal::HUP);
     daemon.wait_for("configuration read again");
     let menu = world.tree.join("menu");
-    crate::lab::world::until("the menu", || menu.exists());
+    until("the menu", || menu.exists());
     assert_eq!(fs::read_to_string(menu).unwrap(), "1 images\n");
     drop_files(&world, "two", 1);
     daemon.wait_for_drop("two");
@@ -201,15 +219,172 @@ fn reload_the_rest() {
     assert_eq!(fs::read_to_string(said).unwrap(), "two\n");
 }
 
-fn metrics() {
-    let world = World::new();
+/// Changes the configuration, and waits until the reload has ended.
+fn change(world: &World, daemon: &Daemon, ear: &Ear, from: &str, to: &str) {
+    let text = fs::read_to_string(&world.config).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(&world.config, text.replace(from, to)).unwrap();
+    daemon.signal(Signal::HUP);
+    ear.wait_for("RELOADING=1");
+    ear.wait_for("READY=1");
+}
+
+fn reload_times() {
+    let world = World::with(
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nkeep = 0\nmin_age = \"1d\"\n\
+         [swap]\nquiet_period = \"0s\"\nmax_delay = \"1d\"\n",
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let records = || {
+        let names = names(&world.published(&format!("{TARGET}@")));
+        names.iter().filter(|name| name.ends_with(".toml")).count()
+    };
+    for drop in ["one", "two"] {
+        drop_files(&world, drop, 1);
+        daemon.wait_for_drop(drop);
+    }
+    assert_eq!(records(), 2, "the old one is too young\n{world}");
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "min_age = \"1d\"",
+        "min_age = \"0s\"",
+    );
+    until("the old generation to go", || records() == 1);
+
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "quiet_period = \"0s\"",
+        "quiet_period = \"1h\"",
+    );
+    drop_files(&world, "three", 1);
+    until("the next generation to be placed", || records() == 2);
+    // Another target's drop passes, which takes as long as the swap would.
+    world.drop_image(
+        "other",
+        "arm64/generic/noble/install",
+        &[("linux", b"other")],
+    );
+    daemon.wait_for_drop("other");
+    assert_eq!(world.outcome("three"), None, "it waits for quiet\n{world}");
+    daemon.stop();
+}
+
+fn reload_under_load() {
+    const ROUNDS: usize = 40;
+    /// Drops of others that are on their way at any time.
+    const BESIDE: usize = 8;
+    let world = World::with("[limits]\nmin_free_space = \"0B\"\nmax_files = 1000\n");
+    let (daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let end = Ends(&is_over);
+        scope.spawn(|| {
+            for number in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                let target = format!("arm64/generic/beside/t{}", number % BESIDE);
+                let name = |number: usize| format!("beside-{number}");
+                let text = name(number);
+                world.drop_image(&text, &target, &[("linux", text.as_bytes())]);
+                let has_come = number.checked_sub(BESIDE).map(name);
+                let is_there = || {
+                    has_come
+                        .as_ref()
+                        .is_none_or(|it| world.outcome(it).is_some())
+                };
+                until("the drops beside", is_there);
+            }
+        });
+        for round in 0..ROUNDS {
+            let (from, to, expected) = match round % 2 {
+                0 => (
+                    "max_files = 1000",
+                    "max_files = 1",
+                    "rejected too-many-files",
+                ),
+                _ => ("max_files = 1\n", "max_files = 1000\n", "published"),
+            };
+            change(&world, &daemon, &ear, from, to);
+            let drop = format!("two-{round}");
+            drop_files(&world, &drop, 2);
+            until("its outcome", || world.outcome(&drop).is_some());
+            world.assert_outcome(&drop, expected);
+        }
+        drop(end);
+    });
+    daemon.stop();
+}
+
+/// A world with these settings whose daemon writes its metrics to this file.
+fn measured(settings: &str) -> (World, PathBuf) {
+    let world = World::with(settings);
     let file = world.root.join("netboot.prom");
-    let text_of = fs::read_to_string(&world.config).unwrap();
-    fs::write(
-        &world.config,
-        format!("{text_of}[metrics]\ntextfile = {file:?}\n"),
-    )
-    .unwrap();
+    let text = fs::read_to_string(&world.config).unwrap();
+    let text = format!("{text}[metrics]\ntextfile = {file:?}\n");
+    fs::write(&world.config, text).unwrap();
+    (world, file)
+}
+
+/// A figure among the metrics, by its name with all labels.
+fn figure(metrics: &str, name: &str) -> Option<String> {
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| {
+        line.strip_prefix("netboot_publisher_")?
+            .strip_prefix(name)?
+            .strip_prefix(' ')
+    })?;
+    Some(value.to_string())
+}
+
+fn gauges() {
+    let (world, file) = measured(
+        "[limits]\nmin_free_space = \"0B\"\n\
+         [swap]\nquiet_period = \"1h\"\nmax_delay = \"1d\"\n",
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let wait_for = |expected: [&str; 5]| {
+        let names = ["waiting", "incomplete", "held", "in_trouble"];
+        let names = names.iter().map(|name| format!("drops_{name}"));
+        let names: Vec<_> = names.chain(["targets".into()]).collect();
+        until(&format!("{names:?} to be {expected:?}"), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let figures = names
+                .iter()
+                .map(|name| figure(&text, name).unwrap_or_default());
+            figures.collect::<Vec<_>>() == expected
+        });
+    };
+    drop_files(&world, "old", 1);
+    daemon.wait_for_drop("old");
+    wait_for(["0", "0", "0", "0", "1"]);
+    drop_files(&world, "new", 2);
+    wait_for(["1", "0", "1", "0", "1"]);
+    fs::create_dir_all(world.incoming("written/image")).unwrap();
+    wait_for(["1", "1", "1", "0", "1"]);
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "min_free_space = \"0B\"",
+        "min_free_space = \"1EiB\"",
+    );
+    world.drop_image(
+        "large",
+        "arm64/generic/noble/install",
+        &[("linux", b"large")],
+    );
+    wait_for(["2", "1", "1", "1", "1"]);
+    daemon.stop();
+}
+
+fn metrics() {
+    let (world, file) = measured("[limits]\nmin_free_space = \"0B\"\n");
+    let before = SystemTime::now();
     let mut daemon = world.daemon();
     drop_files(&world, "first", 2);
     daemon.wait_for_drop("first");
@@ -220,22 +395,42 @@ fn metrics() {
     daemon.stop();
 
     let text_of = fs::read_to_string(&file).unwrap();
-    for line in [
-        "netboot_publisher_outcomes_total{outcome=\"published\",reason=\"\"} 1",
-        "netboot_publisher_outcomes_total{outcome=\"unchanged\",reason=\"\"} 1",
-        "netboot_publisher_outcomes_total{outcome=\"withdrawn\",reason=\"\"} 0",
-        "netboot_publisher_outcomes_total{outcome=\"rejected\",reason=\"bad-manifest\"} 1",
-        "netboot_publisher_published_bytes_total 10",
-        "netboot_publisher_drop_duration_seconds_count{outcome=\"published\"} 1",
-        "netboot_publisher_targets 1",
-        "netboot_publisher_drops_held 0",
-        "netboot_publisher_build_info{version=",
-        "netboot_publisher_last_published_timestamp_seconds ",
-        "netboot_publisher_start_time_seconds ",
+    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    for (name, value) in [
+        ("outcomes_total{outcome=\"published\",reason=\"\"}", "1"),
+        ("outcomes_total{outcome=\"unchanged\",reason=\"\"}", "1"),
+        ("outcomes_total{outcome=\"withdrawn\",reason=\"\"}", "0"),
+        (
+            "outcomes_total{outcome=\"rejected\",reason=\"bad-manifest\"}",
+            "1",
+        ),
+        ("published_bytes_total", "10"),
+        ("drop_duration_seconds_count{outcome=\"published\"}", "1"),
+        ("targets", "1"),
+        ("drops_waiting", "0"),
+        ("drops_incomplete", "0"),
+        ("drops_held", "0"),
+        ("drops_in_trouble", "0"),
+        (&version, "1"),
     ] {
-        let is_there = text_of.lines().any(|it| it.starts_with(line));
-        assert!(is_there, "{line} is not in\n{text_of}");
+        let found = figure(&text_of, name);
+        assert_eq!(found.as_deref(), Some(value), "{name} in\n{text_of}");
     }
+    assert_eq!(
+        figure(&text_of, "oldest_drop_timestamp_seconds"),
+        None,
+        "nothing waits"
+    );
+    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let time = |name| figure(&text_of, name).unwrap().parse::<f64>().unwrap();
+    // Files have the time of the kernel's last tick.
+    let times = [
+        since_1970(before) - 0.1,
+        time("start_time_seconds"),
+        time("last_published_timestamp_seconds") + 0.1,
+        since_1970(SystemTime::now()) + 0.1,
+    ];
+    assert!(times.is_sorted(), "{times:?}");
     let checked = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::from(fs::File::open(&file).unwrap()))

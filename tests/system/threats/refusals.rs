@@ -248,9 +248,9 @@ const REFUSALS: &[Refusal] = &[
         said: &["in paths of at most 3072 bytes"],
     },
     Refusal {
-        sentence: "more folders within folders than allowed are refused",
+        sentence: "one folder within folders more than allowed is refused",
         needs: &[],
-        make: |drop| fs::create_dir_all(drop.join("image").join(["d"; 18].join("/"))).unwrap(),
+        make: |drop| fs::create_dir_all(drop.join("image").join(["d"; 17].join("/"))).unwrap(),
         reason: "too-deep",
         said: &["`d/d/d/", "more than 16 folders deep"],
     },
