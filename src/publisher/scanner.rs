@@ -19,7 +19,8 @@ pub(super) struct Scanner {
     watch: Watch,
     /// Rings when an event is a reason to look.
     bell: Arc<Notify>,
-    is_scanning: bool,
+    /// A look is under way.
+    pub(super) is_scanning: bool,
     /// There is a reason to look.
     pub(super) is_wanted: bool,
     next: Instant,
