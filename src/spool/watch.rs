@@ -299,6 +299,7 @@ fn completed(incoming: &Path, path: &Path, is_move: bool) -> Option<OsString> {
 mod tests {
     use super::*;
     use std::ffi::OsStr;
+    use std::time::Duration;
 
     #[test]
     fn a_drop_arrives_by_its_rename_or_by_its_manifest() {
@@ -382,6 +383,21 @@ mod tests {
         hints.take(Ok(gone.add_path("/in/drop".into())));
         watch.follow(&scan);
         assert!(!is_awaited(), "it has left");
+    }
+
+    #[test]
+    fn what_arrived_before_an_overflow_may_have_left_with_it() {
+        let hints = Arc::new(Hints::new("/in".into(), || {}));
+        let watch = Watch(Some((Arc::clone(&hints), sync_channel(1).0)));
+        let before = Moment::now();
+        hints.known().since = Some(before.earlier(Duration::from_secs(1)));
+        let moved = Event::new(EventKind::Modify(ModifyKind::Name(RenameMode::To)));
+        hints.take(Ok(moved.add_path("/in/drop".into())));
+        assert!(watch.arrivals().complete.contains_key(OsStr::new("drop")));
+        hints.take(Ok(overflow()));
+        let arrivals = watch.arrivals();
+        assert!(arrivals.complete.is_empty(), "another may have its name");
+        assert!(arrivals.since >= Some(before), "{:?}", arrivals.since);
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn boot_configurations() {
     assert!(output.status.success(), "{}", text(&output));
     for (temporary, name) in [("catalog.json.new", "catalog.json"), (".menu.new", "menu")] {
         let (temporary, name) = (format!("/{temporary}>"), format!("\"{name}\""));
-        let quoted = temporary.replace('/', "\"").replace('>', "\"");
+        let quoted = temporary.replace(['/', '>'], "\"");
         let steps: [(&str, &[&str]); 3] = [
             ("openat2", &[&quoted, "O_CREAT"]),
             ("fsync", &[&temporary]),

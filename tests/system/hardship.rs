@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use notify::{RecursiveMode, Watcher as _};
@@ -128,6 +128,10 @@ pub fn tests() -> Vec<Trial> {
     tests
 }
 
+/// A try takes less than this of a processor's time, however busy the machine is; a daemon that asks
+/// again and again for a second or more, until the next try is due, takes more.
+const FOR_A_TRY: Duration = Duration::from_millis(200);
+
 /// A trouble, and what the daemon does in it.
 struct Trouble<'w> {
     world: &'w World,
@@ -153,10 +157,13 @@ impl<'w> Trouble<'w> {
         let mut daemon = (self.start)();
         let warning = daemon.wait_for(" has to wait: ");
         assert!(warning.contains(self.cause), "{warning}\n{}", self.world);
-        let (began, before) = (Instant::now(), processor_time(&daemon));
+        let before = processor_time(&daemon);
         daemon.wait_for("still have to wait, tried 2 times");
-        let (took, used) = (began.elapsed(), processor_time(&daemon) - before);
-        assert!(used < took / 4, "{used:?} of {took:?} used for waiting");
+        let used = processor_time(&daemon) - before;
+        assert!(
+            used < FOR_A_TRY,
+            "{used:?} used for waiting and one more try"
+        );
         let log = daemon.stop();
         let warnings: Vec<_> = log.iter().filter(|line| line.contains(" WARN ")).collect();
         assert!(warnings.len() <= 4, "{warnings:#?}");

@@ -550,16 +550,21 @@ fn poll() {
 fn expiry() {
     const OUTCOMES: [&str; 4] = ["bad-0.json", "bad-1.json", "good-0.json", "good-1.json"];
     const REJECTED: [&str; 4] = ["bad-0", "bad-0.json", "bad-1", "bad-1.json"];
-    // Which of the two goes at once; the other is kept for days.
+    const DAY: Duration = Duration::from_secs(86_400);
+    // Which of the two goes soon; the other is kept for days.
     let ways: [&[&str]; 4] = [&[], &["outcomes"], &["rejected"], &["outcomes", "rejected"]];
     for goes in ways {
-        let settings = goes.iter().map(|it| format!("#spool keep_{it} = \"0s\"\n"));
+        let settings = goes.iter().map(|it| format!("#spool keep_{it} = \"1s\"\n"));
         let world = world(&(EVERY_SECOND.to_string() + &settings.collect::<String>()));
         // The daemon starts with nothing that could expire.
         let mut daemon = world.daemon();
         for round in 0..2 {
             let (good, bad) = (format!("good-{round}"), format!("bad-{round}"));
-            world.drop_with(&bad, "bad", |_| {});
+            // The importer's own stamps don't count.
+            world.drop_with(&bad, "bad", |image| {
+                let drop = fs::File::open(image.parent().unwrap()).unwrap();
+                drop.set_modified(SystemTime::now() + DAY).unwrap();
+            });
             daemon.wait_for_drop(&bad);
             world.drop_image(&good, TARGET, &[("linux", good.as_bytes())]);
             daemon.wait_for_drop(&good);

@@ -14,7 +14,7 @@ use netboot_publisher::Digest;
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags};
 
 use super::{EXPIRES, IMPORTER, LIMITS, Siege, TARGET, own, replace, shape};
-use crate::lab::world::{self, Needs, manifest, test, until};
+use crate::lab::world::{self, Needs, manifest, snapshot, test, until};
 
 pub fn tests() -> Vec<Trial> {
     let refusals = REFUSALS.iter().map(|refusal| {
@@ -46,6 +46,16 @@ pub fn tests() -> Vec<Trial> {
             "the longest names are published and no path of input is too long to be refused",
             &[],
             longest_names,
+        ),
+        test(
+            "a file of another size than listed is refused though its checksum is right",
+            &[],
+            another_size,
+        ),
+        test(
+            "a link in the place of a folder above the pointer is not followed",
+            &[],
+            link_above_the_pointer,
         ),
         test(
             "a folder named like one that removal makes does not keep a drop from being removed",
@@ -540,6 +550,49 @@ fn modes_and_owners() {
         "set-uid"
     );
     siege.assert_goes_on();
+    siege.end();
+}
+
+fn another_size() {
+    let mut siege = Siege::new();
+    let listed = format!(
+        "{}[files]\nlinux = {{ sha256 = \"{}\", size = 6 }}\n",
+        manifest(TARGET),
+        Digest::of(b"hostile")
+    );
+    siege.put_in("another-size", &listed, |_| {});
+    siege.assert_refused(
+        "another-size",
+        "checksum-mismatch",
+        &["`linux` has 7 bytes", "says 6"],
+    );
+    siege.end();
+}
+
+/// It leads to a folder of the tree: nothing but the link itself keeps the daemon from going there.
+fn link_above_the_pointer() {
+    let mut siege = Siege::new();
+    for (linked, rest) in [
+        ("linked", "generic/noble"),
+        ("amd64/linked", "noble"),
+        ("amd64/generic/linked", ""),
+    ] {
+        let folder = siege.world.tree.join("elsewhere").join(linked);
+        let purpose = folder.join(rest).join("install");
+        fs::create_dir_all(&purpose).unwrap();
+        fs::write(purpose.join("linux"), "an admin's").unwrap();
+        let link = siege.world.tree.join(linked);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let up = "../".repeat(linked.matches('/').count());
+        symlink(format!("{up}elsewhere/{linked}"), &link).unwrap();
+        assert!(link.join(rest).join("install/linux").is_file());
+        let before = snapshot(&folder);
+        let target = Path::new(linked).join(rest).join("install");
+        let drop = linked.replace('/', "-");
+        siege.put_in(&drop, &manifest(target.to_str().unwrap()), |_| {});
+        siege.assert_refused(&drop, "target-occupied", &["to be a folder"]);
+        assert_eq!(snapshot(&folder), before, "{}", siege.world);
+    }
     siege.end();
 }
 
