@@ -274,45 +274,58 @@ fn reload_times() {
     daemon.stop();
 }
 
+/// The daemon has work and events all the time, and looks at the spool without a pause.
 fn reload_under_load() {
-    const ROUNDS: usize = 40;
-    /// Drops of others that are on their way at any time.
-    const BESIDE: usize = 8;
-    let world = World::with("[limits]\nmin_free_space = \"0B\"\nmax_files = 1000\n");
+    const ROUNDS: usize = 60;
+    const STRICT: &str = "incomplete_timeout = \"0s\"";
+    const LAX: &str = "incomplete_timeout = \"1d\"";
+    let world = World::with(&format!(
+        "#spool {LAX}\n[limits]\nmin_free_space = \"0B\"\nmax_files = 1000\n"
+    ));
     let (daemon, ear) = start(&world, &[]);
     ear.wait_for("READY=1");
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let end = Ends(&is_over);
-        scope.spawn(|| {
-            for number in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
-                let target = format!("arm64/generic/beside/t{}", number % BESIDE);
-                let name = |number: usize| format!("beside-{number}");
-                let text = name(number);
-                world.drop_image(&text, &target, &[("linux", text.as_bytes())]);
-                let has_come = number.checked_sub(BESIDE).map(name);
-                let is_there = || {
-                    has_come
-                        .as_ref()
-                        .is_none_or(|it| world.outcome(it).is_some())
-                };
-                until("the drops beside", is_there);
-            }
-        });
+        for noise in [".noise-1", ".noise-2"].map(|name| world.incoming(name)) {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::write(&noise, "").unwrap();
+                    fs::remove_file(&noise).unwrap();
+                }
+            });
+        }
         for round in 0..ROUNDS {
-            let (from, to, expected) = match round % 2 {
-                0 => (
-                    "max_files = 1000",
-                    "max_files = 1",
-                    "rejected too-many-files",
-                ),
-                _ => ("max_files = 1\n", "max_files = 1000\n", "published"),
-            };
-            change(&world, &daemon, &ear, from, to);
-            let drop = format!("two-{round}");
-            drop_files(&world, &drop, 2);
-            until("its outcome", || world.outcome(&drop).is_some());
-            world.assert_outcome(&drop, expected);
+            let two = format!("two-{round}");
+            if round % 2 == 0 {
+                change(&world, &daemon, &ear, "max_files = 1000", "max_files = 1");
+                drop_files(&world, &two, 2);
+                until("its outcome", || world.outcome(&two).is_some());
+                world.assert_outcome(&two, "rejected too-many-files");
+                change(&world, &daemon, &ear, LAX, STRICT);
+            } else {
+                change(
+                    &world,
+                    &daemon,
+                    &ear,
+                    "max_files = 1\n",
+                    "max_files = 1000\n",
+                );
+                drop_files(&world, &two, 2);
+                until("its outcome", || world.outcome(&two).is_some());
+                world.assert_outcome(&two, "published");
+
+                change(&world, &daemon, &ear, STRICT, LAX);
+                let slow = format!("slow-{round}");
+                fs::create_dir_all(world.incoming(&slow).join("image")).unwrap();
+                // What comes later is seen later.
+                let later = format!("later-{round}");
+                drop_files(&world, &later, 1);
+                until("a later one's outcome", || world.outcome(&later).is_some());
+                assert_eq!(world.outcome(&slow), None, "it is waited for\n{world}");
+                fs::remove_dir_all(world.incoming(&slow)).unwrap();
+            }
         }
         drop(end);
     });
