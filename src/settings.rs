@@ -610,6 +610,64 @@ mod tests {
     }
 
     #[test]
+    fn values_at_the_edge_are_refused_or_taken() {
+        let hook =
+            |command: &str| format!("[[hook]]\non = [\"rejected\"]\ncommand = [{command}]\n");
+        let outputs = |one: &str, other: &str| {
+            let config = |output: &str| {
+                format!("[[boot_config]]\ntemplate = \"t\"\noutput = \"{output}\"\n")
+            };
+            config(one) + &config(other)
+        };
+        let age = |age: &str| format!("[retention]\nmin_age = \"{age}\"\n");
+        for (good, bad, problem) in [
+            (
+                age("36500days"),
+                age("36501days"),
+                "invalid `retention.min_age`",
+            ),
+            (
+                hook(r#""/a", "b""#),
+                hook(r#""/a", "b\u0000""#),
+                "invalid `hook.command`",
+            ),
+            (
+                outputs("a", "b"),
+                outputs("a", "a"),
+                "invalid `boot_config.output`",
+            ),
+        ] {
+            assert!(Settings::parse("x.toml", &good).is_ok(), "{good}");
+            let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_stays() {
+        let running = Settings::default();
+        let other = "[spool]\npath = \"/a\"\nwatch = \"poll\"\nkeep_outcomes = \"1s\"\n\
+                     [tree]\npath = \"/b\"\nowner = \"c\"\ngroup = \"d\"\n\
+                     [log]\nformat = \"json\"\nlevel = \"debug\"\n";
+        let other = Settings::parse("x.toml", other).unwrap();
+        let (taken, later) = other.beside(&running);
+        let named = [
+            "spool.path",
+            "spool.watch",
+            "tree.path",
+            "tree.owner",
+            "tree.group",
+            "log.format",
+        ];
+        assert_eq!(later, named);
+        let mut expected = running.clone();
+        expected.spool.keep_outcomes = Duration::from_secs(1);
+        expected.log.level = LogLevel::Debug;
+        assert_eq!(taken, expected);
+        assert_eq!(taken.clone().beside(&running), (taken, Vec::new()));
+    }
+
+    #[test]
     fn what_a_complaint_says_of_another_value_is_escaped_and_short() {
         let long = format!("/\\u001b[2J{}", "x".repeat(10_000));
         let bad = format!(

@@ -97,6 +97,16 @@ mod tests {
     }
 
     #[test]
+    fn of_several_moments_the_earliest_is_noted() {
+        let [first, second, third] = [1, 2, 3].map(|seconds| Moment::from_stat(seconds, 0));
+        let mut known = None;
+        for (moment, expected) in [(second, second), (third, second), (first, first)] {
+            Moment::note_earliest(&mut known, moment);
+            assert_eq!(known, Some(expected));
+        }
+    }
+
+    #[test]
     fn a_time_stamp_before_1970_is_no_panic() {
         assert_eq!(Moment::from_stat(-5, 0).compact(), "19700101T000000Z");
     }

@@ -29,6 +29,11 @@ pub fn tests() -> Vec<Trial> {
             hangs,
         ),
         test(
+            "a hook whose time is over may end by itself before it is ended",
+            &[],
+            is_asked,
+        ),
+        test(
             "what a hook says is logged line by line, and nothing of it unescaped",
             &[],
             says,
@@ -97,7 +102,7 @@ fn told() {
     let hooked = hooked(
         "\"published\"",
         "1m",
-        "env | grep ^NETBOOT_ | sort > $OUT.new; echo $1 >> $OUT.new; pwd >> $OUT.new\n\
+        "env | grep -e ^NETBOOT_ -e ^SECRET | sort > $OUT.new; echo $1 >> $OUT.new; pwd >> $OUT.new\n\
          cat > $OUT.json; mv $OUT.new $OUT",
     );
     let world = &hooked.world;
@@ -189,6 +194,22 @@ fn hangs() {
     // The hook runs for the next drop, and hangs again.
     daemon.wait_for("hook failed");
     daemon.stop();
+}
+
+fn is_asked() {
+    let hooked = hooked(
+        "\"published\"",
+        "1s",
+        "trap 'echo asked > $OUT; exit 1' TERM\nsleep 1000 & wait",
+    );
+    hooked.drop_text("one");
+    let output = hooked.world.run(&["run", "--once"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        crate::lab::world::text(&output)
+    );
+    assert_eq!(hooked.written(), "asked\n");
 }
 
 fn says() {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
@@ -45,6 +45,11 @@ pub fn tests() -> Vec<Trial> {
             "the metrics are what happened, and promtool has nothing to say against them",
             &[Needs::Program("promtool")],
             metrics,
+        ),
+        test(
+            "the level of the log is that of the command line, else that of the last reload",
+            &[],
+            reload_level,
         ),
         test(
             "a reload changes the retention and the quiet period",
@@ -93,11 +98,17 @@ impl Ear {
 }
 
 fn start(world: &World, variables: &[(&str, &str)]) -> (Daemon, Ear) {
+    start_with(world, &[], variables)
+}
+
+fn start_with(world: &World, more: &[&str], variables: &[(&str, &str)]) -> (Daemon, Ear) {
     let path = world.root.join("notify");
+    // An earlier daemon of this world had another.
+    let _ = fs::remove_file(&path);
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = world.command(&["run"]);
-    command.env("NOTIFY_SOCKET", &path);
+    command.args(more).env("NOTIFY_SOCKET", &path);
     command.envs(variables.iter().copied());
     (Daemon::start_unready(&mut command), Ear(socket))
 }
@@ -229,6 +240,26 @@ fn change(world: &World, daemon: &Daemon, ear: &Ear, from: &str, to: &str) {
     ear.wait_for("READY=1");
 }
 
+fn reload_level() {
+    let world = World::with("[limits]\nmin_free_space = \"0B\"\n[log]\nlevel = \"warn\"\n");
+    let given: [(&[&str], _); 2] = [(&[], true), (&["--log-level=warn"], false)];
+    for (given, is_said) in given {
+        let (daemon, ear) = start_with(&world, given, &[]);
+        ear.wait_for("READY=1");
+        let (quiet, loud) = ("level = \"warn\"", "level = \"info\"");
+        change(&world, &daemon, &ear, quiet, loud);
+        let drop = format!("said-{is_said}");
+        drop_files(&world, &drop, 1);
+        until("its outcome", || world.outcome(&drop).is_some());
+        let log = daemon.stop().join("\n");
+        let word = format!("drop=\"{drop}\"");
+        assert_eq!(log.contains(&word), is_said, "{log}");
+        assert!(!log.contains(" ready "), "{log}");
+        let text = fs::read_to_string(&world.config).unwrap();
+        fs::write(&world.config, text.replace(loud, quiet)).unwrap();
+    }
+}
+
 fn reload_times() {
     let world = World::with(
         "[limits]\nmin_free_space = \"0B\"\n[retention]\nkeep = 0\nmin_age = \"1d\"\n\
@@ -355,12 +386,12 @@ fn figure(metrics: &str, name: &str) -> Option<String> {
 
 fn gauges() {
     let (world, file) = measured(
-        "[limits]\nmin_free_space = \"0B\"\n\
+        "[limits]\nmin_free_space = \"1EiB\"\n\
          [swap]\nquiet_period = \"1h\"\nmax_delay = \"1d\"\n",
     );
     let (mut daemon, ear) = start(&world, &[]);
     ear.wait_for("READY=1");
-    let wait_for = |expected: [&str; 5]| {
+    let wait_for = |expected: [&str; 5], has_oldest: bool| {
         let names = ["waiting", "incomplete", "held", "in_trouble"];
         let names = names.iter().map(|name| format!("drops_{name}"));
         let names: Vec<_> = names.chain(["targets".into()]).collect();
@@ -369,35 +400,31 @@ fn gauges() {
             let figures = names
                 .iter()
                 .map(|name| figure(&text, name).unwrap_or_default());
-            figures.collect::<Vec<_>>() == expected
+            let oldest = figure(&text, "oldest_drop_timestamp_seconds");
+            figures.collect::<Vec<_>>() == expected && oldest.is_some() == has_oldest
         });
     };
     drop_files(&world, "old", 1);
-    daemon.wait_for_drop("old");
-    wait_for(["0", "0", "0", "0", "1"]);
-    drop_files(&world, "new", 2);
-    wait_for(["1", "0", "1", "0", "1"]);
-    fs::create_dir_all(world.incoming("written/image")).unwrap();
-    wait_for(["1", "1", "1", "0", "1"]);
+    wait_for(["1", "0", "0", "1", "0"], true);
     change(
         &world,
         &daemon,
         &ear,
-        "min_free_space = \"0B\"",
         "min_free_space = \"1EiB\"",
+        "min_free_space = \"0B\"",
     );
-    world.drop_image(
-        "large",
-        "arm64/generic/noble/install",
-        &[("linux", b"large")],
-    );
-    wait_for(["2", "1", "1", "1", "1"]);
+    daemon.wait_for_drop("old");
+    wait_for(["0", "0", "0", "0", "1"], false);
+    drop_files(&world, "new", 2);
+    wait_for(["1", "0", "1", "0", "1"], true);
+    fs::create_dir_all(world.incoming("written/image")).unwrap();
+    wait_for(["1", "1", "1", "0", "1"], true);
     daemon.stop();
 }
 
 fn metrics() {
     let (world, file) = measured("[limits]\nmin_free_space = \"0B\"\n");
-    let before = SystemTime::now();
+    let (before, began) = (SystemTime::now(), Instant::now());
     let mut daemon = world.daemon();
     drop_files(&world, "first", 2);
     daemon.wait_for_drop("first");
@@ -436,6 +463,11 @@ fn metrics() {
     );
     let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let time = |name| figure(&text_of, name).unwrap().parse::<f64>().unwrap();
+    let took = time("drop_duration_seconds_sum{outcome=\"published\"}");
+    assert!(
+        took > 0.0 && took < began.elapsed().as_secs_f64(),
+        "{took} s"
+    );
     // Files have the time of the kernel's last tick.
     let times = [
         since_1970(before) - 0.1,
