@@ -36,7 +36,6 @@ pub(crate) use report::{Activity, News, Report};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -55,7 +54,7 @@ use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::{Leaving, Peeked, Scan, Spool};
-use crate::sys::{Failure, Progress, Watchdog, failpoint, tell_systemd};
+use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::tree::Pointers;
 use crate::words::{Moment, Target};
 
@@ -76,8 +75,6 @@ pub(crate) struct Publisher {
     report: Report,
     /// The publisher ends when nothing is left to do.
     once: bool,
-    /// New settings were taken, and systemd was not told yet that they are in force.
-    is_reloading: bool,
 }
 
 /// A piece of work that has ended.
@@ -129,7 +126,6 @@ impl Publisher {
             troubles,
             report,
             once,
-            is_reloading: false,
         })
     }
 
@@ -193,19 +189,8 @@ impl Publisher {
         let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
-        self.scanner.is_wanted = true;
         Arc::make_mut(&mut self.shop).settings = settings;
-        self.is_reloading = true;
-        self.end_reload();
-    }
-
-    /// Tells systemd that the new settings are in force, unless a look at the spool is under way: it
-    /// began with the old ones, and may come across a drop that comes now.
-    fn end_reload(&mut self) {
-        if self.is_reloading && !self.scanner.is_scanning {
-            self.is_reloading = false;
-            tell_systemd(&[NotifyState::Ready]);
-        }
+        self.scanner.begin_anew();
     }
 
     /// Begins whatever can be begun.
@@ -317,9 +302,7 @@ impl Publisher {
     }
 
     fn take_scan(&mut self, scan: Result<Scan, Failure>) -> anyhow::Result<()> {
-        let scan = self.scanner.take(scan);
-        self.end_reload();
-        match scan {
+        match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
                 let looks_again = self.queue.take_found(scan.complete, &scan.known);

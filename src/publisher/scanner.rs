@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,7 +12,7 @@ use super::troubles::instant;
 use super::workshop::Workshop;
 use crate::settings::{SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
-use crate::sys::Failure;
+use crate::sys::{Failure, tell_systemd};
 use crate::words::Moment;
 
 /// Looks at the spool.
@@ -20,7 +21,9 @@ pub(super) struct Scanner {
     /// Rings when an event is a reason to look.
     bell: Arc<Notify>,
     /// A look is under way.
-    pub(super) is_scanning: bool,
+    is_scanning: bool,
+    /// There are new settings, and systemd was not told yet that they are in force.
+    is_reloading: bool,
     /// There is a reason to look.
     pub(super) is_wanted: bool,
     next: Instant,
@@ -41,6 +44,7 @@ impl Scanner {
             watch,
             bell,
             is_scanning: false,
+            is_reloading: false,
             is_wanted: true,
             next: Instant::now(),
             settles: None,
@@ -76,9 +80,26 @@ impl Scanner {
         Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known, &shop.settings.spool))
     }
 
+    /// The settings have changed: all is looked at again.
+    pub(super) fn begin_anew(&mut self) {
+        self.is_wanted = true;
+        self.is_reloading = true;
+        self.end_reload();
+    }
+
+    /// Tells systemd that the new settings are in force, unless a look is under way: it began with
+    /// the old ones, and may come across a drop that comes now.
+    fn end_reload(&mut self) {
+        if self.is_reloading && !self.is_scanning {
+            self.is_reloading = false;
+            tell_systemd(&[NotifyState::Ready]);
+        }
+    }
+
     /// What a look has shown.
     pub(super) fn take(&mut self, scan: Result<Scan, Failure>) -> Result<Scan, Failure> {
         self.is_scanning = false;
+        self.end_reload();
         let scan = scan?;
         self.settles = scan.settles;
         if let Some(overdue) = scan.overdue {

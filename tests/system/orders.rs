@@ -561,10 +561,11 @@ fn expiry() {
         for round in 0..2 {
             let (good, bad) = (format!("good-{round}"), format!("bad-{round}"));
             // The importer's own stamps don't count.
-            world.drop_with(&bad, "bad", |image| {
-                let drop = fs::File::open(image.parent().unwrap()).unwrap();
-                drop.set_modified(SystemTime::now() + DAY).unwrap();
-            });
+            let hidden = world.incoming(&format!(".{bad}"));
+            world.drop_with(&format!(".{bad}"), "bad", |_| {});
+            let drop = File::open(&hidden).unwrap();
+            drop.set_modified(SystemTime::now() + DAY).unwrap();
+            fs::rename(hidden, world.incoming(&bad)).unwrap();
             daemon.wait_for_drop(&bad);
             world.drop_image(&good, TARGET, &[("linux", good.as_bytes())]);
             daemon.wait_for_drop(&good);
