@@ -32,6 +32,11 @@ pub fn tests() -> Vec<Trial> {
             bad_templates_do_no_harm,
         ),
         test(
+            "run --once says by its exit code that a template has failed",
+            &[],
+            once_fails,
+        ),
+        test(
             "an output that can't be written is said, left out, and tried again",
             &[],
             bad_outputs_do_no_harm,
@@ -462,6 +467,24 @@ fn a_repaired_template_is_rendered() {
     daemon.wait_for("went well again");
     assert_menu_current(&world);
     daemon.stop();
+}
+
+fn once_fails() {
+    let world = simple();
+    fs::write(world.root.join("menu.j2"), "{{ nothing }}\n").unwrap();
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    let output = world.run(&["run", "--once"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(
+        said.contains("not all boot configurations could be rendered"),
+        "{said}"
+    );
+    world.assert_outcome("one", "published");
+    assert_catalog_current(&world);
+    fs::write(world.root.join("menu.j2"), TEMPLATE).unwrap();
+    world.run_once();
+    assert_menu_current(&world);
 }
 
 fn a_withdrawal_is_rendered() {
