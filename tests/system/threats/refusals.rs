@@ -645,12 +645,12 @@ fn lifted_by_name() {
             dir.push("d");
             fs::create_dir(&dir).unwrap();
             let stat = dir.metadata().unwrap();
-            let trap = drop.join(format!(".lifted-{}-{}", stat.dev(), stat.ino()));
-            fs::create_dir(&trap).unwrap();
-            fs::write(trap.join("x"), "").unwrap();
-            let trap = trap.with_file_name(format!("lifted-{}-{}", stat.dev(), stat.ino()));
-            fs::create_dir(&trap).unwrap();
-            fs::write(trap.join("x"), "").unwrap();
+            // As `src/sys/removal.rs` names what it lifts.
+            for number in 0..3 {
+                let trap = format!("lifted-{}-{}-{number}", stat.dev(), stat.ino());
+                fs::create_dir(drop.join(&trap)).unwrap();
+                fs::write(drop.join(trap).join("x"), "").unwrap();
+            }
         }
     });
     let line = siege.daemon.wait_for_drop("trap");
