@@ -19,7 +19,10 @@ fuzz_target!(|input: &[u8]| {
     let Some(images) = images else { return };
     let whole: Value = serde_json::from_str(source).unwrap();
     assert_eq!(whole["images"].as_array().map(Vec::len), Some(images.len()));
-    let lines: Vec<_> = images.iter().map(|it| serde_json::to_string(it).unwrap()).collect();
+    let lines: Vec<_> = images
+        .iter()
+        .map(|it| serde_json::to_string(it).unwrap())
+        .collect();
     let begin = "{\"format\":1,\"images\":[\n";
     let end = if lines.is_empty() { "]}\n" } else { "\n]}\n" };
     let written = format!("{begin}{}{end}", lines.join(",\n"));

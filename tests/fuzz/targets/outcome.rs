@@ -12,7 +12,8 @@ fuzz_target!(|input: &[u8]| {
     }
     if let Ok(outcome) = serde_json::from_slice::<Outcome>(input) {
         let written = outcome.to_json();
-        let read: Outcome = serde_json::from_str(&written).unwrap_or_else(|e| panic!("{e}\n{written}"));
+        let read: Outcome =
+            serde_json::from_str(&written).unwrap_or_else(|e| panic!("{e}\n{written}"));
         assert_eq!(read, outcome);
         assert_eq!(read.to_json(), written);
     }
