@@ -132,6 +132,10 @@ pub fn tests() -> Vec<Trial> {
 /// again and again for a second or more, until the next try is due, takes more.
 const FOR_A_TRY: Duration = Duration::from_millis(200);
 
+/// What a try, and what happens beside it, wakes the daemon's task for at most. One that asks again
+/// and again is woken a thousand times a second.
+const WAKE_UPS: u64 = 100;
+
 /// A trouble, and what the daemon does in it.
 struct Trouble<'w> {
     world: &'w World,
@@ -157,12 +161,13 @@ impl<'w> Trouble<'w> {
         let mut daemon = (self.start)();
         let warning = daemon.wait_for(" has to wait: ");
         assert!(warning.contains(self.cause), "{warning}\n{}", self.world);
-        let before = processor_time(&daemon);
+        let before = (processor_time(&daemon), wake_ups(&daemon));
         daemon.wait_for("still have to wait, tried 2 times");
-        let used = processor_time(&daemon) - before;
+        let used = processor_time(&daemon) - before.0;
+        let woken = wake_ups(&daemon) - before.1;
         assert!(
-            used < FOR_A_TRY,
-            "{used:?} used for waiting and one more try"
+            used < FOR_A_TRY && woken < WAKE_UPS,
+            "{used:?} used, {woken} times woken for waiting and one more try"
         );
         let log = daemon.stop();
         let warnings: Vec<_> = log.iter().filter(|line| line.contains(" WARN ")).collect();
@@ -206,6 +211,15 @@ fn see(daemon: &mut Daemon, text: &str) {
 }
 
 /// What the daemon has used of the processors until now.
+/// How often the thread of the daemon's task has gone to sleep until now.
+fn wake_ups(daemon: &Daemon) -> u64 {
+    let pid = daemon.pid().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
 fn processor_time(daemon: &Daemon) -> Duration {
     let pid = daemon.pid().as_raw_nonzero();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -640,16 +640,20 @@ fn longest_names() {
 fn lifted_by_name() {
     let mut siege = Siege::with(&format!("{EXPIRES}{LIMITS}"));
     siege.put_in("trap", &manifest(TARGET), |drop| {
-        let mut dir = drop.join("image");
-        for _ in 0..40 {
-            dir.push("d");
+        // In which order the folders go is the file system's business: of many traps one is hit.
+        for chain in 0..16 {
+            let mut dir = drop.join(format!("chain-{chain}"));
             fs::create_dir(&dir).unwrap();
-            let stat = dir.metadata().unwrap();
-            // As `src/sys/removal.rs` names what it lifts.
-            for number in 0..3 {
-                let trap = format!("lifted-{}-{}-{number}", stat.dev(), stat.ino());
-                fs::create_dir(drop.join(&trap)).unwrap();
-                fs::write(drop.join(trap).join("x"), "").unwrap();
+            for _ in 0..40 {
+                dir.push("d");
+                fs::create_dir(&dir).unwrap();
+                let stat = dir.metadata().unwrap();
+                // As `src/sys/removal.rs` names what it lifts.
+                for number in 0..2 {
+                    let trap = format!("lifted-{}-{}-{number}", stat.dev(), stat.ino());
+                    fs::create_dir(drop.join(&trap)).unwrap();
+                    fs::write(drop.join(trap).join("x"), "").unwrap();
+                }
             }
         }
     });
