@@ -621,6 +621,12 @@ mod tests {
         };
         let age = |age: &str| format!("[retention]\nmin_age = \"{age}\"\n");
         for (good, bad, problem) in [
+            (hook("\"/a\""), "hook = 3\n".to_string(), "invalid `hook`"),
+            (
+                "[spool]\npath = \".\"\n".to_string(),
+                "[spool]\npath = \"\"\n".to_string(),
+                "invalid `spool.path`",
+            ),
             (
                 age("36500days"),
                 age("36501days"),

@@ -32,6 +32,11 @@ pub fn tests() -> Vec<Trial> {
             bad_templates_do_no_harm,
         ),
         test(
+            "a catalog that could not be written for a while has all that has changed since",
+            &[],
+            the_catalog_catches_up,
+        ),
+        test(
             "run --once says by its exit code that a template has failed",
             &[],
             once_fails,
@@ -467,6 +472,29 @@ fn a_repaired_template_is_rendered() {
     daemon.wait_for("went well again");
     assert_menu_current(&world);
     daemon.stop();
+}
+
+fn the_catalog_catches_up() {
+    let world = simple();
+    let mut daemon = world.daemon();
+    until("the first rendering", || menu(&world).exists());
+    // A folder stands where the new catalog is written.
+    let taken = world.tree.join(".netboot-publisher/catalog.json.new");
+    fs::create_dir(&taken).unwrap();
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    let warning = daemon.wait_for(" WARN rendering ");
+    assert!(warning.contains("catalog.json"), "{warning}");
+    fs::remove_dir(&taken).unwrap();
+    world.drop_image(
+        "other",
+        "arm64/generic/bookworm/install",
+        &[("linux", b"other")],
+    );
+    daemon.wait_for("went well again");
+    wait_for_catalog(&world);
+    daemon.stop();
+    assert_catalog_current(&world);
+    assert_menu_current(&world);
 }
 
 fn once_fails() {

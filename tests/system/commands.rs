@@ -48,6 +48,11 @@ fn of_texts() -> Vec<Trial> {
             a_good_configuration_is_good,
         ),
         test(
+            "check-config says that there is no configuration at the usual place",
+            &[],
+            no_configuration,
+        ),
+        test(
             "a configuration that can't be read is one message and exit code 78",
             &[Needs::Root],
             unreadable_configurations,
@@ -441,6 +446,18 @@ fn submit_with_a_mask() {
     assert_eq!(modes, [0o755, 0o755, 0o644, 0o644]);
 }
 
+fn no_configuration() {
+    let usual = "/etc/netboot-publisher/config.toml";
+    let checked = output(Command::new(PROGRAM).arg("check-config"));
+    // A machine may have the package installed.
+    let said = if Path::new(usual).exists() {
+        format!("{usual}: good\n")
+    } else {
+        format!("{usual}: not there, the built-in defaults apply\n")
+    };
+    assert_said(&checked, 0, &said, "");
+}
+
 /// Fills an image.
 type Make = fn(&Path);
 
@@ -730,6 +747,7 @@ rejected: 1
 fn status_json(world: &World, more: &[&str]) -> Value {
     let output = world.run(&[&["status", "--json"], more].concat());
     assert!(output.status.success(), "{}", text(&output));
+    assert!(output.stdout.ends_with(b"}\n"), "{}", text(&output));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 

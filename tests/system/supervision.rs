@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Ends, Needs, PATIENCE, World, names, test, text, until};
+use crate::lab::world::{Daemon, Ends, Needs, PATIENCE, World, names, output, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -257,6 +257,15 @@ fn reload_level() {
         assert!(!log.contains(" ready "), "{log}");
         let text = fs::read_to_string(&world.config).unwrap();
         fs::write(&world.config, text.replace(loud, quiet)).unwrap();
+    }
+    // `RUST_LOG` goes before both.
+    for (level, is_said) in [("error", false), ("debug", true)] {
+        drop_files(&world, level, 1);
+        let mut run = world.command(&["run", "--once", "--log-level=warn"]);
+        let output = output(run.env("RUST_LOG", level));
+        assert!(output.status.success(), "{}", text(&output));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(log.contains(&format!("drop=\"{level}\"")), is_said, "{log}");
     }
 }
 
