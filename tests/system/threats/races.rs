@@ -469,6 +469,9 @@ fn exchanged_before_the_claim() {
     for (name, _) in drops {
         until("the outcomes", || siege.world.outcome(name).is_some());
     }
+    until("the drops to be put away", || {
+        siege.world.names("processing").is_empty()
+    });
     for (text, target) in drops {
         let holds = |path: &PathBuf| {
             path.ends_with("linux") && fs::read_to_string(path).is_ok_and(|found| found == text)
