@@ -12,7 +12,7 @@ use strum::VariantNames;
 use toml::de::DeValue;
 
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
 use crate::words::Verdict;
 
 /// Everything that an admin can set.
@@ -366,7 +366,7 @@ fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
 fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
-        let spool = spool.display();
+        let spool = quoted(&spool.to_string_lossy());
         return Err(format!("a path apart from `spool.path`, {spool}"));
     }
     Ok(tree)
@@ -376,7 +376,7 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
     match optional_path(value)? {
         Some(root) if !tree.starts_with(&root) => {
-            let tree = tree.display();
+            let tree = quoted(&tree.to_string_lossy());
             Err(format!("`tree.path`, {tree}, or a folder above it"))
         }
         root => Ok(root),
@@ -617,6 +617,87 @@ mod tests {
     }
 
     #[test]
+    fn values_at_the_edge_are_refused_or_taken() {
+        let hook =
+            |command: &str| format!("[[hook]]\non = [\"rejected\"]\ncommand = [{command}]\n");
+        let outputs = |one: &str, other: &str| {
+            let config = |output: &str| {
+                format!("[[boot_config]]\ntemplate = \"t\"\noutput = \"{output}\"\n")
+            };
+            config(one) + &config(other)
+        };
+        let age = |age: &str| format!("[retention]\nmin_age = \"{age}\"\n");
+        for (good, bad, problem) in [
+            (hook("\"/a\""), "hook = 3\n".to_string(), "invalid `hook`"),
+            (
+                "[spool]\npath = \".\"\n".to_string(),
+                "[spool]\npath = \"\"\n".to_string(),
+                "invalid `spool.path`",
+            ),
+            (
+                age("36500days"),
+                age("36501days"),
+                "invalid `retention.min_age`",
+            ),
+            (
+                hook(r#""/a", "b""#),
+                hook(r#""/a", "b\u0000""#),
+                "invalid `hook.command`",
+            ),
+            (
+                outputs("a", "b"),
+                outputs("a", "a"),
+                "invalid `boot_config.output`",
+            ),
+        ] {
+            assert!(Settings::parse("x.toml", &good).is_ok(), "{good}");
+            let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_stays() {
+        let running = Settings::default();
+        let other = "[spool]\npath = \"/a\"\nwatch = \"poll\"\nkeep_outcomes = \"1s\"\n\
+                     [tree]\npath = \"/b\"\nowner = \"c\"\ngroup = \"d\"\n\
+                     [log]\nformat = \"json\"\nlevel = \"debug\"\n";
+        let other = Settings::parse("x.toml", other).unwrap();
+        let (taken, later) = other.beside(&running);
+        let named = [
+            "spool.path",
+            "spool.watch",
+            "tree.path",
+            "tree.owner",
+            "tree.group",
+            "log.format",
+        ];
+        assert_eq!(later, named);
+        let mut expected = running.clone();
+        expected.spool.keep_outcomes = Duration::from_secs(1);
+        expected.log.level = LogLevel::Debug;
+        assert_eq!(taken, expected);
+        assert_eq!(taken.clone().beside(&running), (taken, Vec::new()));
+    }
+
+    #[test]
+    fn what_a_complaint_says_of_another_value_is_escaped_and_short() {
+        let long = format!("/\\u001b[2J{}", "x".repeat(10_000));
+        let bad = format!(
+            "[spool]\npath = \"{long}\"\n[tree]\npath = \"{long}/y\"\n[tftp]\nroot = \"/z\"\n"
+        );
+        let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+        assert!(
+            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains('\u{1b}') && shown.len() < 5_000,
+            "{shown:?}"
+        );
+    }
+
+    #[test]
     fn every_error_in_tables_of_an_array_is_reported_at_once() {
         let bad = "\
 [tftp]
@@ -640,7 +721,7 @@ error: invalid `tftp.root`
  --> config.toml:2:8
   |
 2 | root = \"/srv/other\"
-  |        ^^^^^^^^^^^^ expected `tree.path`, /srv/tftp/netboot, or a folder above it
+  |        ^^^^^^^^^^^^ expected `tree.path`, `/srv/tftp/netboot`, or a folder above it
 
 error: invalid `boot_config.output`
  --> config.toml:5:10
@@ -724,7 +805,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, /srv
+  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
 
 error: invalid `limits.max_files`
  --> config.toml:9:13

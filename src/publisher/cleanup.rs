@@ -197,7 +197,8 @@ impl Cleanup {
                 troubles.is_cleared(Troubles::SPOOL);
                 // What comes later than now goes later than this.
                 let kept = settings.keep_outcomes.min(settings.keep_rejected);
-                next.unwrap_or_else(|| now.later(kept)).max(soonest)
+                let later = now.later(kept);
+                next.map_or(later, |next| next.min(later)).max(soonest)
             }
             Err(failure) => {
                 troubles.meet_leftover(Troubles::SPOOL, &failure.into());

@@ -187,14 +187,15 @@ impl Publisher {
         ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
-    /// Work that begins from now on goes on with the new settings.
+    /// Work that begins from now on goes on with the new settings, and so does every drop that comes
+    /// after systemd was told.
     fn take_settings(&mut self) {
         let settings = Arc::clone(&self.changes.borrow_and_update());
         let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
-        self.scanner.is_wanted = true;
         Arc::make_mut(&mut self.shop).settings = settings;
+        self.scanner.begin_anew();
     }
 
     /// Begins whatever can be begun.

@@ -85,11 +85,8 @@ impl Held {
 
     /// The last look before a swap, as close to it as can be: machines may have come back.
     pub(super) fn look_again(mut self, tree: &Tree, lookout: &Lookout) -> Look {
-        lookout.look();
-        let is_open = self.watched.is_quiet() && self.is_open(tree, lookout);
-        // To look for open files takes a while.
-        lookout.look();
-        let is_quiet = self.watched.is_quiet() && !is_open;
+        let (is_quiet, is_open) =
+            lookout.look_closely(&self.watched, || self.is_open(tree, lookout));
         if !is_quiet && !self.is_overdue() {
             if is_open {
                 self.not_before = Instant::now() + OPEN_STILL;

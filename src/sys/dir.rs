@@ -620,3 +620,38 @@ fn read_whole(file: &File, max: u64) -> io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Dir) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("d")).unwrap();
+        std::fs::write(folder.path().join("d/file"), "12345").unwrap();
+        let dir = Dir::open(folder.path()).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_it_may_be_is_an_error() {
+        let (_folder, dir) = folder();
+        assert_eq!(
+            dir.read("d/file", 5).unwrap().as_deref(),
+            Some(&b"12345"[..])
+        );
+        let failure = dir.read("d/file", 4).unwrap_err();
+        assert_eq!(failure.errno(), Some(Errno::FBIG));
+        assert!(dir.read("d/other", 5).unwrap().is_none());
+        assert_eq!(dir.read("d", 5).unwrap_err().errno(), Some(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_name_is_there_whatever_it_stands_for_and_below_a_file_is_none() {
+        let (folder, dir) = folder();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("d/link")).unwrap();
+        let names = ["d", "d/file", "d/link", "x", "d/x", "x/y", "d/file/x"];
+        let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
+        assert_eq!(found, [true, true, true, false, false, false, false]);
+    }
+}

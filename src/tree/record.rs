@@ -208,7 +208,7 @@ impl Record {
         self.history.drain(..surplus);
     }
 
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let head = toml::to_string(&self.head).expect("a head is plain data");
         // The sub-tables of the head come before the listing, which begins with a header as well.
         let mut text = format!("{head}{LISTING}");

@@ -17,6 +17,7 @@ mod boot_configs;
 mod changes;
 mod commands;
 mod crashes;
+mod durable;
 mod filesystems;
 mod hardship;
 mod hooks;
@@ -49,6 +50,7 @@ fn main() {
         crashes::tests(),
         lab::blocklog::trials::tests(),
         power::tests(),
+        durable::tests(),
         threats::tests(),
         load::tests(),
         filesystems::tests(),
