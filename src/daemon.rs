@@ -130,6 +130,7 @@ async fn publish(
     // A daemon that is ending already does not wait for this.
     let _ = is_ready.send(());
 
+    let work = Arc::clone(&progress);
     let status = tokio::spawn(tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
     let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone());
@@ -137,7 +138,8 @@ async fn publish(
     others.spawn(count_outcomes(of_metrics, activity, changes.clone()));
     others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
     tokio::select! {
-        ended = publisher.run(shutdown) => ended?,
+        // The process waits for work that is still under way: after an error none of it is of use.
+        ended = publisher.run(shutdown) => ended.inspect_err(|_| work.request_stop())?,
         Some(ended) = others.join_next() => {
             ended.context("a task broke off")??;
             anyhow::bail!("a task ended before the publisher");

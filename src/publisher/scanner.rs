@@ -72,7 +72,10 @@ impl Scanner {
         self.is_scanning = true;
         self.next = Instant::now() + settings.rescan_interval;
         let (arrivals, known) = (self.watch.arrivals(), queue.known());
-        Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known, &shop.settings.spool))
+        Some(move |shop: &Workshop| {
+            shop.check_places()?;
+            shop.spool.scan(&arrivals, &known, &shop.settings.spool)
+        })
     }
 
     /// What a look has shown.

@@ -102,6 +102,22 @@ impl Spool {
         })
     }
 
+    /// Makes sure that the spool's folders are still the ones that they were at the start: what is
+    /// dropped into others would never be seen, and an outcome in others is nobody's.
+    ///
+    /// # Errors
+    /// As [`Dir::check_place`].
+    pub(crate) fn check_places(&self) -> Result<(), Failure> {
+        let inside = [
+            &self.incoming,
+            &self.processing,
+            &self.rejected,
+            &self.outcomes,
+        ];
+        self.root.check_place()?;
+        inside.into_iter().try_for_each(Dir::check_place)
+    }
+
     /// What a daemon that ended has left in `processing/`: drops to be taken up again, in the order
     /// in which they were claimed, and drops to be put away.
     pub(crate) fn left_behind(&self) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {

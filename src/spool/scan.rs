@@ -8,12 +8,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
+use super::Spool;
 use super::drop::Seen;
 use super::manifest::MANIFEST;
 use super::peek::{BAD_NAME, check_name};
-use super::{INCOMING, Spool};
 use crate::settings::SpoolSettings;
 use crate::sys::{Dir, Failure, Kind};
 use crate::words::{Digest, Moment};
@@ -64,10 +62,6 @@ pub(crate) struct Scan {
 impl Spool {
     /// Looks at everything in `incoming/` but the drops that are `known` by the name that they will
     /// have in `processing/`.
-    ///
-    /// # Errors
-    /// Also when `incoming/` is not the folder any more that it was at the start: what is dropped
-    /// there would never be seen.
     pub(crate) fn scan(
         &self,
         arrivals: &Arrivals,
@@ -79,11 +73,6 @@ impl Spool {
             arrivals,
             incomplete_timeout: settings.incomplete_timeout,
         };
-        let is_itself = self.root.stat(INCOMING)?.map(|stat| stat.id);
-        if is_itself != Some(self.incoming.stat_self()?.id) {
-            let path = self.incoming.path();
-            return Err(Failure::new("looking for drops in", path, Errno::STALE));
-        }
         let mut scan = Scan::default();
         self.incoming.each(|name, kind| {
             if name.as_bytes().starts_with(b".") {

@@ -287,6 +287,22 @@ impl Dir {
         self.explain_self("looking at", fs::fstat(&self.fd).map(Stat::from))
     }
 
+    /// Makes sure that the path of this directory still leads to it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StaleNetworkFileHandle`] when it was moved, removed, replaced or mounted
+    /// over: who goes by the path meets something else.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let what = match fs::stat(&self.path).map(Stat::from) {
+            Ok(there) if there.id == self.stat_self()?.id => return Ok(()),
+            Ok(_) => "it is another folder than at the start: it was replaced or mounted over",
+            Err(Errno::NOENT | Errno::NOTDIR) => "the folder is gone: it was moved or removed",
+            Err(errno) => return self.explain_self("looking at", Err(errno)),
+        };
+        let error = io::Error::new(io::ErrorKind::StaleNetworkFileHandle, what);
+        Err(Failure::new("looking at", &self.path, error))
+    }
+
     /// What the link `name` holds; `None` when no link has that name.
     pub(crate) fn link(&self, name: impl AsRef<Path>) -> Result<Option<OsString>> {
         match fs::readlinkat(&self.fd, name.as_ref(), Vec::new()) {

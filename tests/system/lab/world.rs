@@ -395,8 +395,12 @@ impl Daemon {
 
     /// Waits for the daemon's end; what it logged until then is in `log`.
     pub fn wait(&mut self) -> ExitStatus {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.log.push(line);
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.log.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(error) => panic!("{error}, no end after:\n{}", self.log.join("\n")),
+            }
         }
         self.child.wait().expect("waiting for the daemon")
     }
