@@ -456,6 +456,18 @@ impl Dir {
         self.explain_self("changing the mode of", changed)
     }
 
+    /// Makes the directory `name`, no link, readable and writable for its own user. That works on one
+    /// that can't be opened.
+    pub(super) fn unlock(&self, name: impl AsRef<Path>) -> Result<()> {
+        let flags = OFlags::PATH | OPEN_DIR;
+        let opened = fs::openat2(&self.fd, name.as_ref(), flags, Mode::empty(), BENEATH);
+        let changed = opened.and_then(|fd| {
+            // fchmod(2) takes no descriptor of that kind; by this path it is the very same folder.
+            fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::RWXU)
+        });
+        self.explain("changing the mode of", name, changed)
+    }
+
     /// Locks this directory against other processes until it is closed; `false` when another
     /// holds it.
     pub(crate) fn lock(&self) -> Result<bool> {
