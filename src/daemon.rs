@@ -16,7 +16,7 @@ use crate::log::{Log, MessageId};
 use crate::publisher::{Publisher, Report};
 use crate::settings::Settings;
 use crate::spool::Spool;
-use crate::sys::{Progress, tell_systemd};
+use crate::sys::{Progress, keep_rights_from_programs, tell_systemd};
 use crate::tree::Pointers;
 
 /// Threads for blocking work: as many as run side by side, and a few more.
@@ -39,6 +39,8 @@ pub(crate) fn run(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) -> anyhow::Result<()> {
+    // Hooks need nothing of what the daemon may do. Before there are threads: each has its own rights.
+    keep_rights_from_programs().context("keeping capabilities from hooks")?;
     // Published files keep the modes that they are made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -27,6 +27,7 @@ mod machines;
 mod orders;
 mod power;
 mod quiet;
+mod rights;
 mod service;
 mod storm;
 mod supervision;
@@ -60,6 +61,7 @@ fn main() {
         verify::tests(),
         supervision::tests(),
         service::tests(),
+        rights::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),
