@@ -19,6 +19,11 @@ pub fn tests() -> Vec<Trial> {
             hook_has_no_rights,
         ),
         test(
+            "a tree that is replaced or mounted over beside the unit is served after a restart",
+            &container::NEEDS,
+            unit_serves_what_is_there,
+        ),
+        test(
             "no line of a library reaches the log at any level and in any format",
             &[],
             own_lines,
@@ -81,6 +86,27 @@ fn half(world: &World) {
     let half = world.incoming("half");
     fs::create_dir_all(half.join("image/boot")).unwrap();
     fs::write(half.join("image/boot/linux"), "half").unwrap();
+}
+
+/// The unit has mounts of its own: what is done outside has to be noticed all the same.
+fn unit_serves_what_is_there() {
+    const TREE: &str = "/srv/tftp/netboot";
+    let container = Container::with_service();
+    submit(&container);
+    let replace = format!("mv -T {TREE} {TREE}.old; mkdir {TREE}");
+    let mount = format!("mkdir /other; mount --bind /other {TREE}");
+    for (number, replaced) in [replace, mount].iter().enumerate() {
+        container.ok(&format!(
+            "{replaced}; chown netboot-publisher: {TREE}; rm -r /tmp/image"
+        ));
+        submit(&container);
+        let published = format!("cat {TREE}/{TARGET}/linux");
+        assert_eq!(container.ok(&published), "linux\n", "{replaced}");
+        let restarts = container.ok(&format!(
+            "systemctl show --property=NRestarts --value {UNIT}"
+        ));
+        assert_eq!(restarts.trim(), (number + 1).to_string(), "{replaced}");
+    }
 }
 
 fn own_lines() {
