@@ -107,6 +107,7 @@ impl Decided {
         Outcome {
             format: Outcome::FORMAT,
             drop: self.claimed.name.clone(),
+            claim: self.claimed.claim,
             target: self.target.clone(),
             verdict,
             reason,

@@ -19,7 +19,7 @@ pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
 pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
-pub(crate) use files::{FileExt, sealed};
+pub(crate) use files::{FileExt, random, sealed};
 pub(crate) use open_files::OpenFiles;
 pub(crate) use parallel::{Progress, map, processors, try_map};
 pub(crate) use rights::keep_rights_from_programs;
