@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::Trial;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Signal, WaitOptions, waitpid};
 
 use super::{OTHER, Siege, TARGET};
@@ -191,8 +192,10 @@ fn assert_nothing_done(world: &World, drop: &str) {
 
 fn replaced() {
     ends_when_replaced("it is another folder than at the start", |_, served| {
-        fs::rename(served, served.with_extension("old")).unwrap();
-        fs::create_dir(served).unwrap();
+        let other = served.with_extension("old");
+        fs::create_dir(&other).unwrap();
+        // In one step: without a moment in which the folder is gone.
+        renameat_with(CWD, served, CWD, &other, RenameFlags::EXCHANGE).unwrap();
         None
     });
 }
