@@ -52,6 +52,9 @@ pub(crate) fn run(
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("handling SIGHUP")?;
+        // The kernel sends it when somebody opens a file that a read lease is held on: it ends a
+        // process that doesn't handle it.
+        let _lease_is_broken = signal(SignalKind::io()).context("handling SIGIO")?;
         let shutdown = CancellationToken::new();
         let (change, changes) = watch::channel(Arc::new(settings));
         let (is_ready, mut ready) = oneshot::channel();

@@ -35,6 +35,8 @@ pub(crate) struct SpoolSettings {
     pub(crate) path: PathBuf,
     pub(crate) watch: WatchMode,
     pub(crate) rescan_interval: Duration,
+    /// So long nothing in a drop that is written in place has changed before it is taken.
+    pub(crate) settle: Duration,
     pub(crate) incomplete_timeout: Duration,
     pub(crate) keep_outcomes: Duration,
     pub(crate) keep_rejected: Duration,
@@ -158,6 +160,7 @@ impl Default for Settings {
                 path: "/var/spool/netboot-publisher".into(),
                 watch: WatchMode::Auto,
                 rescan_interval: Duration::from_secs(60),
+                settle: Duration::from_secs(5),
                 incomplete_timeout: Duration::from_secs(60 * 60),
                 keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
                 keep_rejected: Duration::from_secs(30 * 24 * 60 * 60),
@@ -224,6 +227,7 @@ impl Settings {
             table.set("path", &mut spool.path, path);
             table.set("watch", &mut spool.watch, word);
             table.set("rescan_interval", &mut spool.rescan_interval, interval);
+            table.set("settle", &mut spool.settle, duration);
             table.set(
                 "incomplete_timeout",
                 &mut spool.incomplete_timeout,
@@ -485,6 +489,7 @@ mod tests {
         "spool.keep_rejected",
         "spool.path",
         "spool.rescan_interval",
+        "spool.settle",
         "spool.watch",
         "swap.max_delay",
         "swap.quiet_period",
@@ -504,6 +509,7 @@ mod tests {
             path = "/s"
             watch = "poll"
             rescan_interval = "2s"
+            settle = "1500ms"
             incomplete_timeout = "3m"
             keep_outcomes = "4h"
             keep_rejected = "5d"
@@ -549,6 +555,7 @@ mod tests {
                 path: "/s".into(),
                 watch: WatchMode::Poll,
                 rescan_interval: Duration::from_secs(2),
+                settle: Duration::from_millis(1_500),
                 incomplete_timeout: Duration::from_secs(180),
                 keep_outcomes: Duration::from_secs(4 * 3600),
                 keep_rejected: Duration::from_secs(5 * 86400),

@@ -2,6 +2,7 @@
 //! and rejected drops that were kept long enough. Nobody waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::pipeline::Pipeline;
@@ -90,6 +91,25 @@ impl Cleanup {
         }
         let drops = std::mem::take(&mut self.leaving);
         Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
+    }
+
+    /// Drops that were put away; what could not be is tried again. Returns the claim names of those
+    /// that are gone.
+    pub(super) fn take_put_away(
+        &mut self,
+        drops: Vec<PutAway>,
+        troubles: &mut Troubles,
+    ) -> Vec<Arc<str>> {
+        let mut gone = Vec::new();
+        for (put_away, drop) in drops {
+            if let Err(failure) = put_away {
+                troubles.meet(&drop.claim_name, &failure.into());
+                self.stuck.push(drop);
+            } else {
+                gone.push(drop.claim_name);
+            }
+        }
+        gone
     }
 
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are

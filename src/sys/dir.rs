@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
-    Timespec, Timestamps, Uid,
+    StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -193,12 +193,16 @@ impl Dir {
         self.explain("opening", path, opened.map(File::from))
     }
 
-    /// Whether anything of the name `path` is beneath this directory. What can't be looked at is
-    /// taken to be there: to open it says what is wrong with it.
-    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
+    /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
+    /// name.
+    pub(crate) fn stat_beneath(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
-        !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
+        let stat = match opened.and_then(fs::fstat) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            stat => stat.map(|stat| Some(stat.into())),
+        };
+        self.explain("looking at", path, stat)
     }
 
     /// A whole small file; `None` when nothing has that name.
@@ -301,6 +305,28 @@ impl Dir {
         };
         let error = io::Error::new(io::ErrorKind::StaleNetworkFileHandle, what);
         Err(Failure::new("looking at", &self.path, error))
+    }
+
+    /// When this directory was made; `None` where the file system doesn't keep that.
+    pub(crate) fn born(&self) -> Option<Moment> {
+        let stat = fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+        let is_known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let born = Moment::from_stat(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+        is_known.then_some(born)
+    }
+
+    /// The time that this directory's file system gives to what changes now.
+    pub(crate) fn now(&self) -> Result<Moment> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: fs::UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        self.explain_self("asking for the time of", fs::futimens(&self.fd, &times))?;
+        Ok(self.stat_self()?.changed)
     }
 
     /// What the link `name` holds; `None` when no link has that name.

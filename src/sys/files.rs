@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use rustix::{fs, process, rand};
 
 use super::dir::Stat;
+use super::lease;
 
 /// Calls on an open file.
 pub(crate) trait FileExt {
@@ -15,6 +16,10 @@ pub(crate) trait FileExt {
     /// Whether another process has locked some of the file (`F_SETLK`, fcntl(2)). Where that can't be
     /// found out, nobody has.
     fn is_locked(&self) -> bool;
+
+    /// Whether anybody has the file open for writing; `None` where the kernel doesn't tell. What
+    /// asks takes and drops a read lease: the process has to handle SIGIO.
+    fn is_being_written(&self) -> Option<bool>;
 
     /// Makes `to` share the blocks of this file; `false` where the file system can't do that.
     fn reflink(&self, to: &File) -> bool;
@@ -32,6 +37,10 @@ impl FileExt for File {
     fn is_locked(&self) -> bool {
         let lock = process::Flock::from(process::FlockType::WriteLock);
         matches!(process::fcntl_getlk(self, &lock), Ok(Some(_)))
+    }
+
+    fn is_being_written(&self) -> Option<bool> {
+        lease::is_being_written(self)
     }
 
     fn reflink(&self, to: &File) -> bool {

@@ -9,6 +9,7 @@ mod dir;
 mod failpoint;
 mod failure;
 mod files;
+mod lease;
 mod open_files;
 mod parallel;
 mod removal;

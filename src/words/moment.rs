@@ -44,6 +44,11 @@ impl Moment {
         self.0.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
+    /// The time from an `earlier` moment to this one; zero when that is later.
+    pub(crate) fn since(&self, earlier: Self) -> Duration {
+        self.0.duration_since(earlier.0).unwrap_or_default()
+    }
+
     pub(crate) fn later(&self, by: Duration) -> Self {
         Self(self.0 + by)
     }

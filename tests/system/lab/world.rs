@@ -137,8 +137,14 @@ impl World {
         } else {
             "[swap]\nquiet_period = \"0s\"\n"
         };
+        // What is written in place is mostly written at once.
+        let settle = if settings.contains("settle = ") {
+            ""
+        } else {
+            "settle = \"300ms\"\n"
+        };
         let text = format!(
-            "[spool]\npath = {spool:?}\n{}[tree]\npath = {tree:?}\n{}{settings}{swap}",
+            "[spool]\npath = {spool:?}\n{settle}{}[tree]\npath = {tree:?}\n{}{settings}{swap}",
             of("spool"),
             of("tree")
         );
