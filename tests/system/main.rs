@@ -33,6 +33,7 @@ mod storm;
 mod supervision;
 mod swaps;
 mod threats;
+mod tools;
 mod unprivileged;
 mod verify;
 
@@ -62,6 +63,7 @@ fn main() {
         supervision::tests(),
         service::tests(),
         rights::tests(),
+        tools::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

@@ -3,10 +3,11 @@
 //!
 //! `world` has a spool, a tree and the daemon between them; `scene` has a spool and a tree in the
 //! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
-//! with systemd and the package, `blocklog` disks as a power cut leaves them.
+//! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog` disks as a power cut leaves them.
 
 pub mod blocklog;
 pub mod container;
+pub mod importers;
 pub mod scene;
 pub mod tftp;
 pub mod world;
