@@ -1,7 +1,7 @@
 //! Linux: the only room with system calls, but for those of other people's crates.
 //!
 //! Names are looked up from open directories ([`Dir`]), never by paths made of input. Here also:
-//! users and groups, what programs may do, what others have open, threads that share work, what systemd is told, and the
+//! users and groups, what others have open, threads that share work, what systemd is told, and the
 //! places where tests end the daemon. Uses `words`. Start with [`Dir`].
 
 mod accounts;
@@ -13,7 +13,6 @@ mod lease;
 mod open_files;
 mod parallel;
 mod removal;
-mod rights;
 mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
@@ -23,5 +22,4 @@ pub(crate) use failure::Failure;
 pub(crate) use files::{FileExt, random, sealed};
 pub(crate) use open_files::OpenFiles;
 pub(crate) use parallel::{Progress, map, processors, try_map};
-pub(crate) use rights::keep_rights_from_programs;
 pub(crate) use systemd::{Watchdog, tell_systemd};
