@@ -195,10 +195,9 @@ impl Cleanup {
         self.next_expiry = Some(match next {
             Ok(next) => {
                 troubles.is_cleared(Troubles::SPOOL);
-                // What comes later than now goes later than this.
-                let kept = settings.keep_outcomes.min(settings.keep_rejected);
-                let later = now.later(kept);
-                next.map_or(later, |next| next.min(later)).max(soonest)
+                // What comes later than now goes later than this, and may go before what is there.
+                let newest = now.later(settings.keep_outcomes.min(settings.keep_rejected));
+                next.map_or(newest, |next| next.min(newest)).max(soonest)
             }
             Err(failure) => {
                 troubles.meet_leftover(Troubles::SPOOL, &failure.into());
