@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::decision::{Decided, Postponed, Request};
+use super::decision::{Decided, Decision, Postponed, Request};
 use super::queue::{MAX_LISTED, Next};
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
@@ -63,6 +63,13 @@ enum Wanted {
     /// A generation that is kept.
     Kept(Generation, Box<Record>),
     Nothing,
+}
+
+/// What a check of a drop has shown.
+enum Found {
+    /// Nothing is left to do.
+    Done(Decision),
+    Wanted(Wanted, Current),
 }
 
 impl Checked {
@@ -149,7 +156,11 @@ impl Workshop {
         };
         let (target, fault) = match manifest {
             Ok(manifest) => match self.request(&claimed, &manifest).find_wanted() {
-                Ok((wanted, current)) => {
+                Ok(Found::Done(done)) => {
+                    let target = Some(manifest.target);
+                    return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
+                }
+                Ok(Found::Wanted(wanted, current)) => {
                     return Ok(Begun::Heavy(Box::new(Checked {
                         claimed,
                         manifest,
@@ -187,7 +198,10 @@ impl Workshop {
 }
 
 impl Request<'_> {
-    fn find_wanted(&self) -> Result<(Wanted, Current), Fault> {
+    fn find_wanted(&self) -> Result<Found, Fault> {
+        if let Some(done) = self.find_done()? {
+            return Ok(Found::Done(done));
+        }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
         let current = self.shop.staging.tree().current(&self.manifest.target)?;
         let wanted = match &self.manifest.action {
@@ -199,7 +213,7 @@ impl Request<'_> {
             }
             Action::Rollback(to) => {
                 spool.check_no_image(claimed)?;
-                let (kept, record) = self.find_older(to.as_ref(), &current)?;
+                let (kept, record) = self.find_older(to.as_ref())?;
                 Wanted::Kept(kept, record)
             }
             Action::Withdraw => {
@@ -208,6 +222,6 @@ impl Request<'_> {
             }
         };
         self.check_replaces(&current)?;
-        Ok((wanted, current))
+        Ok(Found::Wanted(wanted, current))
     }
 }

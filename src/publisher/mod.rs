@@ -6,7 +6,7 @@
 //!                                          │ (several drops side by side)
 //!                  Decided ◄──── Staged ───┘
 //!                     │
-//!                     └─ pipeline: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
+//!                     └─ pipeline: sync ▸ place ▸ sync ▸ swap ▸ sync ▸ outcome ▸ sync
 //!                        (one step at a time, for all drops: the pipeline has the Pointers)
 //! ```
 //! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
@@ -49,7 +49,7 @@ use self::queue::{Next, Queue};
 use self::recovery::recover;
 use self::scanner::Scanner;
 use self::steps::Steps;
-use self::troubles::{Troubles, instant};
+use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
@@ -365,7 +365,8 @@ impl Publisher {
     fn settle(&mut self, written: Written) {
         let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
         let target = outcome.target.clone();
-        self.report.tell(outcome.clone(), written.started.elapsed());
+        let took = written.started.elapsed();
+        self.report.tell(outcome.clone(), written.swapped_at, took);
         if let Some(target) = target.clone().filter(|_| written.has_replaced) {
             self.cleanup.take_replaced(target, &self.shop.settings);
         }
@@ -401,7 +402,7 @@ impl Publisher {
         let scan = self.scanner.wake_up().filter(|_| !self.queue.is_long());
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
         let (step, retry) = (self.steps.wake_up(), self.troubles.next);
-        let all = [fed_until, scan, step, cleanup.map(instant), retry];
+        let all = [fed_until, scan, step, cleanup, retry];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::decision::{Decision, Request};
+use super::decision::{self, Decision, Request};
 use super::orders::conflict;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
-use crate::tree::{Change, Current, Event, Generation, Happened, Head, Record};
+use crate::tree::{Change, Current, Event, Generation, Head, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -42,7 +42,7 @@ impl Request<'_> {
         // Where the record contradicts the manifest, the bytes themselves decide.
         let is_trusted = self.manifest.check_checksums(&record.listing).is_ok();
         if comparison.is_same && is_trusted {
-            return Ok(self.unchanged(&record.head));
+            return Ok(Decision::Unchanged(decision::published(&record.head)));
         }
         let base = is_trusted.then_some(Base {
             dir: published.dir(),
@@ -103,12 +103,10 @@ impl Request<'_> {
         let origin = self.origin();
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         let staged = match self.shop.find_kept(&record, kept, &change)? {
-            Some((name, history)) => {
+            Some(name) => {
                 record.head.generation = name;
-                record.history = history;
-                let now = record.head.published_at;
-                record.note(now, Happened::Published, Some(&origin));
-                self.shop.staging.stage_kept(&record, change)?
+                let staging = &self.shop.staging;
+                staging.stage_kept(&record, change, Event::Published)?
             }
             None => draft.finish(&record, change)?,
         };
@@ -117,14 +115,13 @@ impl Request<'_> {
 }
 
 impl Workshop {
-    /// The one of these generations that holds the very image of `record`, and is undamaged; with
-    /// its history.
+    /// The one of these generations that holds the very image of `record`, and is undamaged.
     fn find_kept(
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
         change: &Change,
-    ) -> Result<Option<(GenerationName, Vec<Event>)>, Fault> {
+    ) -> Result<Option<GenerationName>, Fault> {
         let Head { target, digest, .. } = &record.head;
         for name in kept {
             // The current one was compared already.
@@ -133,13 +130,13 @@ impl Workshop {
             }
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
-                && let Some(record) = kept.record
+                && kept.record.is_some()
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
             {
                 match image.hash(&self.progress) {
                     Ok(listing) if listing.digest() == *digest => {
-                        return Ok(Some((kept.name, record.history)));
+                        return Ok(Some(kept.name));
                     }
                     Err(Fault::Interrupted) => return Err(Fault::Interrupted),
                     _ => {}

@@ -35,7 +35,6 @@ pub(super) fn recover(
     let spared = Spared {
         retention: &settings.retention,
         open: OpenFiles::now(),
-        drops: queue.known(),
     };
     let (tree, retention) = (pointers.tree(), &settings.retention);
     let targets = tree.targets().context("looking for targets in the tree")?;
@@ -52,7 +51,7 @@ pub(super) fn recover(
     let (mut cleaned, mut leftovers) = (Vec::new(), 0);
     for (target, surveyed) in surveyed {
         let next = surveyed.and_then(|found| {
-            report.take_current(&target, found.current.as_ref());
+            report.take_current(&target, found.swapped_at);
             if !found.is_untidy {
                 return Ok(None);
             }
@@ -65,7 +64,7 @@ pub(super) fn recover(
     }
     let (mut cleanup, mut troubles) = (Cleanup::new(leaving), Troubles::default());
     cleanup.take_vacuumed(vacuum, cleaned, settings, &mut troubles);
-    let count = spared.drops.len();
+    let count = queue.known().len();
     if leftovers > 0 || count > 0 {
         tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
     }

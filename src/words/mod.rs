@@ -9,7 +9,7 @@ mod verdict;
 
 pub use digest::Digest;
 pub(crate) use digest::Hasher;
-pub(crate) use generation::GenerationName;
+pub(crate) use generation::{GenerationHint, GenerationName};
 pub(crate) use moment::Moment;
 pub(crate) use target::{Name, Target};
 pub(crate) use verdict::{Reason, Verdict};

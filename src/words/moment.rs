@@ -44,10 +44,16 @@ impl Moment {
         self.0.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
+    /// The time between an earlier moment and this one; zero when the other is later.
+    pub(crate) fn since(&self, earlier: Self) -> Duration {
+        self.0.duration_since(earlier.0).unwrap_or_default()
+    }
+
     pub(crate) fn later(&self, by: Duration) -> Self {
         Self(self.0 + by)
     }
 
+    #[cfg(test)]
     pub(crate) fn earlier(&self, by: Duration) -> Self {
         Self(self.0.checked_sub(by).unwrap_or(UNIX_EPOCH))
     }
