@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
-use crate::tree::{Spared, Vacuum};
+use crate::tree::Vacuum;
 use crate::words::{Moment, Target};
 
 /// Drops whose removal is put off at most while there is other work, and their bytes.
@@ -112,12 +112,9 @@ impl Cleanup {
         }
         let mut vacuum = std::mem::take(&mut self.vacuum);
         Some(move |shop: &Workshop| {
-            let spared = Spared {
-                retention: &shop.settings.retention,
-                open: OpenFiles::now(),
-            };
+            let (retention, open) = (&shop.settings.retention, OpenFiles::now());
             let clean = |target| {
-                let next = vacuum.clean(&mut pipeline.pointers, &target, &spared);
+                let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &open);
                 (target, next)
             };
             let next = free.into_iter().map(clean).collect();

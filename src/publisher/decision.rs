@@ -115,6 +115,7 @@ impl Decided {
         Outcome {
             format: Outcome::FORMAT,
             drop: self.claimed.name.clone(),
+            claim: self.claimed.claim,
             target: self.target.clone(),
             verdict,
             reason,
@@ -133,7 +134,7 @@ impl Request<'_> {
     pub(super) fn find_done(&self) -> Result<Option<Decision>, Fault> {
         let (tree, target) = (self.shop.staging.tree(), &self.manifest.target);
         let last = tree.last_swap(target)?;
-        let own = last.filter(|last| last.claim.as_deref() == Some(&self.claimed.name));
+        let own = last.filter(|last| last.claim == Some(self.claimed.claim));
         let Some(swap) = own else { return Ok(None) };
         if tree.pointed(target)? != swap.to {
             return Ok(None);
@@ -155,7 +156,7 @@ impl Request<'_> {
             drop: self.claimed.name.clone(),
             importer: self.claimed.importer.clone(),
             received_at: self.claimed.received_at,
-            claim: self.claimed.name.clone(),
+            claim: self.claimed.claim,
         }
     }
 }

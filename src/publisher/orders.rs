@@ -6,7 +6,7 @@ use super::decision::{Decision, Request, published};
 use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::Replaces;
-use crate::tree::{Change, Current, Event, Generation, Record, Tree};
+use crate::tree::{Change, Current, Generation, Record, Tree};
 use crate::words::{GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
@@ -105,7 +105,7 @@ impl Request<'_> {
             return Err(reject(Reason::UnknownGeneration, detail));
         }
         record.head.from = Some(self.origin());
-        let staged = staging.stage_kept(&record, change, Event::RolledBack)?;
+        let staged = staging.stage_rollback(&record, change)?;
         Ok(Decision::Change(Box::new(staged)))
     }
 

@@ -10,7 +10,7 @@ use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
-use crate::tree::{Change, Current, Event, Generation, Head, Record};
+use crate::tree::{Change, Current, Generation, Head, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -106,7 +106,7 @@ impl Request<'_> {
             Some(name) => {
                 record.head.generation = name;
                 let staging = &self.shop.staging;
-                staging.stage_kept(&record, change, Event::Published)?
+                staging.stage_kept(&record, change)?
             }
             None => draft.finish(&record, change)?,
         };

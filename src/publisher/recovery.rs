@@ -9,7 +9,7 @@ use super::troubles::Troubles;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{OpenFiles, map};
-use crate::tree::{Pointers, Spared, Vacuum};
+use crate::tree::{Pointers, Vacuum};
 
 /// So many targets one thread surveys.
 const FEW: usize = 16;
@@ -32,10 +32,7 @@ pub(super) fn recover(
     if let Err(failure) = pointers.empty_staging() {
         tracing::warn!("sweeping the staging: {failure}, going on without");
     }
-    let spared = Spared {
-        retention: &settings.retention,
-        open: OpenFiles::now(),
-    };
+    let open = OpenFiles::now();
     let (tree, retention) = (pointers.tree(), &settings.retention);
     let targets = tree.targets().context("looking for targets in the tree")?;
     let surveyed = map(targets, FEW, |target| {
@@ -56,7 +53,7 @@ pub(super) fn recover(
                 return Ok(None);
             }
             leftovers += Vacuum::sweep(&mut pointers, &target)?;
-            vacuum.clean(&mut pointers, &target, &spared)
+            vacuum.clean(&mut pointers, &target, retention, &open)
         });
         if !matches!(next, Ok(None)) {
             cleaned.push((target, next));

@@ -1,45 +1,70 @@
 //! A drop on its way: seen, ready, claimed, leaving. Each is made of the one before.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::manifest::Manifest;
+use super::names::{check_name, place_of};
 use super::outcome::Outcome;
 use crate::fault::Rejection;
 use crate::sys::Importer;
-use crate::words::{Moment, Target, Verdict};
+use crate::words::{ClaimId, Moment, Target, Verdict};
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
+    /// The drop's own name; of a claimed drop, its claim name.
     pub(super) name: OsString,
     pub(super) claim_name: Arc<str>,
+    /// The claim by which the drop is in `processing/`; `None` while it is in `incoming/`. One that
+    /// was claimed before the daemon started is older than whatever is incoming.
+    pub(super) claim: Option<ClaimId>,
     /// When the drop became complete: what drops are ordered by.
     pub completed: Moment,
     /// Breaks ties: the clock of a file system is coarse.
     pub(super) arrival: u64,
-    /// The drop is not claimed yet. One that was claimed before the daemon started is older than
-    /// whatever is incoming.
-    pub(super) is_incoming: bool,
     /// The drop was incomplete for too long.
     pub(super) is_overdue: bool,
 }
 
 impl Seen {
     /// A drop in `processing/` that became complete then.
-    pub(super) fn claimed(name: OsString, claim_name: Arc<str>, completed: Moment) -> Self {
+    pub(super) fn claimed(claim: ClaimId, claim_name: Arc<str>, completed: Moment) -> Self {
         Self {
-            name,
+            name: OsStr::new(&*claim_name).to_os_string(),
             claim_name,
+            claim: Some(claim),
             completed,
             arrival: u64::MAX,
-            is_incoming: false,
             is_overdue: false,
         }
     }
 
-    /// The name that the drop has, or will have, in `processing/`.
+    pub(super) fn is_incoming(&self) -> bool {
+        self.claim.is_none()
+    }
+
+    /// The drop's name in the folder that it is in.
+    pub(super) fn place(&self) -> Cow<'_, OsStr> {
+        match self.claim {
+            Some(claim) => OsString::from(place_of(claim, &self.claim_name)).into(),
+            None => self.name.as_os_str().into(),
+        }
+    }
+
+    /// The drop's name as outcomes and logs show it.
+    pub(crate) fn shown_name(&self) -> String {
+        let name = self.name.to_string_lossy();
+        match check_name(&self.name) {
+            Ok(()) => name.to_string(),
+            Err(_) => name.escape_debug().collect(),
+        }
+    }
+
+    /// The drop's name where that is fit for a file, and what stands for it elsewhere: its outcome
+    /// is called so, and a part of its name in `processing/`.
     pub(crate) fn claim_name(&self) -> &Arc<str> {
         &self.claim_name
     }
@@ -47,7 +72,11 @@ impl Seen {
     /// By the time of completion; of one tick of the clock, by the order of events, and without any
     /// by name.
     pub(super) fn in_order(&self, other: &Self) -> std::cmp::Ordering {
-        let key = |seen: &Self| (seen.is_incoming, seen.completed, seen.arrival);
+        let number = |seen: &Self| seen.claim.map(|claim| claim.number());
+        let key = |seen: &Self| {
+            let is_incoming = seen.is_incoming();
+            (is_incoming, number(seen), seen.completed, seen.arrival)
+        };
         let by_name = || self.name.cmp(&other.name);
         key(self).cmp(&key(other)).then_with(by_name)
     }
@@ -94,8 +123,9 @@ impl Ready {
 pub(crate) struct Claimed {
     /// As outcomes and logs show it.
     pub name: String,
-    /// The drop's name in `processing/`: another than `name` only where that is not fit for a file.
+    /// Another than `name` only where that is not fit for a file.
     pub(super) claim_name: Arc<str>,
+    pub claim: ClaimId,
     pub importer: Importer,
     pub received_at: Moment,
     /// When the drop became the daemon's; a generation made of it is younger.
@@ -105,16 +135,21 @@ pub(crate) struct Claimed {
 impl Claimed {
     /// The drop as it is found again where it is now, in `processing/`.
     pub(crate) fn again(&self) -> Seen {
-        let name = OsStr::new(&*self.claim_name).to_os_string();
-        Seen::claimed(name, Arc::clone(&self.claim_name), self.received_at)
+        Seen::claimed(self.claim, Arc::clone(&self.claim_name), self.received_at)
+    }
+
+    /// The drop's name in `processing/`.
+    pub(super) fn place(&self) -> String {
+        place_of(self.claim, &self.claim_name)
     }
 }
 
 /// A drop that has its outcome, and is to be put away.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    /// The drop's name in `processing/`.
     pub claim_name: Arc<str>,
+    /// The drop's name in `processing/`.
+    pub(super) place: String,
     /// The outcome of a rejected drop, which is kept beside it; any other is removed.
     pub(super) rejected: Option<Outcome>,
     /// Of the drop's image.
@@ -124,10 +159,12 @@ pub(crate) struct Leaving {
 impl Leaving {
     /// The drop in `processing/` whose outcome this is.
     pub(crate) fn new(claim_name: Arc<str>, outcome: Outcome) -> Self {
+        let place = place_of(outcome.claim, &claim_name);
         let bytes = outcome.image.as_ref().map_or(0, |image| image.bytes);
         let rejected = (outcome.verdict == Verdict::Rejected).then_some(outcome);
         Self {
             claim_name,
+            place,
             rejected,
             bytes,
         }
@@ -141,9 +178,10 @@ mod tests {
 
     impl Seen {
         pub(crate) fn for_test(name: &str, completed: Moment) -> Self {
-            let seen = Self::claimed(name.into(), name.into(), completed);
+            let claim = ClaimId::new(0, 0);
+            let seen = Self::claimed(claim, name.into(), completed);
             Self {
-                is_incoming: true,
+                claim: None,
                 ..seen
             }
         }

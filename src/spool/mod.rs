@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! incoming/<drop>/        importers write here
-//! processing/<drop>/      claimed
+//! processing/<claim>.<drop>/   claimed
 //! rejected/<drop>/        whole, beside its outcome
 //! outcomes/<drop>.json    one for a drop
 //! ```
@@ -14,6 +14,7 @@
 mod checksums;
 mod drop;
 mod manifest;
+mod names;
 mod new_drop;
 mod outcome;
 mod peek;
@@ -31,24 +32,24 @@ pub(crate) use scan::Scan;
 pub(crate) use view::{SpoolView, Waiting};
 pub(crate) use watch::Watch;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
 use self::drop::Checkable;
 use self::manifest::MANIFEST;
-use self::peek::{IMAGE, check_name};
+use self::names::{claim_name_of, parse_place, place_of};
+use self::peek::IMAGE;
 use crate::fault::{Fault, Rejection, StartError, reject};
 use crate::settings::SpoolSettings;
-use crate::sys::{Dir, Failure, Importer, Stat, failpoint};
+use crate::sys::{Dir, Failure, Importer, Stat, failpoint, random};
 use crate::text::quoted;
-use crate::words::{Moment, Reason, Verdict};
+use crate::words::{ClaimId, Moment, Reason, Verdict};
 
 /// The folders of a spool.
 const INCOMING: &str = "incoming";
@@ -74,6 +75,7 @@ pub(crate) struct Spool {
     rejected: Dir,
     outcomes: Dir,
     next_temporary: AtomicU64,
+    next_claim: AtomicU64,
 }
 
 impl Spool {
@@ -97,6 +99,7 @@ impl Spool {
             rejected,
             outcomes,
             next_temporary: AtomicU64::new(0),
+            next_claim: AtomicU64::new(1),
             root,
             processing,
         })
@@ -106,41 +109,67 @@ impl Spool {
     /// in which they were claimed, and drops to be put away.
     pub(crate) fn left_behind(&self) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {
         let (mut claimed, mut leaving) = (Vec::new(), Vec::new());
+        let mut strays = Vec::<(OsString, Stat)>::new();
         for (name, _) in self.processing.names()? {
             let Some(stat) = self.processing.stat(&name)? else {
                 continue;
             };
-            let claim_name = name.to_string_lossy();
-            if let Some(claim_name) = claim_name.strip_prefix(REMOVED) {
+            let bytes = name.as_bytes();
+            if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
+                let place = OsStr::from_bytes(place);
                 leaving.push(Leaving {
-                    claim_name: claim_name.into(),
+                    claim_name: parse_place(place).map_or_else(|| "".into(), |it| it.1),
+                    place: place.to_string_lossy().into(),
                     rejected: None,
                     bytes: 0,
                 });
-            } else if let Some(outcome) = self.own_outcome(&claim_name, &stat)? {
-                leaving.push(Leaving::new(claim_name.into(), outcome));
-            } else {
-                let claim_name = Arc::from(&*claim_name);
-                claimed.push(Seen::claimed(name, claim_name, stat.changed));
+                continue;
             }
+            let Some((claim, claim_name)) = parse_place(&name) else {
+                strays.push((name, stat));
+                continue;
+            };
+            self.next_claim
+                .fetch_max(claim.number() + 1, Ordering::Relaxed);
+            if let Some(outcome) = self.own_outcome(claim, &claim_name)? {
+                leaving.push(Leaving::new(claim_name, outcome));
+            } else {
+                claimed.push(Seen::claimed(claim, claim_name, stat.changed));
+            }
+        }
+        for (name, stat) in strays {
+            claimed.push(self.name_stray(&name, &stat)?);
         }
         claimed.sort_by(Seen::in_order);
         Ok((claimed, leaving))
     }
 
-    /// The outcome of the very drop that is in `processing/`, if it was written: an outcome of an
-    /// earlier drop of this name is older than the claim.
+    /// Gives a claim to a drop that somebody else has put into `processing/`.
+    fn name_stray(&self, name: &OsStr, stat: &Stat) -> Result<Seen, Failure> {
+        let (claim, claim_name) = (self.new_claim(), claim_name_of(name));
+        let place = place_of(claim, &claim_name);
+        self.processing.rename(name, &self.processing, place)?;
+        Ok(Seen::claimed(claim, claim_name.into(), stat.changed))
+    }
+
+    fn new_claim(&self) -> ClaimId {
+        let number = self.next_claim.fetch_add(1, Ordering::Relaxed);
+        ClaimId::new(number, random())
+    }
+
+    /// The outcome of the very drop that is in `processing/`, if it was written: that of another
+    /// drop of this name has another claim.
     ///
     /// A drop with an outcome must not be handled a second time: a later one for its target may have
     /// been published since.
-    fn own_outcome(&self, claim_name: &str, drop: &Stat) -> Result<Option<Outcome>, Failure> {
+    fn own_outcome(&self, claim: ClaimId, claim_name: &str) -> Result<Option<Outcome>, Failure> {
         let outcome = Outcome::read(&self.outcomes, file_of(claim_name))?;
-        Ok(outcome.filter(|outcome| outcome.finished_at >= drop.changed))
+        Ok(outcome.filter(|outcome| outcome.claim == claim))
     }
 
     /// As [`peek::peek`].
     pub(crate) fn peek(&self, seen: Seen, settings: &SpoolSettings) -> Result<Peeked, Fault> {
-        let place = if seen.is_incoming {
+        let place = if seen.is_incoming() {
             &self.incoming
         } else {
             &self.processing
@@ -155,35 +184,28 @@ impl Spool {
             id,
             mut manifest,
         } = ready;
-        let (processing, claim_name) = (&self.processing, &*seen.claim_name);
+        let processing = &self.processing;
         failpoint("claim", "claiming", &seen.name)?;
-        if seen.is_incoming {
-            // From here on an outcome of this name is this drop's. One of an earlier drop that can't
-            // be removed is told apart by its time.
-            let _ = self.outcomes.remove_file(file_of(claim_name));
-            match self.incoming.rename_new(&seen.name, processing, claim_name) {
-                Ok(true) => {}
-                Ok(false) => {
-                    let path = processing.path().join(claim_name);
-                    return Err(Failure::new("claiming a drop to", path, Errno::EXIST));
-                }
+        let claim = seen.claim.unwrap_or_else(|| self.new_claim());
+        let place = place_of(claim, &seen.claim_name);
+        if seen.is_incoming() {
+            // Whoever waits for the outcome of this drop is not to read that of an earlier one.
+            let _ = self.outcomes.remove_file(file_of(&seen.claim_name));
+            match self.incoming.rename(&seen.name, processing, &place) {
                 Err(failure) if failure.is(ErrorKind::NotFound) => return Ok(None),
-                Err(failure) => return Err(failure),
+                renamed => renamed?,
             }
         }
-        let Some(stat) = processing.stat(claim_name)? else {
+        let Some(stat) = processing.stat(&place)? else {
             return Ok(None);
         };
         if id.is_some_and(|id| id != stat.id) {
             let detail = "the drop was replaced while it was claimed";
             manifest = Err(Rejection::new(Reason::Changed, detail));
         }
-        let name = seen.name.to_string_lossy();
         let claimed = Claimed {
-            name: match check_name(&seen.name) {
-                Ok(()) => name.to_string(),
-                Err(_) => name.escape_debug().collect(),
-            },
+            name: seen.shown_name(),
+            claim,
             importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
             since: stat.changed,
@@ -197,7 +219,7 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
-        let drop = self.processing.existing_dir(&*claimed.claim_name)?;
+        let drop = self.processing.existing_dir(claimed.place())?;
         check_names(&drop, true)?;
         let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
             Some(Errno::ACCESS) => reject(Reason::Unreadable, failure.to_string()),
@@ -217,7 +239,7 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when something besides the manifest is in it.
     pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        let drop = self.processing.existing_dir(&*claimed.claim_name)?;
+        let drop = self.processing.existing_dir(claimed.place())?;
         check_names(&drop, false)
     }
 
@@ -268,17 +290,17 @@ impl Spool {
     /// outcome, any other is removed.
     pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
         match &drop.rejected {
-            Some(outcome) => self.keep_rejected(&drop.claim_name, outcome),
-            None => self.remove(&drop.claim_name, drop.bytes),
+            Some(outcome) => self.keep_rejected(drop, outcome),
+            None => self.remove(&drop.place, drop.bytes),
         }
     }
 
-    fn remove(&self, claim_name: &str, bytes: u64) -> Result<(), Failure> {
+    fn remove(&self, place: &str, bytes: u64) -> Result<(), Failure> {
         let processing = &self.processing;
         failpoint("remove", "removing", processing.path())?;
         // From this step on nobody takes it for a drop, however far the removal comes.
-        let removed = format!("{REMOVED}{claim_name}");
-        match processing.rename(claim_name, processing, &removed) {
+        let removed = format!("{REMOVED}{place}");
+        match processing.rename(place, processing, &removed) {
             // An earlier removal came no further.
             Err(failure) if failure.is(ErrorKind::NotFound) => {}
             renamed => renamed?,
@@ -287,7 +309,8 @@ impl Spool {
         processing.remove_tree(removed, bytes)
     }
 
-    fn keep_rejected(&self, claim_name: &str, outcome: &Outcome) -> Result<(), Failure> {
+    fn keep_rejected(&self, drop: &Leaving, outcome: &Outcome) -> Result<(), Failure> {
+        let claim_name = &*drop.claim_name;
         let text = outcome.to_json();
         let written = self.rejected.read(file_of(claim_name), outcome::MAX_SIZE)?;
         // Where it is another, it could not be written before, or a power cut has torn it.
@@ -297,7 +320,7 @@ impl Spool {
         }
         failpoint("reject-drop", "rejecting", self.rejected.path())?;
         self.processing
-            .rename(claim_name, &self.rejected, claim_name)
+            .rename(&drop.place, &self.rejected, claim_name)
     }
 
     /// Removes outcomes and rejected drops that were kept long enough. Returns when the next one

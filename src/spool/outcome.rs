@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{Dir, Failure, Importer};
-use crate::words::{Digest, GenerationName, Moment, Reason, Target, Verdict};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Reason, Target, Verdict};
 
 /// Bytes; a longer file holds no outcome.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
@@ -15,6 +15,8 @@ pub(crate) const MAX_SIZE: u64 = 1 << 20;
 pub struct Outcome {
     pub format: u32,
     pub drop: String,
+    /// Which drop of this name it was.
+    pub(crate) claim: ClaimId,
     /// Missing when the manifest could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -73,6 +75,7 @@ mod tests {
         let published = Outcome {
             format: Outcome::FORMAT,
             drop: "noble-1".into(),
+            claim: ClaimId::new(12, 0x9f3c_2ab1_d4e5_f607),
             target: Some("amd64/generic/noble/install".parse().unwrap()),
             verdict: Verdict::Published,
             reason: None,
@@ -93,6 +96,7 @@ mod tests {
         let pinned = r#"{
   "format": 1,
   "drop": "noble-1",
+  "claim": "12-9f3c2ab1d4e5f607",
   "target": "amd64/generic/noble/install",
   "outcome": "published",
   "generation": "20261122T161500Z-ba7816bf8f01",
@@ -121,6 +125,7 @@ mod tests {
         let pinned = r#"{
   "format": 1,
   "drop": "noble-1",
+  "claim": "12-9f3c2ab1d4e5f607",
   "outcome": "rejected",
   "reason": "bad-manifest",
   "detail": "no",

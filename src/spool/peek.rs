@@ -1,7 +1,6 @@
 //! A look into a drop that stays where it is: its manifest, and whether what that lists is there.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use rustix::io::Errno;
 
 use super::drop::{Peeked, Ready, Seen};
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
+use super::names::check_name;
 use crate::fault::{Fault, reject};
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::text::quoted;
@@ -16,12 +16,6 @@ use crate::words::Reason;
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
-
-/// Bytes of a drop's name: there is room for the endings that the daemon puts to it.
-const MAX_NAME: usize = 200;
-
-/// Begins the claim name of a drop whose own name is not fit for a file.
-pub(super) const BAD_NAME: &str = "bad-name-";
 
 /// What a look into a drop has found.
 enum Inside {
@@ -36,7 +30,7 @@ enum Inside {
 /// # Errors
 /// The machine's own troubles; what is wrong with the drop is in its [`Ready`].
 pub(super) fn peek(place: &Dir, seen: Seen, incomplete_timeout: Duration) -> Result<Peeked, Fault> {
-    let Some(stat) = place.stat(&seen.name)? else {
+    let Some(stat) = place.stat(seen.place())? else {
         return Ok(Peeked::Gone);
     };
     let manifest = match look_into(place, &seen, &stat, incomplete_timeout) {
@@ -63,11 +57,11 @@ fn look_into(
         return Err(reject(Reason::NotADirectory, detail));
     }
     check_name(&seen.name)?;
-    let Some(dir) = place.dir(&seen.name).map_err(unreadable)? else {
+    let Some(dir) = place.dir(seen.place()).map_err(unreadable)? else {
         return Ok(Inside::Gone);
     };
     let Some(manifest) = read_manifest(&dir, stat.owner.uid)? else {
-        if seen.is_incoming && !seen.is_overdue {
+        if seen.is_incoming() && !seen.is_overdue {
             return Ok(Inside::Incomplete);
         }
         let detail = format!("no {MANIFEST}; expected it to be put in last");
@@ -75,33 +69,13 @@ fn look_into(
     };
     let mut listed = manifest.files.iter().flat_map(BTreeMap::keys);
     if let Some(missing) = listed.find(|path| !dir.has(format!("{IMAGE}/{path}"))) {
-        if seen.is_incoming && stat.changed.age() < incomplete_timeout {
+        if seen.is_incoming() && stat.changed.age() < incomplete_timeout {
             return Ok(Inside::Incomplete);
         }
         let detail = format!("{} is not there; the manifest lists it", quoted(missing));
         return Err(reject(Reason::Incomplete, detail));
     }
     Ok(Inside::Manifest(manifest))
-}
-
-/// # Errors
-/// [`Reason::BadName`] for a name that is not fit for a drop.
-pub(super) fn check_name(name: &OsStr) -> Result<(), Fault> {
-    let is_good = name.to_str().is_some_and(|name| {
-        name.len() <= MAX_NAME
-            && !name.contains(char::is_control)
-            && !name.ends_with(".json")
-            && !name.starts_with(BAD_NAME)
-    });
-    if is_good {
-        return Ok(());
-    }
-    let detail = format!(
-        "the name {}; expected at most {MAX_NAME} bytes of UTF-8 without control characters, not \
-         ending in .json or beginning with {BAD_NAME}",
-        quoted(&name.to_string_lossy())
-    );
-    Err(reject(Reason::BadName, detail))
 }
 
 /// A drop that can't be read is rejected, unless the machine is to blame.

@@ -1,6 +1,5 @@
 //! A look at `incoming/`: which drops are complete, and in which order they became so.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
@@ -12,11 +11,11 @@ use rustix::io::Errno;
 
 use super::drop::Seen;
 use super::manifest::MANIFEST;
-use super::peek::{BAD_NAME, check_name};
+use super::names::claim_name_of;
 use super::{INCOMING, Spool};
 use crate::settings::SpoolSettings;
 use crate::sys::{Dir, Failure, Kind};
-use crate::words::{Digest, Moment};
+use crate::words::Moment;
 
 /// A manifest that was written in place is complete once it was closed. Where no event can tell of
 /// that, it is taken for complete when nothing changed it for this long.
@@ -133,7 +132,7 @@ impl Scan {
             claim_name: claim_name.into(),
             completed,
             arrival: arrival.unwrap_or(u64::MAX),
-            is_incoming: true,
+            claim: None,
             is_overdue,
         });
         if self.complete.len() >= 2 * MAX_SEEN {
@@ -250,15 +249,6 @@ impl Look<'_> {
             return Completion::Unordered { until };
         }
         Completion::Complete { since }
-    }
-}
-
-/// The name in `processing/` for a drop of this name.
-fn claim_name_of(name: &OsStr) -> Cow<'_, str> {
-    match check_name(name) {
-        Ok(()) => name.to_string_lossy(),
-        // Such a name is good for no file that the daemon writes.
-        Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()).into(),
     }
 }
 

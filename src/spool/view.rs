@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::names::parse_place;
 use super::outcome::Outcome;
 use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, file_of};
 use crate::sys::{Dir, Failure, Kind};
@@ -40,11 +41,15 @@ impl SpoolView {
                 continue;
             };
             for (name, _) in dir.names()? {
-                let drop = name.to_string_lossy().to_string();
+                let is_claimed = folder == PROCESSING;
+                let drop = name.to_string_lossy();
+                let parsed = parse_place(&name).filter(|_| is_claimed);
                 if let Some(stat) = dir.stat(&name)?.filter(|_| !drop.starts_with('.')) {
+                    let drop =
+                        parsed.map_or_else(|| drop.to_string(), |(_, name)| name.to_string());
                     waiting.push(Waiting {
                         drop,
-                        is_claimed: folder == PROCESSING,
+                        is_claimed,
                         since: stat.changed,
                     });
                 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 
-use rustix::{fs, process};
+use rustix::{fs, process, rand};
 
 use super::dir::Stat;
 
@@ -52,4 +52,13 @@ pub(crate) fn sealed(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Res
     let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
     fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
     Ok(file)
+}
+
+/// A number that nobody can guess, and nobody else has.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    let got = rand::getrandom(&mut bytes, rand::GetRandomFlags::empty());
+    // So few bytes come whole, or the kernel has no such call (before Linux 3.17).
+    assert_eq!(got, Ok(bytes.len()), "getrandom(2)");
+    u64::from_ne_bytes(bytes)
 }

@@ -20,7 +20,7 @@ pub(crate) use boot::BootTime;
 pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
-pub(crate) use files::{FileExt, sealed};
+pub(crate) use files::{FileExt, random, sealed};
 pub(crate) use open_files::OpenFiles;
 pub(crate) use parallel::{Progress, map, processors, try_map};
 pub(crate) use systemd::{Watchdog, tell_systemd};

@@ -16,7 +16,7 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 use super::folder::{self, Shown};
 use super::record::{Head, Origin};
 use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, failpoint};
-use crate::words::{Digest, GenerationName, Moment, Target, Verdict};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict};
 
 /// The folder of histories in the tree. No target's name begins with a dot.
 const FOLDER: &str = ".history";
@@ -61,7 +61,7 @@ pub(crate) struct Happened {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importer: Option<Importer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<String>,
+    pub claim: Option<ClaimId>,
 }
 
 /// An image in short.
@@ -147,7 +147,7 @@ impl Happened {
     pub(super) fn by(mut self, origin: &Origin) -> Self {
         self.drop = Some(origin.drop.clone());
         self.importer = Some(origin.importer.clone());
-        self.claim = Some(origin.claim.clone());
+        self.claim = Some(origin.claim);
         self
     }
 

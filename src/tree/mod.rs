@@ -26,14 +26,14 @@ mod verification;
 
 pub use catalog::Changes;
 pub(crate) use catalog::{Catalog, CatalogFile, CatalogImage, Updated};
-pub(crate) use history::{Event, Happened, History};
+pub(crate) use history::Happened;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
 pub(crate) use record::Origin;
 pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
-pub(crate) use vacuum::{Spared, Vacuum};
+pub(crate) use vacuum::Vacuum;
 pub(crate) use verification::{Verification, Verified};
 
 use std::io::Read as _;
@@ -43,6 +43,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use self::folder::{Shown, linked};
+use self::history::History;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{FileMark, Listing};
 use crate::sys::Importer;
 use crate::text::toml_key;
-use crate::words::{Digest, GenerationName, Moment, Target};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target};
 
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
@@ -52,7 +52,7 @@ pub struct Origin {
     pub drop: String,
     pub(crate) importer: Importer,
     pub received_at: Moment,
-    pub claim: String,
+    pub(crate) claim: ClaimId,
 }
 
 /// The listing as the record writes it.
@@ -206,7 +206,7 @@ mod tests {
                         name: "ci".into(),
                     },
                     received_at: at,
-                    claim: "7".into(),
+                    claim: ClaimId::new(7, 0x9f3c),
                 }),
             },
             listing: Listing {
@@ -239,7 +239,7 @@ version = "2026-11-22"
 [from]
 drop = "noble-1"
 received_at = "2026-11-22T16:15:00.250000Z"
-claim = "7"
+claim = "7-0000000000009f3c"
 
 [from.importer]
 uid = 1000

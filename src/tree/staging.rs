@@ -153,7 +153,20 @@ impl Staging {
     }
 
     /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
-    pub(crate) fn stage_kept(
+    pub(crate) fn stage_kept(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
+        self.stage_record(record, change, Event::Published)
+    }
+
+    /// As [`Staging::stage_kept`], for a generation that nobody brings again.
+    pub(crate) fn stage_rollback(
+        &self,
+        record: &Record,
+        change: Change,
+    ) -> Result<Staged, Failure> {
+        self.stage_record(record, change, Event::RolledBack)
+    }
+
+    fn stage_record(
         &self,
         record: &Record,
         change: Change,
@@ -174,7 +187,7 @@ impl Staging {
     ) -> Result<Staged, Failure> {
         let by = Some(by);
         if let Some(record) = record {
-            let staged = self.stage_kept(record, Change::Remove, Event::Withdrawn)?;
+            let staged = self.stage_record(record, Change::Remove, Event::Withdrawn)?;
             return Ok(Staged { by, ..staged });
         }
         Ok(Staged {

@@ -30,13 +30,6 @@ const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 /// So soon after a boot the wall clock may not have been set yet: nothing goes by it.
 const AFTER_BOOT: Duration = Duration::from_secs(300);
 
-/// What stays in the tree.
-#[derive(Debug)]
-pub(crate) struct Spared<'a> {
-    pub retention: &'a Retention,
-    pub open: OpenFiles,
-}
-
 /// Removes generations, and knows which of those that will go soon machines use.
 #[derive(Debug, Default)]
 pub(crate) struct Vacuum {
@@ -85,14 +78,15 @@ impl Vacuum {
     /// ago. Of a target that was taken out of the tree none is kept for longer than that, and with the
     /// last one the folders go that hold nothing else.
     ///
-    /// No generation goes while a machine uses it.
+    /// No generation goes while a machine uses it, or any of its files is `open`.
     ///
     /// Returns after what time vacuum will have to do with the target again.
     pub(crate) fn clean(
         &mut self,
         pointers: &mut Pointers,
         target: &Target,
-        spared: &Spared<'_>,
+        retention: &Retention,
+        open: &OpenFiles,
     ) -> Result<Option<Duration>, Fault> {
         let tree = pointers.tree();
         let Some(generations) = tree.generations(target)? else {
@@ -102,7 +96,7 @@ impl Vacuum {
         let names = generation_names(&generations)?;
         let history = tree.history(target)?.into_iter().flatten();
         let told = Told::read(history, current.as_ref(), names)?;
-        let (keep, now) = (told.keep(spared.retention.keep), Now::read());
+        let (keep, now) = (told.keep(retention.keep), Now::read());
         let (mut next, mut kept) = (None::<Duration>, HashSet::new());
         for Superseded {
             name,
@@ -110,8 +104,13 @@ impl Vacuum {
             has_line,
         } in told.superseded(&generations)?.skip(keep)
         {
-            let due = since.remaining(spared.retention.min_age, &now);
-            match self.stays((target, &name), due, &generations, spared)? {
+            let due = since.remaining(retention.min_age, &now);
+            match self.stays(
+                (target, &name),
+                (&generations, open),
+                due,
+                retention.min_age,
+            )? {
                 None => {
                     if !has_line {
                         pointers.note_removal(target, &name)?;
@@ -141,11 +140,11 @@ impl Vacuum {
     fn stays(
         &mut self,
         (target, name): (&Target, &GenerationName),
+        (generations, open): (&Dir, &OpenFiles),
         due: Duration,
-        generations: &Dir,
-        spared: &Spared<'_>,
+        min_age: Duration,
     ) -> Result<Option<Duration>, Fault> {
-        let period = WATCHED.min(spared.retention.min_age);
+        let period = WATCHED.min(min_age);
         let in_use = IN_USE.min(period.max(IN_USE_AT_LEAST));
         let until_watched = due.saturating_sub(period);
         if !until_watched.is_zero() {
@@ -171,7 +170,7 @@ impl Vacuum {
             }
             _ => false,
         };
-        if is_used || spared.open.has(&format!("/{}/", name.path(target))) {
+        if is_used || open.has(&format!("/{}/", name.path(target))) {
             return Ok(Some(in_use));
         }
         Ok((!due.is_zero()).then_some(due))

@@ -1,12 +1,14 @@
 //! The words of the field, each parsed once: whoever has a value of these types has a good one. Pure:
 //! no room is used, nothing is read but the clock. Start with [`Target`] and [`GenerationName`].
 
+mod claim;
 mod digest;
 mod generation;
 mod moment;
 mod target;
 mod verdict;
 
+pub(crate) use claim::ClaimId;
 pub use digest::Digest;
 pub(crate) use digest::Hasher;
 pub(crate) use generation::{GenerationHint, GenerationName};

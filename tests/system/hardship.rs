@@ -16,7 +16,7 @@ use notify::{RecursiveMode, Watcher as _};
 use crate::filesystems::{FileSystem, expect};
 use crate::lab::failpoints;
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until, wait_for_names,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, test, text, until,
 };
 use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
 
@@ -236,8 +236,7 @@ fn waits_for_room(world: &World, disk: &FileSystem, message: &'static str) {
         |daemon| {
             world.drop_image("small", OTHER, &[("linux", b"1")]);
             see(daemon, "drop=\"small\"");
-            wait_for_names(&world.spool.join("processing"), &["big"]);
-            assert_eq!(world.names("processing"), ["big"], "{world}");
+            until("only the other to wait", || world.claimed() == ["big"]);
             disk.remount("size=64m");
         },
         &[("big", "published"), ("small", "published")],
@@ -403,7 +402,7 @@ fn drop_is_immutable() {
             // for its target.
             world.drop_image("b", TARGET, &[("linux", b"2")]);
             see(daemon, "drop=\"b\"");
-            let stuck = world.spool.join("processing/.a").join(file);
+            let stuck = world.place("a").unwrap().join(file);
             expect(Command::new("chattr").arg("-i").arg(stuck));
         },
         &[("a", "published"), ("b", "published")],
@@ -422,7 +421,7 @@ fn drop_is_forbidden() {
     let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
     trouble.is_waited_out();
     trouble.is_overcome(
-        |_| give_away(&poor.world.spool.join("processing/.a")),
+        |_| give_away(&poor.world.place("a").unwrap()),
         &[("a", "published")],
     );
     assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);

@@ -588,7 +588,7 @@ fn reused_name() {
     let mut killed = world.command(&["run", "--once"]);
     killed.env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill");
     assert!(!killed.output().unwrap().status.success());
-    assert_eq!(world.names("processing"), ["daily"], "{world}");
+    assert_eq!(world.claimed(), ["daily"], "{world}");
     world.run_once();
     world.assert_outcome("daily", "rejected incomplete");
     assert_eq!(

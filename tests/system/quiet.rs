@@ -167,7 +167,7 @@ fn rollback_waits() {
         let output = world.run(&[command, TARGET]);
         let drop_name = String::from_utf8_lossy(&output.stdout).trim().to_string();
         until("the drop to be claimed", || {
-            world.names("processing").contains(&drop_name)
+            world.claimed().contains(&drop_name)
         });
         other_is_swapped(&world, &mut daemon, &format!("{command}-1"));
         other_is_swapped(&world, &mut daemon, &format!("{command}-2"));
@@ -209,7 +209,7 @@ fn survives(signal: Signal) {
         daemon.stop();
     }
     assert_eq!(shown(&world, TARGET), "old", "{world}");
-    assert_eq!(world.names("processing"), ["new"], "{world}");
+    assert_eq!(world.claimed(), ["new"], "{world}");
     world.assert_pointers_whole();
 
     let mut daemon = world.daemon();

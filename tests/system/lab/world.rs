@@ -252,6 +252,24 @@ impl World {
         names(&self.spool.join(folder))
     }
 
+    /// The names of the drops that are claimed.
+    pub fn claimed(&self) -> Vec<String> {
+        let places = self.names("processing").into_iter();
+        let claimed = places.filter(|place| !place.starts_with('.'));
+        let mut names: Vec<_> = claimed.map(|place| without_claim(&place)).collect();
+        names.sort();
+        names
+    }
+
+    /// Where a claimed drop is; where one that is being removed is.
+    pub fn place(&self, drop: &str) -> Option<PathBuf> {
+        let places = self.names("processing").into_iter();
+        let mut found = places.filter(|place| without_claim(place) == drop);
+        found
+            .next()
+            .map(|place| self.spool.join("processing").join(place))
+    }
+
     /// Nothing is on its way, and nothing was left behind: what has to be so whenever the daemon
     /// has nothing to do. A drop may go a moment after its outcome was written.
     pub fn assert_at_rest(&self) {
@@ -435,6 +453,14 @@ pub fn wait_for_names(directory: &Path, expected: &[&str]) {
     notify::Watcher::watch(&mut watcher, directory, notify::RecursiveMode::NonRecursive)
         .expect("watching a directory");
     while names(directory) != expected && events.recv_timeout(PATIENCE).is_ok() {}
+}
+
+/// The name of a drop from its name in `processing/`, which may begin with a dot.
+fn without_claim(place: &str) -> String {
+    let place = place.strip_prefix('.').unwrap_or(place);
+    let (claim, name) = place.split_once('.').expect("a claim in front");
+    assert!(claim.contains('-'), "{place}");
+    name.to_string()
 }
 
 /// The smallest manifest for a target.

@@ -187,7 +187,7 @@ fn huge_is_overtaken() {
             held.push(file);
         });
     }
-    let claimed = |siege: &Siege| siege.world.spool.join("processing/huge-1").exists();
+    let claimed = |siege: &Siege| siege.world.place("huge-1").is_some();
     until("the huge ones to be claimed", || claimed(&siege));
     siege.assert_goes_on();
     for number in 0..3 {

@@ -428,11 +428,11 @@ fn manifest_becomes_folder() {
         command
     });
     siege.put_in("turned", &manifest(TARGET), |_| {});
-    let claimed = siege.world.spool.join("processing/turned");
     let stat = format!("/proc/{}/stat", siege.daemon.child.id());
     until("the daemon to stop", || {
         fs::read_to_string(&stat).unwrap().contains(") T ")
     });
+    let claimed = siege.world.place("turned").unwrap();
     replace(&claimed.join("manifest.toml"), |path| {
         fs::create_dir_all(path.join("x")).unwrap()
     });
