@@ -535,7 +535,7 @@ mod tests {
             template = "menu.j2"
             output = "menu.ipxe"
             [[hook]]
-            on = ["published", "withdrawn"]
+            on = ["changed", "unchanged"]
             command = ["/bin/echo", "hello"]
             timeout = "12s"
             [[hook]]
@@ -591,7 +591,12 @@ mod tests {
             ],
             hooks: vec![
                 Hook {
-                    on: vec![Verdict::Published, Verdict::Withdrawn],
+                    on: vec![
+                        Verdict::Published,
+                        Verdict::RolledBack,
+                        Verdict::Withdrawn,
+                        Verdict::Unchanged,
+                    ],
                     command: vec!["/bin/echo".into(), "hello".into()],
                     timeout: Duration::from_secs(12),
                 },

@@ -442,3 +442,274 @@ impl<F: Borrow<File>> Iterator for Backwards<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(second: u32) -> GenerationName {
+        let at = Moment::from_stat(1_795_364_100 + i64::from(second), 0);
+        GenerationName::new(at, &Digest::of(b"abc"), |_| false)
+    }
+
+    fn line(event: Event, from: Option<u32>, to: Option<u32>) -> Happened {
+        let [from, to] = [from, to].map(|it| it.map(name));
+        Happened {
+            claim: Some(ClaimId::new(1, 2)),
+            ..Happened::now(event, from.as_ref(), to.as_ref())
+        }
+    }
+
+    fn target() -> Target {
+        "amd64/generic/noble/install".parse().unwrap()
+    }
+
+    /// A tree in which the target's name stands for this, with its history.
+    struct World {
+        dir: tempfile::TempDir,
+        root: Dir,
+        folder: Dir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Dir::open(dir.path()).unwrap();
+            let folder = folder::make(&root, &target().folder()).unwrap();
+            Self { dir, root, folder }
+        }
+
+        fn show(&self, generation: u32) {
+            let pointer = folder::pointer(&target(), &name(generation));
+            self.folder.remove_file("install").unwrap();
+            self.folder.make_link("install", pointer).unwrap();
+        }
+
+        fn append(&self, lines: &[Happened]) {
+            let target = target();
+            let place = (&self.folder, &target);
+            append(&self.root, place, lines, (&self.root, "temporary")).unwrap();
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.dir.path().join(path(&target()))
+        }
+
+        fn text(&self) -> String {
+            std::fs::read_to_string(self.file()).unwrap()
+        }
+
+        fn lines(&self) -> Vec<Happened> {
+            let history = History::open(&self.root, &target()).unwrap().unwrap();
+            history.map(Result::unwrap).collect()
+        }
+
+        /// Asserts that so many of the lines that were there stay, whatever is torn after them; and
+        /// that to do it once more changes nothing.
+        fn assert_settles(&self, expected: usize) {
+            let all = self.text();
+            let kept: String = all.split_inclusive('\n').take(expected).collect();
+            let shown = Shown::look(&self.folder, &target()).unwrap();
+            let is_settled = || is_settled(&self.root, &target(), &shown).unwrap();
+            assert_eq!(is_settled(), all == kept, "{all}");
+            for _ in 0..2 {
+                take_back(&self.root, &target(), &shown).unwrap();
+                assert_eq!(self.text(), kept, "{all}");
+                assert!(is_settled());
+            }
+        }
+    }
+
+    /// Histories stay in trees for years, and are read by others: a change of this text is a new
+    /// format.
+    #[test]
+    fn the_format_is_pinned() {
+        let at = Moment::from_stat(1_795_364_100, 250_000_000);
+        let line = Happened {
+            at,
+            boot: "0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77".into(),
+            boottime: 1_234_567_890,
+            event: Event::RolledBack,
+            from: Some(name(1)),
+            to: Some(name(0)),
+            image: Some(Summary {
+                digest: Digest::of(b"abc"),
+                files: 2,
+                bytes: 70,
+            }),
+            drop: Some("noble-1".into()),
+            importer: Some(Importer {
+                uid: 1000,
+                name: "ci".into(),
+            }),
+            claim: Some(ClaimId::new(12, 0x9f3c)),
+        };
+        let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\
+            \"boot\":\"0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77\",\"boottime\":1234567890,\
+            \"event\":\"rolled-back\",\"from\":\"20261122T161501Z-ba7816bf8f01\",\
+            \"to\":\"20261122T161500Z-ba7816bf8f01\",\"image\":{\"digest\":\
+            \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\",\"files\":2,\
+            \"bytes\":70},\"drop\":\"noble-1\",\"importer\":{\"uid\":1000,\"name\":\"ci\"},\
+            \"claim\":\"12-0000000000009f3c\"}\n";
+        assert_eq!(line.to_line(), pinned);
+        assert_eq!(Happened::parse(pinned.as_bytes()), Some(line.clone()));
+        let removed = Happened {
+            event: Event::Removed,
+            to: None,
+            image: None,
+            drop: None,
+            importer: None,
+            claim: None,
+            ..line
+        };
+        let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\
+            \"boot\":\"0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77\",\"boottime\":1234567890,\
+            \"event\":\"removed\",\"from\":\"20261122T161501Z-ba7816bf8f01\"}\n";
+        assert_eq!(removed.to_line(), pinned);
+        assert_eq!(Happened::parse(pinned.as_bytes()), Some(removed));
+        let more = pinned.replace("{\"at", "{\"more\":1,\"at");
+        assert_eq!(Happened::parse(more.as_bytes()), None);
+    }
+
+    #[test]
+    fn a_swap_that_the_pointer_does_not_show_is_taken_back() {
+        let world = World::new();
+        // Nothing was current, and nothing is.
+        world.append(&[line(Event::Published, None, Some(1))]);
+        world.assert_settles(0);
+        world.append(&[line(Event::Published, None, Some(1))]);
+        world.show(1);
+        world.assert_settles(1);
+        for (event, to) in [(Event::Published, Some(2)), (Event::RolledBack, Some(2))] {
+            world.append(&[line(event, Some(1), to)]);
+            world.assert_settles(1);
+        }
+        world.append(&[line(Event::Withdrawn, Some(1), None)]);
+        world.assert_settles(1);
+        world.append(&[line(Event::Withdrawn, Some(1), None)]);
+        world.folder.remove_file("install").unwrap();
+        world.assert_settles(2);
+        // What comes after it is no swap.
+        world.append(&[line(Event::Removed, Some(1), None)]);
+        world.assert_settles(3);
+    }
+
+    #[test]
+    fn a_pointer_that_was_changed_by_hand_takes_nothing_back() {
+        let world = World::new();
+        world.show(7);
+        world.append(&[line(Event::Published, Some(1), Some(2))]);
+        world.assert_settles(1);
+        world.append(&[line(Event::Published, None, Some(2))]);
+        world.assert_settles(2);
+        world.folder.remove_file("install").unwrap();
+        world.append(&[line(Event::Published, Some(1), Some(2))]);
+        world.assert_settles(3);
+        world.folder.make_link("install", "elsewhere").unwrap();
+        world.append(&[line(Event::Published, None, Some(2))]);
+        world.assert_settles(4);
+    }
+
+    #[test]
+    fn an_adoption_is_taken_back_with_its_swap() {
+        let world = World::new();
+        let adoption = [
+            line(Event::Adopted, None, Some(1)),
+            line(Event::Published, Some(1), Some(2)),
+        ];
+        world.folder.make_dir("install", 0o755).unwrap();
+        world.append(&adoption);
+        world.assert_settles(0);
+        world.append(&adoption[..1]);
+        world.assert_settles(0);
+        world.append(&adoption);
+        world.folder.remove_dir("install").unwrap();
+        world.show(2);
+        world.assert_settles(2);
+        // A folder that was put in the pointer's place by hand.
+        world.append(&[line(Event::Published, Some(2), Some(3))]);
+        world.folder.remove_file("install").unwrap();
+        world.folder.make_dir("install", 0o755).unwrap();
+        world.assert_settles(3);
+    }
+
+    #[test]
+    fn what_is_torn_at_the_end_goes_and_what_a_later_version_wrote_stays() {
+        let world = World::new();
+        world.show(1);
+        world.append(&[line(Event::Published, None, Some(1))]);
+        let whole = world.text();
+        let of_later = "{\"event\":\"bought\"}\n";
+        let long = "x".repeat(3 * usize::try_from(BLOCK).unwrap());
+        for (torn, kept) in [
+            ("{\"at\":\"20", 1),
+            ("\0\0\0", 1),
+            (&*long, 1),
+            ("\0\0\n", 1),
+            ("}\n\0\0\n{", 1),
+            (of_later, 2),
+            (&*format!("{of_later}{{"), 2),
+            (&*whole.replace('\n', ""), 1),
+        ] {
+            std::fs::write(world.file(), format!("{whole}{torn}")).unwrap();
+            assert_eq!(world.lines().len(), 1, "{torn}");
+            world.assert_settles(kept);
+            std::fs::write(world.file(), format!("{whole}{torn}")).unwrap();
+            world.append(&[line(Event::Removed, Some(1), None)]);
+            assert_eq!(world.text().lines().count(), kept + 1, "{torn}");
+            assert_eq!(world.lines().len(), 2, "{torn}");
+        }
+        std::fs::write(world.file(), "torn").unwrap();
+        world.assert_settles(0);
+    }
+
+    #[test]
+    fn the_last_thousand_lines_stay() {
+        let world = World::new();
+        let all: Vec<_> = (1..=3_000)
+            .map(|n| line(Event::Removed, Some(n), None))
+            .collect();
+        for together in all.chunks(7) {
+            world.append(together);
+        }
+        let lines = world.lines();
+        let slack = usize::try_from(SLACK).unwrap() / all[0].to_line().len() + 8;
+        assert!(
+            (MAX_LINES..MAX_LINES + slack).contains(&lines.len()),
+            "{}",
+            lines.len()
+        );
+        assert!(lines.iter().eq(all.iter().rev().take(lines.len())));
+        assert_eq!(
+            world.root.names().unwrap().len(),
+            2,
+            "nothing is left beside it"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_read_backwards_whatever_their_lengths(
+            lengths in proptest::collection::vec(0_usize..6_000, 0..12),
+            torn in 0_usize..6_000,
+        ) {
+            let lines: Vec<_> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
+            let mut text: Vec<u8> = lines.iter().flat_map(|it| [&it[..], b"\n"].concat()).collect();
+            let starts: Vec<_> = lines.iter().scan(0, |at, line| {
+                let start = *at;
+                *at += line.len() as u64 + 1;
+                Some(start)
+            }).collect();
+            text.extend(vec![b'x'; torn]);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&text).unwrap();
+            let read = Backwards::new(&file).unwrap();
+            prop_assert_eq!(read.end(), (text.len() - torn) as u64);
+            let read = read.collect::<io::Result<Vec<_>>>().unwrap();
+            let mut expected: Vec<_> = starts.into_iter().zip(lines).collect();
+            expected.reverse();
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

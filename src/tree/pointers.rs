@@ -94,20 +94,19 @@ impl Pointers {
         let (target, generation) = (&staged.head.target, &staged.head.generation);
         self.settle_history(target)?;
         let is_current = self.0.tree.pointed(target)?.as_ref() == Some(generation);
-        let Some(generations) = self.0.tree.generations(target)? else {
-            return Ok(());
-        };
-        if let Change::Exchange(record) = &staged.change {
-            let adopted = &record.head.generation;
-            // Once the pointer and the directory were exchanged, the directory stands there.
-            let there = generations.stat(adopted.as_str())?;
-            if there.is_none_or(|stat| stat.kind == Kind::Link) {
-                generations.remove_file(adopted.as_str())?;
-                generations.remove_file(adopted.record())?;
+        if let Some(generations) = self.0.tree.generations(target)? {
+            if let Change::Exchange(record) = &staged.change {
+                let adopted = &record.head.generation;
+                // Once the pointer and the directory were exchanged, the directory stands there.
+                let there = generations.stat(adopted.as_str())?;
+                if there.is_none_or(|stat| stat.kind == Kind::Link) {
+                    generations.remove_file(adopted.as_str())?;
+                    generations.remove_file(adopted.record())?;
+                }
             }
-        }
-        if staged.is_new && !is_current && generations.stat(generation.as_str())?.is_some() {
-            self.remove(&generations, generation)?;
+            if staged.is_new && !is_current && generations.stat(generation.as_str())?.is_some() {
+                self.remove(&generations, generation)?;
+            }
         }
         Ok(self.remove_folders(target)?)
     }

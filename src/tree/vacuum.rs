@@ -379,3 +379,167 @@ impl Told {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Digest;
+    use proptest::prelude::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_stat(1_795_364_100, 0).later(Duration::from_secs(seconds))
+    }
+
+    fn name(number: u64) -> GenerationName {
+        GenerationName::new(at(number), &Digest::of(b""), |_| false)
+    }
+
+    fn boot(boot: &str, since: Duration) -> BootTime {
+        BootTime {
+            boot: boot.to_string(),
+            since,
+        }
+    }
+
+    fn swap(from: Option<u64>, to: Option<u64>) -> Happened {
+        let [from, to] = [from, to].map(|it| it.map(name));
+        let event = to
+            .as_ref()
+            .map_or(history::Event::Withdrawn, |_| history::Event::Published);
+        Happened::now(event, from.as_ref(), to.as_ref())
+    }
+
+    fn removed(from: u64) -> Happened {
+        Happened::now(history::Event::Removed, Some(&name(from)), None)
+    }
+
+    /// What a history, of which the oldest line comes first, tells of these generations.
+    fn told(lines: Vec<Happened>, current: Option<u64>, names: &[u64]) -> Told {
+        let names = names.iter().map(|number| name(*number)).collect();
+        let lines = lines.into_iter().rev().map(Ok);
+        Told::read(lines, current.map(name).as_ref(), names).unwrap()
+    }
+
+    fn known(told: &Told) -> Vec<GenerationName> {
+        told.known.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    #[test]
+    fn the_history_tells_which_were_current_last_whatever_any_clock_says() {
+        let mut lines = vec![
+            swap(None, Some(1)),
+            swap(Some(1), Some(2)),
+            swap(Some(2), Some(1)),
+            swap(Some(1), Some(3)),
+            swap(Some(3), Some(2)),
+        ];
+        for (line, second) in lines.iter_mut().zip([5, 4, 3, 2, 1]) {
+            (line.at, line.boottime) = (at(second), second);
+        }
+        let found = told(lines, Some(2), &[1, 2, 3, 4]);
+        assert_eq!(known(&found), [name(3), name(1)]);
+        assert_eq!(
+            found.known[1].1.at,
+            at(2),
+            "by the last swap that replaced it"
+        );
+        assert_eq!(found.unknown, [name(4)]);
+        assert_eq!((found.is_withdrawn, found.keep(2)), (false, 2));
+    }
+
+    #[test]
+    fn of_a_withdrawn_target_none_is_kept_for_its_rank() {
+        let lines = || {
+            vec![
+                swap(None, Some(1)),
+                swap(Some(1), Some(2)),
+                swap(Some(2), None),
+            ]
+        };
+        let found = told(lines(), None, &[1, 2]);
+        assert_eq!(known(&found), [name(2), name(1)]);
+        assert_eq!((found.is_withdrawn, found.keep(2)), (true, 0));
+        let lines = [lines(), vec![swap(None, Some(3))]].concat();
+        assert_eq!(told(lines, Some(3), &[1, 2, 3]).keep(2), 2);
+    }
+
+    #[test]
+    fn what_a_pointer_named_that_was_changed_by_hand_is_not_removed() {
+        let lines = || vec![swap(None, Some(1)), swap(Some(1), Some(2))];
+        for current in [None, Some(7)] {
+            let found = told(lines(), current, &[1, 2]);
+            assert_eq!(known(&found), [name(1)]);
+            assert_eq!((found.unknown.len(), found.keep(2)), (0, 2));
+        }
+    }
+
+    #[test]
+    fn a_removal_is_told_of_once() {
+        let lines = vec![swap(None, Some(1)), swap(Some(1), Some(2)), removed(1)];
+        let found = told(lines, Some(2), &[1, 2]);
+        assert_eq!(known(&found), [name(1)]);
+        assert!(found.removed.contains(&name(1)));
+        // It has come back meanwhile.
+        let lines = vec![
+            swap(Some(1), Some(2)),
+            removed(1),
+            swap(Some(2), Some(1)),
+            swap(Some(1), Some(2)),
+        ];
+        assert!(!told(lines, Some(2), &[1, 2]).removed.contains(&name(1)));
+    }
+
+    #[test]
+    fn a_generation_that_was_superseded_in_1970_or_tomorrow_ages_by_the_clock_of_the_boot() {
+        for wall in [Moment::from_stat(7, 0), at(86_400)] {
+            let since = Since {
+                at: wall,
+                boot: Some(boot("this", DAY)),
+            };
+            for (hours, left) in [(0, 24), (23, 1), (24, 0), (25, 0)] {
+                let hour = Duration::from_secs(3_600);
+                let now = Now {
+                    at: at(0),
+                    boot: boot("this", DAY + hour * hours),
+                };
+                assert_eq!(since.remaining(DAY, &now), hour * left, "{wall} {hours}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_generation_goes_before_its_age(
+            superseded in 0_u64..200_000,
+            passed in 0_u64..200_000,
+            uptime in 0_u64..200_000,
+            min_age in 0_u64..200_000,
+            in_boot in 0..4,
+        ) {
+            let [passed, uptime, min_age] = [passed, uptime, min_age].map(Duration::from_secs);
+            let now = Now { at: at(superseded).later(passed), boot: boot("this", uptime) };
+            let of_boot = match in_boot {
+                0 => None,
+                1 => Some(boot("this", uptime.saturating_sub(passed))),
+                2 => Some(boot("other", Duration::from_secs(5))),
+                _ => Some(boot("", uptime.saturating_sub(passed))),
+            };
+            let left = Since { at: at(superseded), boot: of_boot }.remaining(min_age, &now);
+            let missing = |age| min_age.saturating_sub(age);
+            prop_assert!(left <= min_age);
+            match in_boot {
+                1 => prop_assert_eq!(left, missing(passed.min(uptime))),
+                // No later than by the wall clock, but for the minutes after the boot, and than by the
+                // time since that.
+                _ => {
+                    prop_assert!(left >= missing(passed.max(uptime)));
+                    prop_assert!(left <= missing(passed).max(AFTER_BOOT.saturating_sub(uptime)));
+                    let early = AFTER_BOOT.min(min_age).saturating_sub(uptime);
+                    prop_assert!(left >= early);
+                }
+            }
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod commands;
 mod crashes;
 mod filesystems;
 mod hardship;
+mod history;
 mod hooks;
 mod images;
 mod in_use;
@@ -51,6 +52,7 @@ fn main() {
         load::tests(),
         filesystems::tests(),
         hardship::tests(),
+        history::tests(),
         hooks::tests(),
         orders::tests(),
         commands::tests(),
