@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Trial;
+use rustix::process::{Signal, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
 use crate::lab::world::{
@@ -112,6 +113,11 @@ pub fn tests() -> Vec<Trial> {
             "a held drop is not swapped in sooner after a restart beyond max_delay",
             &[Needs::Failpoints],
             restarted_beyond_max_delay,
+        ),
+        test(
+            "a machine that comes back while a swap is announced is waited for",
+            &[Needs::Failpoints],
+            comes_back,
         ),
         test(
             "a generation is found by the beginning of its name and by its digest",
@@ -303,6 +309,17 @@ fn one_time(settings: &str) {
         });
         let at = assert_one_time(&world);
         assert!(at > last, "{line}");
+        let word = if *drop == "back" {
+            "rolled-back"
+        } else {
+            "published"
+        };
+        assert!(line.contains(&format!(" {word} target=")), "{line}");
+        let count = if *drop == "two" { 2 } else { 1 };
+        let figure = format!("outcomes_total{{outcome=\"{word}\",reason=\"\"}} {count}\n");
+        until("the outcome in the figures", || {
+            fs::read_to_string(&textfile).is_ok_and(|text| text.contains(&figure))
+        });
         if is_held {
             let before = i64::try_from(before.unwrap().as_micros()).unwrap();
             assert!(at >= before, "the swap was made later: {line}");
@@ -507,7 +524,8 @@ fn current_for_long() {
 }
 
 fn without_history() {
-    let world = World::with(&format!("{REST}[retention]\nmin_age = \"1h\"\nkeep = 1\n"));
+    // Shorter than any machine takes from its boot to this test.
+    let world = World::with(&format!("{REST}[retention]\nmin_age = \"2m\"\nkeep = 1\n"));
     let all = ["one", "two", "three"].map(|text| publish(&world, text));
     fs::remove_file(file(&world)).unwrap();
     let set_back = |name: &str, hours: u64| {
@@ -733,6 +751,46 @@ fn restarted_beyond_max_delay() {
         !log.contains("though machines use"),
         "no machine does:\n{log}"
     );
+}
+
+fn comes_back() {
+    let world = World::with(&format!("{KEEP_ALL}{QUIET}"));
+    let one = publish(&world, "one");
+    world.drop_image("rescue", SIBLING, &[("linux", b"rescue")]);
+    world.run_once();
+    let mut command = world.command(&["run"]);
+    command.env(FAILPOINT, "history:1:stop");
+    let mut daemon = Daemon::start(command);
+    world.drop_image("two", TARGET, &[("linux", b"two")]);
+    // The daemon stops itself when it is about to announce the swap.
+    let stopped = waitpid(Some(daemon.pid()), WaitOptions::UNTRACED).unwrap();
+    assert!(
+        stopped.is_some_and(|(_, status)| status.stopped()),
+        "{stopped:?}"
+    );
+    let linux = fs::File::open(world.published(TARGET).join("linux")).unwrap();
+    let reader = Command::new("sleep").arg("infinity").stdin(linux).spawn();
+    let reader = Ended(reader.unwrap());
+    daemon.signal(Signal::CONT);
+    // Others are swapped meanwhile, after a wait as long.
+    for name in ["rescue-1", "rescue-2"] {
+        world.drop_image(name, SIBLING, &[("linux", name.as_bytes())]);
+        daemon.wait_for_drop(name);
+    }
+    assert_eq!(shown(&world).as_deref(), Some("one"), "{world}");
+    assert_eq!(
+        events(&world).len(),
+        1,
+        "the announcement is taken back\n{world}"
+    );
+    drop(reader);
+    daemon.wait_for_drop("two");
+    let two = published(&world, "two");
+    let expected = [["published", "-", &one], ["published", &one, &two]];
+    assert_eq!(events(&world), expected.map(|it| it.map(String::from)));
+    let log = daemon.stop().join("\n");
+    assert!(!log.contains("though machines use"), "{log}");
+    world.assert_at_rest();
 }
 
 fn found_by_prefix() {
