@@ -9,6 +9,7 @@
 //!                     └─ pipeline: sync ▸ place ▸ sync ▸ swap ▸ sync ▸ outcome ▸ sync
 //!                        (one step at a time, for all drops: the pipeline has the Pointers)
 //! ```
+//! What may not be swapped yet is held after it was placed; its swap is announced, and synced, later.
 //! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
 //! pipeline, in which pointers are swapped, are made one after the other. While one runs, the next
 //! batch gathers: the more there is to do, the more drops share what a step costs.
