@@ -44,7 +44,8 @@
 //! - No path made of input: names are looked up beneath open folders, and only `sys` makes system
 //!   calls on names.
 //! - `spool` and `tree` know nothing of each other: they meet in `publisher`.
-//! - No `unsafe`. No `tokio` and no `anyhow` below `publisher`.
+//! - No `unsafe` but for one system call that no crate offers (`sys/lease.rs`).
+//! - No `tokio` and no `anyhow` below `publisher`.
 //!
 //! # Where to start
 //!
@@ -73,5 +74,5 @@ pub use listeners::BootConfigs;
 pub use log::MessageId;
 pub use settings::Settings;
 pub use spool::{Manifest, Outcome};
-pub use tree::{Changes, Head, Pointers, Record, Staging};
+pub use tree::{Catalog, Changes, Head, Pointers, Record, Staging};
 pub use words::Digest;

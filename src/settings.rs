@@ -12,7 +12,7 @@ use strum::VariantNames;
 use toml::de::DeValue;
 
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
 use crate::words::Verdict;
 
 /// Everything that an admin can set.
@@ -35,6 +35,8 @@ pub(crate) struct SpoolSettings {
     pub(crate) path: PathBuf,
     pub(crate) watch: WatchMode,
     pub(crate) rescan_interval: Duration,
+    /// So long nothing in a drop that is written in place has changed before it is taken.
+    pub(crate) settle: Duration,
     pub(crate) incomplete_timeout: Duration,
     pub(crate) keep_outcomes: Duration,
     pub(crate) keep_rejected: Duration,
@@ -158,6 +160,7 @@ impl Default for Settings {
                 path: "/var/spool/netboot-publisher".into(),
                 watch: WatchMode::Auto,
                 rescan_interval: Duration::from_secs(60),
+                settle: Duration::from_secs(5),
                 incomplete_timeout: Duration::from_secs(60 * 60),
                 keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
                 keep_rejected: Duration::from_secs(30 * 24 * 60 * 60),
@@ -224,6 +227,7 @@ impl Settings {
             table.set("path", &mut spool.path, path);
             table.set("watch", &mut spool.watch, word);
             table.set("rescan_interval", &mut spool.rescan_interval, interval);
+            table.set("settle", &mut spool.settle, duration);
             table.set(
                 "incomplete_timeout",
                 &mut spool.incomplete_timeout,
@@ -378,7 +382,7 @@ fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
 fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
-        let spool = spool.display();
+        let spool = quoted(&spool.to_string_lossy());
         return Err(format!("a path apart from `spool.path`, {spool}"));
     }
     Ok(tree)
@@ -388,7 +392,7 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
     match optional_path(value)? {
         Some(root) if !tree.starts_with(&root) => {
-            let tree = tree.display();
+            let tree = quoted(&tree.to_string_lossy());
             Err(format!("`tree.path`, {tree}, or a folder above it"))
         }
         root => Ok(root),
@@ -489,6 +493,7 @@ mod tests {
         "spool.keep_rejected",
         "spool.path",
         "spool.rescan_interval",
+        "spool.settle",
         "spool.watch",
         "swap.max_delay",
         "swap.quiet_period",
@@ -508,6 +513,7 @@ mod tests {
             path = "/s"
             watch = "poll"
             rescan_interval = "2s"
+            settle = "1500ms"
             incomplete_timeout = "3m"
             keep_outcomes = "4h"
             keep_rejected = "5d"
@@ -553,6 +559,7 @@ mod tests {
                 path: "/s".into(),
                 watch: WatchMode::Poll,
                 rescan_interval: Duration::from_secs(2),
+                settle: Duration::from_millis(1_500),
                 incomplete_timeout: Duration::from_secs(180),
                 keep_outcomes: Duration::from_secs(4 * 3600),
                 keep_rejected: Duration::from_secs(5 * 86400),
@@ -631,6 +638,87 @@ mod tests {
     }
 
     #[test]
+    fn values_at_the_edge_are_refused_or_taken() {
+        let hook =
+            |command: &str| format!("[[hook]]\non = [\"rejected\"]\ncommand = [{command}]\n");
+        let outputs = |one: &str, other: &str| {
+            let config = |output: &str| {
+                format!("[[boot_config]]\ntemplate = \"t\"\noutput = \"{output}\"\n")
+            };
+            config(one) + &config(other)
+        };
+        let age = |age: &str| format!("[retention]\nmin_age = \"{age}\"\n");
+        for (good, bad, problem) in [
+            (hook("\"/a\""), "hook = 3\n".to_string(), "invalid `hook`"),
+            (
+                "[spool]\npath = \".\"\n".to_string(),
+                "[spool]\npath = \"\"\n".to_string(),
+                "invalid `spool.path`",
+            ),
+            (
+                age("36500days"),
+                age("36501days"),
+                "invalid `retention.min_age`",
+            ),
+            (
+                hook(r#""/a", "b""#),
+                hook(r#""/a", "b\u0000""#),
+                "invalid `hook.command`",
+            ),
+            (
+                outputs("a", "b"),
+                outputs("a", "a"),
+                "invalid `boot_config.output`",
+            ),
+        ] {
+            assert!(Settings::parse("x.toml", &good).is_ok(), "{good}");
+            let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_stays() {
+        let running = Settings::default();
+        let other = "[spool]\npath = \"/a\"\nwatch = \"poll\"\nkeep_outcomes = \"1s\"\n\
+                     [tree]\npath = \"/b\"\nowner = \"c\"\ngroup = \"d\"\n\
+                     [log]\nformat = \"json\"\nlevel = \"debug\"\n";
+        let other = Settings::parse("x.toml", other).unwrap();
+        let (taken, later) = other.beside(&running);
+        let named = [
+            "spool.path",
+            "spool.watch",
+            "tree.path",
+            "tree.owner",
+            "tree.group",
+            "log.format",
+        ];
+        assert_eq!(later, named);
+        let mut expected = running.clone();
+        expected.spool.keep_outcomes = Duration::from_secs(1);
+        expected.log.level = LogLevel::Debug;
+        assert_eq!(taken, expected);
+        assert_eq!(taken.clone().beside(&running), (taken, Vec::new()));
+    }
+
+    #[test]
+    fn what_a_complaint_says_of_another_value_is_escaped_and_short() {
+        let long = format!("/\\u001b[2J{}", "x".repeat(10_000));
+        let bad = format!(
+            "[spool]\npath = \"{long}\"\n[tree]\npath = \"{long}/y\"\n[tftp]\nroot = \"/z\"\n"
+        );
+        let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+        assert!(
+            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains('\u{1b}') && shown.len() < 5_000,
+            "{shown:?}"
+        );
+    }
+
+    #[test]
     fn every_error_in_tables_of_an_array_is_reported_at_once() {
         let bad = "\
 [tftp]
@@ -654,7 +742,7 @@ error: invalid `tftp.root`
  --> config.toml:2:8
   |
 2 | root = \"/srv/other\"
-  |        ^^^^^^^^^^^^ expected `tree.path`, /srv/tftp/netboot, or a folder above it
+  |        ^^^^^^^^^^^^ expected `tree.path`, `/srv/tftp/netboot`, or a folder above it
 
 error: invalid `boot_config.output`
  --> config.toml:5:10
@@ -738,7 +826,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, /srv
+  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
 
 error: invalid `limits.max_files`
  --> config.toml:9:13

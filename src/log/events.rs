@@ -48,6 +48,9 @@ pub enum MessageId {
     /// No event tells of new drops: they are found by the rescans.
     #[strum(to_string = "80ebef60521345b7be6fc87893559d93")]
     NoEvents,
+    /// Somebody has set the machine's clock.
+    #[strum(to_string = "c3b2f6a1e07d4d52a0d3c5f9be7a1864")]
+    ClockSet,
     /// A changed image was swapped in though machines may still be using the one before.
     #[strum(to_string = "6dcb2e3eff7f4920b949716c6b102da6")]
     SwapDelayed,

@@ -2,6 +2,7 @@
 //! and rejected drops that were kept long enough. Nobody waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -94,6 +95,25 @@ impl Cleanup {
         Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
     }
 
+    /// Drops that were put away; what could not be is tried again. Returns the claim names of those
+    /// that are gone.
+    pub(super) fn take_put_away(
+        &mut self,
+        drops: Vec<PutAway>,
+        troubles: &mut Troubles,
+    ) -> Vec<Arc<str>> {
+        let mut gone = Vec::new();
+        for (put_away, drop) in drops {
+            if let Err(failure) = put_away {
+                troubles.meet(&drop.claim_name, &failure.into());
+                self.stuck.push(drop);
+            } else {
+                gone.push(drop.claim_name);
+            }
+        }
+        gone
+    }
+
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
     /// due. A target has to wait while a drop for it is on its way, which may be about to use an
     /// older generation again. [`Cleanup::take_vacuumed`] ends this.
@@ -177,7 +197,9 @@ impl Cleanup {
                 troubles.is_cleared(Troubles::SPOOL);
                 // What comes later than now goes later than this.
                 let kept = settings.keep_outcomes.min(settings.keep_rejected);
-                next.map_or(now + kept, instant).max(soonest)
+                let later = now + kept;
+                next.map_or(later, |next| instant(next).min(later))
+                    .max(soonest)
             }
             Err(failure) => {
                 troubles.meet_leftover(Troubles::SPOOL, &failure.into());

@@ -6,10 +6,11 @@
 //! All of this may run side by side for several drops: machines see nothing of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::decision::{Decided, Decision, Postponed, Request};
-use super::queue::{MAX_LISTED, Next};
+use super::looks::Next;
+use super::queue::MAX_LISTED;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
@@ -23,7 +24,11 @@ const HEAVY: u64 = 64 << 20;
 /// What a file of an image costs besides its bytes, about.
 const FILE: u64 = 16 << 10;
 
-/// What a look into drops has shown, and the drops that there was no room for.
+/// Looks into one importer's drops take no longer, but for the last of them: then it is another's
+/// turn.
+const TURN: Duration = Duration::from_millis(50);
+
+/// What looks into drops have shown, and the drops that there was no room or no time for.
 pub(super) type PeekedDrops = (Vec<(Next, Result<Peeked, Fault>)>, Vec<Next>);
 
 /// How far a drop has come that was begun, with the target whose line it is the head of.
@@ -89,18 +94,23 @@ impl Checked {
 }
 
 impl Workshop {
-    /// Reads the manifests of drops, in their order, as long as there is room for them.
+    /// Looks into drops, in their order, as long as there is room for their manifests, and time.
     pub(super) fn peek(&self, drops: Vec<Next>) -> PeekedDrops {
-        let mut rest = drops.into_iter();
+        let (began, mut rest) = (Instant::now(), drops.into_iter());
         let (mut peeked, mut listed) = (Vec::new(), 0);
         while listed < MAX_LISTED
+            && began.elapsed() < TURN
             && let Some(next) = rest.next()
         {
-            let peek = self.spool.peek(next.0.clone(), &self.settings.spool);
+            let peek = self.spool.peek(next.0.clone(), &self.settings);
             if let Ok(Peeked::Ready(ready)) = &peek {
                 listed += ready.listed();
             }
+            let holds_up = matches!(&peek, Ok(Peeked::Waits(seen)) if seen.holds_up());
             peeked.push((next, peek));
+            if holds_up {
+                break;
+            }
         }
         (peeked, rest.collect())
     }
@@ -127,9 +137,9 @@ impl Workshop {
             Heavy::Checked(checked) => return self.decide(*checked),
             Heavy::Seen(seen) => seen,
         };
-        let ready = match self.spool.peek(seen.clone(), &self.settings.spool) {
+        let ready = match self.spool.peek(seen.clone(), &self.settings) {
             Ok(Peeked::Ready(ready)) => ready,
-            Ok(Peeked::Incomplete | Peeked::Gone) => {
+            Ok(Peeked::Waits(_) | Peeked::Gone) => {
                 return Ok(Begun::Gone(Arc::clone(seen.claim_name())));
             }
             Err(fault) => return Err(Postponed::new(seen, fault)),

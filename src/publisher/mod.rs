@@ -20,6 +20,7 @@
 mod cleanup;
 mod decide;
 mod decision;
+mod looks;
 mod orders;
 mod pipeline;
 mod publication;
@@ -45,8 +46,9 @@ use tokio_util::sync::CancellationToken;
 use self::cleanup::{Cleanup, PutAway, Vacuumed};
 use self::decide::{Begun, BegunDrop, Heavy, PeekedDrops};
 use self::decision::Postponed;
+use self::looks::Next;
 use self::pipeline::{Pipeline, Stepped, Written};
-use self::queue::{Next, Queue};
+use self::queue::Queue;
 use self::recovery::recover;
 use self::scanner::Scanner;
 use self::steps::Steps;
@@ -81,11 +83,12 @@ pub(crate) struct Publisher {
 /// A piece of work that has ended.
 enum Done {
     Scanned(Result<Scan, Failure>),
-    Peeked(PeekedDrops),
+    /// For an importer.
+    Peeked((PeekedDrops, u32)),
     /// In a light lane.
     Begun(Vec<BegunDrop>),
     /// In a heavy lane.
-    BegunHeavy((Result<Begun, Postponed>, Target)),
+    BegunHeavy((Result<Begun, Postponed>, Target, u32)),
     Stepped((Pipeline, Stepped)),
     Vacuumed(Vacuumed),
     Expired(Result<Option<Moment>, Failure>),
@@ -138,12 +141,14 @@ impl Publisher {
         let mut watchdog = Watchdog::of_this_process();
         loop {
             failpoint("publisher", "publishing from", "the spool")?;
+            self.report.look_at_clock();
             let fed_until = watchdog.as_mut().map(|it| Instant::from_std(it.feed()));
             self.hand_out();
             let (waiting, held) = (self.queue.waiting(), self.steps.held());
+            self.report.doing.incomplete = self.queue.incomplete();
             self.report.show(waiting, held, self.troubles.count());
             if self.once && self.is_idle() {
-                return self.all_finished();
+                return all_finished(self.queue.postponed() + self.cleanup.stuck.len());
             }
             let wake_up = self.wake_up(fed_until);
             tokio::select! {
@@ -183,14 +188,15 @@ impl Publisher {
         ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
-    /// Work that begins from now on goes on with the new settings.
+    /// Work that begins from now on goes on with the new settings, and so does every drop that comes
+    /// after systemd was told.
     fn take_settings(&mut self) {
         let settings = Arc::clone(&self.changes.borrow_and_update());
         let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
-        self.scanner.is_wanted = true;
         Arc::make_mut(&mut self.shop).settings = settings;
+        self.scanner.begin_anew();
     }
 
     /// Begins whatever can be begun.
@@ -203,12 +209,14 @@ impl Publisher {
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
         self.begin(scan, Done::Scanned);
         while let Some((seen, target)) = self.queue.next_heavy() {
-            self.begin_heavy(Heavy::Seen(seen), target);
+            let owner = seen.owner;
+            self.begin_heavy(Heavy::Seen(seen), target, owner);
         }
         // So that the targets of the next drops are known.
-        let drops = self.queue.next_to_peek();
-        let peek = drops.map(|drops| |shop: &Workshop| shop.peek(drops));
-        self.begin(peek, Done::Peeked);
+        while let Some((owner, drops)) = self.queue.next_to_peek() {
+            let peek = move |shop: &Workshop| (shop.peek(drops), owner);
+            self.begin(Some(peek), Done::Peeked);
+        }
         // A step makes room for what comes next.
         if !self.begin_step(self.queue.is_busy()) {
             let vacuum = self.cleanup.begin_vacuum(&mut self.steps, &self.queue);
@@ -236,10 +244,11 @@ impl Publisher {
         true
     }
 
-    /// Hands a drop for `target` to a heavy lane, which the queue counts as taken already.
-    fn begin_heavy(&mut self, heavy: Heavy, target: Target) {
+    /// Hands a drop of the user `owner` for `target` to a heavy lane, which the queue counts as taken
+    /// already.
+    fn begin_heavy(&mut self, heavy: Heavy, target: Target, owner: u32) {
         self.report.doing.begin(&target, &self.shop.progress);
-        let work = |shop: &Workshop| (shop.begin_heavy(heavy, &target), target);
+        let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, owner);
         self.begin(Some(work), Done::BegunHeavy);
     }
 
@@ -259,8 +268,8 @@ impl Publisher {
     fn take(&mut self, ended: Result<Done, JoinError>) -> anyhow::Result<()> {
         match ended.context(BROKE_OFF)? {
             Done::Scanned(scan) => self.take_scan(scan)?,
-            Done::Peeked((drops, rest)) => {
-                self.queue.end_peeking(rest);
+            Done::Peeked(((drops, rest), owner)) => {
+                self.queue.end_peeking(owner, rest);
                 for (next, peeked) in drops {
                     self.take_peeked(next, peeked);
                 }
@@ -271,8 +280,8 @@ impl Publisher {
                     self.take_begun(drop);
                 }
             }
-            Done::BegunHeavy((begun, target)) => {
-                self.queue.leave_heavy_lane();
+            Done::BegunHeavy((begun, target, owner)) => {
+                self.queue.leave_heavy_lane(owner);
                 self.report.doing.end(&target);
                 self.take_begun((Some(target), begun));
             }
@@ -288,13 +297,8 @@ impl Publisher {
                 self.cleanup.take_expired(next, settings, troubles);
             }
             Done::PutAway(drops) => {
-                for (put_away, drop) in drops {
-                    if let Err(failure) = put_away {
-                        self.troubles.meet(&drop.claim_name, &failure.into());
-                        self.cleanup.stuck.push(drop);
-                    } else {
-                        self.let_go(&drop.claim_name);
-                    }
+                for gone in self.cleanup.take_put_away(drops, &mut self.troubles) {
+                    self.let_go(&gone);
                 }
             }
         }
@@ -305,11 +309,10 @@ impl Publisher {
         match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
-                let looks_again = self.queue.take_found(scan.complete, &scan.known);
+                let looks_again = self.queue.take_found(scan.found, &scan.known);
                 self.scanner.is_wanted |= looks_again;
                 let doing = &mut self.report.doing;
                 doing.scans += 1;
-                doing.incomplete = scan.incomplete.len();
                 doing.oldest = self.queue.oldest();
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
@@ -323,7 +326,8 @@ impl Publisher {
     fn take_peeked(&mut self, (seen, line): Next, peeked: Result<Peeked, Fault>) {
         match peeked {
             Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
-            Ok(Peeked::Incomplete | Peeked::Gone) => self.take_gone(seen.claim_name(), line),
+            Ok(Peeked::Waits(seen)) => self.queue.take_waiting(seen, line),
+            Ok(Peeked::Gone) => self.take_gone(seen.claim_name(), line),
             Err(fault) => self.postpone(Postponed { seen, fault }, line),
         }
     }
@@ -334,8 +338,9 @@ impl Publisher {
             Ok(Begun::Heavy(checked)) => {
                 let target = checked.target().clone();
                 let seen = checked.claimed.again();
+                let owner = seen.owner;
                 if self.queue.enter_heavy_lane(seen, &target) {
-                    self.begin_heavy(Heavy::Checked(checked), target);
+                    self.begin_heavy(Heavy::Checked(checked), target, owner);
                 }
             }
             Ok(Begun::Decided(decided)) => {
@@ -400,25 +405,34 @@ impl Publisher {
     /// no say in it: it would wake the task again and again.
     fn wake_up(&self, fed_until: Option<Instant>) -> Instant {
         let far = Instant::now() + self.shop.settings.spool.rescan_interval;
-        let scan = self.scanner.wake_up().filter(|_| !self.queue.is_long());
+        let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
         let (step, retry) = (self.steps.wake_up(), self.troubles.next);
-        let all = [fed_until, scan, step, cleanup, retry];
+        let all = [
+            fed_until,
+            scan,
+            self.queue.next_look(),
+            step,
+            cleanup,
+            retry,
+        ];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
-        let waits = self.scanner.is_pending() || self.steps.held() > 0;
+        let is_pending = self.scanner.is_pending() || self.queue.is_settling();
+        let waits = is_pending || self.steps.held() > 0;
         self.work.is_empty() && self.steps.is_idle() && !waits
     }
+}
 
-    fn all_finished(&self) -> anyhow::Result<()> {
-        let left = self.queue.postponed() + self.cleanup.stuck.len();
-        anyhow::ensure!(
-            left == 0,
-            "{left} drops could not be finished; they stay in the spool"
-        );
-        Ok(())
-    }
+/// # Errors
+/// When drops are left, so many, that could not be finished.
+fn all_finished(left: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        left == 0,
+        "{left} drops could not be finished; they stay in the spool"
+    );
+    Ok(())
 }

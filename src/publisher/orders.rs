@@ -96,7 +96,7 @@ impl Request<'_> {
             Current::Nothing => Change::Make,
             Current::Plain(_) => return Err(self.occupied()),
         };
-        let image = Image::read(kept.dir, Some(staging.ownership()))?;
+        let image = Image::read(kept.dir, record.head.owner_now(Some(staging.ownership())))?;
         let digest = &record.head.digest;
         if !image.is_sound() || image.hash(&self.shop.progress)?.digest() != *digest {
             let name = kept.name;

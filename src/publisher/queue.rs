@@ -7,12 +7,17 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::looks::{Looks, Next};
 use crate::spool::{Leaving, Ready, Seen};
 use crate::sys::processors;
 use crate::words::{Moment, Target};
 
-/// Heavy drops at a time. A second, so that one endless drop holds up no other either.
-const HEAVY_LANES: usize = 2;
+/// Heavy drops at a time, and of one importer: a second, so that one endless drop holds up no other
+/// of that importer either.
+const HEAVY_LANES: usize = 3;
+const HEAVY_LANES_OF_ONE: usize = 2;
 
 /// Manifests read ahead of the work.
 const AHEAD: usize = 128;
@@ -31,18 +36,16 @@ pub(super) struct Queue {
     on_their_way: HashMap<Arc<str>, OnItsWay>,
     /// How many of them have their outcome.
     settled: usize,
-    /// Drops whose manifest was not read yet, in order.
-    seen: VecDeque<Seen>,
-    /// Heads of a line that may go on.
-    recalled: VecDeque<(Seen, Target)>,
+    /// Drops that are to be looked into, and those that are not whole.
+    looks: Looks,
     /// For each target that is being worked on, the drops that come after.
     lines: HashMap<Target, VecDeque<Seen>>,
     ready: VecDeque<Ready>,
     /// Heads of a line that are heavy, and wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
-    is_peeking: bool,
     busy_light_lanes: usize,
-    busy_heavy_lanes: usize,
+    /// The importers whose heavy drops are being worked on.
+    busy_heavy_lanes: Vec<u32>,
     /// Drops that could not be worked on, and wait for the next try.
     postponed: Vec<Next>,
 }
@@ -60,9 +63,6 @@ struct OnItsWay {
     another_waits: bool,
 }
 
-/// A drop whose manifest is to be read; with its target where it is the head of that line already.
-pub(super) type Next = (Seen, Option<Target>);
-
 impl Queue {
     /// A queue of what a daemon that ended had claimed: drops to be worked on, and to be put away.
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
@@ -74,7 +74,9 @@ impl Queue {
             queue.set_out(&drop.claim_name, Moment::now(), true);
             queue.settle(&drop.claim_name, None);
         }
-        queue.seen = claimed.into();
+        for seen in claimed {
+            queue.looks.add(seen);
+        }
         queue
     }
 
@@ -96,7 +98,7 @@ impl Queue {
 
     /// Whether the known backlog is so long that another scan can wait: what is new comes after it.
     pub(super) fn is_long(&self) -> bool {
-        self.seen.len() >= AHEAD
+        self.looks.due() >= AHEAD
     }
 
     /// Whether a drop for `target` is on its way.
@@ -104,15 +106,32 @@ impl Queue {
         self.lines.contains_key(target)
     }
 
-    /// How many drops are known that have no outcome yet.
+    /// How many drops are known that have no outcome yet, without those that are not whole.
     pub(super) fn waiting(&self) -> usize {
-        self.on_their_way.len() - self.settled
+        self.on_their_way.len() - self.settled - self.looks.waiting()
+    }
+
+    /// How many drops are not whole.
+    pub(super) fn incomplete(&self) -> usize {
+        self.looks.waiting()
+    }
+
+    /// Whether a drop waits for nothing but that nobody changes it for a while.
+    pub(super) fn is_settling(&self) -> bool {
+        self.looks.is_settling()
+    }
+
+    /// When a drop that waits is to be looked into.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.looks.next_due()
     }
 
     /// Since when the first of those is complete.
     pub(super) fn oldest(&self) -> Option<Moment> {
-        let waiting = self.on_their_way.values().filter(|drop| !drop.is_settled);
-        waiting.map(|drop| drop.since).min()
+        let waits = |name: &str, drop: &OnItsWay| drop.is_settled || self.looks.is_waiting(name);
+        let waiting = self.on_their_way.iter();
+        let waiting = waiting.filter(|(name, drop)| !waits(name, drop));
+        waiting.map(|(_, drop)| drop.since).min()
     }
 
     /// How many drops wait for the next try.
@@ -122,9 +141,16 @@ impl Queue {
 
     /// Takes up what a scan has found; `known` are names that it has met again. Returns whether it is to
     /// look again: the drop that one of these names was known by has gone since it began.
-    pub(super) fn take_found(&mut self, found: Vec<Seen>, known: &[Arc<str>]) -> bool {
+    pub(super) fn take_found(
+        &mut self,
+        found: Vec<Seen>,
+        known: &[(Arc<str>, Option<u64>)],
+    ) -> bool {
         let mut is_one_missed = false;
-        for claim_name in known {
+        for (claim_name, arrival) in known {
+            if let Some(arrival) = arrival {
+                self.looks.hear_of_rename(claim_name, *arrival);
+            }
             match self.on_their_way.get_mut(claim_name) {
                 Some(drop) => drop.another_waits = drop.is_claimed,
                 None => is_one_missed = true,
@@ -134,42 +160,32 @@ impl Queue {
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
                 self.set_out(seen.claim_name(), seen.completed, false);
-                self.seen.push_back(seen);
+                self.looks.add(seen);
             }
         }
         is_one_missed
     }
 
-    /// The next drops whose manifest is to be read, unless others are being read. What is read is to
-    /// be given to [`Queue::take_ready`], and its end told by [`Queue::end_peeking`].
-    pub(super) fn next_to_peek(&mut self) -> Option<Vec<Next>> {
+    /// The next drops that are to be looked into, all of the importer that they come with, unless
+    /// enough was. What was found is to be given to [`Queue::take_ready`] or [`Queue::take_waiting`],
+    /// and the end told by [`Queue::end_peeking`].
+    pub(super) fn next_to_peek(&mut self) -> Option<(u32, Vec<Next>)> {
         let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.is_peeking || self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
+        if self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
             return None;
         }
-        let recalled = self.recalled.drain(..);
-        let mut drops: Vec<_> = recalled.map(|(seen, line)| (seen, Some(line))).collect();
-        let others = self.seen.len().min(AHEAD);
-        drops.extend(self.seen.drain(..others).map(|seen| (seen, None)));
-        self.is_peeking = !drops.is_empty();
-        self.is_peeking.then_some(drops)
+        self.looks.next()
     }
 
-    /// No manifests are being read any more; these drops were left over.
-    pub(super) fn end_peeking(&mut self, rest: Vec<Next>) {
-        self.is_peeking = false;
-        self.take_back(rest);
+    /// No drops of this importer are being looked into any more; these were left over.
+    pub(super) fn end_peeking(&mut self, owner: u32, rest: Vec<Next>) {
+        self.looks.end(owner, rest);
     }
 
-    /// Drops whose manifest is to be read again come before all others, in their order.
-    fn take_back(&mut self, drops: Vec<Next>) {
-        // From the last to the first, each to the front: the first is first again.
-        for (seen, line) in drops.into_iter().rev() {
-            match line {
-                Some(target) => self.recalled.push_front((seen, target)),
-                None => self.seen.push_front(seen),
-            }
-        }
+    /// A drop is not whole, and waits. `line`: the drop was the head of that one.
+    pub(super) fn take_waiting(&mut self, seen: Seen, line: Option<Target>) {
+        self.looks.wait(seen);
+        self.advance(line);
     }
 
     /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head
@@ -227,9 +243,13 @@ impl Queue {
     /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what was
     /// opened of it is to be closed: many may wait.
     pub(super) fn enter_heavy_lane(&mut self, seen: Seen, target: &Target) -> bool {
-        let is_free = self.busy_heavy_lanes < HEAVY_LANES && self.heavy.is_empty();
+        let is_first = self
+            .heavy
+            .iter()
+            .all(|(other, _)| other.owner != seen.owner);
+        let is_free = is_first && self.may_be_heavy(seen.owner);
         if is_free {
-            self.busy_heavy_lanes += 1;
+            self.busy_heavy_lanes.push(seen.owner);
         } else {
             self.heavy.push_back((seen, target.clone()));
         }
@@ -238,24 +258,33 @@ impl Queue {
 
     /// The next heavy drop that waited for its lane, if that is free now.
     pub(super) fn next_heavy(&mut self) -> Option<(Seen, Target)> {
-        if self.busy_heavy_lanes >= HEAVY_LANES {
-            return None;
-        }
-        let next = self.heavy.pop_front()?;
-        self.busy_heavy_lanes += 1;
+        let mut heavy = self.heavy.iter();
+        let next = heavy.position(|(seen, _)| self.may_be_heavy(seen.owner))?;
+        let next = self.heavy.remove(next)?;
+        self.busy_heavy_lanes.push(next.0.owner);
         Some(next)
     }
 
-    /// A heavy lane is free again.
-    pub(super) fn leave_heavy_lane(&mut self) {
-        self.busy_heavy_lanes -= 1;
+    /// Whether there is a lane for a heavy drop of this importer.
+    fn may_be_heavy(&self, owner: u32) -> bool {
+        let lanes = &self.busy_heavy_lanes;
+        let own = lanes.iter().filter(|other| **other == owner).count();
+        lanes.len() < HEAVY_LANES && own < HEAVY_LANES_OF_ONE
+    }
+
+    /// A heavy lane, which a drop of this importer had, is free again.
+    pub(super) fn leave_heavy_lane(&mut self, owner: u32) {
+        let mut lanes = self.busy_heavy_lanes.iter();
+        if let Some(lane) = lanes.position(|other| *other == owner) {
+            self.busy_heavy_lanes.swap_remove(lane);
+        }
     }
 
     /// The target of a line is free: the next drop in its line may go on.
     pub(super) fn advance(&mut self, line: Option<Target>) {
         let Some(target) = line else { return };
         match self.lines.get_mut(&target).map(VecDeque::pop_front) {
-            Some(Some(next)) => self.recalled.push_back((next, target)),
+            Some(Some(next)) => self.looks.take_back(vec![(next, Some(target))]),
             Some(None) => drop(self.lines.remove(&target)),
             None => {}
         }
@@ -291,7 +320,7 @@ impl Queue {
     /// Drops that had to wait are tried again.
     pub(super) fn retry_postponed(&mut self) {
         let postponed = std::mem::take(&mut self.postponed);
-        self.take_back(postponed);
+        self.looks.take_back(postponed);
     }
 }
 
@@ -311,6 +340,7 @@ mod tests {
 
     const NAMES: usize = 8;
     const TARGETS: usize = 4;
+    const IMPORTERS: usize = 3;
 
     /// What the publisher does with its queue, and what happens outside.
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -354,6 +384,8 @@ mod tests {
         IsGone,
         /// The drop's importer has put something else in its place.
         IsReplaced,
+        /// The drop is not whole.
+        IsIncomplete,
     }
 
     #[derive(Debug)]
@@ -382,7 +414,8 @@ mod tests {
         /// The drops in `incoming/`.
         incoming: Vec<usize>,
         scan: Option<(Vec<usize>, HashSet<Arc<str>>)>,
-        peek: Option<Vec<Next>>,
+        /// Looks at an importer's drops, each with the count when it began.
+        peeks: Vec<(u32, Vec<Next>, usize)>,
         light: Vec<Vec<Ready>>,
         heavy: Vec<(usize, Target)>,
         decided: Vec<(usize, Option<Target>)>,
@@ -392,7 +425,6 @@ mod tests {
         met: HashSet<Arc<str>>,
         /// How many were found, and put in line.
         count: usize,
-        last_read: usize,
         /// The drop that each target is taken by.
         on_the_way: HashMap<Target, usize>,
         last_begun: HashMap<Target, usize>,
@@ -408,6 +440,7 @@ mod tests {
             13 => Fate::Waits,
             14 => Fate::IsGone,
             15 => Fate::IsReplaced,
+            12 => Fate::IsIncomplete,
             _ => Fate::GoesOn,
         }
     }
@@ -440,9 +473,14 @@ mod tests {
                 }
                 Event::EndScan => self.end_scan(),
                 Event::BeginPeek => {
-                    if let Some(drops) = self.queue.next_to_peek() {
-                        let before = self.peek.replace(drops);
-                        assert!(before.is_none(), "manifests are read twice at a time");
+                    if let Some((owner, drops)) = self.queue.next_to_peek() {
+                        assert!(!drops.is_empty(), "nothing is read");
+                        let mut others = self.peeks.iter();
+                        let is_alone = others.all(|(other, ..)| *other != owner);
+                        assert!(is_alone, "two looks at drops of one importer");
+                        assert!(drops.iter().all(|(seen, _)| seen.owner == owner));
+                        let count = self.count();
+                        self.peeks.push((owner, drops, count));
                     }
                 }
                 Event::EndPeek => self.end_peek(pick),
@@ -470,7 +508,7 @@ mod tests {
                 }
                 Event::EndHeavy => {
                     if let Some((number, target)) = take_one(&mut self.heavy, pick) {
-                        self.queue.leave_heavy_lane();
+                        self.queue.leave_heavy_lane(self.drops[number].seen.owner);
                         self.end(number, Some(&target), pick, true);
                     }
                 }
@@ -489,8 +527,9 @@ mod tests {
             let number = self.drops.len();
             let completed = Moment::from_stat(1_795_364_100 + i64::try_from(number).unwrap(), 0);
             let of = pick / NAMES % (TARGETS + 1);
+            let owner = u32::try_from(pick % IMPORTERS).unwrap();
             self.drops.push(Drop {
-                seen: Seen::for_test(&name, completed),
+                seen: Seen::for_test(&name, owner, completed),
                 target: (of < TARGETS).then(|| target(of)),
                 is_heavy: pick / 64 % 2 == 1,
                 found: 0,
@@ -518,12 +557,13 @@ mod tests {
             }
             let seen = found.iter().map(|number| self.drops[*number].seen.clone());
             let is_one_gone = met.iter().any(|name| !known.contains(name));
+            let met: Vec<_> = met.into_iter().map(|name| (name, None)).collect();
             let looks_again = self.queue.take_found(seen.collect(), &met);
             assert_eq!(looks_again, is_one_gone, "a name that has gone since");
         }
 
         fn end_peek(&mut self, pick: usize) {
-            let Some(mut drops) = self.peek.take() else {
+            let Some((owner, mut drops, began)) = take_one(&mut self.peeks, pick) else {
                 return;
             };
             let read = if pick == 0 {
@@ -532,12 +572,17 @@ mod tests {
                 pick % (drops.len() + 1)
             };
             let rest = drops.split_off(read);
-            self.queue.end_peeking(rest);
+            self.queue.end_peeking(owner, rest);
             for (seen, line) in drops {
                 let number = self.number(&seen);
                 let is_incoming = self.incoming.contains(&number);
                 match fate(pick, number) {
                     Fate::Waits => self.postpone(number, line),
+                    Fate::IsIncomplete if is_incoming => {
+                        self.free(number, line.as_ref());
+                        self.drops[number].is_late = true;
+                        self.queue.take_waiting(seen.waiting_for_test(), line);
+                    }
                     Fate::IsGone => {
                         self.incoming.retain(|other| *other != number);
                         self.go(number, line);
@@ -546,23 +591,34 @@ mod tests {
                         if fate == Fate::IsReplaced && is_incoming {
                             self.drops[number].target = Some(target(pick % TARGETS));
                         }
+                        self.check_order(number, line.is_some(), began);
                         self.line_up(number, line);
                     }
                 }
             }
         }
 
+        /// Of an importer's drops the one that became whole first is read first.
+        fn check_order(&self, number: usize, is_head: bool, began: usize) {
+            let this = &self.drops[number];
+            let is_before = |other: &Drop| {
+                let is_known = 0 < other.found && other.found < began;
+                let is_read = other.lined_up > 0 || other.is_late || other.is_through;
+                let is_own = other.seen.owner == this.seen.owner;
+                is_own && is_known && !is_read && other.seen.completed < this.seen.completed
+            };
+            let before = self.drops.iter().find(|other| is_before(other));
+            let is_free = is_head || this.is_late;
+            assert!(
+                is_free || before.is_none(),
+                "{before:?} comes before {this:?}"
+            );
+        }
+
         fn line_up(&mut self, number: usize, line: Option<Target>) {
             let place = self.count();
             let drop = &mut self.drops[number];
-            if line.is_none() && !drop.is_late {
-                assert!(
-                    drop.found > self.last_read,
-                    "{number} was not read in its order"
-                );
-                self.last_read = drop.found;
-            }
-            if line != drop.target {
+            if line.is_none() || line != drop.target {
                 drop.lined_up = place;
                 self.free(number, line.as_ref());
             }
@@ -593,6 +649,9 @@ mod tests {
             assert_eq!(self.on_the_way.get(&target), Some(&number));
             self.heavy.push((number, target));
             assert!(self.heavy.len() <= HEAVY_LANES, "too many heavy drops");
+            let owner = |number: usize| self.drops[number].seen.owner;
+            let same = self.heavy.iter().filter(|it| owner(it.0) == owner(number));
+            assert!(same.count() <= HEAVY_LANES_OF_ONE, "of one importer");
         }
 
         /// The work on a drop, which is the head of `line`, has ended.
@@ -605,7 +664,7 @@ mod tests {
                         self.begin_heavy(number, target.clone());
                     }
                 }
-                (Fate::GoesOn, _) => self.decided.push((number, line)),
+                (Fate::GoesOn | Fate::IsIncomplete, _) => self.decided.push((number, line)),
                 (Fate::Waits, _) => self.postpone(number, line),
                 (Fate::IsGone, _) => self.go(number, line),
                 (Fate::IsReplaced, _) => {
@@ -668,7 +727,11 @@ mod tests {
             }
             let left: Vec<_> = self.drops.iter().filter(|drop| !drop.is_through).collect();
             assert!(left.is_empty(), "not settled: {left:?}");
-            let left = format!("{:?}", self.queue);
+            // Whose turn was last stays known.
+            let mut left = format!("{:?}", self.queue);
+            for owner in 0..IMPORTERS {
+                left = left.replace(&format!("last: {owner}"), "last: 0");
+            }
             assert_eq!(left, format!("{:?}", Queue::default()), "left in the queue");
         }
     }

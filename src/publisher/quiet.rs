@@ -90,11 +90,11 @@ impl Held {
 
     /// The last look before a swap, as close to it as can be: machines may have come back.
     pub(super) fn look_again(mut self, tree: &Tree, lookout: &Lookout) -> Look {
-        lookout.look();
-        let is_open = self.is_quiet() && self.is_open(tree, lookout);
-        // To look for open files takes a while.
-        lookout.look();
-        if self.is_quiet() && !is_open {
+        let (is_quiet, is_open) = match &self.watched {
+            Some(watched) => lookout.look_closely(watched, || self.is_open(tree, lookout)),
+            None => (true, false),
+        };
+        if is_quiet {
             Look::Quiet(self)
         } else if self.is_overdue() {
             Look::Overdue(self)

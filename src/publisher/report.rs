@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use crate::log::MessageId;
 use crate::spool::Outcome;
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::words::{Moment, Target, Verdict};
+use crate::words::{ClockSteps, Moment, Target, Verdict};
 
 /// What became of one drop.
 #[derive(Debug)]
@@ -150,6 +150,7 @@ pub(crate) struct Report {
     shown: watch::Sender<Activity>,
     /// Targets that have a current generation.
     pub(super) targets: HashSet<Target>,
+    clock: ClockSteps,
 }
 
 impl Report {
@@ -172,6 +173,15 @@ impl Report {
             let doing = &mut self.doing;
             doing.last_published = doing.last_published.max(swapped_at);
             self.targets.insert(target.clone());
+        }
+    }
+
+    /// Says so when somebody has set the clock: the times in log and outcomes don't follow from each
+    /// other then.
+    pub(super) fn look_at_clock(&mut self) {
+        if let Some(step) = self.clock.take(Moment::now(), Instant::now()) {
+            let message_id = MessageId::ClockSet;
+            tracing::warn!(%message_id, "the clock was set {step}; going on by the monotonic clock");
         }
     }
 

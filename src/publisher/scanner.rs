@@ -1,30 +1,36 @@
-//! When the spool is looked at: at the start, when an event says so, when a drop may have become
-//! complete, and now and then in any case.
+//! When the spool is looked at: at the start, when an event says so, and now and then in any case.
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::queue::Queue;
-use super::troubles::instant;
 use super::workshop::Workshop;
 use crate::settings::{SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
-use crate::sys::Failure;
-use crate::words::Moment;
+use crate::sys::{Failure, tell_systemd};
+
+/// Looks at the spool take one in so many parts of the time at most: many names may be there.
+const SHARE: u32 = 10;
 
 /// Looks at the spool.
 pub(super) struct Scanner {
     watch: Watch,
     /// Rings when an event is a reason to look.
     bell: Arc<Notify>,
-    is_scanning: bool,
+    /// When the look began that is under way.
+    began: Option<Instant>,
     /// There is a reason to look.
     pub(super) is_wanted: bool,
+    /// There are drops that the last look has left out.
+    has_more: bool,
+    /// When a look is made in any case, and before when none is.
     next: Instant,
-    /// When drops that may be complete will be taken for complete.
-    settles: Option<Moment>,
+    not_before: Instant,
+    /// When new drops are taken up that the last look has put off.
+    settles: Option<Instant>,
 }
 
 impl Scanner {
@@ -39,9 +45,11 @@ impl Scanner {
         Self {
             watch,
             bell,
-            is_scanning: false,
+            began: None,
             is_wanted: true,
+            has_more: false,
             next: Instant::now(),
+            not_before: Instant::now(),
             settles: None,
         }
     }
@@ -53,7 +61,7 @@ impl Scanner {
 
     /// Whether more is to be found out before it is known that nothing is left to do.
     pub(super) fn is_pending(&self) -> bool {
-        self.is_wanted || self.settles.is_some()
+        self.is_wanted || self.has_more || self.settles.is_some()
     }
 
     /// A look at the spool that leaves out what the queue knows, if it is time for one;
@@ -63,35 +71,44 @@ impl Scanner {
         queue: &Queue,
         settings: &SpoolSettings,
     ) -> Option<impl FnOnce(&Workshop) -> Result<Scan, Failure> + use<>> {
-        let has_settled = self.settles.is_some_and(|at| at <= Moment::now());
-        let is_due = self.is_wanted || has_settled || self.next <= Instant::now();
-        if self.is_scanning || !is_due || queue.is_long() {
-            return None;
-        }
+        let now = Instant::now();
+        self.wake_up(queue).filter(|at| *at <= now)?;
         self.is_wanted = false;
-        self.is_scanning = true;
-        self.next = Instant::now() + settings.rescan_interval;
+        self.began = Some(now);
+        self.next = now + settings.rescan_interval;
         let (arrivals, known) = (self.watch.arrivals(), queue.known());
-        Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known, &shop.settings.spool))
+        Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known))
+    }
+
+    /// The settings have changed: all is looked at again. Whatever is found from now on is judged by
+    /// the new ones, and so systemd is told that they are in force.
+    pub(super) fn begin_anew(&mut self) {
+        self.is_wanted = true;
+        tell_systemd(&[NotifyState::Ready]);
     }
 
     /// What a look has shown.
     pub(super) fn take(&mut self, scan: Result<Scan, Failure>) -> Result<Scan, Failure> {
-        self.is_scanning = false;
+        let (now, began) = (Instant::now(), self.began.take());
+        let took = began.map(|began| now - began).unwrap_or_default();
+        self.not_before = now + took * SHARE;
         let scan = scan?;
-        self.settles = scan.settles;
-        if let Some(overdue) = scan.overdue {
-            self.next = self.next.min(instant(overdue));
-        }
-        self.watch.follow(&scan);
-        self.is_wanted |= scan.has_more;
+        self.has_more = scan.has_more;
+        self.settles = scan.settles.map(|settles| now + settles);
         Ok(scan)
     }
 
     /// When there is a reason to look even if nothing happens.
-    pub(super) fn wake_up(&self) -> Option<Instant> {
-        let settles = self.settles.map(instant);
-        let next = [Some(self.next), settles].into_iter().flatten().min();
-        next.filter(|_| !self.is_scanning)
+    pub(super) fn wake_up(&self, queue: &Queue) -> Option<Instant> {
+        if self.began.is_some() {
+            return None;
+        }
+        let has_reason = self.is_wanted || (self.has_more && !queue.is_long());
+        let wanted = has_reason.then_some(self.not_before);
+        let next = [Some(self.next), self.settles, wanted]
+            .into_iter()
+            .flatten()
+            .min();
+        next.map(|at| at.max(self.not_before))
     }
 }

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::manifest::Manifest;
 use super::names::{check_name, place_of};
 use super::outcome::Outcome;
 use crate::fault::Rejection;
-use crate::sys::Importer;
+use crate::sys::{Importer, Stat};
 use crate::words::{ClaimId, Moment, Target, Verdict};
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
@@ -21,24 +23,116 @@ pub(crate) struct Seen {
     /// The claim by which the drop is in `processing/`; `None` while it is in `incoming/`. One that
     /// was claimed before the daemon started is older than whatever is incoming.
     pub(super) claim: Option<ClaimId>,
-    /// When the drop became complete: what drops are ordered by.
+    /// The user whose drop it is.
+    pub(crate) owner: u32,
+    /// When the drop became whole, by the clock of the spool's file system; of one that waits, when
+    /// it was changed last. What drops are ordered by.
     pub completed: Moment,
-    /// Breaks ties: the clock of a file system is coarse.
-    pub(super) arrival: u64,
-    /// The drop was incomplete for too long.
-    pub(super) is_overdue: bool,
+    /// The drop was changed before the clock was set back: it comes before all others.
+    pub(super) is_from_future: bool,
+    /// Breaks ties where an event told of the drop's rename: the clock of a file system is coarse.
+    pub(super) arrival: Option<u64>,
+    /// The drop was renamed into `incoming/`: whoever did that says that it is finished.
+    pub(super) is_renamed: bool,
+    /// The drop was made there, and so is written in place. Where it neither was nor was renamed,
+    /// nobody knows.
+    pub(super) is_made: bool,
+    /// What the last look has shown that the drop lacks.
+    pub(crate) waits: Option<Waits>,
 }
+
+/// What a drop waits for that is not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waits {
+    /// When it is looked at again.
+    pub(crate) next: Instant,
+    /// When the drop has waited too long, if nothing changes.
+    pub(super) overdue: Option<Instant>,
+    pub(super) probe: Probe,
+    /// Nothing is missing but that nobody changes it for a while, and nobody was seen to do so.
+    pub(super) is_settling: bool,
+    /// Perhaps the drop was renamed, and is whole since then: what came after it has to wait.
+    pub(super) holds_up: bool,
+}
+
+/// What makes a further look worth its while: few calls tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// Nothing but the time.
+    Time,
+    /// What stands for this path in the drop is another, or has changed.
+    Changed(PathBuf, Option<Mark>),
+    /// Nobody has this file open for writing any more.
+    Writer(PathBuf),
+}
+
+/// Device and inode, and the time of the last change.
+pub(super) type Mark = ((u64, u64), Moment);
 
 impl Seen {
     /// A drop in `processing/` that became complete then.
-    pub(super) fn claimed(claim: ClaimId, claim_name: Arc<str>, completed: Moment) -> Self {
+    pub(super) fn claimed(
+        claim: ClaimId,
+        claim_name: Arc<str>,
+        owner: u32,
+        completed: Moment,
+    ) -> Self {
         Self {
             name: OsStr::new(&*claim_name).to_os_string(),
             claim_name,
             claim: Some(claim),
+            owner,
             completed,
-            arrival: u64::MAX,
-            is_overdue: false,
+            is_from_future: false,
+            arrival: None,
+            is_renamed: false,
+            is_made: false,
+            waits: None,
+        }
+    }
+
+    /// Whether the drop waits for nothing but that nobody changes it for a while.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.waits.as_ref().is_some_and(|waits| waits.is_settling)
+    }
+
+    /// Whether what its importer has dropped later has to wait for this drop.
+    pub(crate) fn holds_up(&self) -> bool {
+        self.waits.as_ref().is_some_and(|waits| waits.holds_up)
+    }
+
+    /// Whether somebody has said that the drop is finished.
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_renamed || !self.is_incoming()
+    }
+
+    /// An event tells that a drop was renamed to this one's name. Returns whether that is news.
+    pub(crate) fn hear_of_rename(&mut self, arrival: u64) -> bool {
+        let is_news = self.arrival != Some(arrival);
+        if is_news {
+            (self.arrival, self.is_renamed, self.waits) = (Some(arrival), true, None);
+        }
+        is_news
+    }
+
+    /// A drop in `incoming/`; `arrival` is the place of its rename, if an event told of that.
+    pub(super) fn incoming(
+        name: &OsStr,
+        claim_name: Arc<str>,
+        stat: &Stat,
+        arrival: Option<u64>,
+    ) -> Self {
+        Self {
+            name: name.to_os_string(),
+            claim_name,
+            claim: None,
+            owner: stat.owner.uid,
+            completed: stat.changed,
+            is_from_future: false,
+            arrival,
+            is_renamed: arrival.is_some(),
+            is_made: false,
+            waits: None,
         }
     }
 
@@ -69,13 +163,21 @@ impl Seen {
         &self.claim_name
     }
 
-    /// By the time of completion; of one tick of the clock, by the order of events, and without any
-    /// by name.
-    pub(super) fn in_order(&self, other: &Self) -> std::cmp::Ordering {
+    /// By the time at which each became whole; of one tick of the clock, by the order of events, and
+    /// without any by name.
+    pub(crate) fn in_order(&self, other: &Self) -> std::cmp::Ordering {
         let number = |seen: &Self| seen.claim.map(|claim| claim.number());
         let key = |seen: &Self| {
             let is_incoming = seen.is_incoming();
-            (is_incoming, number(seen), seen.completed, seen.arrival)
+            let arrival = seen.arrival.unwrap_or(u64::MAX);
+            let is_present = !seen.is_from_future;
+            (
+                is_incoming,
+                number(seen),
+                is_present,
+                seen.completed,
+                arrival,
+            )
         };
         let by_name = || self.name.cmp(&other.name);
         key(self).cmp(&key(other)).then_with(by_name)
@@ -86,8 +188,8 @@ impl Seen {
 #[derive(Debug)]
 pub(crate) enum Peeked {
     Ready(Ready),
-    /// Not every file that the manifest lists is there: the drop waits.
-    Incomplete,
+    /// The drop is not whole: it says what it waits for.
+    Waits(Seen),
     /// The drop's importer has taken it away, or it was removed.
     Gone,
 }
@@ -135,7 +237,8 @@ pub(crate) struct Claimed {
 impl Claimed {
     /// The drop as it is found again where it is now, in `processing/`.
     pub(crate) fn again(&self) -> Seen {
-        Seen::claimed(self.claim, Arc::clone(&self.claim_name), self.received_at)
+        let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
+        Seen::claimed(self.claim, name, owner, self.received_at)
     }
 
     /// The drop's name in `processing/`.
@@ -177,12 +280,27 @@ mod tests {
     use super::*;
 
     impl Seen {
-        pub(crate) fn for_test(name: &str, completed: Moment) -> Self {
+        pub(crate) fn for_test(name: &str, owner: u32, completed: Moment) -> Self {
             let claim = ClaimId::new(0, 0);
-            let seen = Self::claimed(claim, name.into(), completed);
+            let seen = Self::claimed(claim, name.into(), owner, completed);
             Self {
                 claim: None,
                 ..seen
+            }
+        }
+
+        /// A drop that is not whole, and is to be looked into at once.
+        pub(crate) fn waiting_for_test(self) -> Self {
+            let waits = Waits {
+                next: Instant::now(),
+                overdue: None,
+                probe: Probe::Time,
+                is_settling: false,
+                holds_up: false,
+            };
+            Self {
+                waits: Some(waits),
+                ..self
             }
         }
     }

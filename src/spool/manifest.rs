@@ -125,7 +125,7 @@ impl Manifest {
     }
 
     /// As TOML, with every file on a line of its own.
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
         let (action, to) = match &self.action {
             Action::Publish => (None, None),

@@ -12,6 +12,7 @@
 //! Start with [`Spool`].
 
 mod checksums;
+mod clock;
 mod drop;
 mod manifest;
 mod names;
@@ -19,6 +20,7 @@ mod new_drop;
 mod outcome;
 mod peek;
 mod scan;
+mod stillness;
 mod view;
 mod watch;
 
@@ -41,12 +43,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
+use self::clock::Clock;
 use self::drop::Checkable;
 use self::manifest::MANIFEST;
 use self::names::{claim_name_of, parse_place, place_of};
-use self::peek::IMAGE;
+use self::peek::{IMAGE, Looker};
+use self::stillness::is_being_written;
 use crate::fault::{Fault, Rejection, StartError, reject};
-use crate::settings::SpoolSettings;
+use crate::settings::{Settings, SpoolSettings};
 use crate::sys::{Dir, Failure, Importer, Stat, failpoint, random};
 use crate::text::quoted;
 use crate::words::{ClaimId, Moment, Reason, Verdict};
@@ -76,6 +80,9 @@ pub(crate) struct Spool {
     outcomes: Dir,
     next_temporary: AtomicU64,
     next_claim: AtomicU64,
+    clock: Clock,
+    /// Whether the kernel tells here who has a file open for writing.
+    knows_writers: bool,
 }
 
 impl Spool {
@@ -94,12 +101,17 @@ impl Spool {
         for dir in [&rejected, &outcomes] {
             sweep(dir)?;
         }
+        // Where that can't be found out, stillness alone decides.
+        let knows_writers = knows_writers(&outcomes).unwrap_or(false);
         Ok(Self {
+            knows_writers,
             incoming: root.dir_or_make(INCOMING, 0o755)?,
             rejected,
             outcomes,
             next_temporary: AtomicU64::new(0),
             next_claim: AtomicU64::new(1),
+            clock: Clock::default(),
+
             root,
             processing,
         })
@@ -134,7 +146,8 @@ impl Spool {
             if let Some(outcome) = self.own_outcome(claim, &claim_name)? {
                 leaving.push(Leaving::new(claim_name, outcome));
             } else {
-                claimed.push(Seen::claimed(claim, claim_name, stat.changed));
+                let owner = stat.owner.uid;
+                claimed.push(Seen::claimed(claim, claim_name, owner, stat.changed));
             }
         }
         for (name, stat) in strays {
@@ -149,7 +162,8 @@ impl Spool {
         let (claim, claim_name) = (self.new_claim(), claim_name_of(name));
         let place = place_of(claim, &claim_name);
         self.processing.rename(name, &self.processing, place)?;
-        Ok(Seen::claimed(claim, claim_name.into(), stat.changed))
+        let owner = stat.owner.uid;
+        Ok(Seen::claimed(claim, claim_name.into(), owner, stat.changed))
     }
 
     fn new_claim(&self) -> ClaimId {
@@ -167,14 +181,19 @@ impl Spool {
         Ok(outcome.filter(|outcome| outcome.claim == claim))
     }
 
-    /// As [`peek::peek`].
-    pub(crate) fn peek(&self, seen: Seen, settings: &SpoolSettings) -> Result<Peeked, Fault> {
+    /// As [`Looker::peek`].
+    pub(crate) fn peek(&self, seen: Seen, settings: &Settings) -> Result<Peeked, Fault> {
         let place = if seen.is_incoming() {
             &self.incoming
         } else {
             &self.processing
         };
-        peek::peek(place, seen, settings.incomplete_timeout)
+        let looker = Looker {
+            settings,
+            clock: &|| self.clock.read(&self.processing),
+            knows_writers: self.knows_writers,
+        };
+        looker.peek(place, seen)
     }
 
     /// Claims a drop: a rename makes it the daemon's. `None` when its importer has taken it away.
@@ -375,6 +394,17 @@ fn make_room(rejected: &Dir, claim_name: &str) -> Result<(), Failure> {
         rejected.rename(file_of(claim_name), rejected, file_of(&free))?;
     }
     rejected.rename_new(claim_name, rejected, free).map(|_| ())
+}
+
+/// Whether the kernel tells who has a file open for writing on the file system of `own`, a folder of
+/// the daemon's: NFS 4 says of every file that somebody has.
+fn knows_writers(own: &Dir) -> Result<bool, Failure> {
+    const PROBE: &str = ".writers.tmp";
+    own.remove_file(PROBE)?;
+    own.write_new(PROBE, b"")?;
+    let knows = is_being_written(own, Path::new(PROBE)) == Some(false);
+    own.remove_file(PROBE)?;
+    Ok(knows)
 }
 
 /// Removes outcomes that a crash left half written.

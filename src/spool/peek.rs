@@ -1,81 +1,370 @@
-//! A look into a drop that stays where it is: its manifest, and whether what that lists is there.
+//! A look into a drop that stays where it is: its manifest, whether what that lists is there, and
+//! whether the drop is whole.
+//!
+//! A drop that was renamed into `incoming/` says that it is finished. One that is written there in
+//! place is whole when it is still: when nothing in it, at any depth, has changed for `spool.settle`,
+//! and nobody has a file of it open for writing. What is wrong with a drop counts from then on as
+//! well: until then somebody is writing.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::time::Duration;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::drop::{Peeked, Ready, Seen};
+use super::clock::Reading;
+use super::drop::{Checkable, Peeked, Probe, Ready, Seen, Waits};
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
 use super::names::check_name;
-use crate::fault::{Fault, reject};
+use super::stillness::{Motion, Writers, is_being_written};
+use crate::fault::{Fault, Rejection, reject};
+use crate::settings::Settings;
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::text::quoted;
-use crate::words::Reason;
+use crate::words::{Moment, Reason};
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
 
-/// What a look into a drop has found.
-enum Inside {
-    Manifest(Manifest),
-    Incomplete,
-    Gone,
+/// What a drop waits for is looked for no more often than this.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+
+/// Looking at a drop takes one in so many parts of the time at most.
+const SHARE: u32 = 20;
+
+/// The clock that gives inodes their times may be so far behind (the kernel's `jiffies`, at 100 Hz).
+const TICK: Duration = Duration::from_millis(10);
+
+/// Names that may be in a drop beside its image, about.
+const BESIDE: usize = 200;
+
+/// What looks into drops go by.
+pub(super) struct Looker<'a> {
+    pub(super) settings: &'a Settings,
+    /// Reads the clock of the spool's file system.
+    pub(super) clock: &'a dyn Fn() -> Result<Reading, Failure>,
+    /// Whether the kernel tells there who writes.
+    pub(super) knows_writers: bool,
 }
 
-/// Reads the manifest of a drop in `place`. A file that the manifest lists is waited for until the
-/// drop has not changed for `incomplete_timeout`.
-///
-/// # Errors
-/// The machine's own troubles; what is wrong with the drop is in its [`Ready`].
-pub(super) fn peek(place: &Dir, seen: Seen, incomplete_timeout: Duration) -> Result<Peeked, Fault> {
-    let Some(stat) = place.stat(seen.place())? else {
-        return Ok(Peeked::Gone);
-    };
-    let manifest = match look_into(place, &seen, &stat, incomplete_timeout) {
-        Ok(Inside::Manifest(manifest)) => Ok(manifest),
-        Ok(Inside::Incomplete) => return Ok(Peeked::Incomplete),
-        Ok(Inside::Gone) => return Ok(Peeked::Gone),
-        Err(Fault::Reject(rejection)) => Err(rejection),
+/// What was found in a drop.
+enum Inside {
+    /// A manifest and all that it lists, or why the drop will never be good.
+    Complete(Checkable),
+    Lacking(Lack),
+}
+
+/// What a drop lacks.
+struct Lack {
+    /// Why the drop is rejected when it has waited too long.
+    rejection: Rejection,
+    /// What changes when it comes.
+    probe: Probe,
+    /// A drop that says that it is finished is not waited for.
+    is_final: bool,
+}
+
+/// A drop that is being looked at.
+struct Open<'a> {
+    dir: &'a Dir,
+    stat: Stat,
+    began: Instant,
+}
+
+/// Whether a drop that is written in place is whole.
+enum Stage {
+    Whole,
+    Waiting,
+    /// The drop has waited too long.
+    Late(Rejection),
+}
+
+impl Looker<'_> {
+    /// Looks into a drop in `place`.
+    ///
+    /// # Errors
+    /// The machine's own troubles; what is wrong with the drop is in its [`Ready`].
+    pub(super) fn peek(&self, place: &Dir, mut seen: Seen) -> Result<Peeked, Fault> {
+        let began = Instant::now();
+        let Some(stat) = place.stat(seen.place())? else {
+            return Ok(Peeked::Gone);
+        };
+        let manifest = match self.look(place, &mut seen, stat, began) {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return Ok(Peeked::Waits(seen)),
+            Err(Fault::Reject(rejection)) => Err(rejection),
+            Err(Fault::Retry(failure)) if failure.is(ErrorKind::NotFound) => {
+                return Ok(Peeked::Gone);
+            }
+            Err(fault) => return Err(fault),
+        };
+        let id = (stat.kind == Kind::Dir).then_some(stat.id);
+        Ok(Peeked::Ready(Ready { seen, id, manifest }))
+    }
+
+    /// `None` when the drop has to wait; `seen` says for what, then.
+    ///
+    /// # Errors
+    /// Also what can't become better by waiting: a plain file is no drop and never becomes one.
+    fn look(
+        &self,
+        place: &Dir,
+        seen: &mut Seen,
+        stat: Stat,
+        began: Instant,
+    ) -> Result<Option<Checkable>, Fault> {
+        if stat.kind != Kind::Dir {
+            let detail = format!("expected a folder that holds {MANIFEST} and {IMAGE}/");
+            return Err(reject(Reason::NotADirectory, detail));
+        }
+        check_name(&seen.name)?;
+        let dir = &place.existing_dir(seen.place()).map_err(unreadable)?;
+        if let Some(waits) = &mut seen.waits
+            && !waits.is_over(dir, began)
+        {
+            waits.next = began + self.pause();
+            return Ok(None);
+        }
+        let open = Open { dir, stat, began };
+        match inside(dir, stat.owner.uid)? {
+            Inside::Complete(manifest) if seen.is_finished() => Ok(Some(manifest)),
+            Inside::Complete(manifest) => Ok(match self.settle(seen, &open)? {
+                Stage::Whole => Some(manifest),
+                Stage::Waiting => None,
+                Stage::Late(rejection) => Some(Err(rejection)),
+            }),
+            Inside::Lacking(lack) => {
+                let is_late = !seen.is_incoming()
+                    || (lack.is_final && (seen.is_renamed || self.was_renamed(&open)?));
+                if is_late {
+                    return Ok(Some(Err(lack.rejection)));
+                }
+                Ok(self.wait_for(lack, seen, &open)?.map(Err))
+            }
+        }
+    }
+
+    /// How far a drop has come that has all that it is to have, and that nobody says is finished.
+    fn settle(&self, seen: &mut Seen, open: &Open<'_>) -> Result<Stage, Fault> {
+        let settle = self.settings.spool.settle;
+        if settle.is_zero() {
+            return self.close(seen, open);
+        }
+        if self.was_renamed(open)? {
+            return Ok(Stage::Whole);
+        }
+        let mut writers = Writers::NotAsked;
+        loop {
+            let motion = self.motion(open, writers)?;
+            if let Some(path) = motion.written {
+                return self.wait_for_writer(path, seen, open);
+            }
+            // A rename in the tick of the last change leaves no trace.
+            let may_be_renamed = !seen.is_made && motion.newest_below <= Some(open.stat.changed);
+            if motion.age < settle {
+                // Somebody who is seen to go on is not waited for by a daemon that runs once.
+                let is_settling = seen.waits.is_none();
+                let pause = settle.saturating_sub(motion.age) + TICK;
+                open.wait(seen, Probe::Time, pause, is_settling);
+                if let Some(waits) = &mut seen.waits {
+                    waits.holds_up = may_be_renamed;
+                }
+                return Ok(Stage::Waiting);
+            }
+            if writers == Writers::Asked || !self.knows_writers {
+                if !may_be_renamed {
+                    seen.completed = motion.newest.later(settle);
+                }
+                seen.is_from_future = motion.is_from_future();
+                return Ok(Stage::Whole);
+            }
+            writers = Writers::Asked;
+        }
+    }
+
+    /// As [`Looker::settle`], where a manifest that was closed says that the drop is finished.
+    fn close(&self, seen: &mut Seen, open: &Open<'_>) -> Result<Stage, Fault> {
+        let writer = is_being_written(open.dir, Path::new(MANIFEST)).filter(|_| self.knows_writers);
+        if writer == Some(true) {
+            return self.wait_for_writer(MANIFEST.into(), seen, open);
+        }
+        let manifest = open.dir.stat(MANIFEST)?.map(|stat| stat.changed);
+        let changed = manifest
+            .max(Some(open.stat.changed))
+            .unwrap_or(open.stat.changed);
+        if writer.is_none() && (self.clock)()?.age(changed) < SHORTEST_WAIT {
+            let is_settling = seen.waits.is_none();
+            open.wait(seen, Probe::Time, SHORTEST_WAIT, is_settling);
+            return Ok(Stage::Waiting);
+        }
+        seen.completed = changed;
+        Ok(Stage::Whole)
+    }
+
+    fn wait_for_writer(
+        &self,
+        path: PathBuf,
+        seen: &mut Seen,
+        open: &Open<'_>,
+    ) -> Result<Stage, Fault> {
+        let shown = quoted(&path.to_string_lossy());
+        let detail = format!("{shown} is open for writing; expected it to be closed");
+        let lack = Lack {
+            rejection: Rejection::new(Reason::Incomplete, detail),
+            probe: Probe::Writer(path),
+            is_final: false,
+        };
+        let late = self.wait_for(lack, seen, open)?;
+        Ok(late.map_or(Stage::Waiting, Stage::Late))
+    }
+
+    /// Lets a drop wait for what it lacks. Returns why it is rejected when nothing in it has changed
+    /// for too long.
+    fn wait_for(
+        &self,
+        lack: Lack,
+        seen: &mut Seen,
+        open: &Open<'_>,
+    ) -> Result<Option<Rejection>, Fault> {
+        let timeout = self.settings.spool.incomplete_timeout;
+        let before = seen.waits.as_ref().and_then(|waits| waits.overdue);
+        let overdue = |age| {
+            // Of what was changed before the clock was set back nobody knows the age.
+            let known = (age < Duration::MAX).then(|| open.began + timeout.saturating_sub(age));
+            known.or(before).unwrap_or(open.began + timeout)
+        };
+        let reading = (self.clock)()?;
+        let mut until = overdue(reading.age(open.stat.changed));
+        // What is in the folder may have changed later, but a walk is worth its while only when the
+        // folder itself hasn't changed for so long.
+        if until <= open.began {
+            let motion = self.motion(open, Writers::NotAsked)?;
+            until = overdue(motion.age);
+            if until <= open.began {
+                seen.completed = motion.newest.later(timeout);
+                return Ok(Some(lack.rejection));
+            }
+        }
+        open.wait(seen, lack.probe, self.pause(), false);
+        if let Some(waits) = &mut seen.waits {
+            waits.next = waits.next.min(until);
+            waits.overdue = Some(until);
+        }
+        Ok(None)
+    }
+
+    /// How often a drop is looked at that lacks something.
+    fn pause(&self) -> Duration {
+        self.settings.spool.settle.max(SHORTEST_WAIT)
+    }
+
+    fn motion(&self, open: &Open<'_>, writers: Writers) -> Result<Motion, Fault> {
+        let max = self.settings.limits.max_files.saturating_add(BESIDE);
+        let clock = (self.clock)()?;
+        Motion::of(open.dir, max, writers, clock).map_err(unreadable)
+    }
+
+    /// Whether a drop of which no event told was renamed into `incoming/`.
+    ///
+    /// A rename changes a folder's inode, yet not what the folder holds, nor what is in that. Tools
+    /// that restore times leave the same pattern, but times from before the folder was made.
+    fn was_renamed(&self, open: &Open<'_>) -> Result<bool, Fault> {
+        let Stat {
+            changed, modified, ..
+        } = open.stat;
+        let is_likely = self.knows_writers && changed > modified;
+        if !is_likely || open.dir.born().is_none_or(|born| modified < born) {
+            return Ok(false);
+        }
+        let motion = self.motion(open, Writers::Asked)?;
+        let is_written = motion.written.is_some() || motion.is_unsure || motion.is_going_on;
+        Ok(!is_written && motion.newest_below < Some(changed))
+    }
+}
+
+impl Open<'_> {
+    /// Lets the drop wait; it is looked at again after `pause`, or later where looks take long.
+    fn wait(&self, seen: &mut Seen, probe: Probe, pause: Duration, is_settling: bool) {
+        seen.is_renamed = false;
+        seen.waits = Some(Waits {
+            next: self.began + pause.max(self.began.elapsed() * SHARE),
+            overdue: None,
+            probe,
+            is_settling,
+            holds_up: false,
+        });
+    }
+}
+
+impl Waits {
+    /// Whether there is a reason to look into the drop again.
+    fn is_over(&self, drop: &Dir, now: Instant) -> bool {
+        let is_overdue = self.overdue.is_some_and(|overdue| overdue <= now);
+        is_overdue
+            || match &self.probe {
+                Probe::Time => true,
+                Probe::Changed(path, mark) => Probe::mark(drop, path) != *mark,
+                Probe::Writer(path) => is_being_written(drop, path) != Some(true),
+            }
+    }
+}
+
+impl Probe {
+    /// Changes when something comes to the name `path` in a drop, or to the last folder on the way
+    /// there that there is.
+    fn below(drop: &Dir, path: &Path) -> Self {
+        let mut ways = path.ancestors();
+        let is_there = |way: &&Path| Self::mark(drop, way).is_some();
+        let way = ways.find(is_there).unwrap_or(Path::new(""));
+        Self::Changed(way.to_path_buf(), Self::mark(drop, way))
+    }
+
+    fn mark(drop: &Dir, path: &Path) -> Option<((u64, u64), Moment)> {
+        let stat = if path.as_os_str().is_empty() {
+            drop.stat_self().ok()
+        } else {
+            drop.stat_beneath(path).ok().flatten()
+        };
+        stat.map(|stat| (stat.id, stat.changed))
+    }
+}
+
+/// What is in a drop whose owner is `uid`.
+fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
+    let manifest = match read_manifest(dir, uid) {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => {
+            let detail = format!("no {MANIFEST}; expected it to be put in last");
+            return Ok(Inside::Lacking(Lack {
+                rejection: Rejection::new(Reason::Incomplete, detail),
+                probe: Probe::below(dir, Path::new(MANIFEST)),
+                is_final: false,
+            }));
+        }
+        Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
         Err(fault) => return Err(fault),
     };
-    let id = (stat.kind == Kind::Dir).then_some(stat.id);
-    Ok(Peeked::Ready(Ready { seen, id, manifest }))
-}
-
-/// # Errors
-/// Also what is wrong with the drop.
-fn look_into(
-    place: &Dir,
-    seen: &Seen,
-    stat: &Stat,
-    incomplete_timeout: Duration,
-) -> Result<Inside, Fault> {
-    if stat.kind != Kind::Dir {
-        let detail = format!("expected a folder that holds {MANIFEST} and {IMAGE}/");
-        return Err(reject(Reason::NotADirectory, detail));
+    for (path, listed) in manifest.files.iter().flatten() {
+        let in_drop = Path::new(IMAGE).join(path);
+        // What can't be looked at is taken to be there: to open it says what is wrong with it.
+        let Ok(found) = dir.stat_beneath(&in_drop) else {
+            continue;
+        };
+        let detail = match (found, listed.size) {
+            (None, _) => format!("{} is not there; the manifest lists it", quoted(path)),
+            (Some(stat), Some(size)) if stat.kind == Kind::File && stat.size < size => {
+                let (path, is) = (quoted(path), stat.size);
+                format!("{path} has {is} bytes; the manifest lists {size}")
+            }
+            _ => continue,
+        };
+        return Ok(Inside::Lacking(Lack {
+            rejection: Rejection::new(Reason::Incomplete, detail),
+            probe: Probe::below(dir, &in_drop),
+            is_final: true,
+        }));
     }
-    check_name(&seen.name)?;
-    let Some(dir) = place.dir(seen.place()).map_err(unreadable)? else {
-        return Ok(Inside::Gone);
-    };
-    let Some(manifest) = read_manifest(&dir, stat.owner.uid)? else {
-        if seen.is_incoming() && !seen.is_overdue {
-            return Ok(Inside::Incomplete);
-        }
-        let detail = format!("no {MANIFEST}; expected it to be put in last");
-        return Err(reject(Reason::Incomplete, detail));
-    };
-    let mut listed = manifest.files.iter().flat_map(BTreeMap::keys);
-    if let Some(missing) = listed.find(|path| !dir.has(format!("{IMAGE}/{path}"))) {
-        if seen.is_incoming() && stat.changed.age() < incomplete_timeout {
-            return Ok(Inside::Incomplete);
-        }
-        let detail = format!("{} is not there; the manifest lists it", quoted(missing));
-        return Err(reject(Reason::Incomplete, detail));
-    }
-    Ok(Inside::Manifest(manifest))
+    Ok(Inside::Complete(Ok(manifest)))
 }
 
 /// A drop that can't be read is rejected, unless the machine is to blame.
@@ -124,4 +413,292 @@ fn parse(bytes: &[u8]) -> Result<Manifest, String> {
         format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
     })?;
     Manifest::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::words::ClaimId;
+
+    const TARGET: &str = "format = 1\narch = \"a\"\nrelease = \"r\"\npurpose = \"p\"\n";
+    const SETTLE: Duration = Duration::from_secs(100);
+    const TIMEOUT: Duration = Duration::from_secs(1_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A folder with drops in it.
+    struct World {
+        folder: tempfile::TempDir,
+        incoming: Dir,
+        settings: Settings,
+        knows_writers: bool,
+    }
+
+    /// What a look has come to.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Shown {
+        Whole,
+        Rejected(String),
+        /// For so many seconds, at most.
+        Waits(u64),
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut settings = Settings::default();
+            settings.spool.settle = SETTLE;
+            settings.spool.incomplete_timeout = TIMEOUT;
+            Self {
+                incoming: Dir::open(folder.path()).unwrap(),
+                folder,
+                settings,
+                knows_writers: true,
+            }
+        }
+
+        /// A drop with this manifest that is written in place.
+        fn with(manifest: &str) -> Self {
+            let world = Self::new();
+            fs::create_dir_all(world.at("image/sub")).unwrap();
+            fs::write(world.at("manifest.toml"), manifest).unwrap();
+            world
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.folder.path().join("drop").join(path)
+        }
+
+        fn seen(&self, arrival: Option<u64>) -> Seen {
+            let stat = self.incoming.stat("drop").unwrap().unwrap();
+            Seen::incoming("drop".as_ref(), "drop".into(), &stat, arrival)
+        }
+
+        /// A look, so long after now by the clock of the file system.
+        fn peek(&self, seen: Seen, after: Duration) -> Peeked {
+            let own = self.folder.path().join(".own");
+            let _ = fs::create_dir(&own);
+            let own = Dir::open(&own).unwrap();
+            let looker = Looker {
+                settings: &self.settings,
+                clock: &|| Ok(Reading::for_test(own.now()?.later(after))),
+                knows_writers: self.knows_writers,
+            };
+            looker.peek(&self.incoming, seen).unwrap()
+        }
+
+        fn look(&self, seen: Seen, after: Duration) -> Shown {
+            match self.peek(seen, after) {
+                Peeked::Ready(ready) => match ready.manifest {
+                    Ok(_) => Shown::Whole,
+                    Err(rejection) => Shown::Rejected(rejection.to_string()),
+                },
+                Peeked::Waits(seen) => {
+                    let next = seen.waits.unwrap().next - Instant::now();
+                    Shown::Waits(next.as_secs() + 1)
+                }
+                Peeked::Gone => panic!("the drop is there"),
+            }
+        }
+
+        /// A look at a drop that was made in place.
+        fn in_place(&self, after: Duration) -> Shown {
+            let mut seen = self.seen(None);
+            seen.is_made = true;
+            self.look(seen, after)
+        }
+
+        fn renamed(&self) -> Shown {
+            self.look(self.seen(Some(7)), Duration::ZERO)
+        }
+    }
+
+    fn listing(size: &str) -> String {
+        let sha256 = "0".repeat(64);
+        format!("{TARGET}[files]\n\"sub/linux\" = {{ sha256 = \"{sha256}\"{size} }}\n")
+    }
+
+    #[test]
+    fn a_renamed_drop_is_whole_at_once_and_one_in_place_when_it_is_still() {
+        let world = World::with(TARGET);
+        assert_eq!(world.renamed(), Shown::Whole);
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(101));
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+    }
+
+    #[test]
+    fn a_change_at_any_depth_counts_and_a_file_that_is_open_for_writing() {
+        let world = World::with(TARGET);
+        let file = File::create(world.at("image/sub/linux")).unwrap();
+        assert_eq!(
+            world.in_place(SETTLE),
+            Shown::Waits(100),
+            "open for writing"
+        );
+        assert_eq!(
+            world.renamed(),
+            Shown::Whole,
+            "its importer says that it is finished"
+        );
+        let late = "incomplete: `image/sub/linux` is open for writing; expected it to be closed";
+        assert_eq!(world.in_place(TIMEOUT), Shown::Rejected(late.to_string()));
+        drop(file);
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+        let reader = File::open(world.at("image/sub/linux")).unwrap();
+        assert_eq!(world.in_place(SETTLE), Shown::Whole, "it is only read");
+        drop(reader);
+
+        for path in [
+            "image/sub/linux",
+            "image/sub/new",
+            "manifest.toml",
+            ".litter",
+        ] {
+            let before = world.incoming.now().unwrap();
+            fs::write(world.at(path), "x").unwrap();
+            let drop = world.incoming.existing_dir("drop").unwrap();
+            let clock = Reading::for_test(before.later(SETTLE));
+            let motion = Motion::of(&drop, usize::MAX, Writers::NotAsked, clock).unwrap();
+            assert!(motion.newest >= before, "{path}");
+            assert!(motion.age <= SETTLE, "{path}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_stillness_alone_decides() {
+        let mut world = World::with(TARGET);
+        world.knows_writers = false;
+        let _file = File::create(world.at("image/linux")).unwrap();
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+    }
+
+    #[test]
+    fn with_no_settling_a_closed_manifest_makes_a_drop_whole() {
+        let mut world = World::with(TARGET);
+        world.settings.spool.settle = Duration::ZERO;
+        let _image = File::create(world.at("image/linux")).unwrap();
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Whole);
+        let manifest = File::options().append(true).open(world.at("manifest.toml"));
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        world.knows_writers = false;
+        assert_eq!(world.in_place(SECOND), Shown::Whole);
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        drop(manifest);
+    }
+
+    #[test]
+    fn what_is_lacking_is_waited_for_unless_somebody_says_that_the_drop_is_finished() {
+        for (manifest, bytes, said) in [
+            (
+                listing(""),
+                None,
+                "`sub/linux` is not there; the manifest lists it",
+            ),
+            (
+                listing(", size = 5"),
+                Some("four"),
+                "`sub/linux` has 4 bytes; the manifest lists 5",
+            ),
+        ] {
+            let world = World::with(&manifest);
+            if let Some(bytes) = bytes {
+                fs::write(world.at("image/sub/linux"), bytes).unwrap();
+            }
+            let late = || Shown::Rejected(format!("incomplete: {said}"));
+            assert_eq!(world.renamed(), late());
+            assert_eq!(world.in_place(SETTLE), Shown::Waits(100));
+            assert_eq!(world.in_place(SECOND * 999), Shown::Waits(1));
+            assert_eq!(world.in_place(TIMEOUT), late());
+            fs::write(world.at("image/sub/linux"), "fives").unwrap();
+            assert_eq!(world.renamed(), Shown::Whole);
+            assert_eq!(world.in_place(SETTLE), Shown::Whole);
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_waited_for_in_any_drop_that_is_not_claimed() {
+        let world = World::with(TARGET);
+        fs::remove_file(world.at("manifest.toml")).unwrap();
+        let said = "incomplete: no manifest.toml; expected it to be put in last";
+        assert_eq!(world.renamed(), Shown::Waits(100));
+        assert_eq!(world.in_place(SETTLE), Shown::Waits(100));
+        assert_eq!(world.in_place(TIMEOUT), Shown::Rejected(said.to_string()));
+
+        let claim = ClaimId::new(1, 2);
+        let drop = world.folder.path().join("drop");
+        fs::rename(drop, world.folder.path().join(format!("{claim}.drop"))).unwrap();
+        let seen = Seen::claimed(claim, "drop".into(), 0, world.incoming.now().unwrap());
+        let shown = world.look(seen, Duration::ZERO);
+        assert_eq!(shown, Shown::Rejected(said.to_string()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_drop_that_is_still_written_may_become_right() {
+        let world = World::with("format = ");
+        assert!(matches!(world.renamed(), Shown::Rejected(_)));
+        assert_eq!(world.in_place(SECOND), Shown::Waits(100));
+        assert!(matches!(world.in_place(SETTLE), Shown::Rejected(_)));
+    }
+
+    #[test]
+    fn a_drop_that_waits_is_looked_into_again_when_what_it_waits_for_has_come() {
+        let world = World::with(&listing(", size = 4"));
+        let wait = |seen| match world.peek(seen, Duration::ZERO) {
+            Peeked::Waits(seen) => seen,
+            other => panic!("{other:?}"),
+        };
+        let probe = |seen: &Seen| seen.waits.clone().unwrap().probe;
+        let first = wait(world.seen(None));
+        assert!(matches!(probe(&first), Probe::Changed(path, _) if path == Path::new("image/sub")));
+        // Something else has come: nobody looks.
+        fs::write(world.at("image/other"), "x").unwrap();
+        let same = wait(first.clone());
+        assert_eq!(probe(&same), probe(&first));
+        fs::write(world.at("image/sub/linux"), "fo").unwrap();
+        let short = wait(same);
+        let path = Path::new("image/sub/linux");
+        assert!(matches!(probe(&short), Probe::Changed(at, _) if at == path));
+        fs::write(world.at("image/sub/linux"), "four").unwrap();
+        assert_eq!(probe(&wait(short)), Probe::Time, "it has all that it lists");
+    }
+
+    #[test]
+    fn a_rename_without_an_event_shows_by_the_times_that_it_leaves() {
+        let world = World::new();
+        let build = |name: &str| {
+            fs::create_dir_all(world.folder.path().join(name).join("image")).unwrap();
+            fs::write(world.folder.path().join(name).join("manifest.toml"), TARGET).unwrap();
+        };
+        let look = || world.look(world.seen(None), Duration::ZERO);
+        let tick = |since: Moment| while world.incoming.now().unwrap() <= since.later(TICK) {};
+        let again = |change: &dyn Fn()| {
+            let _ = fs::remove_dir_all(world.at(""));
+            build(".new");
+            tick(world.incoming.now().unwrap());
+            fs::rename(world.folder.path().join(".new"), world.at("")).unwrap();
+            change();
+        };
+        again(&|| {});
+        assert_eq!(look(), Shown::Whole);
+        let manifest = File::options().append(true).open(world.at("manifest.toml"));
+        assert_eq!(look(), Shown::Waits(101), "it is open for writing");
+        drop(manifest);
+        again(&|| {
+            tick(world.incoming.now().unwrap());
+            symlink("x", world.at("image/link")).unwrap();
+        });
+        assert_eq!(look(), Shown::Waits(101), "written since");
+        // As tools leave it that restore the time of a folder, before they write into it.
+        again(&|| {});
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + SECOND;
+        File::open(world.at(""))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        assert_eq!(look(), Shown::Waits(101), "older than the folder is");
+    }
 }

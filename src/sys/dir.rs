@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
-    Timespec, Timestamps, Uid,
+    StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -81,16 +81,34 @@ pub(crate) struct Stat {
     /// Device and inode: no other file has both while this one is there.
     pub id: (u64, u64),
     pub modified: Moment,
+    /// The nanoseconds of `modified`, which itself is to the microsecond.
+    pub nanoseconds: u32,
+    /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
+    pub is_sparse: bool,
     /// When the inode changed last: a time that nobody can forge.
     pub changed: Moment,
+}
+
+impl Stat {
+    /// Whether both are of one file, and nothing was done to it in between but that it was given more
+    /// names.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        let other = Self {
+            changed: self.changed,
+            is_sparse: self.is_sparse,
+            ..*other
+        };
+        *self == other
+    }
 }
 
 impl From<fs::Stat> for Stat {
     #[expect(clippy::cast_possible_truncation, reason = "below 10^9")]
     fn from(stat: fs::Stat) -> Self {
+        let size = stat.st_size.unsigned_abs();
         Self {
             kind: fs::FileType::from_raw_mode(stat.st_mode).into(),
-            size: stat.st_size.unsigned_abs(),
+            size,
             mode: stat.st_mode & 0o7777,
             owner: Ownership {
                 uid: stat.st_uid,
@@ -98,6 +116,8 @@ impl From<fs::Stat> for Stat {
             },
             id: (stat.st_dev, stat.st_ino),
             modified: Moment::from_stat(stat.st_mtime, stat.st_mtime_nsec as u32),
+            nanoseconds: stat.st_mtime_nsec as u32,
+            is_sparse: stat.st_blocks.unsigned_abs() * 512 < size,
             changed: Moment::from_stat(stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
@@ -202,12 +222,16 @@ impl Dir {
         self.explain("opening", path, found(opened.map(File::from)))
     }
 
-    /// Whether anything of the name `path` is beneath this directory. What can't be looked at is
-    /// taken to be there: to open it says what is wrong with it.
-    pub(crate) fn has(&self, path: impl AsRef<Path>) -> bool {
+    /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
+    /// name.
+    pub(crate) fn stat_beneath(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
-        !matches!(opened, Err(Errno::NOENT | Errno::NOTDIR))
+        let stat = match opened.and_then(fs::fstat) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            stat => stat.map(|stat| Some(stat.into())),
+        };
+        self.explain("looking at", path, stat)
     }
 
     /// A whole small file; `None` when nothing has that name.
@@ -309,6 +333,28 @@ impl Dir {
         self.explain_self("looking at", fs::fstat(&self.fd).map(Stat::from))
     }
 
+    /// When this directory was made; `None` where the file system doesn't keep that.
+    pub(crate) fn born(&self) -> Option<Moment> {
+        let stat = fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+        let is_known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let born = Moment::from_stat(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+        is_known.then_some(born)
+    }
+
+    /// The time that this directory's file system gives to what changes now.
+    pub(crate) fn now(&self) -> Result<Moment> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: fs::UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        self.explain_self("asking for the time of", fs::futimens(&self.fd, &times))?;
+        Ok(self.stat_self()?.changed)
+    }
+
     /// What the link `name` holds; `None` when no link has that name.
     pub(crate) fn link(&self, name: impl AsRef<Path>) -> Result<Option<OsString>> {
         match fs::readlinkat(&self.fd, name.as_ref(), Vec::new()) {
@@ -361,10 +407,12 @@ impl Dir {
         self.explain("exchanging", name, exchanged)
     }
 
-    /// Gives the file `path` beneath this directory a second name: the same beneath `to`.
-    pub(crate) fn hard_link(&self, path: &str, to: &Self) -> Result<()> {
-        let linked = fs::linkat(&self.fd, path, &to.fd, path, AtFlags::empty());
-        self.explain("linking", path, linked)
+    /// Gives the file `name` in this directory a second name: the same in `to`. `linkat(2)` can't be
+    /// told to stay beneath a directory, so a path of several names has no place here.
+    pub(crate) fn hard_link(&self, name: &str, to: &Self) -> Result<()> {
+        debug_assert!(!name.contains('/'), "{name}");
+        let linked = fs::linkat(&self.fd, name, &to.fd, name, AtFlags::empty());
+        self.explain("linking", name, linked)
     }
 
     /// Removes a name that is no directory; `false` when there was none.
@@ -593,4 +641,39 @@ fn read_whole(file: &File, max: u64) -> io::Result<Vec<u8>> {
         return Err(Errno::FBIG.into());
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Dir) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("d")).unwrap();
+        std::fs::write(folder.path().join("d/file"), "12345").unwrap();
+        let dir = Dir::open(folder.path()).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_it_may_be_is_an_error() {
+        let (_folder, dir) = folder();
+        assert_eq!(
+            dir.read("d/file", 5).unwrap().as_deref(),
+            Some(&b"12345"[..])
+        );
+        let failure = dir.read("d/file", 4).unwrap_err();
+        assert_eq!(failure.errno(), Some(Errno::FBIG));
+        assert!(dir.read("d/other", 5).unwrap().is_none());
+        assert_eq!(dir.read("d", 5).unwrap_err().errno(), Some(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_name_is_there_whatever_it_stands_for_and_below_a_file_is_none() {
+        let (folder, dir) = folder();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("d/link")).unwrap();
+        let names = ["d", "d/file", "d/link", "x", "d/x", "x/y", "d/file/x"];
+        let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
+        assert_eq!(found, [true, true, true, false, false, false, false]);
+    }
 }

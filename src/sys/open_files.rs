@@ -1,9 +1,7 @@
 //! Which files are open, as far as this process may know.
 //!
 //! The kernel shows a process what others have open where it runs as the same user or may trace
-//! them (`CAP_SYS_PTRACE`, proc(5)). Of the rest nothing is known here, but locks may tell of them. A
-//! lease (`F_SETLEASE`, fcntl(2)) would answer without that right, but no crate offers leases, and
-//! this one has no `unsafe`.
+//! them (`CAP_SYS_PTRACE`, proc(5)). Of the rest nothing is known here, but locks may tell of them.
 
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::Path;

@@ -24,8 +24,8 @@ mod staging;
 mod vacuum;
 mod verification;
 
-pub use catalog::Changes;
-pub(crate) use catalog::{Catalog, CatalogFile, CatalogImage, Updated};
+pub use catalog::{Catalog, Changes};
+pub(crate) use catalog::{CatalogFile, CatalogImage, Updated};
 pub(crate) use history::Happened;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{FileMark, Listing};
-use crate::sys::Importer;
+use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
 use crate::words::{ClaimId, Digest, GenerationName, Moment, Target};
 
@@ -43,6 +43,10 @@ pub struct Head {
     /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// The user and the group that the files were given. `None` where the daemon didn't make them:
+    /// the directory was adopted, or the record was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) given: Option<Ownership>,
 }
 
 /// Where a generation came from.
@@ -120,6 +124,7 @@ impl Record {
             published_at: now,
             version,
             from: from.cloned(),
+            given: None,
         };
         Self { head, listing }
     }
@@ -134,7 +139,7 @@ impl Record {
         (text.get(place.end) == Some(&b'"')).then_some((place, at))
     }
 
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let head = toml::to_string(&self.head).expect("a head is plain data");
         // The sub-tables of the head come before the listing, which begins with a header as well.
         let mut text = format!("{head}{LISTING}");
@@ -160,6 +165,13 @@ impl Record {
 }
 
 impl Head {
+    /// The user and the group that the files have to have, and the daemon's modes with them, where the
+    /// daemon gives them to files `now`. `None` where the content alone counts: what an admin made, or
+    /// the settings of another time, is no damage.
+    pub(crate) fn owner_now(&self, now: Option<Ownership>) -> Option<Ownership> {
+        self.given.filter(|given| Some(*given) == now)
+    }
+
     /// Reads the head of a record; `text` may end anywhere after it.
     ///
     /// # Errors
@@ -208,6 +220,7 @@ mod tests {
                     received_at: at,
                     claim: ClaimId::new(7, 0x9f3c),
                 }),
+                given: Some(Ownership { uid: 0, gid: 33 }),
             },
             listing: Listing {
                 files: [(
@@ -244,6 +257,10 @@ claim = "7-0000000000009f3c"
 [from.importer]
 uid = 1000
 name = "ci"
+
+[given]
+uid = 0
+gid = 33
 
 [files]
 "d/\"linux\"" = { sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", size = 3 }

@@ -101,20 +101,24 @@ impl Staging {
             return Err(StartError::InUse(settings.path.clone()));
         }
         let folder = private.dir_or_make(FOLDER, 0o700)?;
-        // What the file system gives to new files here; a mount option can have a say in it.
-        let own = folder.stat_self()?.owner;
-        let ownership = settings.ownership(own)?;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;
         let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
         let last = left.iter().filter_map(|(name, _)| number(name)).max();
+        let next = last.map_or(0, |last| last.saturating_add(1));
+        let own = owner_of_new(&folder, next)?;
+        // A tree with a set-group-ID bit gave its group to the private folder, which `verify` asks.
+        if private.stat_self()?.owner != own {
+            private.set_owner(".", Some(own))?;
+        }
+        let ownership = settings.ownership(own)?;
         Ok(Arc::new(Self {
             tree,
             folder,
             _private: private,
             ownership,
             gives_away: ownership != own,
-            next: AtomicU64::new(last.map_or(0, |last| last.saturating_add(1))),
+            next: AtomicU64::new(next),
         }))
     }
 
@@ -392,6 +396,21 @@ impl Staged {
     pub(crate) fn has_previous(&self) -> bool {
         !matches!(self.change, Change::Make)
     }
+}
+
+/// Whose the files are that are made in the staging. `free` is a number that nothing there has.
+fn owner_of_new(folder: &Dir, free: u64) -> Result<Ownership, Failure> {
+    let owner = folder.stat_self()?.owner;
+    if owner == Ownership::of_process() {
+        return Ok(owner);
+    }
+    // A daemon of another group made the folder, or the file system has a say in it (`grpid`, NFS).
+    let name = free.to_string();
+    let probe = folder.make_dir(&name, 0o700);
+    let probe = probe.and_then(|_| folder.stat(&name)).ok().flatten();
+    folder.remove_dir(&name)?;
+    // On a full disk nothing can be made.
+    Ok(probe.map_or(owner, |probe| probe.owner))
 }
 
 fn record_name(number: u64) -> String {

@@ -155,7 +155,8 @@ impl Verification {
                 detail: detail.to_string(),
             });
         };
-        match (record, Image::read(dir, ownership)) {
+        let given = record.as_ref().and_then(|it| it.head.owner_now(ownership));
+        match (record, Image::read(dir, given)) {
             (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
             (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
             (Some(Record { listing, .. }), Ok(image)) => {
@@ -178,7 +179,7 @@ impl Verification {
         }
         // A generation without a record that isn't current is about to come or to go, or a leftover.
         let is_current = || Ok::<_, Fault>(self.tree.pointed(target)?.as_ref() == Some(&name));
-        if self.has_record(target, &name) || is_current()? {
+        if self.has_record(target, &name)? || is_current()? {
             self.damages.extend(found);
         }
         self.generations.push((target.clone(), name));
@@ -229,7 +230,7 @@ impl Verification {
                 Err(Fault::Interrupted) => return Err(Fault::Interrupted),
                 Err(fault) => (DamageKind::Unreadable, fault.to_string()),
             };
-            if self.has_record(target, name) {
+            if self.has_record(target, name)? {
                 damages.push(Damage {
                     target: target.clone(),
                     generation: Some(name.clone()),
@@ -243,9 +244,9 @@ impl Verification {
     }
 
     /// Whether vacuum has left the generation alone until now: it removes the record first.
-    fn has_record(&self, target: &Target, name: &GenerationName) -> bool {
+    fn has_record(&self, target: &Target, name: &GenerationName) -> Result<bool, Failure> {
         let record = format!("{}.toml", name.path(target));
-        self.tree.root().has(record)
+        Ok(self.tree.root().stat_beneath(record)?.is_some())
     }
 
     /// The digest of a file of the tree; `known` are those that were read already, by device and

@@ -147,6 +147,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_may_be_of_an_image_whose_digest_begins_with_all_its_digits() {
+        let digest = Digest::of(b"abc");
+        let of = |digits: &str| {
+            let name = format!("20261122T161500Z-{digits}");
+            name.parse::<GenerationName>().unwrap().may_be(&digest)
+        };
+        assert!(of("ba7816bf8f01"));
+        assert!(!of("ba7816bf8f02") && !of("0a7816bf8f01"));
+    }
+
+    #[test]
     fn a_name_is_made_of_time_and_digest_and_read_back() {
         let now = Moment::from_stat(1_795_364_100, 0);
         let name = GenerationName::new(now, &Digest::of(b"abc"), |_| false);

@@ -2,6 +2,7 @@
 //! no room is used, nothing is read but the clock. Start with [`Target`] and [`GenerationName`].
 
 mod claim;
+mod clock_steps;
 mod digest;
 mod generation;
 mod moment;
@@ -9,6 +10,7 @@ mod target;
 mod verdict;
 
 pub(crate) use claim::ClaimId;
+pub(crate) use clock_steps::ClockSteps;
 pub use digest::Digest;
 pub(crate) use digest::Hasher;
 pub(crate) use generation::{GenerationHint, GenerationName};

@@ -423,6 +423,13 @@ fn history() {
     let world = World::with(KEEP_ALL);
     let [one, two] = ["one", "two"].map(|text| publish(&world, text));
     assert_exit(&command(&world, &["rollback", TARGET]), 0, &world);
+    let output = world.run(&["history", TARGET, "--json"]);
+    let history: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for kept in history["generations"].as_array().unwrap() {
+        let is_current = kept["generation"] == *one;
+        assert_eq!(kept["is_current"], is_current, "{history:#}");
+        assert_eq!(kept["superseded_at"].is_null(), is_current, "{history:#}");
+    }
     assert_exit(&command(&world, &["withdraw", TARGET]), 0, &world);
     let output = world.run(&["history", TARGET, "--json"]);
     assert_exit(&output, 0, &world);

@@ -12,10 +12,12 @@
     reason = "what the tests have in common is for nobody else"
 )]
 
+mod adoption;
 mod boot_configs;
 mod changes;
 mod commands;
 mod crashes;
+mod durable;
 mod filesystems;
 mod hardship;
 mod history;
@@ -28,6 +30,7 @@ mod machines;
 mod orders;
 mod power;
 mod quiet;
+mod sameness;
 mod service;
 mod storm;
 mod supervision;
@@ -48,6 +51,7 @@ fn main() {
         crashes::tests(),
         lab::blocklog::trials::tests(),
         power::tests(),
+        durable::tests(),
         threats::tests(),
         load::tests(),
         filesystems::tests(),
@@ -57,6 +61,8 @@ fn main() {
         orders::tests(),
         commands::tests(),
         changes::tests(),
+        sameness::tests(),
+        adoption::tests(),
         quiet::tests(),
         in_use::tests(),
         verify::tests(),

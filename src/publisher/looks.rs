@@ -1,0 +1,161 @@
+//! Drops that are to be looked into: of each importer in turn, and those that wait when it is time.
+//!
+//! Looks of one importer are made one after the other, in the order of the drops: so two of them are
+//! never reordered, and however many they are, or however long they take, another importer's drop
+//! waits for none of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::spool::Seen;
+use crate::words::Target;
+
+/// A drop that is to be looked into; with its target where it is the head of that line already.
+pub(super) type Next = (Seen, Option<Target>);
+
+/// Importers whose drops are looked into at a time.
+const LANES: usize = 2;
+
+/// Drops of one importer that are looked into before it is another's turn, at most.
+const TOGETHER: usize = 128;
+
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// What is to be looked into now, by the user who dropped it; the next one first. None is empty.
+    due: BTreeMap<u32, VecDeque<Next>>,
+    /// The importers whose drops are being looked into.
+    busy: BTreeSet<u32>,
+    /// Importers whose next drop is to be looked into at this time, and none before.
+    held_up: HashMap<u32, Instant>,
+    /// The importer whose turn was last.
+    last: u32,
+    /// Drops that wait, by their claim name.
+    waiting: HashMap<Arc<str>, Seen>,
+    /// When each of those is due.
+    times: BTreeSet<(Instant, Arc<str>)>,
+}
+
+impl Looks {
+    /// A drop that is to be looked into comes after those of its importer that became whole before.
+    pub(super) fn add(&mut self, seen: Seen) {
+        let due = self.due.entry(seen.owner).or_default();
+        let is_later = |(other, line): &Next| line.is_none() && seen.in_order(other).is_lt();
+        let after = due.iter().rposition(|next| !is_later(next));
+        due.insert(after.map_or(0, |at| at + 1), (seen, None));
+    }
+
+    /// Drops that are to be looked into once more; the head of a line comes before all others.
+    pub(super) fn take_back(&mut self, drops: Vec<Next>) {
+        for (seen, line) in drops {
+            if line.is_some() {
+                let due = self.due.entry(seen.owner).or_default();
+                due.push_front((seen, line));
+            } else {
+                self.add(seen);
+            }
+        }
+    }
+
+    /// A drop that a look has shown to be not whole.
+    pub(super) fn wait(&mut self, seen: Seen) {
+        if seen.holds_up() {
+            self.held_up.insert(seen.owner, due_at(&seen));
+            return self.add(seen);
+        }
+        let name = Arc::clone(seen.claim_name());
+        self.times.insert((due_at(&seen), Arc::clone(&name)));
+        self.waiting.insert(name, seen);
+    }
+
+    /// An event tells of a rename to the name of a drop that may wait.
+    pub(super) fn hear_of_rename(&mut self, claim_name: &str, arrival: u64) {
+        let Some(mut seen) = self.waiting.remove(claim_name) else {
+            return;
+        };
+        let before = (due_at(&seen), Arc::clone(seen.claim_name()));
+        if seen.hear_of_rename(arrival) {
+            self.times.remove(&before);
+            self.add(seen);
+        } else {
+            self.waiting.insert(before.1, seen);
+        }
+    }
+
+    /// Takes up what has waited until now.
+    fn wake_up(&mut self) {
+        let now = Instant::now();
+        let is_due = |first: Option<&(Instant, _)>| first.is_some_and(|(at, _)| *at <= now);
+        while is_due(self.times.first())
+            && let Some((_, name)) = self.times.pop_first()
+        {
+            if let Some(seen) = self.waiting.remove(&name) {
+                self.add(seen);
+            }
+        }
+        self.held_up.retain(|_, at| *at > now);
+    }
+
+    /// The next drops to be looked into, all of one importer, whose others wait until
+    /// [`Looks::end`]. `None` while there are none, or enough are being looked into.
+    pub(super) fn next(&mut self) -> Option<(u32, Vec<Next>)> {
+        self.wake_up();
+        if self.busy.len() >= LANES {
+            return None;
+        }
+        let is_free =
+            |owner: &&u32| !self.busy.contains(*owner) && !self.held_up.contains_key(*owner);
+        let after = self.due.range(self.last.saturating_add(1)..);
+        let all = after.chain(&self.due).map(|(owner, _)| owner);
+        let owner = *all.into_iter().find(is_free)?;
+        let due = self.due.get_mut(&owner)?;
+        let drops = due.drain(..due.len().min(TOGETHER)).collect();
+        if due.is_empty() {
+            self.due.remove(&owner);
+        }
+        self.last = owner;
+        self.busy.insert(owner);
+        Some((owner, drops))
+    }
+
+    /// A look at drops of this importer has ended; these were left over.
+    pub(super) fn end(&mut self, owner: u32, rest: Vec<Next>) {
+        self.busy.remove(&owner);
+        self.take_back(rest);
+    }
+
+    /// When the first of the drops that wait is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let times = self.times.first().map(|(at, _)| *at);
+        times
+            .into_iter()
+            .chain(self.held_up.values().copied())
+            .min()
+    }
+
+    /// How many drops are due that no importer's turn has come for yet.
+    pub(super) fn due(&self) -> usize {
+        self.due.values().map(VecDeque::len).sum()
+    }
+
+    /// Whether the drop of this claim name waits.
+    pub(super) fn is_waiting(&self, claim_name: &str) -> bool {
+        self.waiting.contains_key(claim_name)
+    }
+
+    /// How many drops wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether a drop waits for nothing but that it was not changed for a while.
+    pub(super) fn is_settling(&self) -> bool {
+        !self.held_up.is_empty() || self.waiting.values().any(Seen::is_settling)
+    }
+}
+
+fn due_at(seen: &Seen) -> Instant {
+    let next = seen.waits.as_ref().map(|waits| waits.next);
+    next.map_or_else(Instant::now, Instant::from_std)
+}
