@@ -335,13 +335,29 @@ fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<
     })
 }
 
+/// The word of a hook for every outcome that tells of a change in the tree.
+const CHANGED: &str = "changed";
+
 fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     let on = table.required("on", |value| {
-        let rule = format!("a list of {}", one_of(Verdict::VARIANTS, ", "));
+        let rule = format!(
+            "a list of {}, \"{CHANGED}\"",
+            one_of(Verdict::VARIANTS, ", ")
+        );
         let words = value.texts(&rule)?;
-        let verdicts: Result<Vec<_>, _> = words.iter().map(|word| word.parse()).collect();
-        let verdicts = verdicts.ok().filter(|verdicts| !verdicts.is_empty());
-        verdicts.ok_or(rule)
+        let mut verdicts = Vec::new();
+        for word in words {
+            match word.parse() {
+                Ok(verdict) => verdicts.push(verdict),
+                Err(_) if word == CHANGED => verdicts.extend(Verdict::CHANGES),
+                Err(_) => return Err(rule),
+            }
+        }
+        if verdicts.is_empty() {
+            Err(rule)
+        } else {
+            Ok(verdicts)
+        }
     });
     let command = table.required("command", |value| {
         const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
@@ -537,7 +553,7 @@ mod tests {
             template = "menu.j2"
             output = "menu.ipxe"
             [[hook]]
-            on = ["published", "withdrawn"]
+            on = ["changed", "unchanged"]
             command = ["/bin/echo", "hello"]
             timeout = "12s"
             [[hook]]
@@ -594,7 +610,12 @@ mod tests {
             ],
             hooks: vec![
                 Hook {
-                    on: vec![Verdict::Published, Verdict::Withdrawn],
+                    on: vec![
+                        Verdict::Published,
+                        Verdict::RolledBack,
+                        Verdict::Withdrawn,
+                        Verdict::Unchanged,
+                    ],
                     command: vec!["/bin/echo".into(), "hello".into()],
                     timeout: Duration::from_secs(12),
                 },
@@ -759,7 +780,7 @@ error: invalid `hook.on`
   --> config.toml:12:6
    |
 12 | on = [\"publish\"]
-   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"withdrawn\", \"rejected\"
+   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"rolled-back\", \"withdrawn\", \"rejected\", \"changed\"
 
 error: invalid `hook.command`
   --> config.toml:13:11

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::decision::{Decision, Request};
+use super::decision::{self, Decision, Request};
 use super::orders::conflict;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
-use crate::tree::{Change, Current, Event, Generation, Happened, Head, Record};
+use crate::tree::{Change, Current, Generation, Head, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -48,7 +48,7 @@ impl Request<'_> {
             && record.listing.lists(image.entries())
             && self.manifest.check_checksums(&record.listing).is_ok()
         {
-            return Ok(self.unchanged(&record.head));
+            return Ok(Decision::Unchanged(decision::published(&record.head)));
         }
         let base = Base {
             dir: published.dir(),
@@ -115,12 +115,10 @@ impl Request<'_> {
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         record.head.given = Some(self.shop.staging.ownership());
         let staged = match self.shop.find_kept(&record, kept, &change)? {
-            Some((name, history)) => {
+            Some(name) => {
                 record.head.generation = name;
-                record.history = history;
-                let now = record.head.published_at;
-                record.note(now, Happened::Published, Some(&origin));
-                self.shop.staging.stage_kept(&record, change)?
+                let staging = &self.shop.staging;
+                staging.stage_kept(&record, change)?
             }
             None => draft.finish(&record, change)?,
         };
@@ -129,14 +127,13 @@ impl Request<'_> {
 }
 
 impl Workshop {
-    /// The one of these generations that holds the very image of `record`, and is undamaged; with
-    /// its history.
+    /// The one of these generations that holds the very image of `record`, and is undamaged.
     fn find_kept(
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
         change: &Change,
-    ) -> Result<Option<(GenerationName, Vec<Event>)>, Fault> {
+    ) -> Result<Option<GenerationName>, Fault> {
         let Head { target, digest, .. } = &record.head;
         for name in kept {
             // The current one was compared already.
@@ -145,13 +142,13 @@ impl Workshop {
             }
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
-                && let Some(record) = kept.record
+                && kept.record.is_some()
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
             {
                 match image.hash(&self.progress) {
                     Ok(listing) if listing.digest() == *digest => {
-                        return Ok(Some((kept.name, record.history)));
+                        return Ok(Some(kept.name));
                     }
                     Err(Fault::Interrupted) => return Err(Fault::Interrupted),
                     _ => {}

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -213,6 +214,14 @@ impl Dir {
         self.explain("opening", path, opened.map(File::from))
     }
 
+    /// Opens the file `path` beneath this directory to read it and to write at its end; `None` when
+    /// nothing has that name.
+    pub(crate) fn file_to_append(&self, path: impl AsRef<Path>) -> Result<Option<File>> {
+        let flags = OPEN_FILE | OFlags::RDWR | OFlags::APPEND;
+        let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
+        self.explain("opening", path, found(opened.map(File::from)))
+    }
+
     /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
     /// name.
     pub(crate) fn stat_beneath(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
@@ -257,6 +266,19 @@ impl Dir {
     pub(crate) fn write_new(&self, path: impl AsRef<Path>, contents: &[u8]) -> Result<()> {
         let mut file = self.create(&path)?;
         self.explain("writing", path, file.write_all(contents))
+    }
+
+    /// Writes over as many bytes of the file `path`, from `offset` on.
+    pub(crate) fn overwrite(
+        &self,
+        path: impl AsRef<Path>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let flags = OPEN_FILE | OFlags::WRONLY;
+        let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
+        let file = self.explain("opening", &path, opened.map(File::from))?;
+        self.explain("writing", path, file.write_all_at(bytes, offset))
     }
 
     /// Puts a file with these contents at `name`, in place of what was there. `temporary` is a name
@@ -472,7 +494,7 @@ impl Dir {
         self.explain("changing the owner of", name, given)
     }
 
-    /// Sets the time of last modification of `name`.
+    /// Sets the time of last modification of `name`, of a link for itself.
     pub(crate) fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
         let times = Timestamps {
             last_access: Timespec {

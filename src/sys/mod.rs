@@ -5,6 +5,7 @@
 //! places where tests end the daemon. Uses `words`. Start with [`Dir`].
 
 mod accounts;
+mod boot;
 mod dir;
 mod failpoint;
 mod failure;
@@ -16,6 +17,7 @@ mod removal;
 mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
+pub(crate) use boot::BootTime;
 pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;

@@ -245,7 +245,8 @@ impl Verification {
 
     /// Whether vacuum has left the generation alone until now: it removes the record first.
     fn has_record(&self, target: &Target, name: &GenerationName) -> Result<bool, Failure> {
-        Ok(self.tree.retired_at(target, name)?.is_some())
+        let record = format!("{}.toml", name.path(target));
+        Ok(self.tree.root().stat_beneath(record)?.is_some())
     }
 
     /// The digest of a file of the tree; `known` are those that were read already, by device and

@@ -22,6 +22,7 @@ const PLACES: &[&str] = &[
     "catalog",
     "claim",
     "copy-file",
+    "history",
     "outcome",
     "place-adopted",
     "place-generation",

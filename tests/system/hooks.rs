@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::lab::world::{World, test, until};
+use crate::lab::world::{World, manifest, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -22,6 +22,11 @@ pub fn tests() -> Vec<Trial> {
             "a hook runs after the outcomes that it is for, in order, one at a time",
             &[],
             in_order,
+        ),
+        test(
+            "a hook for changes hears of all that changed the tree, and of nothing else",
+            &[],
+            changes,
         ),
         test(
             "a hook that hangs is ended with all that it has started, and delays no swap",
@@ -169,6 +174,37 @@ fn is_running(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     // A process that has ended and that nobody has waited for yet runs no more.
     !stat.is_empty() && !stat.contains(") Z ")
+}
+
+fn changes() {
+    let hooked = hooked(
+        "\"changed\"",
+        "1m",
+        "echo $NETBOOT_OUTCOME $NETBOOT_DROP >> $OUT",
+    );
+    let world = &hooked.world;
+    let order = |name: &str, action: &str| {
+        let hidden = world.incoming(&format!(".{name}"));
+        fs::create_dir(&hidden).unwrap();
+        let text = format!("{}action = {action:?}\n", manifest(TARGET));
+        fs::write(hidden.join("manifest.toml"), text).unwrap();
+        fs::rename(hidden, world.incoming(name)).unwrap();
+        world.run_once();
+    };
+    for name in ["one", "two"] {
+        hooked.drop_text(name);
+        world.run_once();
+    }
+    world.drop_image("same", TARGET, &[("linux", b"two")]);
+    world.run_once();
+    world.assert_outcome("same", "unchanged");
+    order("back", "rollback");
+    order("nonsense", "remove");
+    order("gone", "withdraw");
+    assert_eq!(
+        hooked.written(),
+        "published one\npublished two\nrolled-back back\nwithdrawn gone\n"
+    );
 }
 
 fn hangs() {

@@ -20,6 +20,7 @@ mod crashes;
 mod durable;
 mod filesystems;
 mod hardship;
+mod history;
 mod hooks;
 mod images;
 mod in_use;
@@ -57,6 +58,7 @@ fn main() {
         load::tests(),
         filesystems::tests(),
         hardship::tests(),
+        history::tests(),
         hooks::tests(),
         orders::tests(),
         commands::tests(),
