@@ -80,6 +80,17 @@ impl Decided {
         })
     }
 
+    /// A claimed drop that is rejected without having been looked at once more.
+    pub(super) fn reject(claimed: Claimed, target: Target, rejection: Rejection) -> Self {
+        Self {
+            claimed,
+            target: Some(target),
+            decision: Decision::Reject(rejection),
+            swapped_at: None,
+            started: Instant::now(),
+        }
+    }
+
     /// What is to be done in the tree, if anything.
     pub(super) fn staged(&self) -> Option<&Staged> {
         match &self.decision {

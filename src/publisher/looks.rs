@@ -83,6 +83,16 @@ impl Looks {
         }
     }
 
+    /// Takes up all that waits: something else may be waited for now.
+    pub(super) fn take_up_all(&mut self) {
+        self.times.clear();
+        self.held_up.clear();
+        for mut seen in std::mem::take(&mut self.waiting).into_values() {
+            seen.waits = None;
+            self.add(seen);
+        }
+    }
+
     /// Takes up what has waited until now.
     fn wake_up(&mut self) {
         let now = Instant::now();

@@ -20,6 +20,7 @@
 mod cleanup;
 mod decide;
 mod decision;
+mod lines;
 mod looks;
 mod orders;
 mod pipeline;
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cleanup::{Cleanup, PutAway, Vacuumed};
 use self::decide::{Begun, BegunDrop, Heavy, PeekedDrops};
-use self::decision::Postponed;
+use self::decision::{Decided, Postponed};
 use self::looks::Next;
 use self::pipeline::{Pipeline, Stepped, Written};
 use self::queue::Queue;
@@ -197,6 +198,7 @@ impl Publisher {
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
         Arc::make_mut(&mut self.shop).settings = settings;
+        self.queue.begin_anew();
         self.scanner.begin_anew();
     }
 
@@ -204,7 +206,7 @@ impl Publisher {
     fn hand_out(&mut self) {
         if self.troubles.is_time() {
             self.scanner.is_wanted = true;
-            self.queue.retry_postponed();
+            self.retry_postponed();
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
@@ -344,7 +346,18 @@ impl Publisher {
                     self.begin_heavy(Heavy::Checked(checked), target, owner);
                 }
             }
+            Ok(Begun::NoRoom(claimed, target, fault)) => {
+                self.troubles.meet(&claimed.name, &fault);
+                self.queue.step_aside(target, claimed, &fault);
+            }
             Ok(Begun::Decided(decided)) => {
+                if let (Some(target), Some(_)) = (&decided.target, decided.staged()) {
+                    // They have their outcome before this one is swapped in: a step later.
+                    for (claimed, rejection) in self.queue.passed(target, decided.claimed.claim) {
+                        let passed = Decided::reject(claimed, target.clone(), rejection);
+                        self.steps.add(passed);
+                    }
+                }
                 // A drop that was replaced while it was claimed is for no target any more: the line
                 // of what was there before goes on.
                 if decided.target.is_none() {
@@ -399,6 +412,13 @@ impl Publisher {
     fn let_go(&mut self, claim_name: &str) {
         self.troubles.is_over(claim_name);
         self.scanner.is_wanted |= self.queue.let_go(claim_name);
+    }
+
+    fn retry_postponed(&mut self) {
+        let timeout = self.shop.settings.spool.incomplete_timeout;
+        for (claimed, target, rejection) in self.queue.retry_postponed(timeout) {
+            self.steps.add(Decided::reject(claimed, target, rejection));
+        }
     }
 
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].

@@ -37,6 +37,8 @@ pub(crate) struct Seen {
     /// The drop was made there, and so is written in place. Where it neither was nor was renamed,
     /// nobody knows.
     pub(super) is_made: bool,
+    /// There was no room for the drop, for so long.
+    pub(super) no_room_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
     pub(crate) waits: Option<Waits>,
 }
@@ -87,6 +89,7 @@ impl Seen {
             arrival: None,
             is_renamed: false,
             is_made: false,
+            no_room_since: None,
             waits: None,
         }
     }
@@ -132,6 +135,7 @@ impl Seen {
             arrival,
             is_renamed: arrival.is_some(),
             is_made: false,
+            no_room_since: None,
             waits: None,
         }
     }
@@ -228,17 +232,22 @@ pub(crate) struct Claimed {
     /// Another than `name` only where that is not fit for a file.
     pub(super) claim_name: Arc<str>,
     pub claim: ClaimId,
+    /// There was no room for the drop, for so long.
+    pub no_room_since: Option<Instant>,
     pub importer: Importer,
     pub received_at: Moment,
-    /// When the drop became the daemon's; a generation made of it is younger.
-    pub since: Moment,
+    /// When the drop became the daemon's, as far as is known.
+    pub since: Instant,
 }
 
 impl Claimed {
     /// The drop as it is found again where it is now, in `processing/`.
     pub(crate) fn again(&self) -> Seen {
         let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
-        Seen::claimed(self.claim, name, owner, self.received_at)
+        Seen {
+            no_room_since: self.no_room_since,
+            ..Seen::claimed(self.claim, name, owner, self.received_at)
+        }
     }
 
     /// The drop's name in `processing/`.
@@ -301,6 +310,24 @@ mod tests {
             Self {
                 waits: Some(waits),
                 ..self
+            }
+        }
+    }
+
+    impl Claimed {
+        /// Of which the claim has this number.
+        pub(crate) fn for_test(seen: &Seen, number: usize) -> Self {
+            Self {
+                name: String::new(),
+                claim_name: Arc::clone(&seen.claim_name),
+                claim: ClaimId::new(number as u64, 0),
+                no_room_since: seen.no_room_since,
+                importer: Importer {
+                    uid: seen.owner,
+                    name: String::new(),
+                },
+                received_at: seen.completed,
+                since: Instant::now(),
             }
         }
     }

@@ -40,6 +40,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -238,12 +239,20 @@ impl Spool {
             let detail = "the drop was replaced while it was claimed";
             manifest = Err(Rejection::new(Reason::Changed, detail));
         }
+        // Of what was claimed before the clock was set back nobody knows when.
+        let age = seen
+            .claim
+            .map(|_| self.clock.read(processing))
+            .transpose()?;
+        let since = age.and_then(|clock| Instant::now().checked_sub(clock.age(stat.changed)));
+        let since = since.unwrap_or_else(Instant::now);
         let claimed = Claimed {
             name: seen.shown_name(),
             claim,
+            no_room_since: seen.no_room_since,
             importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
-            since: stat.changed,
+            since,
             claim_name: seen.claim_name,
         };
         Ok(Some((claimed, manifest)))
