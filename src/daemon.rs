@@ -109,7 +109,8 @@ fn reload(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) {
-    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it (sd_notify(3)).
+    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it (sd_notify(3)), and
+    // comes when the new settings are in force.
     let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
     tell_systemd(&[NotifyState::Reloading, now]);
     match reread() {
@@ -119,16 +120,17 @@ fn reload(
             for key in later {
                 tracing::warn!("`{key}` takes effect after a restart");
             }
-            // A publisher that is about to end needs no settings any more.
+            // The publisher tells systemd when it judges by them. One that is about to end needs no
+            // settings any more.
             let _ = change.send(Arc::new(settings));
             tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
         }
         Err(error) => {
             let message_id = MessageId::ReloadRefused;
             tracing::error!(%message_id, "the old configuration stays: {error:#}");
+            tell_systemd(&[NotifyState::Ready]);
         }
     }
-    tell_systemd(&[NotifyState::Ready]);
 }
 
 /// Opens what there is to open, and runs the publisher and its listeners until the publisher ends.

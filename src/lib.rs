@@ -39,7 +39,7 @@
 //!
 //! # What is absent
 //!
-//! - No database: status, history and recovery are read from names and records in the tree.
+//! - No database: status and recovery are read from names, records and histories in the tree.
 //! - No lock inside the process on what machines see: it has one owner, the publisher.
 //! - No path made of input: names are looked up beneath open folders, and only `sys` makes system
 //!   calls on names.
@@ -74,5 +74,5 @@ pub use listeners::BootConfigs;
 pub use log::MessageId;
 pub use settings::Settings;
 pub use spool::{Manifest, Outcome};
-pub use tree::{Changes, Head, Pointers, Record, Staging};
+pub use tree::{Catalog, Changes, Head, Pointers, Record, Staging};
 pub use words::Digest;

@@ -12,7 +12,7 @@ use strum::VariantNames;
 use toml::de::DeValue;
 
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
 use crate::words::{Target, Verdict};
 
 /// Everything that an admin can set.
@@ -335,13 +335,29 @@ fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<
     })
 }
 
+/// The word of a hook for every outcome that tells of a change in the tree.
+const CHANGED: &str = "changed";
+
 fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     let on = table.required("on", |value| {
-        let rule = format!("a list of {}", one_of(Verdict::VARIANTS, ", "));
+        let rule = format!(
+            "a list of {}, \"{CHANGED}\"",
+            one_of(Verdict::VARIANTS, ", ")
+        );
         let words = value.texts(&rule)?;
-        let verdicts: Result<Vec<_>, _> = words.iter().map(|word| word.parse()).collect();
-        let verdicts = verdicts.ok().filter(|verdicts| !verdicts.is_empty());
-        verdicts.ok_or(rule)
+        let mut verdicts = Vec::new();
+        for word in words {
+            match word.parse() {
+                Ok(verdict) => verdicts.push(verdict),
+                Err(_) if word == CHANGED => verdicts.extend(Verdict::CHANGES),
+                Err(_) => return Err(rule),
+            }
+        }
+        if verdicts.is_empty() {
+            Err(rule)
+        } else {
+            Ok(verdicts)
+        }
     });
     let command = table.required("command", |value| {
         const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
@@ -378,7 +394,7 @@ fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
 fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
-        let spool = spool.display();
+        let spool = quoted(&spool.to_string_lossy());
         return Err(format!("a path apart from `spool.path`, {spool}"));
     }
     Ok(tree)
@@ -388,7 +404,7 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
 fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
     match optional_path(value)? {
         Some(root) if !tree.starts_with(&root) => {
-            let tree = tree.display();
+            let tree = quoted(&tree.to_string_lossy());
             Err(format!("`tree.path`, {tree}, or a folder above it"))
         }
         root => Ok(root),
@@ -537,7 +553,7 @@ mod tests {
             template = "menu.j2"
             output = "menu.ipxe"
             [[hook]]
-            on = ["published", "withdrawn"]
+            on = ["changed", "unchanged"]
             command = ["/bin/echo", "hello"]
             timeout = "12s"
             [[hook]]
@@ -594,7 +610,12 @@ mod tests {
             ],
             hooks: vec![
                 Hook {
-                    on: vec![Verdict::Published, Verdict::Withdrawn],
+                    on: vec![
+                        Verdict::Published,
+                        Verdict::RolledBack,
+                        Verdict::Withdrawn,
+                        Verdict::Unchanged,
+                    ],
                     command: vec!["/bin/echo".into(), "hello".into()],
                     timeout: Duration::from_secs(12),
                 },
@@ -629,6 +650,87 @@ mod tests {
     }
 
     #[test]
+    fn values_at_the_edge_are_refused_or_taken() {
+        let hook =
+            |command: &str| format!("[[hook]]\non = [\"rejected\"]\ncommand = [{command}]\n");
+        let outputs = |one: &str, other: &str| {
+            let config = |output: &str| {
+                format!("[[boot_config]]\ntemplate = \"t\"\noutput = \"{output}\"\n")
+            };
+            config(one) + &config(other)
+        };
+        let age = |age: &str| format!("[retention]\nmin_age = \"{age}\"\n");
+        for (good, bad, problem) in [
+            (hook("\"/a\""), "hook = 3\n".to_string(), "invalid `hook`"),
+            (
+                "[spool]\npath = \".\"\n".to_string(),
+                "[spool]\npath = \"\"\n".to_string(),
+                "invalid `spool.path`",
+            ),
+            (
+                age("36500days"),
+                age("36501days"),
+                "invalid `retention.min_age`",
+            ),
+            (
+                hook(r#""/a", "b""#),
+                hook(r#""/a", "b\u0000""#),
+                "invalid `hook.command`",
+            ),
+            (
+                outputs("a", "b"),
+                outputs("a", "a"),
+                "invalid `boot_config.output`",
+            ),
+        ] {
+            assert!(Settings::parse("x.toml", &good).is_ok(), "{good}");
+            let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_stays() {
+        let running = Settings::default();
+        let other = "[spool]\npath = \"/a\"\nwatch = \"poll\"\nkeep_outcomes = \"1s\"\n\
+                     [tree]\npath = \"/b\"\nowner = \"c\"\ngroup = \"d\"\n\
+                     [log]\nformat = \"json\"\nlevel = \"debug\"\n";
+        let other = Settings::parse("x.toml", other).unwrap();
+        let (taken, later) = other.beside(&running);
+        let named = [
+            "spool.path",
+            "spool.watch",
+            "tree.path",
+            "tree.owner",
+            "tree.group",
+            "log.format",
+        ];
+        assert_eq!(later, named);
+        let mut expected = running.clone();
+        expected.spool.keep_outcomes = Duration::from_secs(1);
+        expected.log.level = LogLevel::Debug;
+        assert_eq!(taken, expected);
+        assert_eq!(taken.clone().beside(&running), (taken, Vec::new()));
+    }
+
+    #[test]
+    fn what_a_complaint_says_of_another_value_is_escaped_and_short() {
+        let long = format!("/\\u001b[2J{}", "x".repeat(10_000));
+        let bad = format!(
+            "[spool]\npath = \"{long}\"\n[tree]\npath = \"{long}/y\"\n[tftp]\nroot = \"/z\"\n"
+        );
+        let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
+        assert!(
+            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains('\u{1b}') && shown.len() < 5_000,
+            "{shown:?}"
+        );
+    }
+
+    #[test]
     fn every_error_in_tables_of_an_array_is_reported_at_once() {
         let bad = "\
 [tftp]
@@ -652,7 +754,7 @@ error: invalid `tftp.root`
  --> config.toml:2:8
   |
 2 | root = \"/srv/other\"
-  |        ^^^^^^^^^^^^ expected `tree.path`, /srv/tftp/netboot, or a folder above it
+  |        ^^^^^^^^^^^^ expected `tree.path`, `/srv/tftp/netboot`, or a folder above it
 
 error: invalid `boot_config.output`
  --> config.toml:5:10
@@ -678,7 +780,7 @@ error: invalid `hook.on`
   --> config.toml:12:6
    |
 12 | on = [\"publish\"]
-   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"withdrawn\", \"rejected\"
+   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"rolled-back\", \"withdrawn\", \"rejected\", \"changed\"
 
 error: invalid `hook.command`
   --> config.toml:13:11
@@ -736,7 +838,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, /srv
+  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
 
 error: invalid `limits.max_files`
  --> config.toml:9:13

@@ -1,4 +1,4 @@
-//! `history`: what happened to a target, read from the records of its generations.
+//! `history`: what happened to a target, and which generations of it are kept.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,8 +11,11 @@ use super::terminal::{print_as, text_or};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::text::{age, quoted, table};
-use crate::tree::{Event, Tree};
+use crate::tree::{Happened, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
+
+/// So many lines are shown; a few older ones may be there still.
+const MAX_SHOWN: usize = 1_000;
 
 /// Shows the history of a target.
 pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::Result<ExitCode> {
@@ -22,14 +25,14 @@ pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::
     print_as(json, &history, History::to_text)
 }
 
-/// A target's generations and their events.
+/// A target's generations, and what happened to it.
 #[derive(Debug, Serialize)]
 struct History {
     pub target: Target,
     /// The generations that are kept, the oldest first.
     pub generations: Vec<Kept>,
-    /// What happened to these generations, the oldest first.
-    pub events: Vec<Happening>,
+    /// The lines of the history, the oldest first.
+    pub events: Vec<Happened>,
 }
 
 /// A generation that is kept.
@@ -47,14 +50,6 @@ struct Kept {
     pub bytes: Option<u64>,
 }
 
-/// Something that happened to a generation.
-#[derive(Debug, Serialize)]
-struct Happening {
-    pub generation: GenerationName,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
 impl History {
     /// Reads the history of `target`; `None` when the tree knows nothing of it.
     ///
@@ -62,25 +57,25 @@ impl History {
     /// When the tree can't be read.
     fn read(tree: &Path, target: &Target) -> Result<Option<Self>, Fault> {
         let tree = Tree::open(tree)?;
-        let Some(names) = tree.names(target)? else {
+        let (names, lines) = (tree.names(target)?, tree.history(target)?);
+        if names.is_none() && lines.is_none() {
             return Ok(None);
-        };
+        }
+        let lines = lines.into_iter().flatten().take(MAX_SHOWN);
+        let mut events = lines.collect::<Result<Vec<_>, _>>()?;
+        events.reverse();
         let current = tree.pointed(target)?;
-        let (mut generations, mut events) = (Vec::new(), Vec::new());
-        for name in names {
+        let mut generations = Vec::new();
+        for name in names.unwrap_or_default() {
             let is_current = Some(&name) == current.as_ref();
-            let retired_at = tree.retired_at(target, &name)?;
-            let generation = tree.generation(target, name.clone())?;
-            let record = generation.and_then(|generation| generation.record);
-            let (head, history) = record.map(|it| (it.head, it.history)).unzip();
-            events.extend(history.into_iter().flatten().map(|event| Happening {
-                generation: name.clone(),
-                event,
-            }));
+            let replaced =
+                |event: &&Happened| event.is_swap() && event.from.as_ref() == Some(&name);
+            let superseded = events.iter().rfind(replaced).filter(|_| !is_current);
+            let head = tree.head(target, &name)?;
             let head = head.as_ref();
             generations.push(Kept {
                 is_current,
-                superseded_at: retired_at.filter(|_| !is_current),
+                superseded_at: superseded.map(|event| event.at),
                 digest: head.map(|head| head.digest),
                 version: head.and_then(|head| head.version.clone()),
                 published_at: head.map(|head| head.published_at),
@@ -89,7 +84,6 @@ impl History {
                 generation: name,
             });
         }
-        events.sort_by_key(|happening| happening.event.at);
         Ok(Some(Self {
             target: target.clone(),
             generations,
@@ -112,19 +106,23 @@ impl History {
                 text_or(kept.bytes.map(ByteSize), "?"),
             ]);
         }
-        let happened = self.events.iter().map(|Happening { generation, event }| {
+        let happened = self.events.iter().map(|event| {
             let by = event.importer.as_ref().map(|it| format!("by {}", it.name));
-            let drop = event
-                .drop
-                .as_ref()
-                .map(|it| format!(", drop {}", quoted(it)));
+            let drop = event.drop.as_ref();
+            let drop = drop.map(|it| format!(", drop {}", quoted(it)));
             [
                 event.at.to_seconds(),
-                event.what.to_string(),
-                generation.to_string(),
+                event.event.to_string(),
+                text_or(event.from.as_ref(), "-"),
+                text_or(event.to.as_ref(), "-"),
                 text_or(by, "") + &text_or(drop, ""),
             ]
         });
-        format!("{}\n{}", table(&rows), table(&happened.collect::<Vec<_>>()))
+        let head = ["WHEN", "WHAT", "FROM", "TO", ""].map(String::from);
+        let happened: Vec<_> = std::iter::once(head).chain(happened).collect();
+        if self.generations.is_empty() {
+            return table(&happened);
+        }
+        format!("{}\n{}", table(&rows), table(&happened))
     }
 }

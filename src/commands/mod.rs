@@ -22,7 +22,7 @@ use self::submit::Submit;
 use self::terminal::{print, say};
 use crate::settings::Settings;
 use crate::spool::{Action, Manifest};
-use crate::words::{GenerationName, Target};
+use crate::words::{GenerationHint, Target};
 
 /// Publishes network-boot images: takes them from a spool, compares each with what is published,
 /// and swaps what changed into the tree that a TFTP or HTTP server serves.
@@ -47,9 +47,10 @@ enum Command {
     Rollback {
         /// arch/subarch/release/purpose
         target: Target,
-        /// The generation, as `history` shows it; without it the one before the current
+        /// The generation, as `history` shows it, the beginning of its name, or the first digits of
+        /// its digest; without it the one that the last swap replaced
         #[arg(long, value_name = "GENERATION")]
-        to: Option<GenerationName>,
+        to: Option<GenerationHint>,
         #[command(flatten)]
         drop: HandOver,
     },

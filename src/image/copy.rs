@@ -1,14 +1,15 @@
 //! An image is copied and hashed: the very bytes that are written are the ones that are hashed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::Content;
 use super::listing::{FileMark, Listing};
-use super::reading::append;
+use super::reading::{OpenFile, put};
 use super::{DIR_MODE, Image};
 use crate::fault::Fault;
-use crate::sys::{Dir, Failure, FileExt as _, Ownership, Progress, failpoint, try_map};
+use crate::sys::{Dir, Failure, FileExt as _, Ownership, Progress, Stat, failpoint, try_map};
 
 /// From this many bytes or files on, several threads are worth their start.
 const MANY_BYTES: u64 = 4 << 20;
@@ -18,59 +19,78 @@ const MANY_FILES: usize = 32;
 pub(crate) struct Base<'a> {
     pub dir: &'a Dir,
     pub listing: &'a Listing,
-    /// Paths of the files that are the same in both.
-    pub same_files: &'a HashSet<String>,
+    /// The files that are the same in both, by path, as they were seen when they were compared.
+    pub same_files: &'a HashMap<String, Stat>,
 }
 
 impl Image {
-    /// Copies the image into the empty directory `into`, and gives what is there to `owner`. A file
-    /// that `base` has already becomes a hard link to that one: both are immutable.
+    /// Copies the image into the empty directory `into`. Holes stay holes.
     ///
     /// # Errors
     /// What is wrong with a file of the image, or [`Fault::Retry`] when it can't be written.
-    pub(crate) fn copy_into(
+    pub(crate) fn copy_into(&self, into: &Dir, progress: &Progress) -> Result<Listing, Fault> {
+        make_folders(self, into, None)?;
+        let can_clone = AtomicBool::new(true);
+        progress.expect(self.bytes());
+        each_file(self, |path, size| {
+            let (_, mark) = self.copy_file((path, size), into, &can_clone, progress)?;
+            Ok(mark)
+        })
+    }
+
+    /// As [`Image::copy_into`], for a copy that will be published, and that is given to `owner`. A
+    /// file that `base` has already becomes a hard link to that one: both are immutable. Any other
+    /// gets its seal.
+    pub(crate) fn publish_into(
         &self,
         into: &Dir,
         base: Option<&Base<'_>>,
         owner: Option<Ownership>,
         progress: &Progress,
     ) -> Result<Listing, Fault> {
-        let own = |path: &str| into.set_owner(path, owner);
-        // Sorted by path, so a folder comes before what is in it.
-        for entry in self.entries() {
-            match &entry.content {
-                Content::Folder => drop(into.make_dir(&entry.path, DIR_MODE)?),
-                Content::Link(target) => into.make_link(&entry.path, target)?,
-                Content::File(_) | Content::Foreign => continue,
-            }
-            own(&entry.path)?;
-        }
-        own(".")?;
-        let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
-        let copied = self.files().filter(|(path, _)| !is_shared(*path));
+        make_folders(self, into, owner)?;
+        let shared = base.map_or(Ok(HashMap::new()), |base| base.share(into))?;
+        let copied = self.files().filter(|(path, _)| !shared.contains_key(path));
         progress.expect(copied.map(|(_, size)| size).sum());
         let can_clone = AtomicBool::new(true);
         each_file(self, |path, size| {
-            if let Some(mark) = base.and_then(|base| share_file(base, path, size, into)) {
-                return Ok(mark);
+            if let Some(mark) = shared.get(path) {
+                return Ok(*mark);
             }
-            failpoint("copy-file", "creating", path)?;
-            let from = self.open(path, size)?;
-            let to = into.create(path)?;
-            own(path)?;
-            // The importer can't write to blocks that are shared any more: the copy is what is hashed.
-            if can_clone.load(Ordering::Relaxed) && size > 0 {
-                if from.reflink(&to) {
-                    let copy = into.existing_file(path)?;
-                    return self.hash_open((path, size), &copy, progress, |_, _| Ok(()));
-                }
-                can_clone.store(false, Ordering::Relaxed);
-            }
-            self.hash_open((path, size), &from, progress, |block, end| {
-                append(&to, block, end)
-                    .map_err(|error| Failure::new("writing", into.path().join(path), error))
-            })
+            let (copy, mark) = self.copy_file((path, size), into, &can_clone, progress)?;
+            // A file without its seal is as good, but has to be hashed where it is compared.
+            let _ = copy.set_nanoseconds(mark.seal());
+            into.set_owner(path, owner)?;
+            Ok(mark)
         })
+    }
+
+    /// Copies a file. The copy is open for writing.
+    fn copy_file(
+        &self,
+        (path, size): (&str, u64),
+        into: &Dir,
+        can_clone: &AtomicBool,
+        progress: &Progress,
+    ) -> Result<(File, FileMark), Fault> {
+        failpoint("copy-file", "creating", path)?;
+        let failed = |error| Failure::new("writing", into.path().join(path), error);
+        let from = self.open(path, size)?;
+        let to = into.create(path)?;
+        let is_clone = can_clone.load(Ordering::Relaxed) && size > 0 && from.file.reflink(&to);
+        let mark = if is_clone {
+            // The importer can't write to blocks that are shared any more: the copy is what is hashed.
+            let file = into.existing_file(path)?;
+            OpenFile { file, ..from }.hash(progress, |_, _| Ok(()))?
+        } else {
+            can_clone.fetch_and(size == 0, Ordering::Relaxed);
+            from.hash(progress, |block, at| put(&to, block, at).map_err(failed))?
+        };
+        // A hole at the end was not written.
+        if to.stat().map_err(failed)?.size < size {
+            to.set_len(size).map_err(failed)?;
+        }
+        Ok((to, mark))
     }
 
     /// Hashes every file.
@@ -80,10 +100,23 @@ impl Image {
     pub(crate) fn hash(&self, progress: &Progress) -> Result<Listing, Fault> {
         progress.expect(self.bytes());
         each_file(self, |path, size| {
-            let file = self.open(path, size)?;
-            self.hash_open((path, size), &file, progress, |_, _| Ok(()))
+            self.open(path, size)?.hash(progress, |_, _| Ok(()))
         })
     }
+}
+
+/// Makes the folders and links of a copy of `image`.
+fn make_folders(image: &Image, into: &Dir, owner: Option<Ownership>) -> Result<(), Failure> {
+    // Sorted by path, so a folder comes before what is in it.
+    for entry in image.entries() {
+        match &entry.content {
+            Content::Folder => drop(into.make_dir(&entry.path, DIR_MODE)?),
+            Content::Link(target) => into.make_link(&entry.path, target)?,
+            Content::File(_) | Content::Foreign => continue,
+        }
+        into.set_owner(&entry.path, owner)?;
+    }
+    into.set_owner(".", owner)
 }
 
 /// The listing of `image`, with the mark of each file as `mark` finds it; several side by side.
@@ -114,10 +147,131 @@ fn each_file(
     Ok(listing)
 }
 
-/// Links the file that `base` has already. `None` when the file has to be copied: it is another, or
-/// can't be linked (too many links, an owner whose files the daemon may not link).
-fn share_file(base: &Base<'_>, path: &str, size: u64, into: &Dir) -> Option<FileMark> {
-    let mark = base.listing.files.get(path)?;
-    let is_same = mark.size == size && base.same_files.contains(path);
-    (is_same && base.dir.hard_link(path, into).is_ok()).then_some(*mark)
+impl Base<'_> {
+    /// Links the files that are here already, and tells which. What is not among them has to be
+    /// copied: it can't be linked (too many links, an owner whose files the daemon may not link), or
+    /// isn't what it was any more.
+    fn share(&self, into: &Dir) -> Result<HashMap<&str, FileMark>, Fault> {
+        let mut folders = BTreeMap::<&str, Vec<(&str, &Stat)>>::new();
+        for (path, stat) in self.same_files {
+            let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
+            folders.entry(folder).or_default().push((path, stat));
+        }
+        let has_many = self.same_files.len() > MANY_FILES;
+        let few = if has_many { 1 } else { usize::MAX };
+        let shared = try_map(folders.into_iter().collect(), few, |(folder, files)| {
+            self.share_folder(folder, files, into)
+        })?;
+        Ok(shared.into_iter().flatten().collect())
+    }
+
+    /// Links these files of a folder. Both of its directories are opened once, however many files are
+    /// in it.
+    fn share_folder<'f>(
+        &self,
+        folder: &str,
+        files: Vec<(&'f str, &Stat)>,
+        into: &Dir,
+    ) -> Result<Vec<(&'f str, FileMark)>, Fault> {
+        let mut shared = Vec::new();
+        // The tree may belong to somebody who puts a link in the folder's place: that is refused here.
+        let Ok(from) = self.dir.existing_dir(folder) else {
+            return Ok(shared);
+        };
+        let to = into.existing_dir(folder)?;
+        for (path, stat) in files {
+            let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+            let Some(mark) = self.listing.files.get(path) else {
+                continue;
+            };
+            if from.hard_link(name, &to).is_err() {
+                continue;
+            }
+            // Another file may have been put in the place of the one that was compared.
+            if to
+                .stat(name)?
+                .is_some_and(|linked| linked.is_same_file(stat))
+            {
+                shared.push((path, *mark));
+            } else {
+                to.remove_file(name)?;
+            }
+        }
+        Ok(shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    /// An image of two files in a folder, and an empty directory.
+    fn scene() -> (tempfile::TempDir, Image, Dir) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["image/boot", "copy"] {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        for name in ["linux", "initrd"] {
+            std::fs::write(folder.path().join("image/boot").join(name), name).unwrap();
+        }
+        let open = |name| Dir::open(&folder.path().join(name)).unwrap();
+        let (image, copy) = (open("image"), open("copy"));
+        let image = Image::read(image, None).unwrap();
+        (folder, image, copy)
+    }
+
+    #[test]
+    fn every_published_file_carries_the_seal_of_its_bytes() {
+        let (folder, image, copy) = scene();
+        let listing = image.publish_into(&copy, None, None, &Progress::default());
+        let listing = listing.unwrap();
+        for (path, mark) in &listing.files {
+            let stat = std::fs::metadata(folder.path().join("copy").join(path)).unwrap();
+            assert_eq!(stat.mtime_nsec(), i64::from(mark.seal()));
+        }
+        assert_eq!(listing.files.len(), 2);
+    }
+
+    /// The times in a drop tell when it was made.
+    #[test]
+    fn a_copy_that_is_no_published_one_keeps_its_times() {
+        let (folder, image, copy) = scene();
+        let listing = image.copy_into(&copy, &Progress::default()).unwrap();
+        for (path, mark) in &listing.files {
+            let stat = std::fs::metadata(folder.path().join("copy").join(path)).unwrap();
+            assert_ne!(stat.mtime_nsec(), i64::from(mark.seal()));
+        }
+        assert_eq!(listing, image.hash(&Progress::default()).unwrap());
+    }
+
+    #[test]
+    fn only_a_file_that_is_the_one_that_was_compared_is_shared() {
+        let (folder, image, copy) = scene();
+        let progress = Progress::default();
+        let listing = image.hash(&progress).unwrap();
+        let seen = |path: &str| image.open(path, path.len() as u64 - 5).unwrap().stat;
+        let mut same_files =
+            HashMap::from(["boot/linux", "boot/initrd"].map(|path| (path.to_string(), seen(path))));
+        same_files.get_mut("boot/linux").unwrap().nanoseconds ^= 1;
+        let base = Base {
+            dir: image.dir(),
+            listing: &listing,
+            same_files: &same_files,
+        };
+        let copied = image
+            .publish_into(&copy, Some(&base), None, &progress)
+            .unwrap();
+        assert_eq!(copied, listing);
+        let inode = |of: &str, name: &str| {
+            let path = folder.path().join(of).join("boot").join(name);
+            std::fs::metadata(path).unwrap().ino()
+        };
+        assert_ne!(inode("copy", "linux"), inode("image", "linux"));
+        assert_eq!(inode("copy", "initrd"), inode("image", "initrd"));
+        // What is copied counts, not what is shared.
+        assert_eq!(progress.expected(), listing.bytes() + 5);
+        assert_eq!(progress.bytes(), listing.bytes() + 5);
+    }
 }

@@ -17,17 +17,16 @@ pub(crate) use reading::hash_file;
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 
 use bytesize::ByteSize;
 use rustix::io::Errno;
 
-use self::entry::{changed, check_links};
+use self::entry::check_links;
 use crate::fault::{Fault, reject};
 use crate::settings::Limits;
-use crate::sys::{Dir, Failure, FileExt as _, Kind, Ownership, Stat};
+use crate::sys::{Dir, Failure, Kind, Ownership, Stat};
 use crate::text::quoted;
 use crate::words::Reason;
 
@@ -86,17 +85,30 @@ impl Image {
         Ok(image)
     }
 
-    /// Walks an image in the tree. `published` is what the daemon gave it; `None` for a directory
-    /// that somebody else made, whose modes and owners don't matter.
+    /// Walks an image in the tree. `published` is what the daemon gives to files; `None` where modes
+    /// and owners don't matter.
     pub(crate) fn read(dir: Dir, published: Option<Ownership>) -> Result<Self, Fault> {
-        let is_altered = |stat: &Stat| {
+        Self::read_as(dir, |stat| {
             let mode = match stat.kind {
                 Kind::Dir => DIR_MODE,
                 Kind::Link => stat.mode,
                 Kind::File | Kind::Other => FILE_MODE,
             };
             published.is_some_and(|owner| stat.owner != owner || stat.mode != mode)
-        };
+        })
+    }
+
+    /// Walks a directory that somebody else made. What machines can't get at counts as altered: their
+    /// server runs as a user of its own.
+    pub(crate) fn read_plain(dir: Dir) -> Result<Self, Fault> {
+        Self::read_as(dir, |stat| match stat.kind {
+            Kind::Dir => stat.mode & 0o001 == 0,
+            Kind::File => stat.mode & 0o004 == 0,
+            Kind::Link | Kind::Other => false,
+        })
+    }
+
+    fn read_as(dir: Dir, is_altered: impl Fn(&Stat) -> bool) -> Result<Self, Fault> {
         let is_root_altered = is_altered(&dir.stat_self()?);
         let image = Self::walk(dir, &UNLIMITED, None, |stat, _| {
             Ok(is_root_altered || is_altered(stat))
@@ -180,8 +192,13 @@ impl Image {
     /// Whether the image holds nothing but what an image may hold, with the modes and owners that it
     /// was published with.
     pub(crate) fn is_sound(&self) -> bool {
-        let is_sound = |entry: &Entry| !entry.is_altered && entry.content != Content::Foreign;
-        self.entries.iter().all(is_sound)
+        !self.has_foreign() && self.entries.iter().all(|entry| !entry.is_altered)
+    }
+
+    /// Whether something is in it that no image may hold.
+    pub(crate) fn has_foreign(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| entry.content == Content::Foreign)
     }
 
     /// Whether the image's own folder has another mode or owner than it was published with; then
@@ -193,23 +210,6 @@ impl Image {
     /// All files' bytes together.
     pub(crate) fn bytes(&self) -> u64 {
         self.files().map(|(_, size)| size).sum()
-    }
-
-    /// Opens the file `path`, and makes sure that it still has the `size` and the owner that it was
-    /// walked with: another may have been put in its place.
-    pub(crate) fn open(&self, path: &str, size: u64) -> Result<File, Fault> {
-        let file = self
-            .dir
-            .existing_file(path)
-            .map_err(|failure| of_importer(failure.into()))?;
-        let stat = file
-            .stat()
-            .map_err(|error| self.failure("looking at", path, error))?;
-        if stat.kind != Kind::File || stat.size != size {
-            return Err(changed(path));
-        }
-        check_owner(path, stat.owner.uid, self.owner)?;
-        Ok(file)
     }
 
     /// A failed system call on one of the files, for messages.

@@ -108,7 +108,9 @@ async fn gather(
 /// The target of which another image is current than before.
 fn changed_by(news: &News) -> Option<Target> {
     match news.outcome.verdict {
-        Verdict::Published | Verdict::Withdrawn => news.outcome.target.clone(),
+        Verdict::Published | Verdict::RolledBack | Verdict::Withdrawn => {
+            news.outcome.target.clone()
+        }
         Verdict::Unchanged | Verdict::Rejected => None,
     }
 }

@@ -30,6 +30,9 @@ pub enum MessageId {
     /// An image was current already.
     #[strum(to_string = "d57b07ae37254fb785aa20fd7a94af5d")]
     Unchanged,
+    /// An older generation is current again.
+    #[strum(to_string = "9fec5176091d44f19e96397b8ee9bc6e")]
+    RolledBack,
     /// A target was taken out of the tree.
     #[strum(to_string = "71f6031caa1a4cd78b4347afd7ab1445")]
     Withdrawn,

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
 
-use crate::sys::{FileExt as _, sealed};
+use crate::sys::{FileExt as _, frozen};
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -61,9 +61,13 @@ impl Journal {
     }
 
     fn open() -> io::Result<Self> {
+        Self::at(SOCKET)
+    }
+
+    fn at(path: &str) -> io::Result<Self> {
         Ok(Self {
             socket: UnixDatagram::unbound()?,
-            address: SocketAddrUnix::new(SOCKET)?,
+            address: SocketAddrUnix::new(path)?,
         })
     }
 
@@ -71,18 +75,19 @@ impl Journal {
     ///
     /// Every entry names the socket anew: it may be another one when journald was started again.
     pub(super) fn send(&self, entry: &JournalEntry) -> io::Result<()> {
-        let sent = self.socket.send_to(&entry.0, SOCKET);
-        if sent.as_ref().err().and_then(Errno::from_io_error) != Some(Errno::MSGSIZE) {
-            return sent.map(drop);
+        let flags = SendFlags::empty();
+        let sent = rustix::net::sendto(&self.socket, &entry.0, flags, &self.address);
+        if sent != Err(Errno::MSGSIZE) {
+            return Ok(sent.map(drop)?);
         }
         // An entry that is too large for a datagram: journald reads it from a file that nobody can
         // change.
-        let file = sealed(|file| file.write_all(&entry.0))?;
+        let file = frozen(|file| file.write_all(&entry.0))?;
         let files = [file.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&files));
-        let (nothing, flags) = ([IoSlice::new(&[])], SendFlags::empty());
+        let nothing = [IoSlice::new(&[])];
         rustix::net::sendmsg_addr(&self.socket, &self.address, &nothing, &mut control, flags)?;
         Ok(())
     }
@@ -101,5 +106,44 @@ mod tests {
         let expected =
             b"TARGET=amd64/generic/noble/install\nMESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nREASON=\n";
         assert_eq!(entry.0, expected);
+    }
+    #[test]
+    fn an_entry_that_is_too_large_for_a_datagram_is_sent_as_a_file() {
+        use std::io::Read as _;
+        use std::os::unix::fs::FileExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::at(path.to_str().unwrap()).unwrap();
+        let mut entry = JournalEntry::default();
+        entry.put("MESSAGE", "short");
+        journal.send(&entry).unwrap();
+        let mut small = [0; 100];
+        let length = journald.recv(&mut small).unwrap();
+        assert_eq!(&small[..length], entry.0);
+
+        entry.put("DETAIL", &"long".repeat(1 << 20));
+        journal.send(&entry).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let flags = rustix::net::RecvFlags::empty();
+        let received = rustix::net::recvmsg(&journald, &mut [], &mut control, flags).unwrap();
+        assert_eq!(received.bytes, 0);
+        let Some(rustix::net::RecvAncillaryMessage::ScmRights(mut files)) = control.drain().next()
+        else {
+            panic!("no file was sent")
+        };
+        let mut file = File::from(files.next().unwrap());
+        let mut sent = Vec::new();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_end(&mut sent).unwrap();
+        assert!(
+            sent == entry.0,
+            "{} bytes instead of {}",
+            sent.len(),
+            entry.0.len()
+        );
+        assert!(file.write_all_at(b"x", 0).is_err(), "it can be changed");
     }
 }

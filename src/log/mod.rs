@@ -382,6 +382,25 @@ mod tests {
         }
     }
 
+    /// As in syslog(3): `journalctl --priority warning` goes by it.
+    #[test]
+    fn an_entry_has_the_priority_of_its_level() {
+        let taken = Arc::default();
+        let subscriber = tracing_subscriber::registry().with(Taken(Arc::clone(&taken)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("");
+            tracing::warn!("");
+            tracing::info!("");
+            tracing::debug!("");
+        });
+        let taken: String = taken.lock().unwrap().clone();
+        let priorities: Vec<_> = taken
+            .lines()
+            .filter_map(|line| line.strip_prefix("PRIORITY="))
+            .collect();
+        assert_eq!(priorities, ["3", "4", "6", "7"]);
+    }
+
     #[test]
     fn an_entry_has_the_fields_and_a_message_that_says_what_the_line_says() {
         let taken = Arc::default();

@@ -5,16 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::pipeline::Pipeline;
 use super::queue::Queue;
 use super::steps::Steps;
-use super::troubles::Troubles;
+use super::troubles::{Troubles, instant};
 use super::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
-use crate::tree::{Spared, Vacuum};
+use crate::tree::Vacuum;
 use crate::words::{Moment, Target};
 
 /// Drops whose removal is put off at most while there is other work, and their bytes.
@@ -36,11 +38,11 @@ pub(super) struct Cleanup {
     /// When vacuum has something to do for which target.
     due: Schedule,
     /// When outcomes and rejected drops are looked at next; `None` while they are.
-    next_expiry: Option<Moment>,
+    next_expiry: Option<Instant>,
 }
 
-/// A target that retention was kept for, and when there is something to do again.
-type Cleaned = (Target, Result<Option<Moment>, Fault>);
+/// A target that retention was kept for, and after what time there is something to do again.
+type Cleaned = (Target, Result<Option<Duration>, Fault>);
 
 /// A vacuum's work that has ended, with the pointers that it had.
 pub(super) type Vacuumed = (Pipeline, Vacuum, Vec<Cleaned>);
@@ -55,20 +57,20 @@ impl Cleanup {
             stuck: Vec::new(),
             vacuum: Vacuum::default(),
             due: Schedule::default(),
-            next_expiry: Some(Moment::now()),
+            next_expiry: Some(Instant::now()),
         }
     }
 
     /// A generation of `target` has stopped being current: vacuum will have to look at the target.
     pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
         let first_look = Vacuum::first_look(&settings.retention);
-        self.due.add(Moment::now().later(first_look), target);
+        self.due.add(Instant::now() + first_look, target);
     }
 
     /// All that was timed by other settings is timed anew; `targets` are those that retention keeps
     /// generations of.
     pub(super) fn begin_anew(&mut self, targets: impl IntoIterator<Item = Target>) {
-        let now = Moment::now();
+        let now = Instant::now();
         for target in targets {
             self.due.add(now, target);
         }
@@ -120,24 +122,19 @@ impl Cleanup {
         steps: &mut Steps,
         queue: &Queue,
     ) -> Option<impl FnOnce(&Workshop) -> Vacuumed + use<>> {
-        let now = Moment::now();
+        let now = Instant::now();
         self.due.next().filter(|at| *at <= now)?;
         let mut pipeline = steps.pipeline.take()?;
         let due = self.due.take_due(now).into_iter();
         let (busy, free): (Vec<_>, Vec<_>) = due.partition(|target| queue.has_line(target));
         for target in busy {
-            self.due.add(now.later(Duration::from_secs(1)), target);
+            self.due.add(now + Duration::from_secs(1), target);
         }
-        let (mut vacuum, drops) = (std::mem::take(&mut self.vacuum), queue.known());
+        let mut vacuum = std::mem::take(&mut self.vacuum);
         Some(move |shop: &Workshop| {
-            let open = OpenFiles::now();
-            let spared = Spared {
-                retention: &shop.settings.retention,
-                open,
-                drops,
-            };
+            let (retention, open) = (&shop.settings.retention, OpenFiles::now());
             let clean = |target| {
-                let next = vacuum.clean(&mut pipeline.pointers, &target, &spared);
+                let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &open);
                 (target, next)
             };
             let next = free.into_iter().map(clean).collect();
@@ -148,13 +145,16 @@ impl Cleanup {
     /// The vacuum's work has ended.
     pub(super) fn take_vacuumed(
         &mut self,
-        vacuum: Vacuum,
+        mut vacuum: Vacuum,
         cleaned: Vec<Cleaned>,
         settings: &Settings,
         troubles: &mut Troubles,
     ) {
         if let Some(failure) = vacuum.trouble() {
             tracing::warn!("{failure}, going on by looking at locks and open files only");
+        }
+        for (target, generation) in vacuum.removed() {
+            tracing::info!(%target, %generation, "removed, no longer kept");
         }
         self.vacuum = vacuum;
         for (target, next) in cleaned {
@@ -166,11 +166,11 @@ impl Cleanup {
                 }
                 Err(fault) => {
                     troubles.meet_leftover(&who, &fault);
-                    Some(Moment::now().later(settings.spool.rescan_interval))
+                    Some(settings.spool.rescan_interval)
                 }
             };
             if let Some(next) = next {
-                self.due.add(next, target);
+                self.due.add(Instant::now() + next, target);
             }
         }
     }
@@ -180,7 +180,7 @@ impl Cleanup {
     pub(super) fn begin_expiry(
         &mut self,
     ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Moment>, Failure> + use<>> {
-        self.next_expiry.take_if(|at| *at <= Moment::now())?;
+        self.next_expiry.take_if(|at| *at <= Instant::now())?;
         Some(|shop: &Workshop| shop.spool.expire(&shop.settings.spool))
     }
 
@@ -190,14 +190,15 @@ impl Cleanup {
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
-        let now = Moment::now();
-        let soonest = now.later(settings.rescan_interval);
+        let now = Instant::now();
+        let soonest = now + settings.rescan_interval;
         self.next_expiry = Some(match next {
             Ok(next) => {
                 troubles.is_cleared(Troubles::SPOOL);
                 // What comes later than now goes later than this, and may go before what is there.
-                let newest = now.later(settings.keep_outcomes.min(settings.keep_rejected));
-                next.map_or(newest, |next| next.min(newest)).max(soonest)
+                let newest = now + settings.keep_outcomes.min(settings.keep_rejected);
+                next.map_or(newest, |next| instant(next).min(newest))
+                    .max(soonest)
             }
             Err(failure) => {
                 troubles.meet_leftover(Troubles::SPOOL, &failure.into());
@@ -207,7 +208,7 @@ impl Cleanup {
     }
 
     /// When there is something to be done; vacuum can't do it without the pointers.
-    pub(super) fn wake_up(&self, has_pointers: bool) -> Option<Moment> {
+    pub(super) fn wake_up(&self, has_pointers: bool) -> Option<Instant> {
         let vacuum = self.due.next().filter(|_| has_pointers);
         [vacuum, self.next_expiry].into_iter().flatten().min()
     }
@@ -217,15 +218,15 @@ impl Cleanup {
 /// targets, not with how often something is to be done for them.
 #[derive(Debug, Default)]
 struct Schedule {
-    moments: HashMap<Target, Moment>,
+    moments: HashMap<Target, Instant>,
     /// The same, in order.
-    order: BTreeSet<(Moment, Target)>,
+    order: BTreeSet<(Instant, Target)>,
 }
 
 impl Schedule {
     /// Whatever there will be to do for `target` is done at that moment, or earlier: whoever does it
     /// asks for the next.
-    fn add(&mut self, at: Moment, target: Target) {
+    fn add(&mut self, at: Instant, target: Target) {
         if let Some(known) = self.moments.get(&target) {
             if *known <= at {
                 return;
@@ -237,12 +238,12 @@ impl Schedule {
     }
 
     /// The first moment.
-    fn next(&self) -> Option<Moment> {
+    fn next(&self) -> Option<Instant> {
         self.order.first().map(|(at, _)| *at)
     }
 
     /// Takes out those whose moment has come.
-    fn take_due(&mut self, now: Moment) -> Vec<Target> {
+    fn take_due(&mut self, now: Instant) -> Vec<Target> {
         let mut due = Vec::new();
         while self.next().is_some_and(|at| at <= now)
             && let Some((_, target)) = self.order.pop_first()
@@ -261,8 +262,8 @@ mod tests {
 
     #[test]
     fn each_target_is_due_once_at_its_earliest_moment() {
-        let start = Moment::now();
-        let at = |seconds| start.later(Duration::from_secs(seconds));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
         let [one, other] = ["a/b/c/d", "a/b/c/e"].map(|text| text.parse::<Target>().unwrap());
         let mut schedule = Schedule::default();
         schedule.add(at(3), one.clone());

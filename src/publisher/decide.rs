@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{Decided, Postponed, Request};
+use super::decision::{Decided, Decision, Postponed, Request};
 use super::looks::Next;
 use super::queue::MAX_LISTED;
 use super::workshop::Workshop;
@@ -68,6 +68,13 @@ enum Wanted {
     /// A generation that is kept.
     Kept(Generation, Box<Record>),
     Nothing,
+}
+
+/// What a check of a drop has shown.
+enum Found {
+    /// Nothing is left to do.
+    Done(Decision),
+    Wanted(Wanted, Current),
 }
 
 impl Checked {
@@ -159,7 +166,11 @@ impl Workshop {
         };
         let (target, fault) = match manifest {
             Ok(manifest) => match self.request(&claimed, &manifest).find_wanted() {
-                Ok((wanted, current)) => {
+                Ok(Found::Done(done)) => {
+                    let target = Some(manifest.target);
+                    return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
+                }
+                Ok(Found::Wanted(wanted, current)) => {
                     return Ok(Begun::Heavy(Box::new(Checked {
                         claimed,
                         manifest,
@@ -197,7 +208,10 @@ impl Workshop {
 }
 
 impl Request<'_> {
-    fn find_wanted(&self) -> Result<(Wanted, Current), Fault> {
+    fn find_wanted(&self) -> Result<Found, Fault> {
+        if let Some(done) = self.find_done()? {
+            return Ok(Found::Done(done));
+        }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
         if self.manifest.action != Action::Withdraw {
             self.check_place()?;
@@ -212,7 +226,7 @@ impl Request<'_> {
             }
             Action::Rollback(to) => {
                 spool.check_no_image(claimed)?;
-                let (kept, record) = self.find_older(to.as_ref(), &current)?;
+                let (kept, record) = self.find_older(to.as_ref())?;
                 Wanted::Kept(kept, record)
             }
             Action::Withdraw => {
@@ -221,7 +235,7 @@ impl Request<'_> {
             }
         };
         self.check_replaces(&current)?;
-        Ok((wanted, current))
+        Ok(Found::Wanted(wanted, current))
     }
 
     /// Whether the target can be beside what else the daemon writes. One that is there already can

@@ -24,6 +24,8 @@ pub(super) struct Decided {
     /// `None` when the drop's manifest is no good.
     pub(super) target: Option<Target>,
     pub(super) decision: Decision,
+    /// When the pointer was swapped, once it is.
+    pub(super) swapped_at: Option<Moment>,
     /// When the drop became the daemon's.
     pub(super) started: Instant,
 }
@@ -31,8 +33,9 @@ pub(super) struct Decided {
 #[derive(Debug)]
 pub(super) enum Decision {
     Change(Box<Staged>),
-    /// This very drop did what it asks for before a crash kept its outcome from being written.
-    Again(Verdict, Published),
+    /// This very drop did what it asks for, by a swap at that time, before a crash kept its outcome
+    /// from being written.
+    Again(Verdict, Published, Moment),
     Unchanged(Published),
     Reject(Rejection),
 }
@@ -64,10 +67,15 @@ impl Decided {
             Err(Fault::Reject(rejection)) => Decision::Reject(rejection),
             Err(fault) => return Err(Postponed::new(claimed.again(), fault)),
         };
+        let swapped_at = match &decision {
+            Decision::Again(_, _, at) => Some(*at),
+            _ => None,
+        };
         Ok(Self {
             claimed,
             target,
             decision,
+            swapped_at,
             started,
         })
     }
@@ -99,7 +107,7 @@ impl Decided {
     pub(super) fn outcome(&self) -> Outcome {
         let (verdict, image, rejection) = match &self.decision {
             Decision::Change(staged) => (staged.verdict(), Some(published(&staged.head)), None),
-            Decision::Again(verdict, image) => (*verdict, Some(image.clone()), None),
+            Decision::Again(verdict, image, _) => (*verdict, Some(image.clone()), None),
             Decision::Unchanged(image) => (Verdict::Unchanged, Some(image.clone()), None),
             Decision::Reject(rejection) => (Verdict::Rejected, None, Some(rejection.clone())),
         };
@@ -121,19 +129,25 @@ impl Decided {
 }
 
 impl Request<'_> {
-    /// Whether a generation became current by this very drop, before a crash.
-    pub(super) fn has_made(&self, head: &Head) -> bool {
-        let from = head.from.as_ref();
-        from.is_some_and(|from| from.drop == self.claimed.name)
-            && head.published_at >= self.claimed.since
-    }
-
-    /// For a drop that asks for what is current already, or has made it so.
-    pub(super) fn unchanged(&self, head: &Head) -> Decision {
-        if self.has_made(head) {
-            return Decision::Again(Verdict::Published, published(head));
+    /// What this very drop has done already, before a crash: the last swap was by its claim, and came
+    /// to pass.
+    pub(super) fn find_done(&self) -> Result<Option<Decision>, Fault> {
+        let (tree, target) = (self.shop.staging.tree(), &self.manifest.target);
+        let last = tree.last_swap(target)?;
+        let own = last.filter(|last| last.claim == Some(self.claimed.claim));
+        let Some(swap) = own else { return Ok(None) };
+        if tree.pointed(target)? != swap.to {
+            return Ok(None);
         }
-        Decision::Unchanged(published(head))
+        Ok(swap.image.map(|image| {
+            let published = Published {
+                generation: swap.to.or(swap.from),
+                digest: image.digest,
+                files: image.files,
+                bytes: image.bytes,
+            };
+            Decision::Again(swap.event.verdict(), published, swap.at)
+        }))
     }
 
     /// The origin of a generation that is made of this drop.
@@ -142,6 +156,7 @@ impl Request<'_> {
             drop: self.claimed.name.clone(),
             importer: self.claimed.importer.clone(),
             received_at: self.claimed.received_at,
+            claim: self.claimed.claim,
         }
     }
 }

@@ -6,9 +6,10 @@
 //!                                          │ (several drops side by side)
 //!                  Decided ◄──── Staged ───┘
 //!                     │
-//!                     └─ pipeline: sync ▸ place ▸ sync ▸ (hold) ▸ swap ▸ sync ▸ outcome ▸ sync
+//!                     └─ pipeline: sync ▸ place ▸ sync ▸ swap ▸ sync ▸ outcome ▸ sync
 //!                        (one step at a time, for all drops: the pipeline has the Pointers)
 //! ```
+//! What may not be swapped yet is held after it was placed; its swap is announced, and synced, later.
 //! Work that can run side by side (looking, checking, comparing, staging) does; the steps of the
 //! pipeline, in which pointers are swapped, are made one after the other. While one runs, the next
 //! batch gathers: the more there is to do, the more drops share what a step costs.
@@ -51,7 +52,7 @@ use self::queue::Queue;
 use self::recovery::recover;
 use self::scanner::Scanner;
 use self::steps::Steps;
-use self::troubles::{Troubles, instant};
+use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
@@ -188,14 +189,15 @@ impl Publisher {
         ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
-    /// Work that begins from now on goes on with the new settings.
+    /// Work that begins from now on goes on with the new settings, and so does every drop that comes
+    /// after systemd was told.
     fn take_settings(&mut self) {
         let settings = Arc::clone(&self.changes.borrow_and_update());
         let is_other = settings.retention != self.shop.settings.retention;
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
-        self.scanner.is_wanted = true;
         Arc::make_mut(&mut self.shop).settings = settings;
+        self.scanner.begin_anew();
     }
 
     /// Begins whatever can be begun.
@@ -375,7 +377,8 @@ impl Publisher {
     fn settle(&mut self, written: Written) {
         let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
         let target = outcome.target.clone();
-        self.report.tell(outcome.clone(), written.started.elapsed());
+        let took = written.started.elapsed();
+        self.report.tell(outcome.clone(), written.swapped_at, took);
         if let Some(target) = target.clone().filter(|_| written.has_replaced) {
             self.cleanup.take_replaced(target, &self.shop.settings);
         }
@@ -416,7 +419,7 @@ impl Publisher {
             scan,
             self.queue.next_look(),
             step,
-            cleanup.map(instant),
+            cleanup,
             retry,
         ];
         all.into_iter().flatten().fold(far, Instant::min)

@@ -1,12 +1,13 @@
 //! Orders: drops that bring no image, and what a drop expects to be current.
 
+use std::collections::BTreeSet;
+
 use super::decision::{Decision, Request, published};
 use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::Replaces;
-use crate::sys::Failure;
-use crate::tree::{Change, Current, Generation, Happened, Head, Record, Tree};
-use crate::words::{GenerationName, Moment, Reason, Target, Verdict};
+use crate::tree::{Change, Current, Generation, Record, Tree};
+use crate::words::{GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
     fn tree(&self) -> &Tree {
@@ -26,8 +27,7 @@ impl Request<'_> {
                 ..
             }) => {
                 let head = &record.head;
-                // The drop may have done it already, before a crash.
-                if self.has_made(head) || replaces.is(&head.digest) {
+                if replaces.is(&head.digest) {
                     return Ok(());
                 }
                 format!("{} with digest {}", head.generation, head.digest)
@@ -40,7 +40,7 @@ impl Request<'_> {
                 match self.tree().pointed(&self.manifest.target)? {
                     Some(name) if replaces.may_be(&name) => return Ok(()),
                     Some(name) => name.to_string(),
-                    None if expects_nothing || self.find_withdrawal()?.is_some() => return Ok(()),
+                    None if expects_nothing => return Ok(()),
                     None => "nothing".to_string(),
                 }
             }
@@ -48,34 +48,33 @@ impl Request<'_> {
         Err(conflict(&found, replaces))
     }
 
-    /// The generation that a rollback asks for: `to`, or the one before.
+    /// The generation that a rollback asks for: `to`, or the one that the last swap replaced.
     pub(super) fn find_older(
         &self,
-        to: Option<&GenerationName>,
-        current: &Current,
+        to: Option<&GenerationHint>,
     ) -> Result<(Generation, Box<Record>), Fault> {
         let (tree, target) = (self.tree(), &self.manifest.target);
-        let is_done = |record: &Record| self.has_made(&record.head);
-        let to = match current {
-            // The drop has done it already, before a crash.
-            Current::Generation(current) if current.record.as_ref().is_some_and(is_done) => {
-                Some(&current.name)
-            }
-            _ => to,
-        };
         let pointed = tree.pointed(target)?;
-        if pointed.is_none() && tree.names(target)?.is_none() {
+        let names = tree.names(target)?;
+        if pointed.is_none() && names.is_none() {
             return Err(unknown_target(target));
         }
-        let found = match to {
-            Some(name) => tree.generation(target, name.clone())?,
-            None => tree.previous(target, pointed.as_ref())?,
+        let name = match to {
+            Some(to) => find_meant(
+                (tree, target),
+                to,
+                names.unwrap_or_default(),
+                pointed.as_ref(),
+            )?,
+            None => find_replaced((tree, target), pointed.as_ref())?,
         };
         let unknown = || {
-            let what = to.map_or("one older than the current", GenerationName::as_str);
-            let detail = format!("{target} keeps no generation {what}; expected one that is kept");
+            let why = to.map_or("which was current before", |_| "or its record is damaged");
+            let detail =
+                format!("{target} keeps no generation {name}, {why}; expected one that is kept");
             reject(Reason::UnknownGeneration, detail)
         };
+        let found = tree.generation(target, name.clone())?;
         let mut kept = found.ok_or_else(unknown)?;
         let record = kept.record.take().ok_or_else(unknown)?;
         Ok((kept, Box::new(record)))
@@ -91,13 +90,13 @@ impl Request<'_> {
         let staging = &self.shop.staging;
         let change = match current {
             Current::Generation(current) if current.name == kept.name => {
-                return Ok(self.unchanged(&record.head));
+                return Ok(Decision::Unchanged(published(&record.head)));
             }
             Current::Generation(current) => Change::Replace(current.name),
             Current::Nothing => Change::Make,
             Current::Plain(_) => return Err(self.occupied()),
         };
-        let image = Image::read(kept.dir, Some(staging.ownership()))?;
+        let image = Image::read(kept.dir, record.head.owner_now(Some(staging.ownership())))?;
         let digest = &record.head.digest;
         if !image.is_sound() || image.hash(&self.shop.progress)?.digest() != *digest {
             let name = kept.name;
@@ -105,11 +104,8 @@ impl Request<'_> {
                 format!("{name} is not what was published any more; expected it undamaged");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
-        let (now, origin) = (Moment::now(), self.origin());
-        record.note(now, Happened::RolledBack, Some(&origin));
-        record.head.published_at = now;
-        record.head.from = Some(origin);
-        let staged = staging.stage_kept(&record, change)?;
+        record.head.from = Some(self.origin());
+        let staged = staging.stage_rollback(&record, change)?;
         Ok(Decision::Change(Box::new(staged)))
     }
 
@@ -119,39 +115,23 @@ impl Request<'_> {
         let generation = match current {
             Current::Generation(generation) => generation,
             Current::Plain(_) => return Err(self.occupied()),
-            Current::Nothing => {
-                let head = self.find_withdrawal()?;
-                let head = head.ok_or_else(|| unknown_target(target))?;
-                return Ok(Decision::Again(Verdict::Withdrawn, published(&head)));
-            }
+            Current::Nothing => return Err(unknown_target(target)),
         };
-        let mut record = match generation.record {
-            Some(record) => record,
+        let lost = match &generation.record {
+            Some(_) => None,
             // The record is lost: what is there will be what is known of the generation.
             None => {
                 let listing = Image::read(generation.dir, None)?.hash(&self.shop.progress)?;
                 let mut record = Record::new(target, listing, &[], None, None);
                 record.head.generation = generation.name;
-                record
+                Some(record)
             }
         };
-        record.note(Moment::now(), Happened::Withdrawn, Some(&self.origin()));
-        let staged = self.shop.staging.stage_kept(&record, Change::Remove)?;
+        let record = generation.record.as_ref().or(lost.as_ref());
+        let head = record.expect("one of the two").head.clone();
+        let staging = &self.shop.staging;
+        let staged = staging.stage_withdrawal(head, lost.as_ref(), self.origin())?;
         Ok(Decision::Change(Box::new(staged)))
-    }
-
-    /// The head of the generation that this very drop has withdrawn already, before a crash.
-    fn find_withdrawal(&self) -> Result<Option<Head>, Failure> {
-        let last = self.tree().previous(&self.manifest.target, None)?;
-        let record = last.and_then(|generation| generation.record);
-        let record = record.filter(|record| {
-            record.history.last().is_some_and(|event| {
-                event.what == Happened::Withdrawn
-                    && event.drop.as_ref() == Some(&self.claimed.name)
-                    && event.at >= self.claimed.since
-            })
-        });
-        Ok(record.map(|record| record.head))
     }
 
     fn occupied(&self) -> Fault {
@@ -160,6 +140,73 @@ impl Request<'_> {
             format!("{target} is a folder that the daemon did not make; expected its own link");
         reject(Reason::TargetOccupied, detail)
     }
+}
+
+/// The one of the kept generations that is meant by `to`. Of several with one digest that is the
+/// current one, or the last.
+fn find_meant(
+    (tree, target): (&Tree, &Target),
+    to: &GenerationHint,
+    mut names: Vec<GenerationName>,
+    pointed: Option<&GenerationName>,
+) -> Result<GenerationName, Fault> {
+    names.retain(|name| to.may_be(name));
+    let mut digests = BTreeSet::new();
+    if let Some(digits) = to.digits() {
+        let mut meant = Vec::new();
+        for name in names {
+            let head = tree.head(target, &name)?;
+            let digest = head.map(|head| head.digest.to_string());
+            if let Some(digest) = digest.filter(|digest| digest.starts_with(digits)) {
+                digests.insert(digest);
+                meant.push(name);
+            }
+        }
+        names = meant;
+    }
+    let is_one = names.len() == 1 || digests.len() == 1;
+    let current = names.iter().position(|name| Some(name) == pointed);
+    let last = names.len().checked_sub(1);
+    match current.or(last).filter(|_| is_one) {
+        Some(at) => Ok(names.swap_remove(at)),
+        None => {
+            let detail = match last {
+                None => format!("{target} keeps no generation {to}; expected one that is kept"),
+                Some(_) => format!(
+                    "{to} may be any of {} generations of {target}; expected more of its name",
+                    names.len()
+                ),
+            };
+            Err(reject(Reason::UnknownGeneration, detail))
+        }
+    }
+}
+
+/// The generation that the last swap replaced, which made the `pointed` one current; where nothing
+/// is current, the one that was current last.
+fn find_replaced(
+    (tree, target): (&Tree, &Target),
+    pointed: Option<&GenerationName>,
+) -> Result<GenerationName, Fault> {
+    for line in tree.history(target)?.into_iter().flatten() {
+        let line = line?;
+        if !line.is_swap() {
+            continue;
+        }
+        let replaced = match (pointed, &line.to) {
+            (None, Some(_)) => line.to,
+            (None, None) => line.from,
+            (Some(pointed), Some(to)) if pointed == to => line.from,
+            _ => continue,
+        };
+        let nothing = format!("nothing was current at {target} before; expected a generation");
+        return replaced.ok_or_else(|| reject(Reason::UnknownGeneration, nothing));
+    }
+    let detail = format!(
+        "the history of {target} doesn't tell what was current before; expected `to`, the \
+         generation to go back to"
+    );
+    Err(reject(Reason::UnknownGeneration, detail))
 }
 
 pub(super) fn conflict(current: &str, replaces: &Replaces) -> Fault {

@@ -1,8 +1,10 @@
 //! What was decided is done: drops become durable, pointers are swapped, outcomes written.
 //!
 //! ```text
-//! Decided --place--> (Held) --swap--> --outcome--> Written
+//! Decided --place--> --swap--> --outcome--> Written
+//!            └─▸ (Held) --announce--┘
 //! ```
+//! A swap stands in the history before it is made: one that waits for nothing since it was placed.
 //! The owner of the tree makes these steps, one after the other. Before each step what was done in
 //! the one before has to be durable. One sync does that for many drops, wherever each of them stands:
 //! with each sync every drop goes on by one step.
@@ -11,12 +13,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::decision::{Decided, Postponed};
-use super::quiet::{Held, Look, Ready};
+use super::quiet::{Held, Look, waits};
 use super::workshop::Workshop;
 use crate::spool::{Outcome, Seen, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers};
-use crate::words::Target;
+use crate::words::{Moment, Target};
 
 /// So many drops one thread takes on by one step: each costs a few system calls.
 const FEW: usize = 16;
@@ -26,8 +28,10 @@ const FEW: usize = 16;
 pub(super) struct Pipeline {
     pub(super) pointers: Pointers,
     /// Drops whose generation stands in its place, and is to be swapped in; of some that was done
-    /// before a crash.
-    placed: Vec<Ready>,
+    /// before a crash. Those that have to wait are not announced.
+    placed: Vec<(Decided, Option<Placed>)>,
+    /// Drops that have waited, and are announced now.
+    announced: Vec<Held>,
     /// Drops whose outcome is due.
     swapped: Vec<Decided>,
     /// Drops whose outcome is to become durable.
@@ -39,6 +43,8 @@ pub(super) struct Pipeline {
 pub(super) struct Written {
     seen: Seen,
     pub(super) outcome: Outcome,
+    /// When the pointer was swapped, if it was.
+    pub(super) swapped_at: Option<Moment>,
     /// Whether vacuum may have to do with the target now.
     pub(super) has_replaced: bool,
     /// When the drop became the daemon's.
@@ -64,15 +70,17 @@ pub(super) struct Stepped {
 
 /// What is done for a drop between two syncs; all swaps together are one.
 enum Work {
-    Swap(Vec<Ready>),
+    Swap(Vec<(Decided, Option<Placed>)>),
     Write(Decided),
     Place(Decided),
+    Announce(Held),
 }
 
 enum Done {
     Swapped(Vec<(Decided, Result<(), Failure>)>),
     Written(Decided, Result<(Outcome, Option<Failure>), Failure>),
     Placed(Decided, Result<Option<Placed>, Failure>),
+    Announced(Held, Result<(), Failure>),
 }
 
 impl Written {
@@ -87,6 +95,7 @@ impl Pipeline {
         Self {
             pointers,
             placed: Vec::new(),
+            announced: Vec::new(),
             swapped: Vec::new(),
             written: Vec::new(),
         }
@@ -94,7 +103,8 @@ impl Pipeline {
 
     /// Whether no drop is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.placed.is_empty() && self.swapped.is_empty() && self.written.is_empty()
+        let is_none_placed = self.placed.is_empty() && self.announced.is_empty();
+        is_none_placed && self.swapped.is_empty() && self.written.is_empty()
     }
 
     /// Lets in what was `decided`, and what was held until now and is `released`, and every drop go
@@ -116,14 +126,30 @@ impl Pipeline {
         let staged = self.make_durable(staged, &shop.spool, &mut stepped);
         stepped.settled.append(&mut self.written);
 
-        let (tree, swap) = (self.pointers.tree(), &shop.settings.swap);
-        let placed = std::mem::take(&mut self.placed).into_iter();
-        let looks = placed.map(|placed| Held::hold(placed, swap, tree, lookout));
-        let others_looks = released
-            .into_iter()
-            .map(|held| held.look_again(tree, lookout));
-        let looks = looks.chain(others_looks);
-        let ready: Vec<_> = looks.filter_map(|look| stepped.take_look(look)).collect();
+        let (mut ready, mut due) = (self.take_announced(lookout, &mut stepped), released);
+        let tree = self.pointers.tree();
+        for (decided, placed) in std::mem::take(&mut self.placed) {
+            match placed {
+                Some(placed) if placed.swapped_at.is_none() => {
+                    let swap = &shop.settings.swap;
+                    let held = Held::new(decided, placed, swap, tree, lookout);
+                    let waits = if held.is_due() {
+                        &mut due
+                    } else {
+                        &mut stepped.held
+                    };
+                    waits.push(held);
+                }
+                placed => ready.push((decided, placed)),
+            }
+        }
+        let mut announced = Vec::new();
+        for held in due {
+            match held.look_again(tree, lookout) {
+                Look::Quiet(held) | Look::Overdue(held) => announced.push(held),
+                Look::InUse(held) => stepped.held.push(held),
+            }
+        }
 
         // The last look before swaps, and before outcomes tell of those of the step before.
         stepped.misplaced = shop.check_places().err();
@@ -131,12 +157,43 @@ impl Pipeline {
             return stepped;
         }
         let few = FEW.saturating_sub(ready.len());
-        let due = std::mem::take(&mut self.swapped).into_iter().chain(others);
+        let swapped = std::mem::take(&mut self.swapped).into_iter();
         let work = std::iter::once(Work::Swap(ready))
-            .chain(due.map(Work::Write))
+            .chain(swapped.chain(others).map(Work::Write))
+            .chain(announced.into_iter().map(Work::Announce))
             .chain(staged.into_iter().map(Work::Place));
-        self.go_on(work.collect(), few, &shop.spool, &mut stepped);
+        self.go_on(work.collect(), few, shop, &mut stepped);
         stepped
+    }
+
+    /// Takes out the drops whose announcement is durable by now, if machines have not come back
+    /// meanwhile: then it is taken back.
+    fn take_announced(
+        &mut self,
+        lookout: &Lookout,
+        stepped: &mut Stepped,
+    ) -> Vec<(Decided, Option<Placed>)> {
+        let mut ready = Vec::new();
+        for held in std::mem::take(&mut self.announced) {
+            let Held {
+                decided, placed, ..
+            } = match held.look_again(self.pointers.tree(), lookout) {
+                Look::Quiet(held) => held,
+                Look::Overdue(held) => {
+                    stepped.overdue.push(held.placed.target.clone());
+                    held
+                }
+                Look::InUse(mut held) => {
+                    match self.pointers.take_back(&mut held.placed) {
+                        Ok(()) => stepped.held.push(held),
+                        Err(failure) => self.discard(&held.decided, failure, stepped),
+                    }
+                    continue;
+                }
+            };
+            ready.push((decided, Some(placed)));
+        }
+        ready
     }
 
     /// Makes all that was done until now durable. Returns what was staged.
@@ -148,7 +205,8 @@ impl Pipeline {
         spool: &Spool,
         stepped: &mut Stepped,
     ) -> Vec<Decided> {
-        let is_for_tree = !(staged.is_empty() && self.placed.is_empty() && self.swapped.is_empty());
+        let is_none_placed = self.placed.is_empty() && self.announced.is_empty();
+        let is_for_tree = !(staged.is_empty() && is_none_placed && self.swapped.is_empty());
         let tree = self.pointers.tree().root().stat_self();
         let is_one_disk = tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree));
         // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with
@@ -171,7 +229,11 @@ impl Pipeline {
             return staged;
         };
         let placed = std::mem::take(&mut self.placed).into_iter();
-        let changes = staged.into_iter().chain(placed.map(|(decided, _)| decided));
+        let announced = std::mem::take(&mut self.announced).into_iter();
+        let changes = staged
+            .into_iter()
+            .chain(placed.map(|(decided, _)| decided))
+            .chain(announced.map(|held| held.decided));
         for decided in changes.chain(std::mem::take(&mut self.swapped)) {
             self.discard(&decided, failure.clone(), stepped);
         }
@@ -184,48 +246,68 @@ impl Pipeline {
 
     /// Places, swaps, and writes outcomes, in no order: all drops are of different targets. Yet
     /// whatever machines see is done by one thread.
-    fn go_on(&mut self, work: Vec<Work>, few: usize, spool: &Spool, stepped: &mut Stepped) {
+    fn go_on(&mut self, work: Vec<Work>, few: usize, shop: &Workshop, stepped: &mut Stepped) {
         let staging = Arc::clone(self.pointers.staging());
         let pointers = Mutex::new(&mut self.pointers);
         let done = map(work, few, |work| match work {
             Work::Swap(ready) => {
                 let mut pointers = pointers.lock().expect("no thread panics here");
-                let swap = |(decided, placed): Ready| {
-                    let result = placed.map_or(Ok(()), |placed| pointers.swap(&placed));
+                let swap = |(mut decided, placed): (Decided, Option<Placed>)| {
+                    let Some(placed) = placed else {
+                        return (decided, Ok(()));
+                    };
+                    decided.swapped_at = placed.swapped_at;
+                    let result = pointers.swap(&placed);
                     (decided, result)
                 };
                 Done::Swapped(ready.into_iter().map(swap).collect())
             }
             Work::Write(decided) => {
                 let outcome = decided.outcome();
-                let result = spool.write_outcome(&decided.claimed, &outcome);
+                let result = shop.spool.write_outcome(&decided.claimed, &outcome);
                 Done::Written(decided, result.map(|trouble| (outcome, trouble)))
             }
             Work::Place(decided) => {
-                let placed = decided.staged().map(|staged| staging.place(staged));
+                let waits = waits(&decided, &shop.settings.swap);
+                let placed = decided.staged().map(|staged| staging.place(staged, waits));
                 Done::Placed(decided, placed.transpose())
+            }
+            Work::Announce(mut held) => {
+                let staged = held.decided.staged();
+                let announced =
+                    staged.map_or(Ok(()), |staged| staging.announce(staged, &mut held.placed));
+                Done::Announced(held, announced)
             }
         });
         for done in done {
-            match done {
-                Done::Swapped(swapped) => {
-                    for (decided, result) in swapped {
-                        match result {
-                            Ok(()) => self.swapped.push(decided),
-                            Err(failure) => self.discard(&decided, failure, stepped),
-                        }
+            self.take_done(done, stepped);
+        }
+    }
+
+    fn take_done(&mut self, done: Done, stepped: &mut Stepped) {
+        match done {
+            Done::Swapped(swapped) => {
+                for (decided, result) in swapped {
+                    match result {
+                        Ok(()) => self.swapped.push(decided),
+                        Err(failure) => self.discard(&decided, failure, stepped),
                     }
                 }
-                Done::Written(decided, Ok((outcome, trouble))) => self.written.push(Written {
-                    seen: decided.claimed.again(),
-                    outcome,
-                    has_replaced: decided.has_replaced(),
-                    started: decided.started,
-                    trouble,
-                }),
-                Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),
-                Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
-                Done::Placed(decided, Err(failure)) => self.discard(&decided, failure, stepped),
+            }
+            Done::Written(decided, Ok((outcome, trouble))) => self.written.push(Written {
+                seen: decided.claimed.again(),
+                outcome,
+                swapped_at: decided.swapped_at,
+                has_replaced: decided.has_replaced(),
+                started: decided.started,
+                trouble,
+            }),
+            Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),
+            Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
+            Done::Announced(held, Ok(())) => self.announced.push(held),
+            Done::Placed(decided, Err(failure))
+            | Done::Announced(Held { decided, .. }, Err(failure)) => {
+                self.discard(&decided, failure, stepped);
             }
         }
     }
@@ -241,21 +323,6 @@ impl Pipeline {
 }
 
 impl Stepped {
-    /// Returns the drop if its swap may be made.
-    fn take_look(&mut self, look: Look) -> Option<Ready> {
-        match look {
-            Look::Quiet(ready) => Some(ready),
-            Look::Overdue(ready) => {
-                self.overdue.extend(ready.0.target.clone());
-                Some(ready)
-            }
-            Look::InUse(held) => {
-                self.held.push(held);
-                None
-            }
-        }
-    }
-
     fn postpone(&mut self, decided: &Decided, failure: Failure) {
         let postponed = Postponed::new(decided.claimed.again(), failure);
         self.postponed.push((decided.target.clone(), postponed));

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::decision::{Decision, Request};
+use super::decision::{self, Decision, Request};
 use super::orders::conflict;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
-use crate::tree::{Change, Current, Event, Generation, Happened, Head, Record};
+use crate::tree::{Change, Current, Generation, Head, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -25,7 +25,7 @@ impl Request<'_> {
     ) -> Result<Decision, Fault> {
         match current {
             Current::Nothing => self.stage(image, None, Change::Make),
-            Current::Plain(dir) => self.replace_plain(image, &Image::read(dir, None)?),
+            Current::Plain(dir) => self.replace_plain(image, &Image::read_plain(dir)?),
             Current::Generation(generation) => self.replace(image, generation),
         }
     }
@@ -38,31 +38,38 @@ impl Request<'_> {
         let (Some(record), Ok(published)) = (current.record, published) else {
             return self.stage(image, None, change);
         };
-        let comparison = image.compare(&published, &self.shop.progress)?;
-        // Where the record contradicts the manifest, the bytes themselves decide.
-        let is_trusted = self.manifest.check_checksums(&record.listing).is_ok();
-        if comparison.is_same && is_trusted {
-            return Ok(self.unchanged(&record.head));
+        // Where the manifest contradicts the record, the bytes themselves decide.
+        let recorded = |path: &str| {
+            let mark = record.listing.files.get(path).copied();
+            mark.filter(|mark| self.manifest.allows(path, &mark.sha256))
+        };
+        let comparison = image.compare(&published, Some(&recorded), &self.shop.progress)?;
+        if comparison.is_same
+            && record.listing.lists(image.entries())
+            && self.manifest.check_checksums(&record.listing).is_ok()
+        {
+            return Ok(Decision::Unchanged(decision::published(&record.head)));
         }
-        let base = is_trusted.then_some(Base {
+        let base = Base {
             dir: published.dir(),
             listing: &record.listing,
             same_files: &comparison.same_files,
-        });
-        self.stage(image, base.as_ref(), change)
+        };
+        self.stage(image, Some(&base), change)
     }
 
-    /// For a target that is a directory which somebody else made.
+    /// For a target that is a directory which somebody else made. One with the very same files is left
+    /// alone, unless machines can't read all of it.
     fn replace_plain(&self, image: &Image, theirs: &Image) -> Result<Decision, Fault> {
         let target = &self.manifest.target;
-        if !theirs.is_sound() {
+        if theirs.has_foreign() {
             let detail = format!(
                 "{target} is a folder that the daemon did not make, with something in it that is \
                  no file, folder or link; expected nothing else"
             );
             return Err(reject(Reason::TargetOccupied, detail));
         }
-        let is_same = image.compare(theirs, &self.shop.progress)?.is_same;
+        let is_same = image.compare(theirs, None, &self.shop.progress)?.is_same;
         let wanted = if is_same { image } else { theirs };
         let listing = wanted.hash(&self.shop.progress)?;
         let digest = listing.digest();
@@ -95,20 +102,23 @@ impl Request<'_> {
         self.shop.check_space(image, base)?;
         let draft = self.shop.staging.begin()?;
         let owner = self.shop.staging.gives_away_to();
-        let listing = image.copy_into(&draft.dir, base, owner, &self.shop.progress)?;
+        let listing = image.publish_into(&draft.dir, base, owner, &self.shop.progress)?;
         self.manifest.check_checksums(&listing)?;
         let target = &self.manifest.target;
-        let kept = self.shop.staging.tree().kept(target, &listing.digest())?;
+        let mut kept = self.shop.staging.tree().kept(target, &listing.digest())?;
+        if let Change::Exchange(adopted) = &change {
+            // It takes its name in the same step, and can be of the same image.
+            kept.push(adopted.head.generation.clone());
+        }
         let version = self.manifest.version.clone();
         let origin = self.origin();
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
+        record.head.given = Some(self.shop.staging.ownership());
         let staged = match self.shop.find_kept(&record, kept, &change)? {
-            Some((name, history)) => {
+            Some(name) => {
                 record.head.generation = name;
-                record.history = history;
-                let now = record.head.published_at;
-                record.note(now, Happened::Published, Some(&origin));
-                self.shop.staging.stage_kept(&record, change)?
+                let staging = &self.shop.staging;
+                staging.stage_kept(&record, change)?
             }
             None => draft.finish(&record, change)?,
         };
@@ -117,14 +127,13 @@ impl Request<'_> {
 }
 
 impl Workshop {
-    /// The one of these generations that holds the very image of `record`, and is undamaged; with
-    /// its history.
+    /// The one of these generations that holds the very image of `record`, and is undamaged.
     fn find_kept(
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
         change: &Change,
-    ) -> Result<Option<(GenerationName, Vec<Event>)>, Fault> {
+    ) -> Result<Option<GenerationName>, Fault> {
         let Head { target, digest, .. } = &record.head;
         for name in kept {
             // The current one was compared already.
@@ -133,13 +142,13 @@ impl Workshop {
             }
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
-                && let Some(record) = kept.record
+                && kept.record.is_some()
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
             {
                 match image.hash(&self.progress) {
                     Ok(listing) if listing.digest() == *digest => {
-                        return Ok(Some((kept.name, record.history)));
+                        return Ok(Some(kept.name));
                     }
                     Err(Fault::Interrupted) => return Err(Fault::Interrupted),
                     _ => {}
@@ -150,7 +159,7 @@ impl Workshop {
     }
 
     fn check_space(&self, image: &Image, base: Option<&Base<'_>>) -> Result<(), Fault> {
-        let is_shared = |path| base.is_some_and(|base| base.same_files.contains(path));
+        let is_shared = |path| base.is_some_and(|base| base.same_files.contains_key(path));
         let copied = image.files().filter(|(path, _)| !is_shared(*path));
         let wanted: u64 = copied.map(|(_, size)| size).sum();
         let free = self.staging.tree().root().free_space()?;

@@ -9,7 +9,6 @@ use super::decision::Decided;
 use crate::settings::SwapSettings;
 use crate::sys::OpenFiles;
 use crate::tree::{Lookout, Placed, Staged, Tree, Watched};
-use crate::words::Moment;
 
 /// A held drop is looked at again after this where a file of the current generation was open.
 const OPEN_STILL: Duration = Duration::from_secs(1);
@@ -19,97 +18,101 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// The kernel's queue has room for what a thousand clients read in that time.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A drop whose generation stands in its place; its swap, where there is one to be made, is due.
-pub(super) type Ready = (Decided, Option<Placed>);
-
 /// A drop whose generation stands in its place, and that waits until no machine uses the current
 /// one.
 #[derive(Debug)]
 pub(super) struct Held {
-    decided: Decided,
-    placed: Placed,
-    /// Tells whether a machine uses the current generation.
-    watched: Watched,
+    pub(super) decided: Decided,
+    pub(super) placed: Placed,
+    /// Tells whether a machine uses the current generation; `None` where nothing leads anywhere, and
+    /// so nobody can be using it.
+    watched: Option<Watched>,
     /// Then the swap is made, whoever uses what.
-    deadline: Moment,
+    deadline: Instant,
     /// Earlier than this a look is in vain.
     not_before: Instant,
 }
 
 /// What a look has shown.
 pub(super) enum Look {
-    Quiet(Ready),
+    Quiet(Held),
     /// Machines use what is replaced, and it can't wait any longer.
-    Overdue(Ready),
+    Overdue(Held),
     InUse(Held),
 }
 
+/// Whether a drop that replaces something has to wait at all.
+pub(super) fn waits(decided: &Decided, swap: &SwapSettings) -> bool {
+    decided.staged().is_some_and(Staged::has_previous) && !swap.quiet_period.is_zero()
+}
+
 impl Held {
-    /// Holds a drop back where it replaces something that machines may be using.
-    pub(super) fn hold(
-        (decided, placed): Ready,
+    /// Holds a drop back, which replaces something that machines may be using.
+    pub(super) fn new(
+        decided: Decided,
+        placed: Placed,
         swap: &SwapSettings,
         tree: &Tree,
         lookout: &Lookout,
-    ) -> Look {
-        let has_previous = decided.staged().is_some_and(Staged::has_previous);
-        let waits = has_previous && !swap.quiet_period.is_zero();
-        let place = placed.as_ref().filter(|_| waits);
-        // Where nothing leads anywhere, nobody can be using it.
-        let in_use = place.and_then(|placed| tree.in_use(&placed.target).ok().flatten());
-        let (placed, dir) = match (placed, in_use) {
-            (Some(placed), Some((dir, _))) => (placed, dir),
-            (placed, _) => return Look::Quiet((decided, placed)),
-        };
+    ) -> Self {
+        let in_use = tree.in_use(&placed.target).ok().flatten();
+        let watched = in_use.map(|(dir, _)| lookout.watch(&dir, swap.quiet_period));
         // A drop that was claimed by a daemon that ended has waited already; yet whoever boots now
         // is to end.
-        let deadline = decided.claimed.since.later(swap.max_delay);
-        let deadline = deadline.max(Moment::now().later(swap.quiet_period.min(swap.max_delay)));
-        Look::InUse(Self {
-            watched: lookout.watch(&dir, swap.quiet_period),
+        let waited = decided.claimed.since.age();
+        let left = swap.max_delay.saturating_sub(waited);
+        let least = swap.quiet_period.min(swap.max_delay);
+        let now = Instant::now();
+        Self {
+            not_before: now
+                + watched
+                    .as_ref()
+                    .map_or(Duration::ZERO, |_| swap.quiet_period),
+            watched,
             decided,
             placed,
-            deadline,
-            not_before: Instant::now() + swap.quiet_period,
-        })
+            deadline: now + left.max(least),
+        }
     }
 
     /// Whether the swap may be made, as far as events tell.
-    fn is_due(&self) -> bool {
-        self.is_overdue() || (self.not_before <= Instant::now() && self.watched.is_quiet())
+    pub(super) fn is_due(&self) -> bool {
+        self.is_overdue() || (self.not_before <= Instant::now() && self.is_quiet())
     }
 
     fn is_overdue(&self) -> bool {
-        self.deadline <= Moment::now()
+        self.deadline <= Instant::now()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.watched.as_ref().is_none_or(Watched::is_quiet)
     }
 
     /// The last look before a swap, as close to it as can be: machines may have come back.
     pub(super) fn look_again(mut self, tree: &Tree, lookout: &Lookout) -> Look {
-        lookout.look();
-        let is_open = self.watched.is_quiet() && self.is_open(tree, lookout);
-        // To look for open files takes a while.
-        lookout.look();
-        let is_quiet = self.watched.is_quiet() && !is_open;
-        if !is_quiet && !self.is_overdue() {
+        let (is_quiet, is_open) = match &self.watched {
+            Some(watched) => lookout.look_closely(watched, || self.is_open(tree, lookout)),
+            None => (true, false),
+        };
+        if is_quiet {
+            Look::Quiet(self)
+        } else if self.is_overdue() {
+            Look::Overdue(self)
+        } else {
             if is_open {
                 self.not_before = Instant::now() + OPEN_STILL;
             }
-            return Look::InUse(self);
-        }
-        let ready = (self.decided, Some(self.placed));
-        if is_quiet {
-            Look::Quiet(ready)
-        } else {
-            Look::Overdue(ready)
+            Look::InUse(self)
         }
     }
 
     /// Whether a file of the current generation is open, as far as this process may know.
     fn is_open(&self, tree: &Tree, lookout: &Lookout) -> bool {
-        let Some((dir, path)) = tree.in_use(&self.placed.target).ok().flatten() else {
+        let in_use = tree.in_use(&self.placed.target).ok().flatten();
+        let (Some(watched), Some((dir, path))) = (&self.watched, in_use) else {
             return false;
         };
-        lookout.is_locked(&self.watched, dir) || OpenFiles::now().has(&path)
+        lookout.is_locked(watched, dir) || OpenFiles::now().has(&path)
     }
 }
 
@@ -138,7 +141,8 @@ impl Quiet {
         let interval = swap.quiet_period / 8;
         self.next_look = Instant::now() + interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         self.lookout.look();
-        self.held.extract_if(.., |held| held.is_due()).collect()
+        let is_due = |held: &mut Held| held.is_due();
+        self.held.extract_if(.., is_due).collect()
     }
 
     /// When those that are held are to be looked at.

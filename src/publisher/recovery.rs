@@ -9,7 +9,7 @@ use super::troubles::Troubles;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{OpenFiles, map};
-use crate::tree::{Pointers, Spared, Vacuum};
+use crate::tree::{Pointers, Vacuum};
 
 /// So many targets one thread surveys.
 const FEW: usize = 16;
@@ -32,11 +32,7 @@ pub(super) fn recover(
     if let Err(failure) = pointers.empty_staging() {
         tracing::warn!("sweeping the staging: {failure}, going on without");
     }
-    let spared = Spared {
-        retention: &settings.retention,
-        open: OpenFiles::now(),
-        drops: queue.known(),
-    };
+    let open = OpenFiles::now();
     let (tree, retention) = (pointers.tree(), &settings.retention);
     let targets = tree.targets().context("looking for targets in the tree")?;
     let surveyed = map(targets, FEW, |target| {
@@ -52,12 +48,12 @@ pub(super) fn recover(
     let (mut cleaned, mut leftovers) = (Vec::new(), 0);
     for (target, surveyed) in surveyed {
         let next = surveyed.and_then(|found| {
-            report.take_current(&target, found.current.as_ref());
+            report.take_current(&target, found.swapped_at);
             if !found.is_untidy {
                 return Ok(None);
             }
             leftovers += Vacuum::sweep(&mut pointers, &target)?;
-            vacuum.clean(&mut pointers, &target, &spared)
+            vacuum.clean(&mut pointers, &target, retention, &open)
         });
         if !matches!(next, Ok(None)) {
             cleaned.push((target, next));
@@ -65,7 +61,7 @@ pub(super) fn recover(
     }
     let (mut cleanup, mut troubles) = (Cleanup::new(leaving), Troubles::default());
     cleanup.take_vacuumed(vacuum, cleaned, settings, &mut troubles);
-    let count = spared.drops.len();
+    let count = queue.known().len();
     if leftovers > 0 || count > 0 {
         tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
     }

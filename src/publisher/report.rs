@@ -12,7 +12,7 @@ use crate::log::MessageId;
 use crate::spool::Outcome;
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::words::{ClockSteps, GenerationName, Moment, Target, Verdict};
+use crate::words::{ClockSteps, Moment, Target, Verdict};
 
 /// What became of one drop.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl News {
         let message_id = match verdict {
             Verdict::Published => MessageId::Published,
             Verdict::Unchanged => MessageId::Unchanged,
+            Verdict::RolledBack => MessageId::RolledBack,
             Verdict::Withdrawn => MessageId::Withdrawn,
             Verdict::Rejected => MessageId::Rejected,
         };
@@ -166,11 +167,11 @@ impl Report {
         self.shown.subscribe()
     }
 
-    /// The start has found `target` with this generation, if any, current.
-    pub(super) fn take_current(&mut self, target: &Target, name: Option<&GenerationName>) {
-        if let Some(name) = name {
+    /// The start has found `target` with a generation that became current then, if any is.
+    pub(super) fn take_current(&mut self, target: &Target, swapped_at: Option<Moment>) {
+        if swapped_at.is_some() {
             let doing = &mut self.doing;
-            doing.last_published = doing.last_published.max(name.published_at());
+            doing.last_published = doing.last_published.max(swapped_at);
             self.targets.insert(target.clone());
         }
     }
@@ -184,12 +185,12 @@ impl Report {
         }
     }
 
-    /// Tells what became of a drop.
-    pub(super) fn tell(&mut self, outcome: Outcome, took: Duration) {
+    /// Tells what became of a drop, and when the pointer was swapped, if it was.
+    pub(super) fn tell(&mut self, outcome: Outcome, swapped_at: Option<Moment>, took: Duration) {
         match (outcome.verdict, &outcome.target) {
-            (Verdict::Published, Some(target)) => {
+            (Verdict::Published | Verdict::RolledBack, Some(target)) => {
                 self.targets.insert(target.clone());
-                self.doing.last_published = Some(outcome.finished_at);
+                self.doing.last_published = self.doing.last_published.max(swapped_at);
             }
             (Verdict::Withdrawn, Some(target)) => drop(self.targets.remove(target)),
             _ => {}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -9,7 +10,7 @@ use super::queue::Queue;
 use super::workshop::Workshop;
 use crate::settings::{SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
-use crate::sys::Failure;
+use crate::sys::{Failure, tell_systemd};
 
 /// Looks at the spool take one in so many parts of the time at most: many names may be there.
 const SHARE: u32 = 10;
@@ -80,6 +81,13 @@ impl Scanner {
             shop.check_places()?;
             shop.spool.scan(&arrivals, &known)
         })
+    }
+
+    /// The settings have changed: all is looked at again. Whatever is found from now on is judged by
+    /// the new ones, and so systemd is told that they are in force.
+    pub(super) fn begin_anew(&mut self) {
+        self.is_wanted = true;
+        tell_systemd(&[NotifyState::Ready]);
     }
 
     /// What a look has shown.

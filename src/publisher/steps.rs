@@ -109,7 +109,7 @@ impl Steps {
     /// The daemon ends: what was not let in yet, and what is held, stays for the next start.
     pub(super) fn close(&mut self) {
         self.decided.clear();
-        self.quiet = Quiet::new();
+        self.quiet.held.clear();
     }
 
     /// Whether the pointers are here, and nothing is on its way in the pipeline.

@@ -4,7 +4,7 @@ use super::manifest::Manifest;
 use crate::fault::{Fault, reject};
 use crate::image::{Image, Listing};
 use crate::text::quoted;
-use crate::words::Reason;
+use crate::words::{Digest, Reason};
 
 impl Manifest {
     /// Rejects an image with files that aren't listed or have another size. None of them is read.
@@ -19,6 +19,12 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// Whether the manifest lists this checksum for a file, or no files at all.
+    pub(crate) fn allows(&self, path: &str, sha256: &Digest) -> bool {
+        let listed = self.files.as_ref();
+        listed.is_none_or(|files| files.get(path).is_some_and(|it| it.sha256 == *sha256))
     }
 
     /// Rejects an image whose files, as they were read, are others than the manifest lists.

@@ -78,6 +78,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    impl Reading {
+        /// What the clock shows that was never set.
+        pub(in crate::spool) fn for_test(now: Moment) -> Self {
+            State::default().take(now, Instant::now())
+        }
+    }
+
     const YEAR: u64 = 365 * 24 * 3600;
 
     fn seconds(count: u64) -> Duration {

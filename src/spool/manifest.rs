@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toml::de::DeValue;
 
 use crate::text::{Complaint, Expected, InputError, Table, ValueExt as _, read_toml, toml_key};
-use crate::words::{Digest, GenerationName, Name, Target};
+use crate::words::{Digest, GenerationHint, GenerationName, Name, Target};
 
 /// The name of the manifest in a drop.
 pub(super) const MANIFEST: &str = "manifest.toml";
@@ -41,7 +41,7 @@ pub(crate) enum Action {
     #[default]
     Publish,
     /// An older generation becomes the current one: this, or the one before.
-    Rollback(Option<GenerationName>),
+    Rollback(Option<GenerationHint>),
     /// The target is taken out of the tree.
     Withdraw,
 }
@@ -125,7 +125,7 @@ impl Manifest {
     }
 
     /// As TOML, with every file on a line of its own.
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
         let (action, to) = match &self.action {
             Action::Publish => (None, None),
@@ -233,8 +233,7 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
         given
     });
     if let Some(Action::Rollback(to)) = &mut action {
-        let rule = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
-        *to = top.optional("to", |value| parsed(value, rule));
+        *to = top.optional("to", |value| parsed(value, GenerationHint::RULE));
     }
     action
 }
@@ -300,6 +299,7 @@ mod tests {
         for (bad, problem) in [
             ("action = \"remove\"", "invalid `action`"),
             ("action = \"rollback\"\nto = \"../x\"", "invalid `to`"),
+            ("action = \"rollback\"\nto = \"9f3c\"", "invalid `to`"),
             ("action = \"withdraw\"\nto = \"x\"", "unknown key `to`"),
             (
                 "action = \"rollback\"\nversion = \"1\"",

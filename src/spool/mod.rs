@@ -206,8 +206,7 @@ impl Spool {
         };
         let looker = Looker {
             settings,
-            clock: &self.clock,
-            own: &self.processing,
+            clock: &|| self.clock.read(&self.processing),
             knows_writers: self.knows_writers,
         };
         looker.peek(place, seen)

@@ -55,7 +55,7 @@ impl NewDrop {
         progress: &Progress,
     ) -> Result<(), Fault> {
         let into = self.dir()?.dir_or_make(IMAGE, DIR_MODE)?;
-        let listing = image.copy_into(&into, None, None, progress)?;
+        let listing = image.copy_into(&into, progress)?;
         let listed = |(path, FileMark { sha256, size }): (String, FileMark)| {
             let size = Some(size);
             (path, Listed { sha256, size })

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::clock::Clock;
+use super::clock::Reading;
 use super::drop::{Checkable, Peeked, Probe, Ready, Seen, Waits};
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
 use super::names::check_name;
@@ -41,9 +41,8 @@ const BESIDE: usize = 200;
 /// What looks into drops go by.
 pub(super) struct Looker<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) clock: &'a Clock,
-    /// A folder of the daemon's own on the spool's file system.
-    pub(super) own: &'a Dir,
+    /// Reads the clock of the spool's file system.
+    pub(super) clock: &'a dyn Fn() -> Result<Reading, Failure>,
     /// Whether the kernel tells there who writes.
     pub(super) knows_writers: bool,
 }
@@ -193,7 +192,7 @@ impl Looker<'_> {
         let changed = manifest
             .max(Some(open.stat.changed))
             .unwrap_or(open.stat.changed);
-        if writer.is_none() && self.clock.read(self.own)?.age(changed) < SHORTEST_WAIT {
+        if writer.is_none() && (self.clock)()?.age(changed) < SHORTEST_WAIT {
             let is_settling = seen.waits.is_none();
             open.wait(seen, Probe::Time, SHORTEST_WAIT, is_settling);
             return Ok(Stage::Waiting);
@@ -234,7 +233,7 @@ impl Looker<'_> {
             let known = (age < Duration::MAX).then(|| open.began + timeout.saturating_sub(age));
             known.or(before).unwrap_or(open.began + timeout)
         };
-        let reading = self.clock.read(self.own)?;
+        let reading = (self.clock)()?;
         let mut until = overdue(reading.age(open.stat.changed));
         // What is in the folder may have changed later, but a walk is worth its while only when the
         // folder itself hasn't changed for so long.
@@ -261,7 +260,7 @@ impl Looker<'_> {
 
     fn motion(&self, open: &Open<'_>, writers: Writers) -> Result<Motion, Fault> {
         let max = self.settings.limits.max_files.saturating_add(BESIDE);
-        let clock = self.clock.read(self.own)?;
+        let clock = (self.clock)()?;
         Motion::of(open.dir, max, writers, clock).map_err(unreadable)
     }
 
@@ -414,4 +413,292 @@ fn parse(bytes: &[u8]) -> Result<Manifest, String> {
         format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
     })?;
     Manifest::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::words::ClaimId;
+
+    const TARGET: &str = "format = 1\narch = \"a\"\nrelease = \"r\"\npurpose = \"p\"\n";
+    const SETTLE: Duration = Duration::from_secs(100);
+    const TIMEOUT: Duration = Duration::from_secs(1_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A folder with drops in it.
+    struct World {
+        folder: tempfile::TempDir,
+        incoming: Dir,
+        settings: Settings,
+        knows_writers: bool,
+    }
+
+    /// What a look has come to.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Shown {
+        Whole,
+        Rejected(String),
+        /// For so many seconds, at most.
+        Waits(u64),
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut settings = Settings::default();
+            settings.spool.settle = SETTLE;
+            settings.spool.incomplete_timeout = TIMEOUT;
+            Self {
+                incoming: Dir::open(folder.path()).unwrap(),
+                folder,
+                settings,
+                knows_writers: true,
+            }
+        }
+
+        /// A drop with this manifest that is written in place.
+        fn with(manifest: &str) -> Self {
+            let world = Self::new();
+            fs::create_dir_all(world.at("image/sub")).unwrap();
+            fs::write(world.at("manifest.toml"), manifest).unwrap();
+            world
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.folder.path().join("drop").join(path)
+        }
+
+        fn seen(&self, arrival: Option<u64>) -> Seen {
+            let stat = self.incoming.stat("drop").unwrap().unwrap();
+            Seen::incoming("drop".as_ref(), "drop".into(), &stat, arrival)
+        }
+
+        /// A look, so long after now by the clock of the file system.
+        fn peek(&self, seen: Seen, after: Duration) -> Peeked {
+            let own = self.folder.path().join(".own");
+            let _ = fs::create_dir(&own);
+            let own = Dir::open(&own).unwrap();
+            let looker = Looker {
+                settings: &self.settings,
+                clock: &|| Ok(Reading::for_test(own.now()?.later(after))),
+                knows_writers: self.knows_writers,
+            };
+            looker.peek(&self.incoming, seen).unwrap()
+        }
+
+        fn look(&self, seen: Seen, after: Duration) -> Shown {
+            match self.peek(seen, after) {
+                Peeked::Ready(ready) => match ready.manifest {
+                    Ok(_) => Shown::Whole,
+                    Err(rejection) => Shown::Rejected(rejection.to_string()),
+                },
+                Peeked::Waits(seen) => {
+                    let next = seen.waits.unwrap().next - Instant::now();
+                    Shown::Waits(next.as_secs() + 1)
+                }
+                Peeked::Gone => panic!("the drop is there"),
+            }
+        }
+
+        /// A look at a drop that was made in place.
+        fn in_place(&self, after: Duration) -> Shown {
+            let mut seen = self.seen(None);
+            seen.is_made = true;
+            self.look(seen, after)
+        }
+
+        fn renamed(&self) -> Shown {
+            self.look(self.seen(Some(7)), Duration::ZERO)
+        }
+    }
+
+    fn listing(size: &str) -> String {
+        let sha256 = "0".repeat(64);
+        format!("{TARGET}[files]\n\"sub/linux\" = {{ sha256 = \"{sha256}\"{size} }}\n")
+    }
+
+    #[test]
+    fn a_renamed_drop_is_whole_at_once_and_one_in_place_when_it_is_still() {
+        let world = World::with(TARGET);
+        assert_eq!(world.renamed(), Shown::Whole);
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(101));
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+    }
+
+    #[test]
+    fn a_change_at_any_depth_counts_and_a_file_that_is_open_for_writing() {
+        let world = World::with(TARGET);
+        let file = File::create(world.at("image/sub/linux")).unwrap();
+        assert_eq!(
+            world.in_place(SETTLE),
+            Shown::Waits(100),
+            "open for writing"
+        );
+        assert_eq!(
+            world.renamed(),
+            Shown::Whole,
+            "its importer says that it is finished"
+        );
+        let late = "incomplete: `image/sub/linux` is open for writing; expected it to be closed";
+        assert_eq!(world.in_place(TIMEOUT), Shown::Rejected(late.to_string()));
+        drop(file);
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+        let reader = File::open(world.at("image/sub/linux")).unwrap();
+        assert_eq!(world.in_place(SETTLE), Shown::Whole, "it is only read");
+        drop(reader);
+
+        for path in [
+            "image/sub/linux",
+            "image/sub/new",
+            "manifest.toml",
+            ".litter",
+        ] {
+            let before = world.incoming.now().unwrap();
+            fs::write(world.at(path), "x").unwrap();
+            let drop = world.incoming.existing_dir("drop").unwrap();
+            let clock = Reading::for_test(before.later(SETTLE));
+            let motion = Motion::of(&drop, usize::MAX, Writers::NotAsked, clock).unwrap();
+            assert!(motion.newest >= before, "{path}");
+            assert!(motion.age <= SETTLE, "{path}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_stillness_alone_decides() {
+        let mut world = World::with(TARGET);
+        world.knows_writers = false;
+        let _file = File::create(world.at("image/linux")).unwrap();
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(SETTLE), Shown::Whole);
+    }
+
+    #[test]
+    fn with_no_settling_a_closed_manifest_makes_a_drop_whole() {
+        let mut world = World::with(TARGET);
+        world.settings.spool.settle = Duration::ZERO;
+        let _image = File::create(world.at("image/linux")).unwrap();
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Whole);
+        let manifest = File::options().append(true).open(world.at("manifest.toml"));
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        world.knows_writers = false;
+        assert_eq!(world.in_place(SECOND), Shown::Whole);
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        drop(manifest);
+    }
+
+    #[test]
+    fn what_is_lacking_is_waited_for_unless_somebody_says_that_the_drop_is_finished() {
+        for (manifest, bytes, said) in [
+            (
+                listing(""),
+                None,
+                "`sub/linux` is not there; the manifest lists it",
+            ),
+            (
+                listing(", size = 5"),
+                Some("four"),
+                "`sub/linux` has 4 bytes; the manifest lists 5",
+            ),
+        ] {
+            let world = World::with(&manifest);
+            if let Some(bytes) = bytes {
+                fs::write(world.at("image/sub/linux"), bytes).unwrap();
+            }
+            let late = || Shown::Rejected(format!("incomplete: {said}"));
+            assert_eq!(world.renamed(), late());
+            assert_eq!(world.in_place(SETTLE), Shown::Waits(100));
+            assert_eq!(world.in_place(SECOND * 999), Shown::Waits(1));
+            assert_eq!(world.in_place(TIMEOUT), late());
+            fs::write(world.at("image/sub/linux"), "fives").unwrap();
+            assert_eq!(world.renamed(), Shown::Whole);
+            assert_eq!(world.in_place(SETTLE), Shown::Whole);
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_waited_for_in_any_drop_that_is_not_claimed() {
+        let world = World::with(TARGET);
+        fs::remove_file(world.at("manifest.toml")).unwrap();
+        let said = "incomplete: no manifest.toml; expected it to be put in last";
+        assert_eq!(world.renamed(), Shown::Waits(100));
+        assert_eq!(world.in_place(SETTLE), Shown::Waits(100));
+        assert_eq!(world.in_place(TIMEOUT), Shown::Rejected(said.to_string()));
+
+        let claim = ClaimId::new(1, 2);
+        let drop = world.folder.path().join("drop");
+        fs::rename(drop, world.folder.path().join(format!("{claim}.drop"))).unwrap();
+        let seen = Seen::claimed(claim, "drop".into(), 0, world.incoming.now().unwrap());
+        let shown = world.look(seen, Duration::ZERO);
+        assert_eq!(shown, Shown::Rejected(said.to_string()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_drop_that_is_still_written_may_become_right() {
+        let world = World::with("format = ");
+        assert!(matches!(world.renamed(), Shown::Rejected(_)));
+        assert_eq!(world.in_place(SECOND), Shown::Waits(100));
+        assert!(matches!(world.in_place(SETTLE), Shown::Rejected(_)));
+    }
+
+    #[test]
+    fn a_drop_that_waits_is_looked_into_again_when_what_it_waits_for_has_come() {
+        let world = World::with(&listing(", size = 4"));
+        let wait = |seen| match world.peek(seen, Duration::ZERO) {
+            Peeked::Waits(seen) => seen,
+            other => panic!("{other:?}"),
+        };
+        let probe = |seen: &Seen| seen.waits.clone().unwrap().probe;
+        let first = wait(world.seen(None));
+        assert!(matches!(probe(&first), Probe::Changed(path, _) if path == Path::new("image/sub")));
+        // Something else has come: nobody looks.
+        fs::write(world.at("image/other"), "x").unwrap();
+        let same = wait(first.clone());
+        assert_eq!(probe(&same), probe(&first));
+        fs::write(world.at("image/sub/linux"), "fo").unwrap();
+        let short = wait(same);
+        let path = Path::new("image/sub/linux");
+        assert!(matches!(probe(&short), Probe::Changed(at, _) if at == path));
+        fs::write(world.at("image/sub/linux"), "four").unwrap();
+        assert_eq!(probe(&wait(short)), Probe::Time, "it has all that it lists");
+    }
+
+    #[test]
+    fn a_rename_without_an_event_shows_by_the_times_that_it_leaves() {
+        let world = World::new();
+        let build = |name: &str| {
+            fs::create_dir_all(world.folder.path().join(name).join("image")).unwrap();
+            fs::write(world.folder.path().join(name).join("manifest.toml"), TARGET).unwrap();
+        };
+        let look = || world.look(world.seen(None), Duration::ZERO);
+        let tick = |since: Moment| while world.incoming.now().unwrap() <= since.later(TICK) {};
+        let again = |change: &dyn Fn()| {
+            let _ = fs::remove_dir_all(world.at(""));
+            build(".new");
+            tick(world.incoming.now().unwrap());
+            fs::rename(world.folder.path().join(".new"), world.at("")).unwrap();
+            change();
+        };
+        again(&|| {});
+        assert_eq!(look(), Shown::Whole);
+        let manifest = File::options().append(true).open(world.at("manifest.toml"));
+        assert_eq!(look(), Shown::Waits(101), "it is open for writing");
+        drop(manifest);
+        again(&|| {
+            tick(world.incoming.now().unwrap());
+            symlink("x", world.at("image/link")).unwrap();
+        });
+        assert_eq!(look(), Shown::Waits(101), "written since");
+        // As tools leave it that restore the time of a folder, before they write into it.
+        again(&|| {});
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + SECOND;
+        File::open(world.at(""))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        assert_eq!(look(), Shown::Waits(101), "older than the folder is");
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use nix::unistd::{Group, Uid, User};
+use nix::unistd::{self, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
 /// Who put a drop into the spool.
@@ -39,13 +39,22 @@ pub struct UnknownAccount {
 }
 
 /// The user and the group that a file belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Ownership {
     pub uid: u32,
     pub gid: u32,
 }
 
 impl Ownership {
+    /// What this process makes belongs to these, where the file system has no say in it.
+    pub(crate) fn of_process() -> Self {
+        Self {
+            uid: unistd::geteuid().as_raw(),
+            gid: unistd::getegid().as_raw(),
+        }
+    }
+
     /// The user and the group of these names; without a name, that of `own`.
     ///
     /// # Errors

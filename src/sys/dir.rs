@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,16 +81,34 @@ pub(crate) struct Stat {
     /// Device and inode: no other file has both while this one is there.
     pub id: (u64, u64),
     pub modified: Moment,
+    /// The nanoseconds of `modified`, which itself is to the microsecond.
+    pub nanoseconds: u32,
+    /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
+    pub is_sparse: bool,
     /// When the inode changed last: a time that nobody can forge.
     pub changed: Moment,
+}
+
+impl Stat {
+    /// Whether both are of one file, and nothing was done to it in between but that it was given more
+    /// names.
+    pub(crate) fn is_same_file(&self, other: &Self) -> bool {
+        let other = Self {
+            changed: self.changed,
+            is_sparse: self.is_sparse,
+            ..*other
+        };
+        *self == other
+    }
 }
 
 impl From<fs::Stat> for Stat {
     #[expect(clippy::cast_possible_truncation, reason = "below 10^9")]
     fn from(stat: fs::Stat) -> Self {
+        let size = stat.st_size.unsigned_abs();
         Self {
             kind: fs::FileType::from_raw_mode(stat.st_mode).into(),
-            size: stat.st_size.unsigned_abs(),
+            size,
             mode: stat.st_mode & 0o7777,
             owner: Ownership {
                 uid: stat.st_uid,
@@ -97,6 +116,8 @@ impl From<fs::Stat> for Stat {
             },
             id: (stat.st_dev, stat.st_ino),
             modified: Moment::from_stat(stat.st_mtime, stat.st_mtime_nsec as u32),
+            nanoseconds: stat.st_mtime_nsec as u32,
+            is_sparse: stat.st_blocks.unsigned_abs() * 512 < size,
             changed: Moment::from_stat(stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
@@ -193,6 +214,14 @@ impl Dir {
         self.explain("opening", path, opened.map(File::from))
     }
 
+    /// Opens the file `path` beneath this directory to read it and to write at its end; `None` when
+    /// nothing has that name.
+    pub(crate) fn file_to_append(&self, path: impl AsRef<Path>) -> Result<Option<File>> {
+        let flags = OPEN_FILE | OFlags::RDWR | OFlags::APPEND;
+        let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
+        self.explain("opening", path, found(opened.map(File::from)))
+    }
+
     /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
     /// name.
     pub(crate) fn stat_beneath(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
@@ -237,6 +266,19 @@ impl Dir {
     pub(crate) fn write_new(&self, path: impl AsRef<Path>, contents: &[u8]) -> Result<()> {
         let mut file = self.create(&path)?;
         self.explain("writing", path, file.write_all(contents))
+    }
+
+    /// Writes over as many bytes of the file `path`, from `offset` on.
+    pub(crate) fn overwrite(
+        &self,
+        path: impl AsRef<Path>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let flags = OPEN_FILE | OFlags::WRONLY;
+        let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
+        let file = self.explain("opening", &path, opened.map(File::from))?;
+        self.explain("writing", path, file.write_all_at(bytes, offset))
     }
 
     /// Puts a file with these contents at `name`, in place of what was there. `temporary` is a name
@@ -381,10 +423,12 @@ impl Dir {
         self.explain("exchanging", name, exchanged)
     }
 
-    /// Gives the file `path` beneath this directory a second name: the same beneath `to`.
-    pub(crate) fn hard_link(&self, path: &str, to: &Self) -> Result<()> {
-        let linked = fs::linkat(&self.fd, path, &to.fd, path, AtFlags::empty());
-        self.explain("linking", path, linked)
+    /// Gives the file `name` in this directory a second name: the same in `to`. `linkat(2)` can't be
+    /// told to stay beneath a directory, so a path of several names has no place here.
+    pub(crate) fn hard_link(&self, name: &str, to: &Self) -> Result<()> {
+        debug_assert!(!name.contains('/'), "{name}");
+        let linked = fs::linkat(&self.fd, name, &to.fd, name, AtFlags::empty());
+        self.explain("linking", name, linked)
     }
 
     /// Removes a name that is no directory; `false` when there was none.
@@ -450,7 +494,7 @@ impl Dir {
         self.explain("changing the owner of", name, given)
     }
 
-    /// Sets the time of last modification of `name`.
+    /// Sets the time of last modification of `name`, of a link for itself.
     pub(crate) fn set_modified(&self, name: impl AsRef<Path>, moment: Moment) -> Result<()> {
         let times = Timestamps {
             last_access: Timespec {
@@ -625,4 +669,39 @@ fn read_whole(file: &File, max: u64) -> io::Result<Vec<u8>> {
         return Err(Errno::FBIG.into());
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Dir) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("d")).unwrap();
+        std::fs::write(folder.path().join("d/file"), "12345").unwrap();
+        let dir = Dir::open(folder.path()).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_it_may_be_is_an_error() {
+        let (_folder, dir) = folder();
+        assert_eq!(
+            dir.read("d/file", 5).unwrap().as_deref(),
+            Some(&b"12345"[..])
+        );
+        let failure = dir.read("d/file", 4).unwrap_err();
+        assert_eq!(failure.errno(), Some(Errno::FBIG));
+        assert!(dir.read("d/other", 5).unwrap().is_none());
+        assert_eq!(dir.read("d", 5).unwrap_err().errno(), Some(Errno::INVAL));
+    }
+
+    #[test]
+    fn a_name_is_there_whatever_it_stands_for_and_below_a_file_is_none() {
+        let (folder, dir) = folder();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("d/link")).unwrap();
+        let names = ["d", "d/file", "d/link", "x", "d/x", "x/y", "d/file/x"];
+        let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
+        assert_eq!(found, [true, true, true, false, false, false, false]);
+    }
 }

@@ -25,13 +25,29 @@ fn wanted_at(name: &str) -> rustix::io::Result<()> {
     match action(name).as_deref() {
         None => Ok(()),
         Some("kill") => kill_process(getpid(), Signal::KILL),
-        Some("stop") => kill_process(getpid(), Signal::STOP),
+        Some("stop") => {
+            kill_process(getpid(), Signal::STOP)?;
+            // Whichever thread takes the signal stops all; until then this one would go on.
+            while is_stop_pending() {
+                std::thread::yield_now();
+            }
+            Ok(())
+        }
         Some("fail") => Err(Errno::IO),
         Some("hang") => loop {
             std::thread::park();
         },
         Some(other) => panic!("failpoint {other:?}: kill, stop, fail or hang"),
     }
+}
+
+/// Whether a SIGSTOP waits for a thread of this process to take it: bit 18 of `ShdPnd` (proc(5)).
+fn is_stop_pending() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let pending = lines.find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = pending.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    pending.is_some_and(|pending| pending & (1 << 18) != 0)
 }
 
 /// What the test wants at the place `name` now.

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 
+use rustix::io::Errno;
 use rustix::{fs, process, rand};
 
 use super::dir::Stat;
@@ -27,6 +29,14 @@ pub(crate) trait FileExt {
     /// Lets the kernel begin to write these bytes to the disk, and waits for nothing:
     /// `POSIX_FADV_DONTNEED` starts the write-back of dirty pages (and leaves them in memory).
     fn start_writing(&self, offset: u64, length: u64);
+
+    /// The next bytes from `at` on that are no hole; none, at `size`, where a hole is all that is left
+    /// of the file's `size` bytes. Where the file system tells of no holes, everything is data. Moves
+    /// the file's offset.
+    fn next_data(&self, at: u64, size: u64) -> Range<u64>;
+
+    /// Changes the nanoseconds of the time of last modification, and leaves its seconds.
+    fn set_nanoseconds(&self, nanoseconds: u32) -> io::Result<()>;
 }
 
 impl FileExt for File {
@@ -51,12 +61,38 @@ impl FileExt for File {
         let advice = fs::Advice::DontNeed;
         let _ = fs::fadvise(self, offset, NonZeroU64::new(length), advice);
     }
+
+    fn next_data(&self, at: u64, size: u64) -> Range<u64> {
+        let start = match fs::seek(self, fs::SeekFrom::Data(at)) {
+            Ok(start) => start.min(size),
+            Err(Errno::NXIO) => size,
+            Err(_) => return at..size,
+        };
+        let end = fs::seek(self, fs::SeekFrom::Hole(start));
+        // A file that changes meanwhile may have a hole right here.
+        let end = end.ok().filter(|end| *end > start);
+        start..end.map_or(size, |end| end.min(size))
+    }
+
+    fn set_nanoseconds(&self, nanoseconds: u32) -> io::Result<()> {
+        let times = fs::Timestamps {
+            last_access: fs::Timespec {
+                tv_sec: 0,
+                tv_nsec: fs::UTIME_OMIT,
+            },
+            last_modification: fs::Timespec {
+                tv_sec: fs::fstat(self)?.st_mtime,
+                tv_nsec: nanoseconds.into(),
+            },
+        };
+        Ok(fs::futimens(self, &times)?)
+    }
 }
 
 /// A file in memory, of no name and with what `write` puts into it, that nobody can change any more.
-pub(crate) fn sealed(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+pub(crate) fn frozen(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
     let flags = fs::MemfdFlags::CLOEXEC | fs::MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(fs::memfd_create("sealed", flags)?);
+    let mut file = File::from(fs::memfd_create("frozen", flags)?);
     write(&mut file)?;
     let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
     fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
@@ -70,4 +106,45 @@ pub(crate) fn random() -> u64 {
     // So few bytes come whole, or the kernel has no such call (before Linux 3.17).
     assert_eq!(got, Ok(bytes.len()), "getrandom(2)");
     u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_next_in_a_file_are_its_bytes_without_its_holes() {
+        let file = tempfile::tempfile().unwrap();
+        let size = 5 << 20;
+        file.set_len(size).unwrap();
+        assert_eq!(file.next_data(0, size), size..size);
+        file.write_all_at(&vec![1; 1 << 20], 2 << 20).unwrap();
+        assert_eq!(file.next_data(0, size), 2 << 20..3 << 20);
+        assert_eq!(file.next_data(5 << 19, size), 5 << 19..3 << 20);
+        assert_eq!(file.next_data(3 << 20, size), size..size);
+        // Whoever asks for a part gets no more than that.
+        assert_eq!(file.next_data(0, 1 << 20), 1 << 20..1 << 20);
+        assert_eq!(file.next_data(0, 5 << 19), 2 << 20..5 << 19);
+    }
+
+    #[test]
+    fn where_holes_are_unknown_all_is_data() {
+        let file = File::open("/proc/self/maps").unwrap();
+        assert_eq!(file.next_data(3, 100), 3..100);
+    }
+
+    #[test]
+    fn nanoseconds_change_and_seconds_stay() {
+        let file = tempfile::tempfile().unwrap();
+        let at = |nanoseconds| {
+            std::time::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, nanoseconds)
+        };
+        file.set_modified(at(500_000_000)).unwrap();
+        file.set_nanoseconds(7).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), at(7));
+        let stat = file.stat().unwrap();
+        assert_eq!((stat.nanoseconds, stat.modified), (7, at(0).into()));
+    }
 }

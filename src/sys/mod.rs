@@ -5,6 +5,7 @@
 //! places where tests end the daemon. Uses `words`. Start with [`Dir`].
 
 mod accounts;
+mod boot;
 mod dir;
 mod failpoint;
 mod failure;
@@ -16,10 +17,11 @@ mod removal;
 mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
+pub(crate) use boot::BootTime;
 pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
-pub(crate) use files::{FileExt, random, sealed};
+pub(crate) use files::{FileExt, frozen, random};
 pub(crate) use open_files::OpenFiles;
 pub(crate) use parallel::{Progress, map, processors, try_map};
 pub(crate) use systemd::{Watchdog, tell_systemd};

@@ -34,3 +34,30 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_lines_end_with_their_text() {
+        let rows = [["a", "bb", ""], ["aäa", "b", "c"], ["", "", ""]];
+        let rows = rows.map(|row| row.map(String::from));
+        assert_eq!(table(&rows), "a    bb\naäa  b   c\n\n");
+    }
+
+    #[test]
+    fn an_age_has_two_units() {
+        let ago = |seconds| age(Moment::now().earlier(Duration::from_secs(seconds)));
+        // Half a minute is left until the next one.
+        assert_eq!(ago(3 * 3_600 + 20 * 60 + 30), "3h 20m");
+        assert_eq!(ago(26 * 3_600 + 30 * 60), "1day 2h");
+        assert_eq!(age(Moment::now().later(Duration::from_secs(3_600))), "0s");
+    }
+
+    #[test]
+    fn one_thing_is_counted_in_the_singular() {
+        let counts = [0, 1, 2].map(|count| counted(count, "drop"));
+        assert_eq!(counts, ["0 drops", "1 drop", "2 drops"]);
+    }
+}

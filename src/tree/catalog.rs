@@ -44,7 +44,7 @@ const TARGET: &str = "{\"target\":\"";
 
 /// The whole catalog, as its text.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Catalog {
+pub struct Catalog {
     text: String,
     /// The lines of the images in the text, without the comma, sorted by target.
     lines: Vec<Range<usize>>,
@@ -53,7 +53,7 @@ pub(crate) struct Catalog {
 /// One image in the catalog: the stored form, and what templates see.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CatalogImage<'a> {
+pub struct CatalogImage<'a> {
     pub target: &'a str,
     pub arch: &'a str,
     pub subarch: &'a str,
@@ -77,7 +77,7 @@ pub(crate) struct CatalogImage<'a> {
 /// A regular file of an image in the catalog.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CatalogFile<'a> {
+pub struct CatalogFile<'a> {
     /// From the image's root.
     #[serde(borrow)]
     pub path: Cow<'a, str>,
@@ -151,7 +151,7 @@ impl Catalog {
     }
 
     /// `None` when the text is not as this version writes it.
-    pub(crate) fn parse(text: String) -> Option<Self> {
+    pub fn parse(text: String) -> Option<Self> {
         let mut images = Lines::begin(text.as_bytes())?;
         let (mut at, mut lines) = (BEGIN.len(), Vec::new());
         for (_, line) in &mut images {
@@ -162,12 +162,12 @@ impl Catalog {
     }
 
     /// How many images are in it.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lines.len()
     }
 
     /// One image; `None` when its line is damaged, or there are not so many.
-    pub(crate) fn image(&self, number: usize) -> Option<CatalogImage<'_>> {
+    pub fn image(&self, number: usize) -> Option<CatalogImage<'_>> {
         let line = self.lines.get(number)?.clone();
         serde_json::from_str(&self.text[line]).ok()
     }

@@ -91,6 +91,20 @@ impl Lookout {
         self.lock().take_events();
     }
 
+    /// The last look before what is `watched` is replaced: whether it is quiet, and whether a file
+    /// of it `is_open`, which is only asked where events tell of no use.
+    pub(crate) fn look_closely(
+        &self,
+        watched: &Watched,
+        is_open: impl FnOnce() -> bool,
+    ) -> (bool, bool) {
+        self.look();
+        let is_open = watched.is_quiet() && is_open();
+        // To look for open files takes a while: machines may have come back meanwhile.
+        self.look();
+        (watched.is_quiet() && !is_open, is_open)
+    }
+
     /// Whether another process has locked a file in `dir`, which is what is `watched`. Takes in what
     /// has happened until then.
     ///
@@ -305,6 +319,37 @@ mod tests {
         let closed = last_use(&case, &watched);
         assert!(closed > read, "the closing was not seen");
         assert_eq!(last_use(&case, &watched), closed);
+    }
+
+    #[test]
+    fn a_machine_that_comes_while_open_files_are_looked_for_is_seen() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let case = case();
+        let watched = case.lookout.watch(&case.dir, MINUTE);
+        let used = |last| {
+            case.lookout
+                .lock()
+                .uses
+                .get_mut(&watched.number)
+                .unwrap()
+                .last = last
+        };
+        let read = || drop(std::fs::read(&case.file).unwrap());
+        let look = |is_open: &dyn Fn() -> bool| case.lookout.look_closely(&watched, is_open);
+        let long_ago = Instant::now().checked_sub(MINUTE).unwrap();
+
+        used(long_ago);
+        assert_eq!(look(&|| false), (true, false), "nobody comes");
+        assert_eq!(look(&|| true), (false, true), "a file is open");
+        let reads = || {
+            read();
+            false
+        };
+        assert_eq!(look(&reads), (false, false), "a machine comes");
+        assert_eq!(look(&|| panic!("nobody has to ask")), (false, false));
+        used(long_ago);
+        read();
+        assert_eq!(look(&|| panic!("nobody has to ask")), (false, false));
     }
 
     #[test]

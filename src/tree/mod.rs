@@ -6,6 +6,7 @@
 //!   install@/20261122T161500Z-9f3c2ab1d4e5/…              a generation
 //!   install@/20261122T161500Z-9f3c2ab1d4e5.toml           its record
 //! <tree>/.netboot-publisher/                              private
+//! <tree>/.history/amd64/generic/noble/install.jsonl       what happened to a target
 //! <tree>/catalog.json                                     every current image
 //! ```
 //! The room owns all of this: it reads the tree ([`Tree`], where a stranger starts), makes
@@ -14,6 +15,8 @@
 //! knows nothing of the spool.
 
 mod catalog;
+mod folder;
+mod history;
 mod lookout;
 mod pointers;
 mod record;
@@ -21,15 +24,16 @@ mod staging;
 mod vacuum;
 mod verification;
 
-pub use catalog::Changes;
-pub(crate) use catalog::{Catalog, CatalogFile, CatalogImage, Updated};
+pub use catalog::{Catalog, Changes};
+pub(crate) use catalog::{CatalogFile, CatalogImage, Updated};
+pub(crate) use history::Happened;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
-pub(crate) use record::{Event, Happened, Origin};
+pub(crate) use record::Origin;
 pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
-pub(crate) use vacuum::{Spared, Vacuum};
+pub(crate) use vacuum::Vacuum;
 pub(crate) use verification::{Verification, Verified};
 
 use std::io::Read as _;
@@ -38,10 +42,12 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use self::folder::{Shown, linked};
+use self::history::History;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};
-use crate::words::{Digest, GenerationName, Moment, Reason, Target};
+use crate::words::{Digest, GenerationName, Reason, Target};
 
 /// The daemon's own folder in the tree.
 const PRIVATE: &str = ".netboot-publisher";
@@ -141,6 +147,14 @@ impl Tree {
         folder.map_or(Ok(None), |folder| Ok(linked(&folder, target)?))
     }
 
+    /// What stands where the pointer of `target` belongs.
+    fn shown(&self, target: &Target) -> Result<Shown, Fault> {
+        let folder = self.folder(target)?;
+        folder.map_or(Ok(Shown::Nothing), |folder| {
+            Ok(Shown::look(&folder, target)?)
+        })
+    }
+
     /// The generation `name` of `target`; `None` when it is not there.
     pub(crate) fn generation(
         &self,
@@ -177,17 +191,6 @@ impl Tree {
         generations.as_ref().map(generation_names).transpose()
     }
 
-    /// When the record of the generation `name` was written last: for a generation that isn't
-    /// current, when it stopped being so. `None` when there is no record.
-    pub(crate) fn retired_at(
-        &self,
-        target: &Target,
-        name: &GenerationName,
-    ) -> Result<Option<Moment>, Failure> {
-        let generations = self.generations(target)?;
-        generations.map_or(Ok(None), |generations| retired_at(&generations, name))
-    }
-
     /// User and group of what is published here; `None` where no daemon was at work yet.
     pub(crate) fn ownership(
         &self,
@@ -210,34 +213,17 @@ impl Tree {
         Ok(kept)
     }
 
-    /// The generation that a rollback goes back to when nobody names one: the last that was published
-    /// before the `current` one; where none is current, the one that was current last.
-    pub(crate) fn previous(
-        &self,
-        target: &Target,
-        current: Option<&GenerationName>,
-    ) -> Result<Option<Generation>, Failure> {
-        let Some(generations) = self.generations(target)? else {
-            return Ok(None);
-        };
-        let (mut own, mut others) = (None, Vec::new());
-        for name in generation_names(&generations)? {
-            let is_current = Some(&name) == current;
-            let retired = retired_at(&generations, &name)?;
-            if let Some(generation) = generation(&generations, name)?
-                && let Some(record) = &generation.record
-            {
-                let published = Some(record.published_at());
-                if is_current {
-                    own = published;
-                } else {
-                    others.push((current.map_or(retired, |_| published), generation));
-                }
-            }
-        }
-        others.retain(|(at, _)| own.is_none() || *at < own);
-        let last = others.into_iter().max_by_key(|(at, _)| *at);
-        Ok(last.map(|(_, generation)| generation))
+    /// What happened to `target`, the newest first; `None` when nobody knows of anything.
+    pub(crate) fn history(&self, target: &Target) -> Result<Option<History>, Failure> {
+        History::open(&self.root, target)
+    }
+
+    /// The swap of `target` that the history tells of last.
+    pub(crate) fn last_swap(&self, target: &Target) -> Result<Option<Happened>, Failure> {
+        let swap = |line: &Result<Happened, Failure>| line.as_ref().map_or(true, Happened::is_swap);
+        self.history(target)?
+            .and_then(|mut lines| lines.find(swap))
+            .transpose()
     }
 
     /// Every target that the tree has a folder of generations for.
@@ -260,7 +246,8 @@ impl Tree {
                             Some(purpose) if depth == 3 => {
                                 targets.extend(format!("{path}{purpose}").parse::<Target>());
                             }
-                            _ if name != PRIVATE => below.push(format!("{path}{name}/")),
+                            // What is hidden is the daemon's own, and no target's.
+                            _ if !name.starts_with('.') => below.push(format!("{path}{name}/")),
                             _ => {}
                         }
                     }
@@ -306,12 +293,6 @@ fn generation(generations: &Dir, name: GenerationName) -> Result<Option<Generati
     Ok(Some(Generation { name, dir, record }))
 }
 
-/// When the record of the generation `name` was written last; `None` when there is no record.
-fn retired_at(generations: &Dir, name: &GenerationName) -> Result<Option<Moment>, Failure> {
-    let record = generations.stat(name.record())?;
-    Ok(record.map(|stat| stat.modified))
-}
-
 /// The generations in a folder of them, the oldest first.
 fn generation_names(generations: &Dir) -> Result<Vec<GenerationName>, Failure> {
     let mut names = Vec::<GenerationName>::new();
@@ -322,12 +303,4 @@ fn generation_names(generations: &Dir) -> Result<Vec<GenerationName>, Failure> {
     })?;
     names.sort_unstable();
     Ok(names)
-}
-
-/// The generation that a target's link names; `None` when the daemon would not have made it.
-fn linked(folder: &Dir, target: &Target) -> Result<Option<GenerationName>, Failure> {
-    let link = folder.link(target.purpose())?;
-    let path = link.as_ref().and_then(|link| link.to_str());
-    let name = path.and_then(|path| path.strip_prefix(&target.generations())?.strip_prefix('/'));
-    Ok(name.and_then(|name| name.parse().ok()))
 }

@@ -4,11 +4,13 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::Tree;
-use super::staging::{Change, Placed, Staged, Staging, pointer};
+use super::folder::{self, Shown, linked, pointer};
+use super::history::{self, Event, Happened};
+use super::staging::{Change, Placed, Staged, Staging};
 use crate::fault::{Fault, StartError};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, failpoint};
-use crate::words::{GenerationName, Moment, Target};
+use crate::words::{GenerationName, Target};
 
 /// The right to change what machines see. There is one for a tree, and who has it is its owner.
 #[derive(Debug)]
@@ -37,31 +39,52 @@ impl Pointers {
     pub(crate) fn swap(&mut self, placed: &Placed) -> Result<(), Failure> {
         let (target, generation) = (&placed.target, &placed.generation);
         let folder = self.0.tree.root().existing_dir(target.folder())?;
-        let generations = || folder.existing_dir(target.generations());
-        match &placed.change {
-            Change::Replace(previous) => retire(&generations()?, previous)?,
-            Change::Remove => retire(&generations()?, generation)?,
-            Change::Make | Change::Exchange(_) => {}
-        }
         failpoint("swap", "swapping", folder.path())?;
         match &placed.change {
             Change::Exchange(adopted) => {
+                let generations = folder.existing_dir(target.generations())?;
                 let adopted = adopted.head.generation.as_str();
-                return folder.exchange(target.purpose(), &generations()?, adopted);
+                return folder.exchange(target.purpose(), &generations, adopted);
             }
             Change::Remove => return folder.remove_file(target.purpose()).map(drop),
-            Change::Make => match folder.make_link(target.purpose(), pointer(target, generation)) {
-                // One that leads nowhere: it is replaced.
-                Err(failure) if failure.is(ErrorKind::AlreadyExists) => {}
-                made => return made,
-            },
-            Change::Replace(_) => {}
+            Change::Make | Change::Replace(_) => {}
         }
+        let staging = &self.0.folder;
         let link = format!("{}.link", self.0.next_number());
-        self.0
-            .folder
-            .make_link(&link, pointer(target, generation))?;
-        self.0.folder.rename(&link, &folder, target.purpose())
+        staging.make_link(&link, pointer(target, generation))?;
+        if let Some(at) = placed.swapped_at {
+            staging.set_modified(&link, at)?;
+        }
+        let is_new = matches!(placed.change, Change::Make);
+        if is_new && staging.rename_new(&link, &folder, target.purpose())? {
+            return Ok(());
+        }
+        if is_new && linked(&folder, target)?.is_none() {
+            // Not a pointer that leads nowhere: somebody has made it a moment ago.
+            let path = folder.path().join(target.purpose());
+            return Err(Failure::new("making link", path, ErrorKind::AlreadyExists));
+        }
+        staging.rename(&link, &folder, target.purpose())
+    }
+
+    /// Takes back the announcement of a swap that will not be made now.
+    pub(crate) fn take_back(&mut self, placed: &mut Placed) -> Result<(), Failure> {
+        placed.swapped_at = None;
+        let root = self.0.tree.root();
+        let folder = root.existing_dir(placed.target.folder())?;
+        let shown = Shown::look(&folder, &placed.target)?;
+        history::take_back(root, &placed.target, &shown)
+    }
+
+    /// Removes from the end of the history of `target` what a crash has torn, and a swap that did not
+    /// happen. Returns whether there was any of that.
+    pub(super) fn settle_history(&mut self, target: &Target) -> Result<bool, Fault> {
+        let (root, shown) = (self.0.tree.root(), self.0.tree.shown(target)?);
+        let is_settled = history::is_settled(root, target, &shown)?;
+        if !is_settled {
+            history::take_back(root, target, &shown)?;
+        }
+        Ok(!is_settled)
     }
 
     /// Removes what was staged, and placed, and will not be swapped in: after a failed sync nobody
@@ -69,23 +92,23 @@ impl Pointers {
     pub(crate) fn discard(&mut self, staged: &Staged) -> Result<(), Fault> {
         self.0.discard(staged.number);
         let (target, generation) = (&staged.head.target, &staged.head.generation);
+        self.settle_history(target)?;
         let is_current = self.0.tree.pointed(target)?.as_ref() == Some(generation);
-        let Some(generations) = self.0.tree.generations(target)? else {
-            return Ok(());
-        };
-        if let Change::Exchange(record) = &staged.change {
-            let adopted = &record.head.generation;
-            // Once the pointer and the directory were exchanged, the directory stands there.
-            let there = generations.stat(adopted.as_str())?;
-            if there.is_none_or(|stat| stat.kind == Kind::Link) {
-                generations.remove_file(adopted.as_str())?;
-                generations.remove_file(adopted.record())?;
+        if let Some(generations) = self.0.tree.generations(target)? {
+            if let Change::Exchange(record) = &staged.change {
+                let adopted = &record.head.generation;
+                // Once the pointer and the directory were exchanged, the directory stands there.
+                let there = generations.stat(adopted.as_str())?;
+                if there.is_none_or(|stat| stat.kind == Kind::Link) {
+                    generations.remove_file(adopted.as_str())?;
+                    generations.remove_file(adopted.record())?;
+                }
+            }
+            if staged.is_new && !is_current && generations.stat(generation.as_str())?.is_some() {
+                self.remove(&generations, generation)?;
             }
         }
-        if staged.is_new && !is_current && generations.stat(generation.as_str())?.is_some() {
-            self.remove(&generations, generation)?;
-        }
-        Ok(())
+        Ok(self.remove_folders(target)?)
     }
 
     /// Removes whatever the staging holds.
@@ -114,25 +137,19 @@ impl Pointers {
         self.0.folder.remove_tree(number, 0)
     }
 
-    /// Removes the folder of a target's generations when none is left in it; what somebody else put
-    /// there stays.
-    pub(crate) fn remove_folder(&mut self, target: &Target) -> Result<(), Failure> {
-        let Some(folder) = self.0.tree.root().dir(target.folder())? else {
-            return Ok(());
-        };
-        match folder.remove_dir(target.generations()) {
-            Err(failure) if failure.is(ErrorKind::DirectoryNotEmpty) => Ok(()),
-            removed => removed.map(drop),
-        }
+    /// Notes that retention no longer keeps a generation of `target`.
+    pub(super) fn note_removal(
+        &mut self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<(), Failure> {
+        let folder = self.0.tree.root().existing_dir(target.folder())?;
+        let line = Happened::now(Event::Removed, Some(name), None);
+        self.0.append(&folder, target, &[line])
     }
-}
 
-/// Notes that a generation stops being current: its record was modified last at that time.
-/// Right before the swap, so that a crash can't leave an older time, by which it would go too early.
-fn retire(generations: &Dir, name: &GenerationName) -> Result<(), Failure> {
-    match generations.set_modified(name.record(), Moment::now()) {
-        // A generation without its record is damaged; vacuum takes it for a leftover.
-        Err(failure) if failure.is(ErrorKind::NotFound) => Ok(()),
-        result => result,
+    /// Removes the folders of a target that hold nothing.
+    pub(super) fn remove_folders(&mut self, target: &Target) -> Result<(), Failure> {
+        folder::remove_empty(self.0.tree.root(), target)
     }
 }

@@ -2,20 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use crate::image::{FileMark, Listing};
-use crate::sys::Importer;
+use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
-use crate::words::{Digest, GenerationName, Moment, Target};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target};
 
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
-
-/// A longer history forgets what is oldest.
-const MAX_HISTORY: usize = 100;
 
 /// What stands between the head, which is short, and the listing, which may be long.
 const LISTING: &str = "\n[files]\n";
@@ -25,46 +22,6 @@ const LISTING: &str = "\n[files]\n";
 pub struct Record {
     pub head: Head,
     pub listing: Listing,
-    /// What happened to the generation, the oldest first.
-    pub(crate) history: Vec<Event>,
-}
-
-/// What happened to a generation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Event {
-    pub at: Moment,
-    pub what: Happened,
-    /// Missing when no drop made it happen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drop: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub importer: Option<Importer>,
-}
-
-/// That a generation stops being current because another takes its place is no event of its own:
-/// the record's file was modified last at that time.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    SerializeDisplay,
-    DeserializeFromStr,
-)]
-#[strum(serialize_all = "kebab-case")]
-pub(crate) enum Happened {
-    /// The generation became the current one, by a drop with this image.
-    Published,
-    /// A folder that somebody else had made became the generation.
-    Adopted,
-    /// The generation became the current one again.
-    RolledBack,
-    /// The generation was the current one, and its target was taken out of the tree.
-    Withdrawn,
 }
 
 /// A record without the listing.
@@ -79,12 +36,17 @@ pub struct Head {
     pub file_count: usize,
     /// All files' bytes together.
     pub bytes: u64,
+    /// The time of the swap.
     pub published_at: Moment,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
+    /// The user and the group that the files were given. `None` where the daemon didn't make them:
+    /// the directory was adopted, or the record was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) given: Option<Ownership>,
 }
 
 /// Where a generation came from.
@@ -94,6 +56,7 @@ pub struct Origin {
     pub drop: String,
     pub(crate) importer: Importer,
     pub received_at: Moment,
+    pub(crate) claim: ClaimId,
 }
 
 /// The listing as the record writes it.
@@ -105,8 +68,6 @@ struct Stored {
     links: BTreeMap<String, String>,
     #[serde(default)]
     folders: Folders,
-    #[serde(default)]
-    history: Vec<Event>,
 }
 
 #[derive(Default, Deserialize)]
@@ -140,12 +101,11 @@ impl Record {
         Ok(Self {
             head: Head::parse(head)?,
             listing,
-            history: stored.history,
         })
     }
 
-    /// The record of an image that is published now, or of a folder that was adopted where it is
-    /// `from` no drop; `kept` are the generations with this digest.
+    /// The record of an image that is staged now, or of a folder that is adopted where it is `from` no
+    /// drop; `kept` are the generations with this digest. The time of the swap is not known yet.
     pub(crate) fn new(
         target: &Target,
         listing: Listing,
@@ -154,10 +114,6 @@ impl Record {
         from: Option<&Origin>,
     ) -> Self {
         let (now, digest) = (Moment::now(), listing.digest());
-        let happened = match from {
-            Some(_) => Happened::Published,
-            None => Happened::Adopted,
-        };
         let head = Head {
             format: FORMAT,
             target: target.clone(),
@@ -168,42 +124,22 @@ impl Record {
             published_at: now,
             version,
             from: from.cloned(),
+            given: None,
         };
-        let mut record = Self {
-            head,
-            listing,
-            history: Vec::new(),
-        };
-        record.note(now, happened, from);
-        record
+        Self { head, listing }
     }
 
-    /// When the generation was published last by a drop with its image; going back to it does not
-    /// count.
-    pub(crate) fn published_at(&self) -> Moment {
-        let is_publishing =
-            |event: &&Event| matches!(event.what, Happened::Published | Happened::Adopted);
-        let last = self.history.iter().rev().find(is_publishing);
-        last.map_or(self.head.published_at, |event| event.at)
+    /// Where the time of the swap stands in the text of a record, and how it is written there: as many
+    /// bytes as any other.
+    pub(super) fn time_of_swap(text: &[u8], at: Moment) -> Option<(Range<usize>, String)> {
+        const KEY: &[u8] = b"\npublished_at = \"";
+        let start = text.windows(KEY.len()).position(|bytes| bytes == KEY)? + KEY.len();
+        let at = at.to_string();
+        let place = start..start + at.len();
+        (text.get(place.end) == Some(&b'"')).then_some((place, at))
     }
 
-    /// Notes what happened to the generation.
-    pub(crate) fn note(&mut self, at: Moment, what: Happened, from: Option<&Origin>) {
-        let event = Event {
-            at,
-            what,
-            drop: from.map(|from| from.drop.clone()),
-            importer: from.map(|from| from.importer.clone()),
-        };
-        // After it was noted, a crash can have kept the same event from happening.
-        self.history
-            .pop_if(|last| last.what == what && last.drop.is_some() && last.drop == event.drop);
-        self.history.push(event);
-        let surplus = self.history.len().saturating_sub(MAX_HISTORY);
-        self.history.drain(..surplus);
-    }
-
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let head = toml::to_string(&self.head).expect("a head is plain data");
         // The sub-tables of the head come before the listing, which begins with a header as well.
         let mut text = format!("{head}{LISTING}");
@@ -224,16 +160,18 @@ impl Record {
             }
             text.push_str("]\n");
         }
-        if !self.history.is_empty() {
-            let history = BTreeMap::from([("history", &self.history)]);
-            text.push('\n');
-            text.push_str(&toml::to_string(&history).expect("events are plain data"));
-        }
         text
     }
 }
 
 impl Head {
+    /// The user and the group that the files have to have, and the daemon's modes with them, where the
+    /// daemon gives them to files `now`. `None` where the content alone counts: what an admin made, or
+    /// the settings of another time, is no damage.
+    pub(crate) fn owner_now(&self, now: Option<Ownership>) -> Option<Ownership> {
+        self.given.filter(|given| Some(*given) == now)
+    }
+
     /// Reads the head of a record; `text` may end anywhere after it.
     ///
     /// # Errors
@@ -280,7 +218,9 @@ mod tests {
                         name: "ci".into(),
                     },
                     received_at: at,
+                    claim: ClaimId::new(7, 0x9f3c),
                 }),
+                given: Some(Ownership { uid: 0, gid: 33 }),
             },
             listing: Listing {
                 files: [(
@@ -294,23 +234,6 @@ mod tests {
                 links: [("vmlinuz".into(), "d/\"linux\"".into())].into(),
                 folders: ["d".into()].into(),
             },
-            history: vec![
-                Event {
-                    at,
-                    what: Happened::Published,
-                    drop: Some("noble-1".into()),
-                    importer: Some(Importer {
-                        uid: 1000,
-                        name: "ci".into(),
-                    }),
-                },
-                Event {
-                    at,
-                    what: Happened::RolledBack,
-                    drop: None,
-                    importer: None,
-                },
-            ],
         }
     }
 
@@ -329,10 +252,15 @@ version = "2026-11-22"
 [from]
 drop = "noble-1"
 received_at = "2026-11-22T16:15:00.250000Z"
+claim = "7-0000000000009f3c"
 
 [from.importer]
 uid = 1000
 name = "ci"
+
+[given]
+uid = 0
+gid = 33
 
 [files]
 "d/\"linux\"" = { sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", size = 3 }
@@ -344,19 +272,6 @@ name = "ci"
 paths = [
     "d",
 ]
-
-[[history]]
-at = "2026-11-22T16:15:00.250000Z"
-what = "published"
-drop = "noble-1"
-
-[history.importer]
-uid = 1000
-name = "ci"
-
-[[history]]
-at = "2026-11-22T16:15:00.250000Z"
-what = "rolled-back"
 "#;
         assert_eq!(sample().to_toml(), pinned);
         assert_eq!(Record::parse(pinned).unwrap(), sample());
@@ -368,6 +283,18 @@ what = "rolled-back"
         let text = sample().to_toml();
         let cut = text.find("[links]").unwrap();
         assert_eq!(Head::parse(&text[..cut]).unwrap(), sample().head);
+    }
+
+    #[test]
+    fn the_time_of_the_swap_can_be_put_into_the_text() {
+        let at = Moment::from_stat(7, 1_000);
+        let mut wanted = sample();
+        wanted.head.published_at = at;
+        let mut text = sample().to_toml();
+        let (place, time) = Record::time_of_swap(text.as_bytes(), at).unwrap();
+        text.replace_range(place, &time);
+        assert_eq!(text, wanted.to_toml());
+        assert_eq!(Record::time_of_swap(b"format = 1\n", at), None);
     }
 
     #[test]

@@ -4,16 +4,19 @@
 //! share the [`Staging`]. The last step needs the `Pointers`, of which there is one.
 
 use std::ffi::OsString;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::{Head, Record};
-use super::{PRIVATE, Tree};
+use super::folder::{self, linked, pointer};
+use super::history::{self, Event, Happened};
+use super::record::{Head, Origin, Record};
+use super::{MAX_RECORD, PRIVATE, Tree};
 use crate::fault::StartError;
 use crate::image::DIR_MODE;
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Ownership, failpoint};
-use crate::words::{GenerationName, Target, Verdict};
+use crate::words::{GenerationName, Moment, Target, Verdict};
 
 /// The folder for drafts in the daemon's own folder.
 const FOLDER: &str = "staging";
@@ -42,8 +45,8 @@ pub(crate) struct Draft<'s> {
     is_finished: bool,
 }
 
-/// A record in the staging, with a whole generation where that is new, and what is to be done with
-/// the pointer.
+/// What is to be done with the pointer, and what stands in the staging for it: a record, and a whole
+/// generation where that is new.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) number: u64,
@@ -51,7 +54,14 @@ pub(crate) struct Staged {
     pub head: Head,
     /// Whether the image is in the staging; that of a kept generation stands in its place already.
     pub(super) is_new: bool,
+    /// Where the time of the swap stands in the record in the staging, in bytes. `None` where there is
+    /// no record: a withdrawal leaves the one that is in its place.
+    time_at: Option<u64>,
     pub(super) change: Change,
+    /// What the history will call the change.
+    event: Event,
+    /// The drop that makes the change.
+    by: Option<Origin>,
 }
 
 /// What is to be done with a target's pointer, which is the step that machines see.
@@ -68,12 +78,14 @@ pub(crate) enum Change {
     Remove,
 }
 
-/// A generation that stands in its place with its record; all but the pointer is done.
+/// A generation that stands in its place with its record.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub target: Target,
     pub(super) generation: GenerationName,
     pub(super) change: Change,
+    /// The time of the swap, once the swap is in the history; all but the pointer is done then.
+    pub swapped_at: Option<Moment>,
 }
 
 impl Staging {
@@ -89,20 +101,24 @@ impl Staging {
             return Err(StartError::InUse(settings.path.clone()));
         }
         let folder = private.dir_or_make(FOLDER, 0o700)?;
-        // What the file system gives to new files here; a mount option can have a say in it.
-        let own = folder.stat_self()?.owner;
-        let ownership = settings.ownership(own)?;
         // What a crash left, and can't be removed, is in nobody's way.
         let left = folder.names()?;
         let number = |name: &OsString| name.to_str()?.split('.').next()?.parse::<u64>().ok();
         let last = left.iter().filter_map(|(name, _)| number(name)).max();
+        let next = last.map_or(0, |last| last.saturating_add(1));
+        let own = owner_of_new(&folder, next)?;
+        // A tree with a set-group-ID bit gave its group to the private folder, which `verify` asks.
+        if private.stat_self()?.owner != own {
+            private.set_owner(".", Some(own))?;
+        }
+        let ownership = settings.ownership(own)?;
         Ok(Arc::new(Self {
             tree,
             folder,
             _private: private,
             ownership,
             gives_away: ownership != own,
-            next: AtomicU64::new(last.map_or(0, |last| last.saturating_add(1))),
+            next: AtomicU64::new(next),
         }))
     }
 
@@ -142,9 +158,51 @@ impl Staging {
 
     /// As [`Draft::finish`], for a generation that is kept still: nothing but its record is new.
     pub(crate) fn stage_kept(&self, record: &Record, change: Change) -> Result<Staged, Failure> {
+        self.stage_record(record, change, Event::Published)
+    }
+
+    /// As [`Staging::stage_kept`], for a generation that nobody brings again.
+    pub(crate) fn stage_rollback(
+        &self,
+        record: &Record,
+        change: Change,
+    ) -> Result<Staged, Failure> {
+        self.stage_record(record, change, Event::RolledBack)
+    }
+
+    fn stage_record(
+        &self,
+        record: &Record,
+        change: Change,
+        event: Event,
+    ) -> Result<Staged, Failure> {
         let number = self.next_number();
-        self.stage(number, false, record, change)
+        self.stage(number, false, record, change, event)
             .inspect_err(|_| self.discard(number))
+    }
+
+    /// The removal of the pointer to the generation of this head. `record` is given where the
+    /// generation has none any more.
+    pub(crate) fn stage_withdrawal(
+        &self,
+        head: Head,
+        record: Option<&Record>,
+        by: Origin,
+    ) -> Result<Staged, Failure> {
+        let by = Some(by);
+        if let Some(record) = record {
+            let staged = self.stage_record(record, Change::Remove, Event::Withdrawn)?;
+            return Ok(Staged { by, ..staged });
+        }
+        Ok(Staged {
+            number: self.next_number(),
+            head,
+            is_new: false,
+            time_at: None,
+            change: Change::Remove,
+            event: Event::Withdrawn,
+            by,
+        })
     }
 
     fn stage(
@@ -153,15 +211,20 @@ impl Staging {
         is_new: bool,
         record: &Record,
         change: Change,
+        event: Event,
     ) -> Result<Staged, Failure> {
         let text = record.to_toml();
+        let time = Record::time_of_swap(text.as_bytes(), record.head.published_at);
         self.folder
             .write_new(record_name(number), text.as_bytes())?;
         Ok(Staged {
             number,
             head: record.head.clone(),
             is_new,
+            time_at: time.map(|(place, _)| place.start as u64),
             change,
+            event,
+            by: record.head.from.clone(),
         })
     }
 
@@ -171,14 +234,16 @@ impl Staging {
         self.tree.root().sync_file_system()
     }
 
-    /// Puts a staged generation, which has to be durable, and then its record in their place.
+    /// Puts a staged generation, which has to be durable, and then its record in their place. Unless
+    /// the swap `waits`, it is announced.
     ///
     /// # Errors
     /// What was staged is to be tried once more then, or to be given to `Pointers::discard`.
-    pub(crate) fn place(&self, staged: &Staged) -> Result<Placed, Failure> {
+    pub(crate) fn place(&self, staged: &Staged, waits: bool) -> Result<Placed, Failure> {
         let (target, generation) = (&staged.head.target, &staged.head.generation);
-        let folder = self.target_folder(target)?;
-        let generations = sub_folder(&folder, &target.generations())?;
+        let root = self.tree.root();
+        let folder = folder::make(root, &target.folder())?;
+        let generations = folder::make(&folder, &target.generations())?;
         let path = generations.path();
 
         if staged.is_new {
@@ -189,11 +254,17 @@ impl Staging {
             // Gone by hand in the meantime? Then the next try copies it.
             generations.existing_dir(generation.as_str())?;
         }
-        failpoint("place-record", "placing", path)?;
-        let record = record_name(staged.number);
-        self.folder
-            .rename(record, &generations, generation.record())?;
-
+        let lines = staged.lines(&folder)?;
+        if let Some(offset) = staged.time_at {
+            let record = record_name(staged.number);
+            if !waits {
+                let time = lines[0].at.to_string();
+                self.folder.overwrite(&record, offset, time.as_bytes())?;
+            }
+            failpoint("place-record", "placing", path)?;
+            self.folder
+                .rename(record, &generations, generation.record())?;
+        }
         if let Change::Exchange(record) = &staged.change {
             // The pointer is made where the directory will go: exchanging the two then puts both in
             // their place at once.
@@ -202,22 +273,72 @@ impl Staging {
             generations.write_new(name.record(), record.to_toml().as_bytes())?;
             generations.make_link(name.as_str(), pointer(target, generation))?;
         }
-        Ok(Placed {
+        let mut placed = Placed {
             target: target.clone(),
             generation: generation.clone(),
             change: staged.change.clone(),
-        })
+            swapped_at: None,
+        };
+        if !waits {
+            self.write_history(&mut placed, &lines, &folder, &generations)?;
+        }
+        Ok(placed)
     }
 
-    /// The folder that holds the target's pointer, made where it is not there.
-    fn target_folder(&self, target: &Target) -> Result<Dir, Failure> {
-        let root = self.tree.root();
-        if let Some(folder) = root.dir(target.folder())? {
-            return Ok(folder);
+    /// Announces the swap of what was placed, and has waited, as [`Staging::place`] does: record and
+    /// history tell of it as of something that happens now.
+    ///
+    /// # Errors
+    /// As [`Staging::place`].
+    pub(crate) fn announce(&self, staged: &Staged, placed: &mut Placed) -> Result<(), Failure> {
+        let folder = self.tree.root().existing_dir(placed.target.folder())?;
+        let generations = folder.existing_dir(placed.target.generations())?;
+        let lines = staged.lines(&folder)?;
+        if staged.time_at.is_some() {
+            let name = placed.generation.record();
+            let path = generations.path().join(&name);
+            let mut text = generations.read(&name, MAX_RECORD)?.unwrap_or_default();
+            let Some((place, time)) = Record::time_of_swap(&text, lines[0].at) else {
+                let error = io::Error::from(io::ErrorKind::InvalidData);
+                return Err(Failure::new("looking for `published_at` in", path, error));
+            };
+            text[place].copy_from_slice(time.as_bytes());
+            let record = record_name(staged.number);
+            self.folder.write_new(&record, &text)?;
+            failpoint("place-record", "placing", path)?;
+            self.folder.rename(&record, &generations, &name)?;
         }
-        let [arch, subarch, release] = target.folders();
-        let subarchs = sub_folder(root, arch)?;
-        sub_folder(&sub_folder(&subarchs, subarch)?, release)
+        self.write_history(placed, &lines, &folder, &generations)
+    }
+
+    /// Announces a swap, whose time is that of these lines.
+    fn write_history(
+        &self,
+        placed: &mut Placed,
+        lines: &[Happened],
+        folder: &Dir,
+        generations: &Dir,
+    ) -> Result<(), Failure> {
+        let at = lines[0].at;
+        if let Change::Exchange(record) = &placed.change {
+            // The pointer, which is there already.
+            generations.set_modified(record.head.generation.as_str(), at)?;
+        }
+        self.append(folder, &placed.target, lines)?;
+        placed.swapped_at = Some(at);
+        Ok(())
+    }
+
+    /// Writes lines into the history of `target`, whose pointer is in `folder`.
+    pub(super) fn append(
+        &self,
+        folder: &Dir,
+        target: &Target,
+        lines: &[Happened],
+    ) -> Result<(), Failure> {
+        let temporary = format!("{}.jsonl", self.next_number());
+        let staging = (&self.folder, &*temporary);
+        history::append(self.tree.root(), (folder, target), lines, staging)
     }
 
     pub(super) fn discard(&self, number: u64) {
@@ -231,7 +352,8 @@ impl Draft<'_> {
     /// Writes the record beside the copied image.
     pub(crate) fn finish(mut self, record: &Record, change: Change) -> Result<Staged, Failure> {
         failpoint("stage-record", "staging", self.dir.path())?;
-        let staged = self.staging.stage(self.number, true, record, change)?;
+        let staging = self.staging;
+        let staged = staging.stage(self.number, true, record, change, Event::Published)?;
         self.is_finished = true;
         Ok(staged)
     }
@@ -248,10 +370,26 @@ impl Drop for Draft<'_> {
 impl Staged {
     /// What will have become of the drop.
     pub(crate) fn verdict(&self) -> Verdict {
-        match self.change {
-            Change::Remove => Verdict::Withdrawn,
-            _ => Verdict::Published,
-        }
+        self.event.verdict()
+    }
+
+    /// What the history will say of the swap, if it happens now. `folder` holds the pointer.
+    fn lines(&self, folder: &Dir) -> Result<Vec<Happened>, Failure> {
+        let generation = &self.head.generation;
+        let linked = linked(folder, &self.head.target)?;
+        let (from, to) = match &self.change {
+            // A pointer that leads nowhere may be there.
+            Change::Make | Change::Replace(_) => (linked.as_ref(), Some(generation)),
+            Change::Exchange(adopted) => (Some(&adopted.head.generation), Some(generation)),
+            Change::Remove => (Some(generation), None),
+        };
+        let swap = Happened::now(self.event, from, to).of_image(&self.head);
+        let swap = self.by.iter().fold(swap, Happened::by);
+        let adopted = match &self.change {
+            Change::Exchange(record) => Some(swap.clone().of_adoption(&record.head)),
+            _ => None,
+        };
+        Ok(adopted.into_iter().chain([swap]).collect())
     }
 
     /// Whether something that machines may be using is current until now.
@@ -260,21 +398,19 @@ impl Staged {
     }
 }
 
-/// The folder `name` in `parent`. A new one inherits nothing: a default ACL of the tree could
-/// shut machines out of it.
-fn sub_folder(parent: &Dir, name: &str) -> Result<Dir, Failure> {
-    if let Some(folder) = parent.dir(name)? {
-        return Ok(folder);
+/// Whose the files are that are made in the staging. `free` is a number that nothing there has.
+fn owner_of_new(folder: &Dir, free: u64) -> Result<Ownership, Failure> {
+    let owner = folder.stat_self()?.owner;
+    if owner == Ownership::of_process() {
+        return Ok(owner);
     }
-    parent.make_dir(name, DIR_MODE)?;
-    let folder = parent.existing_dir(name)?;
-    folder.make_plain(DIR_MODE)?;
-    Ok(folder)
-}
-
-/// What the pointer holds.
-pub(super) fn pointer(target: &Target, generation: &GenerationName) -> String {
-    format!("{}/{generation}", target.generations())
+    // A daemon of another group made the folder, or the file system has a say in it (`grpid`, NFS).
+    let name = free.to_string();
+    let probe = folder.make_dir(&name, 0o700);
+    let probe = probe.and_then(|_| folder.stat(&name)).ok().flatten();
+    folder.remove_dir(&name)?;
+    // On a full disk nothing can be made.
+    Ok(probe.map_or(owner, |probe| probe.owner))
 }
 
 fn record_name(number: u64) -> String {

@@ -4,16 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::history::{self, Happened};
 use super::lookout::{Lookout, Watched};
 use super::pointers::Pointers;
-use super::record::{Event, Happened};
-use super::{Tree, generation, generation_names, retired_at};
+use super::{Tree, generation_names};
 use crate::fault::Fault;
 use crate::settings::Retention;
-use crate::sys::{Dir, Failure, Kind, OpenFiles};
+use crate::sys::{BootTime, Dir, Failure, Kind, OpenFiles};
 use crate::words::{GenerationName, Moment, Target};
 
 /// Before a generation goes it is watched for so long, at the end of `min_age`. A transfer that is
@@ -28,17 +27,8 @@ const MAX_WATCHED: usize = 1_000;
 const IN_USE: Duration = Duration::from_secs(60);
 const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// A withdrawal whose drop is still on its way is looked at again after this.
-const UNSETTLED: Duration = Duration::from_secs(1);
-
-/// What stays in the tree.
-#[derive(Debug)]
-pub(crate) struct Spared<'a> {
-    pub retention: &'a Retention,
-    pub open: OpenFiles,
-    /// Drops that may have no outcome yet. After a crash a withdrawal is known by what it withdrew.
-    pub drops: HashSet<Arc<str>>,
-}
+/// So soon after a boot the wall clock may not have been set yet: nothing goes by it.
+const AFTER_BOOT: Duration = Duration::from_secs(300);
 
 /// Removes generations, and knows which of those that will go soon machines use.
 #[derive(Debug, Default)]
@@ -46,12 +36,15 @@ pub(crate) struct Vacuum {
     /// `None` for a daemon that ends when it has nothing left to do: it watches nothing.
     lookout: Option<Lookout>,
     watched: HashMap<Target, HashMap<GenerationName, Watched>>,
+    /// What was removed, until somebody asks.
+    removed: Vec<(Target, GenerationName)>,
 }
 
 /// What a start has to know of a target.
 #[derive(Debug)]
 pub(crate) struct Surveyed {
-    pub current: Option<GenerationName>,
+    /// The time of the last swap; `None` when no pointer is there.
+    pub swapped_at: Option<Moment>,
     /// There is something to [`Vacuum::sweep`], or for the vacuum.
     pub is_untidy: bool,
 }
@@ -61,8 +54,13 @@ impl Vacuum {
     pub(crate) fn watching() -> Self {
         Self {
             lookout: Some(Lookout::default()),
-            watched: HashMap::new(),
+            ..Self::default()
         }
+    }
+
+    /// What was removed since this was asked last.
+    pub(crate) fn removed(&mut self) -> Vec<(Target, GenerationName)> {
+        std::mem::take(&mut self.removed)
     }
 
     /// Why something could not be watched, once.
@@ -77,45 +75,51 @@ impl Vacuum {
 
     /// Removes the generations of `target` that retention doesn't keep: besides the current one, the
     /// `keep` that were current last stay, and every one that stopped being current less than `min_age`
-    /// ago. Of a target that was taken out of the tree none is kept for longer than that.
+    /// ago. Of a target that was taken out of the tree none is kept for longer than that, and with the
+    /// last one the folders go that hold nothing else.
     ///
-    /// No generation goes while a machine uses it, nor one that was withdrawn by a drop that has no
-    /// outcome yet.
+    /// No generation goes while a machine uses it, or any of its files is `open`.
     ///
-    /// Returns when vacuum will have to do with the target again.
+    /// Returns after what time vacuum will have to do with the target again.
     pub(crate) fn clean(
         &mut self,
         pointers: &mut Pointers,
         target: &Target,
-        spared: &Spared<'_>,
-    ) -> Result<Option<Moment>, Fault> {
-        let Some(generations) = pointers.tree().generations(target)? else {
+        retention: &Retention,
+        open: &OpenFiles,
+    ) -> Result<Option<Duration>, Fault> {
+        let tree = pointers.tree();
+        let Some(generations) = tree.generations(target)? else {
             return Ok(None);
         };
-        let current = pointers.tree().pointed(target)?;
-        let mut superseded = Vec::new();
-        for name in generation_names(&generations)? {
-            if Some(&name) != current.as_ref() {
-                let since = retired_at(&generations, &name)?;
-                superseded.extend(since.map(|since| (since, name)));
-            }
-        }
-        let withdrawal = match superseded.iter().max() {
-            Some((_, last)) if current.is_none() => withdrawal(&generations, last)?,
-            _ => None,
-        };
-        let drop = withdrawal.as_ref().and_then(|event| event.drop.as_deref());
-        if drop.is_some_and(|drop| spared.drops.contains(drop)) {
-            return Ok(Some(Moment::now().later(UNSETTLED)));
-        }
-        let Retention { keep, min_age } = *spared.retention;
-        let keep = if withdrawal.is_some() { 0 } else { keep };
-        let (mut next, mut kept) = (None, HashSet::new());
-        for (due, name) in not_kept(superseded, keep, min_age) {
-            match self.stays((target, &name), due, &generations, spared)? {
-                None => pointers.remove(&generations, &name)?,
+        let current = tree.pointed(target)?;
+        let names = generation_names(&generations)?;
+        let history = tree.history(target)?.into_iter().flatten();
+        let told = Told::read(history, current.as_ref(), names)?;
+        let (keep, now) = (told.keep(retention.keep), Now::read());
+        let (mut next, mut kept) = (None::<Duration>, HashSet::new());
+        for Superseded {
+            name,
+            since,
+            has_line,
+        } in told.superseded(&generations)?.skip(keep)
+        {
+            let due = since.remaining(retention.min_age, &now);
+            match self.stays(
+                (target, &name),
+                (&generations, open),
+                due,
+                retention.min_age,
+            )? {
+                None => {
+                    if !has_line {
+                        pointers.note_removal(target, &name)?;
+                    }
+                    pointers.remove(&generations, &name)?;
+                    self.removed.push((target.clone(), name));
+                }
                 Some(until) => {
-                    Moment::note_earliest(&mut next, until);
+                    next = Some(next.map_or(until, |next| next.min(until)));
                     kept.insert(name);
                 }
             }
@@ -126,26 +130,25 @@ impl Vacuum {
                 self.watched.remove(target);
             }
         }
-        if withdrawal.is_some() && next.is_none() {
-            pointers.remove_folder(target)?;
+        if current.is_none() {
+            pointers.remove_folders(target)?;
         }
         Ok(next)
     }
 
-    /// Until when a generation stays at least that may go from `due` on; `None` when it may go now.
+    /// How long a generation stays at least that may go after `due`; `None` when it may go now.
     fn stays(
         &mut self,
         (target, name): (&Target, &GenerationName),
-        due: Moment,
-        generations: &Dir,
-        spared: &Spared<'_>,
-    ) -> Result<Option<Moment>, Fault> {
-        let now = Moment::now();
-        let period = WATCHED.min(spared.retention.min_age);
-        let in_use = now.later(IN_USE.min(period.max(IN_USE_AT_LEAST)));
-        let watch_from = due.earlier(period);
-        if watch_from > now {
-            return Ok(Some(watch_from));
+        (generations, open): (&Dir, &OpenFiles),
+        due: Duration,
+        min_age: Duration,
+    ) -> Result<Option<Duration>, Fault> {
+        let period = WATCHED.min(min_age);
+        let in_use = IN_USE.min(period.max(IN_USE_AT_LEAST));
+        let until_watched = due.saturating_sub(period);
+        if !until_watched.is_zero() {
+            return Ok(Some(until_watched));
         }
         let Some(dir) = generations.dir(name.as_str())? else {
             return Ok(None);
@@ -160,17 +163,17 @@ impl Vacuum {
                 let watched = lookout.watch(&dir, period);
                 let of_target = self.watched.entry(target.clone()).or_default();
                 of_target.insert(name.clone(), watched);
-                return Ok(Some(due.max(now.later(period))));
+                return Ok(Some(due.max(period)));
             }
             (Some(lookout), Some(watched)) => {
                 lookout.is_locked(watched, dir) || !watched.is_quiet()
             }
             _ => false,
         };
-        if is_used || spared.open.has(&format!("/{}/", name.path(target))) {
+        if is_used || open.has(&format!("/{}/", name.path(target))) {
             return Ok(Some(in_use));
         }
-        Ok((due > now).then_some(due))
+        Ok((!due.is_zero()).then_some(due))
     }
 
     /// Looks whether a start has anything to do for `target`: of many targets most are tidy.
@@ -179,7 +182,8 @@ impl Vacuum {
         target: &Target,
         retention: &Retention,
     ) -> Result<Surveyed, Fault> {
-        let current = tree.pointed(target)?;
+        let shown = tree.shown(target)?;
+        let current = shown.generation();
         let generations = tree.generations(target)?;
         let names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
         // The names are sorted: each generation stands before its record.
@@ -192,26 +196,31 @@ impl Vacuum {
             |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
         let is_tidy = others.is_empty()
             && pairs.iter().all(is_whole)
-            && current.as_ref().is_some_and(is_there)
-            && pairs.len() <= 1 + retention.keep;
+            && current.is_some_and(is_there)
+            && pairs.len() <= 1 + retention.keep
+            && history::is_settled(tree.root(), target, &shown)?;
+        let swapped_at = match current {
+            Some(_) => tree.root().stat(target.to_string())?.map(|it| it.modified),
+            None => None,
+        };
         Ok(Surveyed {
-            current,
+            swapped_at,
             is_untidy: !is_tidy,
         })
     }
 
     /// Removes what a crash left of `target`: generations without a record, records without a
-    /// generation, links that were made for an adoption.
+    /// generation, links that were made for an adoption, and of the history what did not happen.
     ///
     /// Returns how many there were.
     pub(crate) fn sweep(pointers: &mut Pointers, target: &Target) -> Result<usize, Fault> {
+        let mut leftovers = usize::from(pointers.settle_history(target)?);
         let Some(generations) = pointers.tree().generations(target)? else {
-            return Ok(0);
+            return Ok(leftovers);
         };
         let current = pointers.tree().pointed(target)?;
         let names = generations.names()?;
         let has = |name: String, kind| names.contains(&(name.into(), kind));
-        let mut leftovers = 0;
         for (name, kind) in &names {
             let Some(name) = name.to_str() else { continue };
             let generation = name.strip_suffix(".toml").unwrap_or(name);
@@ -234,25 +243,141 @@ impl Vacuum {
     }
 }
 
-/// The generations that go of those that were `superseded`, each at a moment: all but the `keep` that
-/// were current last, each with the moment from which it may go.
-fn not_kept(
-    mut superseded: Vec<(Moment, GenerationName)>,
-    keep: usize,
-    min_age: Duration,
-) -> impl Iterator<Item = (Moment, GenerationName)> {
-    superseded.sort_unstable_by(|a, b| b.cmp(a));
-    let others = superseded.into_iter().skip(keep);
-    others.map(move |(since, name)| (since.later(min_age), name))
+/// The two clocks, at a moment.
+#[derive(Debug)]
+struct Now {
+    at: Moment,
+    boot: BootTime,
 }
 
-/// How a target was taken out of the tree, if that was by a drop; `last` is the generation that was
-/// current last. A pointer that somebody has removed by hand is no reason to remove what it named.
-fn withdrawal(generations: &Dir, last: &GenerationName) -> Result<Option<Event>, Failure> {
-    let generation = generation(generations, last.clone())?;
-    let record = generation.and_then(|generation| generation.record);
-    let event = record.and_then(|mut record| record.history.pop());
-    Ok(event.filter(|event| event.what == Happened::Withdrawn))
+impl Now {
+    fn read() -> Self {
+        Self {
+            at: Moment::now(),
+            boot: BootTime::now(),
+        }
+    }
+}
+
+/// When a generation stopped being current.
+#[derive(Clone, Debug)]
+struct Since {
+    at: Moment,
+    /// `None` where nobody knows in which boot that was.
+    boot: Option<BootTime>,
+}
+
+impl Since {
+    /// How long it is until a generation may go that none goes before it is of `min_age`.
+    fn remaining(&self, min_age: Duration, now: &Now) -> Duration {
+        if let Some(boot) = &self.boot
+            && boot.boot == now.boot.boot
+            && !boot.boot.is_empty()
+        {
+            return min_age.saturating_sub(now.boot.since.saturating_sub(boot.since));
+        }
+        // What was superseded in an earlier boot is as old as this one in any case.
+        let age = now.at.since(self.at).max(match self.boot {
+            Some(_) => now.boot.since,
+            None => Duration::ZERO,
+        });
+        let after_boot = AFTER_BOOT.min(min_age).saturating_sub(now.boot.since);
+        min_age.saturating_sub(age).max(after_boot)
+    }
+}
+
+/// A generation that isn't current.
+#[derive(Debug)]
+struct Superseded {
+    name: GenerationName,
+    since: Since,
+    /// The history tells already that the generation is removed.
+    has_line: bool,
+}
+
+/// What the history tells of generations that aren't current.
+#[derive(Debug, Default)]
+struct Told {
+    /// Those of which it tells how they stopped being current, the last one first.
+    known: Vec<(GenerationName, Happened)>,
+    unknown: Vec<GenerationName>,
+    /// Those of which it tells that they are removed.
+    removed: HashSet<GenerationName>,
+    /// The target was taken out of the tree by the last swap, and nothing is current.
+    is_withdrawn: bool,
+}
+
+impl Told {
+    /// Reads back as far as is needed for `names`, but for the `current` one.
+    fn read(
+        history: impl IntoIterator<Item = Result<Happened, Failure>>,
+        current: Option<&GenerationName>,
+        mut names: Vec<GenerationName>,
+    ) -> Result<Self, Failure> {
+        let mut told = Self::default();
+        names.retain(|name| Some(name) != current);
+        let mut lines = history.into_iter();
+        let mut is_first = true;
+        while is_first || !names.is_empty() {
+            let Some(line) = lines.next().transpose()? else {
+                break;
+            };
+            if !line.is_swap() {
+                told.removed.extend(line.from);
+                continue;
+            }
+            if is_first {
+                told.is_withdrawn = current.is_none() && line.to.is_none();
+                // A pointer that somebody has removed or changed by hand is no reason to remove what
+                // it named.
+                names.retain(|name| Some(name) != line.to.as_ref());
+                is_first = false;
+            }
+            let at = line
+                .from
+                .as_ref()
+                .and_then(|from| names.iter().position(|it| it == from));
+            if let Some(at) = at {
+                told.known.push((names.swap_remove(at), line));
+            }
+        }
+        told.unknown = names;
+        Ok(told)
+    }
+
+    /// How many of them are kept of any age.
+    fn keep(&self, keep: usize) -> usize {
+        if self.is_withdrawn { 0 } else { keep }
+    }
+
+    /// The one that was current last comes first. Of what the history doesn't tell, its record was
+    /// written last at a time when the generation became current: that was earlier.
+    fn superseded(
+        self,
+        generations: &Dir,
+    ) -> Result<impl Iterator<Item = Superseded> + use<>, Failure> {
+        let mut unknown = Vec::new();
+        for name in self.unknown {
+            // A generation without its record is a leftover, which a start sweeps.
+            if let Some(record) = generations.stat(name.record())? {
+                unknown.push((record.modified, name));
+            }
+        }
+        unknown.sort_unstable_by(|a, b| b.cmp(a));
+        let unknown = unknown
+            .into_iter()
+            .map(|(at, name)| (name, Since { at, boot: None }));
+        let known = self.known.into_iter().map(|(name, line)| {
+            let boot = Some(line.boot_time());
+            (name, Since { at: line.at, boot })
+        });
+        let removed = self.removed;
+        Ok(known.chain(unknown).map(move |(name, since)| Superseded {
+            has_line: removed.contains(&name),
+            name,
+            since,
+        }))
+    }
 }
 
 #[cfg(test)]
@@ -261,37 +386,159 @@ mod tests {
     use crate::words::Digest;
     use proptest::prelude::*;
 
+    const DAY: Duration = Duration::from_secs(86_400);
+
     fn at(seconds: u64) -> Moment {
         Moment::from_stat(1_795_364_100, 0).later(Duration::from_secs(seconds))
     }
 
-    /// Generations that were published one a second, each superseded at one of these seconds.
-    fn superseded(seconds: &[u64]) -> Vec<(Moment, GenerationName)> {
-        let name = |number| GenerationName::new(at(number), &Digest::of(b""), |_| false);
-        let numbers = 0..;
-        let numbered = seconds.iter().zip(numbers);
-        numbered
-            .map(|(second, number)| (at(*second), name(number)))
-            .collect()
+    fn name(number: u64) -> GenerationName {
+        GenerationName::new(at(number), &Digest::of(b""), |_| false)
+    }
+
+    fn boot(boot: &str, since: Duration) -> BootTime {
+        BootTime {
+            boot: boot.to_string(),
+            since,
+        }
+    }
+
+    fn swap(from: Option<u64>, to: Option<u64>) -> Happened {
+        let [from, to] = [from, to].map(|it| it.map(name));
+        let event = to
+            .as_ref()
+            .map_or(history::Event::Withdrawn, |_| history::Event::Published);
+        Happened::now(event, from.as_ref(), to.as_ref())
+    }
+
+    fn removed(from: u64) -> Happened {
+        Happened::now(history::Event::Removed, Some(&name(from)), None)
+    }
+
+    /// What a history, of which the oldest line comes first, tells of these generations.
+    fn told(lines: Vec<Happened>, current: Option<u64>, names: &[u64]) -> Told {
+        let names = names.iter().map(|number| name(*number)).collect();
+        let lines = lines.into_iter().rev().map(Ok);
+        Told::read(lines, current.map(name).as_ref(), names).unwrap()
+    }
+
+    fn known(told: &Told) -> Vec<GenerationName> {
+        told.known.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    #[test]
+    fn the_history_tells_which_were_current_last_whatever_any_clock_says() {
+        let mut lines = vec![
+            swap(None, Some(1)),
+            swap(Some(1), Some(2)),
+            swap(Some(2), Some(1)),
+            swap(Some(1), Some(3)),
+            swap(Some(3), Some(2)),
+        ];
+        for (line, second) in lines.iter_mut().zip([5, 4, 3, 2, 1]) {
+            (line.at, line.boottime) = (at(second), second);
+        }
+        let found = told(lines, Some(2), &[1, 2, 3, 4]);
+        assert_eq!(known(&found), [name(3), name(1)]);
+        assert_eq!(
+            found.known[1].1.at,
+            at(2),
+            "by the last swap that replaced it"
+        );
+        assert_eq!(found.unknown, [name(4)]);
+        assert_eq!((found.is_withdrawn, found.keep(2)), (false, 2));
+    }
+
+    #[test]
+    fn of_a_withdrawn_target_none_is_kept_for_its_rank() {
+        let lines = || {
+            vec![
+                swap(None, Some(1)),
+                swap(Some(1), Some(2)),
+                swap(Some(2), None),
+            ]
+        };
+        let found = told(lines(), None, &[1, 2]);
+        assert_eq!(known(&found), [name(2), name(1)]);
+        assert_eq!((found.is_withdrawn, found.keep(2)), (true, 0));
+        let lines = [lines(), vec![swap(None, Some(3))]].concat();
+        assert_eq!(told(lines, Some(3), &[1, 2, 3]).keep(2), 2);
+    }
+
+    #[test]
+    fn what_a_pointer_named_that_was_changed_by_hand_is_not_removed() {
+        let lines = || vec![swap(None, Some(1)), swap(Some(1), Some(2))];
+        for current in [None, Some(7)] {
+            let found = told(lines(), current, &[1, 2]);
+            assert_eq!(known(&found), [name(1)]);
+            assert_eq!((found.unknown.len(), found.keep(2)), (0, 2));
+        }
+    }
+
+    #[test]
+    fn a_removal_is_told_of_once() {
+        let lines = vec![swap(None, Some(1)), swap(Some(1), Some(2)), removed(1)];
+        let found = told(lines, Some(2), &[1, 2]);
+        assert_eq!(known(&found), [name(1)]);
+        assert!(found.removed.contains(&name(1)));
+        // It has come back meanwhile.
+        let lines = vec![
+            swap(Some(1), Some(2)),
+            removed(1),
+            swap(Some(2), Some(1)),
+            swap(Some(1), Some(2)),
+        ];
+        assert!(!told(lines, Some(2), &[1, 2]).removed.contains(&name(1)));
+    }
+
+    #[test]
+    fn a_generation_that_was_superseded_in_1970_or_tomorrow_ages_by_the_clock_of_the_boot() {
+        for wall in [Moment::from_stat(7, 0), at(86_400)] {
+            let since = Since {
+                at: wall,
+                boot: Some(boot("this", DAY)),
+            };
+            for (hours, left) in [(0, 24), (23, 1), (24, 0), (25, 0)] {
+                let hour = Duration::from_secs(3_600);
+                let now = Now {
+                    at: at(0),
+                    boot: boot("this", DAY + hour * hours),
+                };
+                assert_eq!(since.remaining(DAY, &now), hour * left, "{wall} {hours}");
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn retention_keeps_those_that_were_current_last_and_none_goes_before_its_time(
-            seconds in proptest::collection::vec(0_u64..10_000, 0..12),
-            keep in 0_usize..6,
-            min_age in 0_u64..5_000,
+        fn no_generation_goes_before_its_age(
+            superseded in 0_u64..200_000,
+            passed in 0_u64..200_000,
+            uptime in 0_u64..200_000,
+            min_age in 0_u64..200_000,
+            in_boot in 0..4,
         ) {
-            let all = superseded(&seconds);
-            let going: Vec<_> = not_kept(all.clone(), keep, Duration::from_secs(min_age)).collect();
-            prop_assert_eq!(going.len(), all.len().saturating_sub(keep));
-            let mut kept = all.clone();
-            kept.retain(|(_, name)| going.iter().all(|(_, gone)| gone != name));
-            let first_kept = kept.iter().map(|(since, _)| *since).min();
-            for (due, name) in &going {
-                let (since, _) = all.iter().find(|(_, of)| of == name).unwrap();
-                prop_assert_eq!(*due, since.later(Duration::from_secs(min_age)));
-                prop_assert!(first_kept.is_none_or(|first| *since <= first));
+            let [passed, uptime, min_age] = [passed, uptime, min_age].map(Duration::from_secs);
+            let now = Now { at: at(superseded).later(passed), boot: boot("this", uptime) };
+            let of_boot = match in_boot {
+                0 => None,
+                1 => Some(boot("this", uptime.saturating_sub(passed))),
+                2 => Some(boot("other", Duration::from_secs(5))),
+                _ => Some(boot("", uptime.saturating_sub(passed))),
+            };
+            let left = Since { at: at(superseded), boot: of_boot }.remaining(min_age, &now);
+            let missing = |age| min_age.saturating_sub(age);
+            prop_assert!(left <= min_age);
+            match in_boot {
+                1 => prop_assert_eq!(left, missing(passed.min(uptime))),
+                // No later than by the wall clock, but for the minutes after the boot, and than by the
+                // time since that.
+                _ => {
+                    prop_assert!(left >= missing(passed.max(uptime)));
+                    prop_assert!(left <= missing(passed).max(AFTER_BOOT.saturating_sub(uptime)));
+                    let early = AFTER_BOOT.min(min_age).saturating_sub(uptime);
+                    prop_assert!(left >= early);
+                }
             }
         }
     }

@@ -155,7 +155,8 @@ impl Verification {
                 detail: detail.to_string(),
             });
         };
-        match (record, Image::read(dir, ownership)) {
+        let given = record.as_ref().and_then(|it| it.head.owner_now(ownership));
+        match (record, Image::read(dir, given)) {
             (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
             (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
             (Some(Record { listing, .. }), Ok(image)) => {
@@ -244,7 +245,8 @@ impl Verification {
 
     /// Whether vacuum has left the generation alone until now: it removes the record first.
     fn has_record(&self, target: &Target, name: &GenerationName) -> Result<bool, Failure> {
-        Ok(self.tree.retired_at(target, name)?.is_some())
+        let record = format!("{}.toml", name.path(target));
+        Ok(self.tree.root().stat_beneath(record)?.is_some())
     }
 
     /// The digest of a file of the tree; `known` are those that were read already, by device and

@@ -26,6 +26,15 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// The first 64 bits, for what needs no more to tell digests apart.
+    pub(crate) fn leading(&self) -> u64 {
+        let (leading, _) = self
+            .0
+            .split_first_chunk()
+            .expect("32 bytes are more than 8");
+        u64::from_be_bytes(*leading)
+    }
+
     /// The first 12 hex digits, as they stand in the name of a generation.
     pub fn short(&self) -> String {
         let mut text = self.to_string();

@@ -10,7 +10,7 @@ use super::digest::Digest;
 use super::moment::Moment;
 use super::target::Target;
 
-/// The name of a generation: the UTC time of publishing, and the first digits of the image digest.
+/// The name of a generation: the UTC time of its staging, and the first digits of the image digest.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, DeserializeFromStr, SerializeDisplay,
 )]
@@ -22,7 +22,7 @@ pub struct GenerationName(String);
 pub struct GenerationNameError;
 
 impl GenerationName {
-    /// The name of a generation that is published now. Where that name is taken, the first one of a
+    /// The name of a generation that is staged now. Where that name is taken, the first one of a
     /// later second that is free.
     pub(crate) fn new(now: Moment, digest: &Digest, is_taken: impl Fn(&Self) -> bool) -> Self {
         let mut moment = now;
@@ -37,15 +37,6 @@ impl GenerationName {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// When the generation was published, to the second. `None` for a time that is no time, such as
-    /// that of a 31st of February.
-    pub(crate) fn published_at(&self) -> Option<Moment> {
-        let parts = [0..4, 4..6, 6..8, 9..11, 11..13, 13..15];
-        let [year, month, day, hour, minute, second] = parts.map(|part| &self.0[part]);
-        let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
-        text.parse().ok()
     }
 
     /// The path from the tree's root to the generation of this name.
@@ -66,6 +57,64 @@ impl GenerationName {
     /// Whether the generation may be of an image with this digest: only the first digits tell.
     pub(crate) fn may_be(&self, digest: &Digest) -> bool {
         self.digits() == digest.short()
+    }
+}
+
+/// How a person or a manifest names a generation that is kept: by its name or the beginning of that,
+/// or by the first digits of its image digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GenerationHint(String);
+
+/// A text that is no [`GenerationHint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {}", GenerationHint::RULE)]
+pub(crate) struct GenerationHintError;
+
+impl GenerationHint {
+    /// What a hint has to look like.
+    pub(crate) const RULE: &str = "a generation such as 20261122T161500Z-9f3c2ab1d4e5, the beginning \
+        of one, or the first 12 to 64 hex digits of its image digest";
+
+    /// The digits of a digest, if it is those.
+    pub(crate) fn digits(&self) -> Option<&str> {
+        // The ninth sign of a name is no hex digit, and shorter digits are no hint.
+        let is_digits = self.0.len() >= Digest::SHORT && !self.0.contains('T');
+        is_digits.then_some(&*self.0)
+    }
+
+    /// Whether the generation of this name may be meant: of a digest only the first digits tell.
+    pub(crate) fn may_be(&self, name: &GenerationName) -> bool {
+        match self.digits() {
+            Some(digits) => digits.starts_with(name.digits()),
+            None => name.as_str().starts_with(&self.0),
+        }
+    }
+}
+
+impl FromStr for GenerationHint {
+    type Err = GenerationHintError;
+
+    fn from_str(text: &str) -> Result<Self, GenerationHintError> {
+        let is_digest = (Digest::SHORT..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_digest {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        // What is missing of a name is filled up.
+        let rest = "00000000T000000Z-000000000000"
+            .get(text.len()..)
+            .filter(|_| !text.is_empty());
+        let name = rest.map(|rest| format!("{text}{rest}").parse::<GenerationName>());
+        match name {
+            Some(Ok(_)) => Ok(Self(text.to_string())),
+            _ => Err(GenerationHintError),
+        }
+    }
+}
+
+impl fmt::Display for GenerationHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -98,6 +147,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_may_be_of_an_image_whose_digest_begins_with_all_its_digits() {
+        let digest = Digest::of(b"abc");
+        let of = |digits: &str| {
+            let name = format!("20261122T161500Z-{digits}");
+            name.parse::<GenerationName>().unwrap().may_be(&digest)
+        };
+        assert!(of("ba7816bf8f01"));
+        assert!(!of("ba7816bf8f02") && !of("0a7816bf8f01"));
+    }
+
+    #[test]
     fn a_name_is_made_of_time_and_digest_and_read_back() {
         let now = Moment::from_stat(1_795_364_100, 0);
         let name = GenerationName::new(now, &Digest::of(b"abc"), |_| false);
@@ -105,6 +165,48 @@ mod tests {
         assert_eq!(name.as_str().parse(), Ok(name.clone()));
         let next = GenerationName::new(now, &Digest::of(b"abc"), |taken| *taken == name);
         assert_eq!(next.as_str(), "20261122T161501Z-ba7816bf8f01");
+    }
+
+    #[test]
+    fn a_generation_is_meant_by_its_name_the_beginning_of_that_or_digits_of_its_digest() {
+        let digest = Digest::of(b"abc");
+        let name = GenerationName::new(Moment::from_stat(1_795_364_100, 0), &digest, |_| false);
+        let meant = |text: &str| {
+            text.parse::<GenerationHint>()
+                .map(|hint| hint.may_be(&name))
+        };
+        for text in [
+            name.as_str(),
+            "2",
+            "20261122",
+            "20261122T16",
+            "20261122T161500Z-ba",
+            "ba7816bf8f01",
+            "BA7816BF8F01CF",
+            &digest.to_string(),
+        ] {
+            assert_eq!(meant(text), Ok(true), "{text}");
+        }
+        for text in [
+            "20261123",
+            "20261122T161500Z-bb",
+            "ba7816bf8f02",
+            "202611221615",
+        ] {
+            assert_eq!(meant(text), Ok(false), "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "2026-11-22",
+            "ba7816",
+            "20261122t16",
+            &"a".repeat(65),
+            "../x",
+        ] {
+            assert_eq!(meant(text), Err(GenerationHintError), "{text}");
+        }
+        assert_eq!("20261122".parse::<GenerationHint>().unwrap().digits(), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(crate) use claim::ClaimId;
 pub(crate) use clock_steps::ClockSteps;
 pub use digest::Digest;
 pub(crate) use digest::Hasher;
-pub(crate) use generation::GenerationName;
+pub(crate) use generation::{GenerationHint, GenerationName};
 pub(crate) use moment::Moment;
 pub(crate) use target::{Name, Target};
 pub(crate) use verdict::{Reason, Verdict};

@@ -53,8 +53,11 @@ impl Moment {
         Self(self.0 + by)
     }
 
+    /// No earlier than 1970.
+    #[cfg(test)]
     pub(crate) fn earlier(&self, by: Duration) -> Self {
-        Self(self.0.checked_sub(by).unwrap_or(UNIX_EPOCH))
+        let earlier = self.0.checked_sub(by);
+        Self(earlier.map_or(UNIX_EPOCH, |time| time.max(UNIX_EPOCH)))
     }
 
     /// Puts `moment` into `known`, unless an earlier one is there.
@@ -99,6 +102,25 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-11-22T16:15:00.250000Z");
         assert_eq!(moment.compact(), "20261122T161500Z");
         assert_eq!(moment.to_string().parse::<Moment>().unwrap(), moment);
+    }
+
+    #[test]
+    fn no_moment_comes_before_1970() {
+        let moment = Moment::from_stat(100, 0);
+        let earlier = |seconds| moment.earlier(Duration::from_secs(seconds)).to_string();
+        assert_eq!(earlier(60), "1970-01-01T00:00:40.000000Z");
+        assert_eq!(earlier(101), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(earlier(u64::MAX), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn of_several_moments_the_earliest_is_noted() {
+        let [first, second, third] = [1, 2, 3].map(|seconds| Moment::from_stat(seconds, 0));
+        let mut known = None;
+        for (moment, expected) in [(second, second), (third, second), (first, first)] {
+            Moment::note_earliest(&mut known, moment);
+            assert_eq!(known, Some(expected));
+        }
     }
 
     #[test]

@@ -4,16 +4,23 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// What became of a drop. The words are part of the outcome's format: they never change.
 #[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantNames)]
-#[strum(serialize_all = "lowercase")]
+#[strum(serialize_all = "kebab-case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub(crate) enum Verdict {
-    /// What the drop asked for is current now.
+    /// The drop's image is current now.
     Published,
     /// What the drop asked for was current already.
     Unchanged,
+    /// An older generation is current again.
+    RolledBack,
     /// The target was taken out of the tree.
     Withdrawn,
     Rejected,
+}
+
+impl Verdict {
+    /// Those of drops that have changed the tree.
+    pub(crate) const CHANGES: [Self; 3] = [Self::Published, Self::RolledBack, Self::Withdrawn];
 }
 
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.

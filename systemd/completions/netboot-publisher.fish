@@ -57,7 +57,7 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand subm
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -s h -l help -d 'Print help'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l to -d 'The generation, as `history` shows it; without it the one before the current' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l to -d 'The generation, as `history` shows it, the beginning of its name, or the first digits of its digest; without it the one that the last swap replaced' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, wait_for_names,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, output, test, text, wait_for_names,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -46,6 +46,11 @@ fn of_texts() -> Vec<Trial> {
             "check-config says that a good configuration is good",
             &[],
             a_good_configuration_is_good,
+        ),
+        test(
+            "check-config says that there is no configuration at the usual place",
+            &[],
+            no_configuration,
         ),
         test(
             "a configuration that can't be read is one message and exit code 78",
@@ -81,6 +86,11 @@ fn of_submit() -> Vec<Trial> {
             "submit tells by its exit code what became of the drop",
             &[],
             submit_tells_by_its_exit_code,
+        ),
+        test(
+            "submit makes a drop that others can read whatever the caller's mask",
+            &[],
+            submit_with_a_mask,
         ),
         test(
             "submit takes targets of every length and ending",
@@ -174,11 +184,7 @@ fn assert_one_message(output: &Output, code: i32) {
 }
 
 fn program(arguments: &[&str], directory: &Path) -> Output {
-    Command::new(PROGRAM)
-        .args(arguments)
-        .current_dir(directory)
-        .output()
-        .expect("running the program")
+    output(Command::new(PROGRAM).args(arguments).current_dir(directory))
 }
 
 fn a_bad_configuration_is_explained() {
@@ -415,16 +421,41 @@ fn wrong_usage() {
 
 fn submit(world: &World, more: &[&str]) -> Output {
     let arguments = [SUBMIT, more].concat();
-    let mut command = world.command(&arguments);
-    command
-        .current_dir(&world.root)
-        .output()
-        .expect("running the program")
+    output(world.command(&arguments).current_dir(&world.root))
 }
 
 fn image(world: &World) {
     fs::create_dir(world.root.join("image")).unwrap();
     fs::write(world.root.join("image/linux"), "kernel").unwrap();
+}
+
+fn submit_with_a_mask() {
+    let world = World::new();
+    image(&world);
+    let submit = world.command(&[SUBMIT, &["image"]].concat());
+    let mut masked = Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    masked.arg(submit.get_program()).args(submit.get_args());
+    let submitted = output(masked.current_dir(&world.root));
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    let drop = world.names("incoming").pop().unwrap();
+    let modes = ["", "image", "image/linux", "manifest.toml"].map(|path| {
+        let stat = fs::metadata(world.incoming(&drop).join(path)).unwrap();
+        stat.permissions().mode() & 0o777
+    });
+    assert_eq!(modes, [0o755, 0o755, 0o644, 0o644]);
+}
+
+fn no_configuration() {
+    let usual = "/etc/netboot-publisher/config.toml";
+    let checked = output(Command::new(PROGRAM).arg("check-config"));
+    // A machine may have the package installed.
+    let said = if Path::new(usual).exists() {
+        format!("{usual}: good\n")
+    } else {
+        format!("{usual}: not there, the built-in defaults apply\n")
+    };
+    assert_said(&checked, 0, &said, "");
 }
 
 /// Fills an image.
@@ -716,6 +747,7 @@ rejected: 1
 fn status_json(world: &World, more: &[&str]) -> Value {
     let output = world.run(&[&["status", "--json"], more].concat());
     assert!(output.status.success(), "{}", text(&output));
+    assert!(output.stdout.ends_with(b"}\n"), "{}", text(&output));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 

@@ -13,13 +13,16 @@ use rustix::process::{Signal, WaitOptions, waitpid};
 
 use crate::lab::failpoints;
 use crate::lab::scene::{Scene, drops, drops_without_rollback};
-use crate::lab::world::{Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk};
+use crate::lab::world::{
+    self, Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk,
+};
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[
     "catalog",
     "claim",
     "copy-file",
+    "history",
     "outcome",
     "place-adopted",
     "place-generation",
@@ -685,7 +688,7 @@ impl Scene {
 /// A run that ends at a failpoint.
 fn run_to(scene: &Scene, failpoint: &str) -> Output {
     let mut command = scene.world.command(&["run", "--once"]);
-    command.env(FAILPOINT, failpoint).output().unwrap()
+    world::output(command.env(FAILPOINT, failpoint))
 }
 
 fn assert_killed(output: &Output) {

@@ -1,7 +1,7 @@
 //! The file systems that spools and trees stand on.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,6 +52,10 @@ pub fn tests() -> Vec<Trial> {
             test(&sentence, &LOOPED, move || on_file_systems(spool, tree))
         })
         .collect();
+    tests.extend(["ext4", "xfs", "btrfs", "tmpfs", "overlay"].map(|kind| {
+        let sentence = format!("holes stay holes on {kind}");
+        test(&sentence, &LOOPED, move || keeps_holes(kind))
+    }));
     tests.extend([
         test(
             "every way of a drop is gone between two bind mounts of one file system",
@@ -67,6 +71,11 @@ pub fn tests() -> Vec<Trial> {
             "a published file on xfs takes no room beside the dropped one",
             &LOOPED,
             || shares_extents("xfs"),
+        ),
+        test(
+            "an ext4 that keeps no nanoseconds tells an edited file and shares the others",
+            &LOOPED,
+            keeps_seconds_only,
         ),
         test(
             "what is published has its own modes below a set group id bit and a default ACL",
@@ -100,6 +109,11 @@ impl FileSystem {
         }
     }
 
+    /// An ext4 with inodes of 128 bytes, which have room for whole seconds only.
+    fn of_seconds() -> Self {
+        Self::made(&["mkfs.ext4", "-I", "128"], "ext4", 512 << 20, "relatime")
+    }
+
     pub fn tmpfs(size: &str) -> Self {
         let mut made = Self::nothing();
         made.mount(&[
@@ -115,11 +129,16 @@ impl FileSystem {
 
     /// On a loop device over a sparse file.
     pub fn looped(kind: &str, size: u64, options: &str) -> Self {
+        Self::made(&[&format!("mkfs.{kind}")], kind, size, options)
+    }
+
+    fn made(mkfs: &[&str], kind: &str, size: u64, options: &str) -> Self {
         let mut made = Self::nothing();
         let image = made._dir.path().join("image");
         let file = fs::File::create(&image).unwrap();
         file.set_len(size).unwrap();
-        expect(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
+        let mut command = Command::new(mkfs[0]);
+        expect(command.args(&mkfs[1..]).arg("-q").arg(&image));
         // The kernel takes such a loop device away with the mount.
         let options = format!("loop,{options}");
         made.mount(&["-t", kind, "-o", &options, &path(&image), &path(&made.root)]);
@@ -359,8 +378,121 @@ fn extents(file: &Path) -> Vec<(String, String)> {
     extents
 }
 
+/// A sparse file with data of 64 KiB at these offsets, and a hole up to its size.
+fn make_sparse(path: &Path, size: u64, data: &[u64]) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for offset in data {
+        file.write_all_at(&[5; 64 << 10], *offset).unwrap();
+    }
+}
+
+/// Disk images are sparse: holes at the start, in the middle, at the end, and nothing else.
+const SPARSE: &[(&str, u64, &[u64])] = &[
+    ("start", 3 << 20, &[2 << 20]),
+    ("middle", (64 << 20) + 1, &[0, 32 << 20, 63 << 20]),
+    ("end", 40 << 20, &[0]),
+    ("nothing", 100 << 20, &[]),
+];
+
+fn keeps_holes(kind: &str) {
+    let mounted = FileSystem::new(kind);
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (mounted.root.join("spool"), mounted.root.join("tree"));
+    let world = World::at(dir.path(), &spool, &tree, SETTINGS);
+    // Clones keep holes anyhow: this one comes from elsewhere.
+    let image = dir.path().join("image");
+    fs::create_dir(&image).unwrap();
+    for (name, size, data) in SPARSE {
+        make_sparse(&image.join(name), *size, data);
+    }
+    let submitted = world.run(&[
+        "submit",
+        "--arch",
+        "amd64",
+        "--release",
+        "bookworm",
+        "--purpose",
+        "install",
+        &path(&image),
+    ]);
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    let submitted = spool
+        .join("incoming")
+        .join(&names(&spool.join("incoming"))[0]);
+    assert_holes(&submitted.join("image"), &image);
+    world.run_once();
+    assert_holes(&world.published(TARGET), &image);
+    assert_same_content(&world.published(TARGET), &image);
+    world.assert_at_rest();
+
+    // A byte in what was a hole is noticed.
+    let file = fs::File::options().write(true).open(image.join("nothing"));
+    file.unwrap().write_all_at(&[1], (100 << 20) - 1).unwrap();
+    world.drop_directory("again", TARGET, &image);
+    world.run_once();
+    world.assert_outcome("again", "published");
+    assert_same_content(&world.published(TARGET), &image);
+    world.drop_directory("same", TARGET, &image);
+    world.run_once();
+    world.assert_outcome("same", "unchanged");
+}
+
+/// Every file has its size, and takes about as much as the original: a file system may round up.
+fn assert_holes(ours: &Path, theirs: &Path) {
+    for (name, size, data) in SPARSE {
+        let [ours, theirs] = [ours, theirs].map(|it| fs::metadata(it.join(name)).unwrap());
+        let most = theirs.blocks() * 512 + (64 << 10) * (data.len() as u64 + 1);
+        assert!(
+            theirs.blocks() * 512 < size / 10,
+            "{name}: the test shows nothing"
+        );
+        assert_eq!(ours.len(), *size, "{name}");
+        let used = ours.blocks() * 512;
+        assert!(used <= most, "{name} takes {used} bytes, {most} at most");
+    }
+}
+
+fn keeps_seconds_only() {
+    let mounted = FileSystem::of_seconds();
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (mounted.root.join("spool"), mounted.root.join("tree"));
+    let world = World::at(dir.path(), &spool, &tree, SETTINGS);
+    let image = dir.path().join("image");
+    make_image(&image, b"1");
+    let publish = |name: &str, expected: &str| {
+        world.drop_directory(name, TARGET, &image);
+        world.run_once();
+        let outcome = world.assert_outcome(name, expected);
+        let generation = fs::canonicalize(world.published(TARGET)).unwrap();
+        (outcome["digest"].to_string(), generation)
+    };
+    let (digest, first) = publish("a", "published");
+    let nanoseconds = fs::metadata(first.join("version")).unwrap().mtime_nsec();
+    assert_eq!(nanoseconds, 0, "the test would show nothing");
+    let before = snapshot(&tree.join("amd64"));
+    assert_eq!(publish("b", "unchanged"), (digest.clone(), first.clone()));
+    assert_eq!(snapshot(&tree.join("amd64")), before, "{world}");
+
+    for folder in [&image, &first] {
+        fs::write(folder.join("version"), "2").unwrap();
+    }
+    let (edited, second) = publish("c", "published");
+    assert_ne!(edited, digest, "{world}");
+    let inode = |generation: &Path, file| fs::metadata(generation.join(file)).unwrap().ino();
+    assert_ne!(inode(&first, "version"), inode(&second, "version"));
+    let kernel = "debian-installer/amd64/linux";
+    assert_eq!(inode(&first, kernel), inode(&second, kernel), "{world}");
+}
+
 fn has_its_own_modes() {
-    let world = World::with(SETTINGS);
+    for settings in ["", "#tree group = \"daemon\"\n"] {
+        modes_below_a_set_group_id_bit(settings);
+    }
+}
+
+fn modes_below_a_set_group_id_bit(settings: &str) {
+    let world = World::with(&format!("{settings}{SETTINGS}"));
     fs::create_dir(&world.tree).unwrap();
     let mut acl = Command::new("setfacl");
     acl.args(["-d", "-m", "u:daemon:rwx,g::rwx,o::---,m::rwx"]);
@@ -390,6 +522,31 @@ fn has_its_own_modes() {
     daemon.stop();
     world.assert_at_rest();
 
+    let verified = world.run(&["verify"]);
+    assert!(verified.status.success(), "{}\n{world}", text(&verified));
+    // What the daemon gave its files is known still.
+    let victim = world.published(TARGET).join("version");
+    for (mode, code) in [(0o600, 1), (0o644, 0)] {
+        fs::set_permissions(&victim, fs::Permissions::from_mode(mode)).unwrap();
+        let verified = world.run(&["verify"]);
+        assert_eq!(verified.status.code(), Some(code), "{}", text(&verified));
+    }
+    let group = if settings.is_empty() {
+        "root"
+    } else {
+        "daemon"
+    };
+    let generation = fs::canonicalize(world.published(TARGET)).unwrap();
+    for path in walk(&generation).iter().chain([&generation]) {
+        let mut stat = Command::new("stat");
+        let output = stat.args(["--format", "%U:%G"]).arg(path).output();
+        let owner = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert_eq!(
+            owner.trim_end(),
+            format!("root:{group}"),
+            "{path:?}\n{world}"
+        );
+    }
     let mut seen = 0;
     for path in walk(&world.tree.join("amd64")) {
         let stat = fs::symlink_metadata(&path).unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::lab::world::{World, test, until};
+use crate::lab::world::{World, manifest, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -24,9 +24,19 @@ pub fn tests() -> Vec<Trial> {
             in_order,
         ),
         test(
+            "a hook for changes hears of all that changed the tree, and of nothing else",
+            &[],
+            changes,
+        ),
+        test(
             "a hook that hangs is ended with all that it has started, and delays no swap",
             &[],
             hangs,
+        ),
+        test(
+            "a hook whose time is over may end by itself before it is ended",
+            &[],
+            is_asked,
         ),
         test(
             "what a hook says is logged line by line, and nothing of it unescaped",
@@ -97,7 +107,7 @@ fn told() {
     let hooked = hooked(
         "\"published\"",
         "1m",
-        "env | grep ^NETBOOT_ | sort > $OUT.new; echo $1 >> $OUT.new; pwd >> $OUT.new\n\
+        "env | grep -e ^NETBOOT_ -e ^SECRET | sort > $OUT.new; echo $1 >> $OUT.new; pwd >> $OUT.new\n\
          cat > $OUT.json; mv $OUT.new $OUT",
     );
     let world = &hooked.world;
@@ -166,6 +176,37 @@ fn is_running(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
+fn changes() {
+    let hooked = hooked(
+        "\"changed\"",
+        "1m",
+        "echo $NETBOOT_OUTCOME $NETBOOT_DROP >> $OUT",
+    );
+    let world = &hooked.world;
+    let order = |name: &str, action: &str| {
+        let hidden = world.incoming(&format!(".{name}"));
+        fs::create_dir(&hidden).unwrap();
+        let text = format!("{}action = {action:?}\n", manifest(TARGET));
+        fs::write(hidden.join("manifest.toml"), text).unwrap();
+        fs::rename(hidden, world.incoming(name)).unwrap();
+        world.run_once();
+    };
+    for name in ["one", "two"] {
+        hooked.drop_text(name);
+        world.run_once();
+    }
+    world.drop_image("same", TARGET, &[("linux", b"two")]);
+    world.run_once();
+    world.assert_outcome("same", "unchanged");
+    order("back", "rollback");
+    order("nonsense", "remove");
+    order("gone", "withdraw");
+    assert_eq!(
+        hooked.written(),
+        "published one\npublished two\nrolled-back back\nwithdrawn gone\n"
+    );
+}
+
 fn hangs() {
     let hooked = hooked(
         "\"published\"",
@@ -191,11 +232,27 @@ fn hangs() {
     daemon.stop();
 }
 
+fn is_asked() {
+    let hooked = hooked(
+        "\"published\"",
+        "1s",
+        "trap 'echo asked > $OUT; exit 1' TERM\nsleep 1000 & wait",
+    );
+    hooked.drop_text("one");
+    let output = hooked.world.run(&["run", "--once"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        crate::lab::world::text(&output)
+    );
+    assert_eq!(hooked.written(), "asked\n");
+}
+
 fn says() {
     let hooked = hooked(
         "\"published\"",
         "1m",
-        "echo hello; printf 'a\\033[2Jb\\n' >&2; head -c 5000 /dev/zero | tr '\\0' x; echo; \
+        "echo hello; printf 'a\\033[2Jb\\342\\200\\256c\\n' >&2; head -c 5000 /dev/zero | tr '\\0' x; echo; \
          seq 3000; echo the end >&2",
     );
     let world = &hooked.world;
@@ -203,8 +260,8 @@ fn says() {
     let output = world.run(&["run", "--once"]);
     let log = String::from_utf8_lossy(&output.stderr).to_string();
     assert!(log.contains("says: hello"), "{log}");
-    assert!(log.contains("says: a\\u{1b}[2Jb"), "{log}");
-    assert!(!log.contains('\x1b'), "{log}");
+    assert!(log.contains("says: a\\u{1b}[2Jb\\u{202e}c"), "{log}");
+    assert!(!log.contains(['\x1b', '\u{202e}']), "{log}");
     assert!(
         log.contains(&format!("says: {}", "x".repeat(2_000))),
         "{log}"
@@ -216,6 +273,19 @@ fn says() {
     assert!(!log.contains("says: 2999"), "{log}");
     assert!(log.contains("says 2004 more lines"), "{log}");
     assert!(log.contains("says: the end"), "{log}");
+
+    // JSON has escapes of its own: a program that reads it gets the same text.
+    hooked.drop_text("two");
+    let output = world.run(&["run", "--once", "--log-format", "json"]);
+    let lines = output
+        .stderr
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let said: Vec<_> = lines
+        .map(|line| serde_json::from_slice::<Value>(line).unwrap()["message"].clone())
+        .collect();
+    let expected = "says: a\\u{1b}[2Jb\\u{202e}c";
+    assert!(said.iter().any(|message| message == expected), "{said:?}");
 }
 
 fn fails() {

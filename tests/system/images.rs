@@ -3,8 +3,9 @@
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use libtest_mimic::Trial;
 use notify::Watcher as _;
@@ -12,7 +13,7 @@ use notify::Watcher as _;
 use crate::boot_configs::wait_for_catalog;
 use crate::lab::tftp::{Client, Server};
 use crate::lab::world::{
-    Needs, PATIENCE, World, assert_same_content, names, snapshot, test, text, walk,
+    Needs, PATIENCE, World, assert_same_content, names, output, snapshot, test, text, walk,
 };
 
 /// Where the packages `debian-installer-12-netboot-*` put their images.
@@ -65,6 +66,11 @@ pub fn tests() -> Vec<Trial> {
             modes_and_owners_are_the_daemons,
         ),
         test(
+            "what is published can be read by others whatever the mask that the daemon is started with",
+            &[],
+            a_mask,
+        ),
+        test(
             "an unchanged file is a hard link to the one of the generation before",
             &[],
             unchanged_files_are_not_stored_twice,
@@ -103,6 +109,30 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// The four images with their targets.
+fn a_mask() {
+    let world = World::new();
+    world.drop_image("one", TARGET, &[("boot/linux", b"linux")]);
+    let run = world.command(&["run", "--once"]);
+    let mut masked = Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    let output = output(masked.arg(run.get_program()).args(run.get_args()));
+    assert!(output.status.success(), "{}", text(&output));
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let generation = world.published(TARGET).canonicalize().unwrap();
+    for folder in [
+        world.tree.join("amd64"),
+        generation.clone(),
+        generation.join("boot"),
+    ] {
+        assert_eq!(mode(folder), 0o755, "{world}");
+    }
+    let record = PathBuf::from(format!("{}.toml", generation.display()));
+    let catalog = world.tree.join("catalog.json");
+    for file in [generation.join("boot/linux"), record, catalog] {
+        assert_eq!(mode(file), 0o644, "{world}");
+    }
+}
+
 fn debian() -> impl Iterator<Item = (PathBuf, String)> {
     let all = [
         ("amd64", "text"),
@@ -403,15 +433,23 @@ fn retention_keeps_a_number() {
 }
 
 fn retention_keeps_for_an_age() {
-    let world = World::with("[retention]\nkeep = 0\nmin_age = \"1h\"\n");
+    // Shorter than any machine takes from its boot to this test.
+    let world = World::with("[retention]\nkeep = 0\nmin_age = \"2m\"\n");
     let mut published = publish_many(&world, 4);
-    let folder = world.tree.join(format!("{TARGET}@"));
     assert_eq!(generations(&world).len(), 4, "{world}");
-    // The record was modified last when its generation stopped being current.
-    let two_hours_ago = SystemTime::now() - Duration::from_secs(7_200);
-    for old in [&published[0], &published[1], &published[3]] {
-        set_modified(&folder.join(format!("{old}.toml")), two_hours_ago);
-    }
+    // They stopped being current in an earlier boot.
+    let history = world.tree.join(format!(".history/{TARGET}.jsonl"));
+    let lines = fs::read_to_string(&history).unwrap();
+    let lines = lines.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        if published[..2].iter().any(|old| line["from"] == **old) {
+            line["at"] = "2001-01-01T00:00:00Z".into();
+            line["boot"] = "another".into();
+        }
+        format!("{line}\n")
+    });
+    let lines: String = lines.collect();
+    fs::write(&history, lines).unwrap();
     world.run_once();
     let mut expected = published.split_off(2);
     expected.sort();

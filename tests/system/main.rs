@@ -12,12 +12,15 @@
     reason = "what the tests have in common is for nobody else"
 )]
 
+mod adoption;
 mod boot_configs;
 mod changes;
 mod commands;
 mod crashes;
+mod durable;
 mod filesystems;
 mod hardship;
+mod history;
 mod hooks;
 mod images;
 mod in_use;
@@ -28,6 +31,7 @@ mod orders;
 mod power;
 mod quiet;
 mod rights;
+mod sameness;
 mod service;
 mod storm;
 mod supervision;
@@ -49,14 +53,18 @@ fn main() {
         crashes::tests(),
         lab::blocklog::trials::tests(),
         power::tests(),
+        durable::tests(),
         threats::tests(),
         load::tests(),
         filesystems::tests(),
         hardship::tests(),
+        history::tests(),
         hooks::tests(),
         orders::tests(),
         commands::tests(),
         changes::tests(),
+        sameness::tests(),
+        adoption::tests(),
         quiet::tests(),
         in_use::tests(),
         verify::tests(),

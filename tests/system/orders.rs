@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Needs, World, manifest, snapshot, test, until};
+use crate::lab::world::{Daemon, Needs, World, manifest, output, snapshot, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -548,34 +548,37 @@ fn poll() {
 }
 
 fn expiry() {
-    let kept = world("");
-    let settings = "#spool keep_outcomes = \"0s\"\n#spool keep_rejected = \"0s\"\n";
-    let gone = world(&format!("{EVERY_SECOND}{settings}"));
-    // Both daemons start with nothing that could expire.
-    let (mut keeper, mut remover) = (kept.daemon(), gone.daemon());
-    for round in 0..2 {
-        for (world, daemon) in [(&kept, &mut keeper), (&gone, &mut remover)] {
+    const OUTCOMES: [&str; 4] = ["bad-0.json", "bad-1.json", "good-0.json", "good-1.json"];
+    const REJECTED: [&str; 4] = ["bad-0", "bad-0.json", "bad-1", "bad-1.json"];
+    const DAY: Duration = Duration::from_secs(86_400);
+    // Which of the two goes soon; the other is kept for days.
+    let ways: [&[&str]; 4] = [&[], &["outcomes"], &["rejected"], &["outcomes", "rejected"]];
+    for goes in ways {
+        let settings = goes.iter().map(|it| format!("#spool keep_{it} = \"1s\"\n"));
+        let world = world(&(EVERY_SECOND.to_string() + &settings.collect::<String>()));
+        // The daemon starts with nothing that could expire.
+        let mut daemon = world.daemon();
+        for round in 0..2 {
             let (good, bad) = (format!("good-{round}"), format!("bad-{round}"));
-            world.drop_with(&bad, "bad", |_| {});
+            // The importer's own stamps don't count.
+            let hidden = world.incoming(&format!(".{bad}"));
+            world.drop_with(&format!(".{bad}"), "bad", |_| {});
+            let drop = File::open(&hidden).unwrap();
+            drop.set_modified(SystemTime::now() + DAY).unwrap();
+            fs::rename(hidden, world.incoming(&bad)).unwrap();
             daemon.wait_for_drop(&bad);
             world.drop_image(&good, TARGET, &[("linux", good.as_bytes())]);
             daemon.wait_for_drop(&good);
+            for folder in goes {
+                until("them to go", || world.names(folder).is_empty());
+            }
         }
-        until("the outcomes to go", || gone.names("outcomes").is_empty());
-        until("the rejected ones to go", || {
-            gone.names("rejected").is_empty()
-        });
+        for (folder, all) in [("outcomes", &OUTCOMES), ("rejected", &REJECTED)] {
+            let kept: &[&str] = if goes.contains(&folder) { &[] } else { all };
+            assert_eq!(world.names(folder), kept, "{goes:?} go\n{world}");
+        }
+        rest(daemon, &world);
     }
-    assert_eq!(
-        kept.names("outcomes"),
-        ["bad-0.json", "bad-1.json", "good-0.json", "good-1.json"]
-    );
-    assert_eq!(
-        kept.names("rejected"),
-        ["bad-0", "bad-0.json", "bad-1", "bad-1.json"]
-    );
-    keeper.stop();
-    rest(remover, &gone);
 }
 
 fn reused_name() {
@@ -583,12 +586,16 @@ fn reused_name() {
     world.drop_image("daily", TARGET, &[("linux", b"yesterday")]);
     world.run_once();
     world.assert_outcome("daily", "published");
+    let outcome = world.spool.join("outcomes/daily.json");
+    let yesterday = fs::read(&outcome).unwrap();
     fs::create_dir_all(world.incoming("daily/image")).unwrap();
     fs::write(world.incoming("daily/image/linux"), "today").unwrap();
     let mut killed = world.command(&["run", "--once"]);
     killed.env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill");
-    assert!(!killed.output().unwrap().status.success());
+    assert!(!output(&mut killed).status.success());
     assert_eq!(world.claimed(), ["daily"], "{world}");
+    // As where the old outcome could not be removed when the new drop was claimed.
+    fs::write(&outcome, yesterday).unwrap();
     world.run_once();
     world.assert_outcome("daily", "rejected incomplete");
     assert_eq!(

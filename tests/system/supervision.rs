@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Needs, PATIENCE, World, test, text};
+use crate::lab::world::{Daemon, Ends, Needs, PATIENCE, World, names, output, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -44,6 +47,26 @@ pub fn tests() -> Vec<Trial> {
             metrics,
         ),
         test(
+            "the level of the log is that of the command line, else that of the last reload",
+            &[],
+            reload_level,
+        ),
+        test(
+            "a reload changes the retention and the quiet period",
+            &[],
+            reload_times,
+        ),
+        test(
+            "a drop that comes after a reload has ended is judged by the new settings",
+            &[],
+            reload_under_load,
+        ),
+        test(
+            "the metrics tell what is held, in trouble, and still written",
+            &[],
+            gauges,
+        ),
+        test(
             "the log of a daemon is JSON where that is wanted, with all fields",
             &[],
             json_log,
@@ -75,11 +98,17 @@ impl Ear {
 }
 
 fn start(world: &World, variables: &[(&str, &str)]) -> (Daemon, Ear) {
+    start_with(world, &[], variables)
+}
+
+fn start_with(world: &World, more: &[&str], variables: &[(&str, &str)]) -> (Daemon, Ear) {
     let path = world.root.join("notify");
+    // An earlier daemon of this world had another.
+    let _ = fs::remove_file(&path);
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = world.command(&["run"]);
-    command.env("NOTIFY_SOCKET", &path);
+    command.args(more).env("NOTIFY_SOCKET", &path);
     command.envs(variables.iter().copied());
     (Daemon::start_unready(&mut command), Ear(socket))
 }
@@ -193,7 +222,7 @@ fn reload_the_rest() {
     daemon.signal(Signal::HUP);
     daemon.wait_for("configuration read again");
     let menu = world.tree.join("menu");
-    crate::lab::world::until("the menu", || menu.exists());
+    until("the menu", || menu.exists());
     assert_eq!(fs::read_to_string(menu).unwrap(), "1 images\n");
     drop_files(&world, "two", 1);
     daemon.wait_for_drop("two");
@@ -201,15 +230,210 @@ fn reload_the_rest() {
     assert_eq!(fs::read_to_string(said).unwrap(), "two\n");
 }
 
-fn metrics() {
-    let world = World::new();
+/// Changes the configuration, and waits until the reload has ended.
+fn change(world: &World, daemon: &Daemon, ear: &Ear, from: &str, to: &str) {
+    let text = fs::read_to_string(&world.config).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(&world.config, text.replace(from, to)).unwrap();
+    daemon.signal(Signal::HUP);
+    ear.wait_for("RELOADING=1");
+    ear.wait_for("READY=1");
+}
+
+fn reload_level() {
+    let world = World::with("[limits]\nmin_free_space = \"0B\"\n[log]\nlevel = \"warn\"\n");
+    let given: [(&[&str], _); 2] = [(&[], true), (&["--log-level=warn"], false)];
+    for (given, is_said) in given {
+        let (daemon, ear) = start_with(&world, given, &[]);
+        ear.wait_for("READY=1");
+        let (quiet, loud) = ("level = \"warn\"", "level = \"info\"");
+        change(&world, &daemon, &ear, quiet, loud);
+        let drop = format!("said-{is_said}");
+        drop_files(&world, &drop, 1);
+        until("its outcome", || world.outcome(&drop).is_some());
+        let log = daemon.stop().join("\n");
+        let word = format!("drop=\"{drop}\"");
+        assert_eq!(log.contains(&word), is_said, "{log}");
+        assert!(!log.contains(" ready "), "{log}");
+        let text = fs::read_to_string(&world.config).unwrap();
+        fs::write(&world.config, text.replace(loud, quiet)).unwrap();
+    }
+    // `RUST_LOG` goes before both.
+    for (level, is_said) in [("error", false), ("debug", true)] {
+        drop_files(&world, level, 1);
+        let mut run = world.command(&["run", "--once", "--log-level=warn"]);
+        let output = output(run.env("RUST_LOG", level));
+        assert!(output.status.success(), "{}", text(&output));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(log.contains(&format!("drop=\"{level}\"")), is_said, "{log}");
+    }
+}
+
+fn reload_times() {
+    let world = World::with(
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nkeep = 0\nmin_age = \"1d\"\n\
+         [swap]\nquiet_period = \"0s\"\nmax_delay = \"1d\"\n",
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let records = || {
+        let names = names(&world.published(&format!("{TARGET}@")));
+        names.iter().filter(|name| name.ends_with(".toml")).count()
+    };
+    for drop in ["one", "two"] {
+        drop_files(&world, drop, 1);
+        daemon.wait_for_drop(drop);
+    }
+    assert_eq!(records(), 2, "the old one is too young\n{world}");
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "min_age = \"1d\"",
+        "min_age = \"0s\"",
+    );
+    until("the old generation to go", || records() == 1);
+
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "quiet_period = \"0s\"",
+        "quiet_period = \"1h\"",
+    );
+    drop_files(&world, "three", 1);
+    until("the next generation to be placed", || records() == 2);
+    // Another target's drop passes, which takes as long as the swap would.
+    world.drop_image(
+        "other",
+        "arm64/generic/noble/install",
+        &[("linux", b"other")],
+    );
+    daemon.wait_for_drop("other");
+    assert_eq!(world.outcome("three"), None, "it waits for quiet\n{world}");
+    daemon.stop();
+}
+
+/// The daemon has work and events all the time, and looks at the spool without a pause.
+fn reload_under_load() {
+    const ROUNDS: usize = 60;
+    const STRICT: &str = "incomplete_timeout = \"0s\"";
+    const LAX: &str = "incomplete_timeout = \"1d\"";
+    let world = World::with(&format!(
+        "#spool {LAX}\n[limits]\nmin_free_space = \"0B\"\nmax_files = 1000\n"
+    ));
+    let (daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let end = Ends(&is_over);
+        for noise in [".noise-1", ".noise-2"].map(|name| world.incoming(name)) {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::write(&noise, "").unwrap();
+                    fs::remove_file(&noise).unwrap();
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            let two = format!("two-{round}");
+            if round % 2 == 0 {
+                change(&world, &daemon, &ear, "max_files = 1000", "max_files = 1");
+                drop_files(&world, &two, 2);
+                until("its outcome", || world.outcome(&two).is_some());
+                world.assert_outcome(&two, "rejected too-many-files");
+                change(&world, &daemon, &ear, LAX, STRICT);
+            } else {
+                change(
+                    &world,
+                    &daemon,
+                    &ear,
+                    "max_files = 1\n",
+                    "max_files = 1000\n",
+                );
+                drop_files(&world, &two, 2);
+                until("its outcome", || world.outcome(&two).is_some());
+                world.assert_outcome(&two, "published");
+
+                change(&world, &daemon, &ear, STRICT, LAX);
+                let slow = format!("slow-{round}");
+                fs::create_dir_all(world.incoming(&slow).join("image")).unwrap();
+                // What comes later is seen later.
+                let later = format!("later-{round}");
+                drop_files(&world, &later, 1);
+                until("a later one's outcome", || world.outcome(&later).is_some());
+                assert_eq!(world.outcome(&slow), None, "it is waited for\n{world}");
+                fs::remove_dir_all(world.incoming(&slow)).unwrap();
+            }
+        }
+        drop(end);
+    });
+    daemon.stop();
+}
+
+/// A world with these settings whose daemon writes its metrics to this file.
+fn measured(settings: &str) -> (World, PathBuf) {
+    let world = World::with(settings);
     let file = world.root.join("netboot.prom");
-    let text_of = fs::read_to_string(&world.config).unwrap();
-    fs::write(
-        &world.config,
-        format!("{text_of}[metrics]\ntextfile = {file:?}\n"),
-    )
-    .unwrap();
+    let text = fs::read_to_string(&world.config).unwrap();
+    let text = format!("{text}[metrics]\ntextfile = {file:?}\n");
+    fs::write(&world.config, text).unwrap();
+    (world, file)
+}
+
+/// A figure among the metrics, by its name with all labels.
+fn figure(metrics: &str, name: &str) -> Option<String> {
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| {
+        line.strip_prefix("netboot_publisher_")?
+            .strip_prefix(name)?
+            .strip_prefix(' ')
+    })?;
+    Some(value.to_string())
+}
+
+fn gauges() {
+    let (world, file) = measured(
+        "[limits]\nmin_free_space = \"1EiB\"\n\
+         [swap]\nquiet_period = \"1h\"\nmax_delay = \"1d\"\n",
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let wait_for = |expected: [&str; 5], has_oldest: bool| {
+        let names = ["waiting", "incomplete", "held", "in_trouble"];
+        let names = names.iter().map(|name| format!("drops_{name}"));
+        let names: Vec<_> = names.chain(["targets".into()]).collect();
+        until(&format!("{names:?} to be {expected:?}"), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let figures = names
+                .iter()
+                .map(|name| figure(&text, name).unwrap_or_default());
+            let oldest = figure(&text, "oldest_drop_timestamp_seconds");
+            figures.collect::<Vec<_>>() == expected && oldest.is_some() == has_oldest
+        });
+    };
+    drop_files(&world, "old", 1);
+    wait_for(["1", "0", "0", "1", "0"], true);
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "min_free_space = \"1EiB\"",
+        "min_free_space = \"0B\"",
+    );
+    daemon.wait_for_drop("old");
+    wait_for(["0", "0", "0", "0", "1"], false);
+    drop_files(&world, "new", 2);
+    wait_for(["1", "0", "1", "0", "1"], true);
+    fs::create_dir_all(world.incoming("written/image")).unwrap();
+    wait_for(["1", "1", "1", "0", "1"], true);
+    daemon.stop();
+}
+
+fn metrics() {
+    let (world, file) = measured("[limits]\nmin_free_space = \"0B\"\n");
+    let (before, began) = (SystemTime::now(), Instant::now());
     let mut daemon = world.daemon();
     drop_files(&world, "first", 2);
     daemon.wait_for_drop("first");
@@ -220,22 +444,47 @@ fn metrics() {
     daemon.stop();
 
     let text_of = fs::read_to_string(&file).unwrap();
-    for line in [
-        "netboot_publisher_outcomes_total{outcome=\"published\",reason=\"\"} 1",
-        "netboot_publisher_outcomes_total{outcome=\"unchanged\",reason=\"\"} 1",
-        "netboot_publisher_outcomes_total{outcome=\"withdrawn\",reason=\"\"} 0",
-        "netboot_publisher_outcomes_total{outcome=\"rejected\",reason=\"bad-manifest\"} 1",
-        "netboot_publisher_published_bytes_total 10",
-        "netboot_publisher_drop_duration_seconds_count{outcome=\"published\"} 1",
-        "netboot_publisher_targets 1",
-        "netboot_publisher_drops_held 0",
-        "netboot_publisher_build_info{version=",
-        "netboot_publisher_last_published_timestamp_seconds ",
-        "netboot_publisher_start_time_seconds ",
+    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    for (name, value) in [
+        ("outcomes_total{outcome=\"published\",reason=\"\"}", "1"),
+        ("outcomes_total{outcome=\"unchanged\",reason=\"\"}", "1"),
+        ("outcomes_total{outcome=\"withdrawn\",reason=\"\"}", "0"),
+        (
+            "outcomes_total{outcome=\"rejected\",reason=\"bad-manifest\"}",
+            "1",
+        ),
+        ("published_bytes_total", "10"),
+        ("drop_duration_seconds_count{outcome=\"published\"}", "1"),
+        ("targets", "1"),
+        ("drops_waiting", "0"),
+        ("drops_incomplete", "0"),
+        ("drops_held", "0"),
+        ("drops_in_trouble", "0"),
+        (&version, "1"),
     ] {
-        let is_there = text_of.lines().any(|it| it.starts_with(line));
-        assert!(is_there, "{line} is not in\n{text_of}");
+        let found = figure(&text_of, name);
+        assert_eq!(found.as_deref(), Some(value), "{name} in\n{text_of}");
     }
+    assert_eq!(
+        figure(&text_of, "oldest_drop_timestamp_seconds"),
+        None,
+        "nothing waits"
+    );
+    let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let time = |name| figure(&text_of, name).unwrap().parse::<f64>().unwrap();
+    let took = time("drop_duration_seconds_sum{outcome=\"published\"}");
+    assert!(
+        took > 0.0 && took < began.elapsed().as_secs_f64(),
+        "{took} s"
+    );
+    // Files have the time of the kernel's last tick.
+    let times = [
+        since_1970(before) - 0.1,
+        time("start_time_seconds"),
+        time("last_published_timestamp_seconds") + 0.1,
+        since_1970(SystemTime::now()) + 0.1,
+    ];
+    assert!(times.is_sorted(), "{times:?}");
     let checked = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::from(fs::File::open(&file).unwrap()))

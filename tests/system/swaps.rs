@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use libtest_mimic::Trial;
 use netboot_publisher::Record;
 
-use crate::lab::world::{World, names, test};
+use crate::lab::world::{Ends, World, names, test};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -128,13 +128,6 @@ impl Seen {
 
 /// What several readers see while `change` runs. Each calls `read` again and again.
 fn watched(readers: &[&(dyn Fn(&mut Seen) + Sync)], change: impl FnOnce(&dyn Fn() -> u64)) -> Seen {
-    // Ends the readers also when `change` panics: the scope waits for them.
-    struct End<'a>(&'a AtomicBool);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let (is_over, ready) = (AtomicBool::new(false), AtomicUsize::new(0));
     let troubles = AtomicU64::new(0);
     let reader = |read: &(dyn Fn(&mut Seen) + Sync)| {
@@ -152,7 +145,7 @@ fn watched(readers: &[&(dyn Fn(&mut Seen) + Sync)], change: impl FnOnce(&dyn Fn(
         let reader = &reader;
         let start = |read| scope.spawn(move || reader(read));
         let readers: Vec<_> = readers.iter().copied().map(start).collect();
-        let end = End(&is_over);
+        let end = Ends(&is_over);
         while ready.load(Ordering::Relaxed) < readers.len() {
             std::thread::yield_now();
         }

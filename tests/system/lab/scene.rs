@@ -113,7 +113,7 @@ const CASES: &[Case] = &[
         target: "rolled",
         before: &[OLD, NEW],
         put: Put::Rollback(OLD),
-        outcome: "published",
+        outcome: "rolled-back",
     },
     Case {
         drop: "gone",

@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -175,9 +176,7 @@ impl World {
 
     /// Runs the program to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect("running the program")
+        output(&mut self.command(arguments))
     }
 
     /// Drains the spool, which has to go well.
@@ -423,7 +422,7 @@ impl Daemon {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => self.log.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(error) => panic!("{error}, no end after:\n{}", self.log.join("\n")),
+                Err(error) => panic!("{error}, it did not end:\n{}", self.log.join("\n")),
             }
         }
         self.child.wait().expect("waiting for the daemon")
@@ -445,6 +444,39 @@ impl Drop for Ended {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Tells threads that a test is over, also when it panics.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs a program to its end, and returns what it printed. One that hangs is ended, and fails the
+/// test.
+pub fn output(command: &mut Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starting a program");
+    let pid = rustix::process::Pid::from_child(&child);
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let in_time = ended.recv_timeout(PATIENCE);
+    in_time.map_or_else(
+        |_| {
+            // Nobody has waited for it yet: the number is still this program's.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let output = ended.recv_timeout(PATIENCE);
+            panic!("{command:?} did not end: {output:?}")
+        },
+        |output| output.expect("waiting for a program"),
+    )
 }
 
 /// Waits until `is_so` holds: for what no line of a log tells of.
@@ -580,22 +612,48 @@ fn assert_recorded(generation: &Path, world: &World) {
         panic!("{generation:?}: no record\n{world}")
     };
     let record = netboot_publisher::Record::parse(&text).unwrap();
-    let mut files = record.listing.files.clone();
-    for path in walk(generation)
-        .iter()
-        .filter(|path| path.is_file() && !path.is_symlink())
-    {
-        let name = path.strip_prefix(generation).unwrap().to_str().unwrap();
-        let mark = files.remove(name);
-        let Some(mark) = mark else {
-            panic!("{path:?} is not in its record\n{world}")
-        };
-        let bytes = fs::read(path).unwrap();
-        let found = netboot_publisher::Digest::of(&bytes);
-        assert_eq!(
-            found, mark.sha256,
-            "{path:?} is not what was recorded\n{world}"
-        );
+    let found = listing(generation);
+    assert_eq!(
+        found, record.listing,
+        "{generation:?}: not as recorded\n{world}"
+    );
+    let bytes: u64 = found.files.values().map(|mark| mark.size).sum();
+    let head = &record.head;
+    assert_eq!(
+        (head.file_count, head.bytes),
+        (found.files.len(), bytes),
+        "{generation:?}\n{world}"
+    );
+    assert!(
+        generation.ends_with(head.generation.to_string()),
+        "{head:?}\n{world}"
+    );
+}
+
+/// What is in an image, read from the disk.
+pub fn listing(image: &Path) -> netboot_publisher::Listing {
+    let mut listing = netboot_publisher::Listing::default();
+    for path in walk(image) {
+        let name = path
+            .strip_prefix(image)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_string();
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        if kind.is_symlink() {
+            let to = fs::read_link(&path).unwrap().to_str().unwrap().to_string();
+            listing.links.insert(name, to);
+        } else if kind.is_dir() {
+            listing.folders.insert(name);
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            let mark = netboot_publisher::FileMark {
+                sha256: netboot_publisher::Digest::of(&bytes),
+                size: bytes.len() as u64,
+            };
+            listing.files.insert(name, mark);
+        }
     }
-    assert!(files.is_empty(), "{generation:?} lacks {files:?}\n{world}");
+    listing
 }

@@ -84,7 +84,7 @@ fn too_many_files() {
         ])
         .arg(&trace);
     strace.arg(program.get_program()).args(program.get_args());
-    let output = strace.output().unwrap();
+    let output = world::output(&mut strace);
     assert!(output.status.success(), "{}\n{world}", world::text(&output));
     let outcome = world.assert_outcome("many", "rejected too-many-files");
     let detail = outcome["detail"].as_str().unwrap();

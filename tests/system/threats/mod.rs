@@ -22,7 +22,7 @@ use netboot_publisher::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
-use crate::lab::world::{self, Daemon, World, until};
+use crate::lab::world::{self, Daemon, Ends, World, until};
 
 /// The target of every hostile drop.
 const TARGET: &str = "amd64/generic/noble/install";
@@ -282,15 +282,9 @@ fn own(path: &Path, uid: u32) {
 
 /// Calls `disturb` again and again in a thread of its own until `body` is done.
 fn while_disturbed<T>(mut disturb: impl FnMut() + Send, body: impl FnOnce() -> T) -> T {
-    struct End<'a>(&'a AtomicBool);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _end = End(&is_over);
+        let _end = Ends(&is_over);
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 disturb();

@@ -5,19 +5,19 @@ use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use libtest_mimic::Trial;
 use rustix::fs::{CWD, RenameFlags};
 
 use super::{
-    IMPORTER, LIMITS, Siege, TARGET, assert_clean, open_dir, own, replace, while_disturbed,
+    IMPORTER, LIMITS, OTHER, Siege, TARGET, assert_clean, open_dir, own, replace, while_disturbed,
 };
 use crate::boot_configs::wait_for_catalog;
-use crate::lab::world::{self, Needs, World, manifest, snapshot, test, until};
+use crate::lab::world::{self, Needs, PATIENCE, World, manifest, snapshot, test, until};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -62,9 +62,24 @@ pub fn tests() -> Vec<Trial> {
             drops_exchanged,
         ),
         test(
+            "a drop that changes places between the look and the claim is published nowhere else",
+            &[Needs::Failpoints],
+            exchanged_before_the_claim,
+        ),
+        test(
             "a manifest that becomes a folder after the claim does not keep the drop from being removed",
             &[Needs::Failpoints],
             manifest_becomes_folder,
+        ),
+        test(
+            "a folder of the tree that is exchanged for a link before its files are shared leads nowhere",
+            &[Needs::Root, Needs::Failpoints],
+            || tree_folder_exchanged(|folder, outside| symlink(outside, folder).unwrap()),
+        ),
+        test(
+            "a folder of the tree that is exchanged for another before its files are shared is not shared",
+            &[Needs::Root, Needs::Failpoints],
+            || tree_folder_exchanged(|folder, outside| fs::rename(outside, folder).unwrap()),
         ),
         test(
             "an importer that leases its file can not keep its target taken",
@@ -86,17 +101,27 @@ impl Dice {
     }
 }
 
+/// Runs a race so many times, and then until it was met once: `race` is given the round, and says
+/// whether the daemon came across what was done to it.
+fn until_met(what: &str, rounds: u64, mut race: impl FnMut(u64) -> bool) {
+    let begin = Instant::now();
+    let mut is_met = false;
+    for round in 0.. {
+        if round >= rounds && is_met {
+            break;
+        }
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "no {what} was met in {round} rounds"
+        );
+        is_met |= race(round);
+    }
+}
+
 /// Puts in drops whose files `disturb` swaps all the time, and makes sure that each is published as
-/// it was or refused. Returns how each ended.
-fn swapped(
-    siege: &mut Siege,
-    uid: u32,
-    make: impl Fn(&Path),
-    disturb: impl Fn(&OwnedFd) + Sync,
-) -> Vec<String> {
-    let mut ends = Vec::new();
-    let swaps = AtomicU64::new(0);
-    for round in 0..12 {
+/// it was or refused, and that not all are published.
+fn swapped(siege: &mut Siege, uid: u32, make: impl Fn(&Path), disturb: impl Fn(&OwnedFd) + Sync) {
+    until_met("swap", 12, |round| {
         let name = format!("swapped-{round}");
         let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
             let image = drop.join("image");
@@ -112,32 +137,26 @@ fn swapped(
             make(drop);
         });
         let open = open_dir(&drop);
-        let disturb = || {
-            disturb(&open);
-            swaps.fetch_add(1, Ordering::Relaxed);
-        };
-        while_disturbed(disturb, || {
-            fs::rename(&drop, siege.world.incoming(&name)).unwrap();
-            siege.daemon.wait_for_drop(&name);
-        });
+        while_disturbed(
+            || disturb(&open),
+            || {
+                fs::rename(&drop, siege.world.incoming(&name)).unwrap();
+                siege.daemon.wait_for_drop(&name);
+            },
+        );
         let outcome = siege.world.outcome(&name).unwrap();
         let reason = outcome["reason"].as_str().unwrap_or("published");
         assert!(
             ["published", "changed", "unsafe-file"].contains(&reason),
             "{outcome:#}"
         );
-        ends.push(reason.to_string());
-    }
-    assert!(
-        swaps.load(Ordering::Relaxed) > 1_000,
-        "hardly anything was swapped"
-    );
+        reason != "published"
+    });
     for path in ["linux", "sub/linux", "sub/secret"] {
         let published = fs::read_to_string(siege.world.published(TARGET).join(path));
         assert!(published.is_err() || published.unwrap() == "h".repeat(64));
     }
     siege.assert_goes_on();
-    ends
 }
 
 /// Makes a link where the round before may have left another file, or a folder.
@@ -157,13 +176,9 @@ fn file_becomes_link() {
     let own_uid = rustix::process::geteuid().as_raw();
     let link = siege.world.root.join("link");
     let make = |_: &Path| put_link(&link, |link| symlink(&secret, link));
-    let ends = swapped(&mut siege, own_uid, make, |drop| {
+    swapped(&mut siege, own_uid, make, |drop| {
         exchange(drop, &link, "image/linux")
     });
-    assert!(
-        ends.iter().any(|end| end != "published"),
-        "no swap was met: {ends:?}"
-    );
     siege.end();
 }
 
@@ -173,13 +188,9 @@ fn folder_becomes_link() {
     let own_uid = rustix::process::geteuid().as_raw();
     let link = siege.world.root.join("link");
     let make = |_: &Path| put_link(&link, |link| symlink(&outside, link));
-    let ends = swapped(&mut siege, own_uid, make, |drop| {
+    swapped(&mut siege, own_uid, make, |drop| {
         exchange(drop, &link, "image/sub")
     });
-    assert!(
-        ends.iter().any(|end| end != "published"),
-        "no swap was met: {ends:?}"
-    );
     siege.end();
 }
 
@@ -188,13 +199,9 @@ fn file_becomes_hard_link() {
     let secret = siege.outside.join("secret");
     let link = siege.world.root.join("link");
     let make = |_: &Path| put_link(&link, |link| fs::hard_link(&secret, link));
-    let ends = swapped(&mut siege, IMPORTER, make, |drop| {
+    swapped(&mut siege, IMPORTER, make, |drop| {
         exchange(drop, &link, "image/linux")
     });
-    assert!(
-        ends.iter().any(|end| end != "published"),
-        "no swap was met: {ends:?}"
-    );
     siege.end();
 }
 
@@ -213,7 +220,7 @@ fn file_changes() {
     ];
     let mut siege = Siege::new();
     for (way, change) in ways.into_iter().enumerate() {
-        for round in 0..6 {
+        until_met("change", 6, |round| {
             let name = format!("changing-{way}-{round}");
             let mut held = None;
             let drop = siege.build(OsStr::new(&name), &manifest(TARGET), |drop| {
@@ -239,7 +246,11 @@ fn file_changes() {
                 "{outcome:#}"
             );
             siege.world.assert_whole();
-        }
+            // What is written over leaves the size as it is: the copy is what counts then.
+            let published = fs::read(siege.world.published(TARGET).join("linux"));
+            let is_written = published.is_ok_and(|bytes| bytes.iter().any(|byte| *byte != b'a'));
+            end == "changed" || (way == 0 && is_written)
+        });
     }
     siege.assert_goes_on();
     siege.end();
@@ -281,8 +292,10 @@ fn crowd(world: &World, count: usize) -> Vec<String> {
     names
 }
 
-/// The seeds of the races.
-const SEEDS: [u64; 3] = [1, 0x9e37_79b9, 0xdead_beef];
+/// The seed of a race's round.
+fn seed(round: u64) -> u64 {
+    (round + 1).wrapping_mul(0x9e37_79b9)
+}
 
 /// Runs a race: what `disturb` does to the drops while the daemon handles them. Returns the world
 /// at rest.
@@ -320,8 +333,11 @@ fn race(seed: u64, disturb: impl Fn(&World, &mut Dice) + Sync) -> World {
     world
 }
 
-/// Where the image of a drop of [`crowd`] is now: in the tree, or with the rejected drops.
+/// How often the image of a drop of [`crowd`] is there now: in the tree, at its own target, or with
+/// the rejected drops.
 fn whereabouts(world: &World, name: &str) -> usize {
+    let number: usize = name[1..].parse().unwrap();
+    let own = world.published(&format!("amd64/generic/race/t{}@", number % 4));
     let text = format!("<{name}>");
     let holds = |path: &PathBuf| {
         path.ends_with("linux") && fs::read_to_string(path).is_ok_and(|found| found == text)
@@ -334,6 +350,7 @@ fn whereabouts(world: &World, name: &str) -> usize {
         .into_iter()
         .filter(pointers)
         .filter(holds)
+        .inspect(|path| assert!(path.starts_with(&own), "{path:?} is {name}'s\n{world}"))
         .count();
     let kept = world::walk(&world.spool.join("rejected"))
         .iter()
@@ -343,7 +360,9 @@ fn whereabouts(world: &World, name: &str) -> usize {
 }
 
 fn drops_renamed() {
-    for seed in SEEDS {
+    until_met("rename", 3, |round| {
+        let seed = seed(round);
+        let mut renamed = 0;
         let world = race(seed, |world, dice| {
             let number = dice.below(60);
             let _ = fs::rename(
@@ -367,42 +386,54 @@ fn drops_renamed() {
                 1,
                 "seed {seed}: d{number}\n{world}"
             );
+            renamed += usize::from(world.outcome(&names[1]).is_some());
         }
-    }
+        (1..60).contains(&renamed)
+    });
 }
 
 fn drops_taken_away() {
-    for seed in SEEDS {
-        let world = race(seed, |world, dice| {
-            let number = dice.below(60);
-            let _ = fs::rename(
-                world.incoming(&format!("d{number}")),
-                world.incoming(&format!(".d{number}")),
-            );
-        });
-        for number in 0..60 {
-            let is_away = world
-                .incoming(&format!(".d{number}"))
-                .join("image/linux")
-                .exists();
-            let outcome = world.outcome(&format!("d{number}"));
-            assert_eq!(
-                is_away,
-                outcome.is_none(),
-                "seed {seed}: d{number}\n{world}"
-            );
-            let found = whereabouts(&world, &format!("d{number}"));
-            assert_eq!(
-                found,
-                usize::from(!is_away),
-                "seed {seed}: d{number}\n{world}"
-            );
-        }
-    }
+    until_met(
+        "drop that was taken away in time, beside one that was not,",
+        3,
+        |round| {
+            let seed = seed(round);
+            let mut away = 0;
+            let world = race(seed, |world, dice| {
+                let number = dice.below(60);
+                let _ = fs::rename(
+                    world.incoming(&format!("d{number}")),
+                    world.incoming(&format!(".d{number}")),
+                );
+            });
+            for number in 0..60 {
+                let is_away = world
+                    .incoming(&format!(".d{number}"))
+                    .join("image/linux")
+                    .exists();
+                let outcome = world.outcome(&format!("d{number}"));
+                assert_eq!(
+                    is_away,
+                    outcome.is_none(),
+                    "seed {seed}: d{number}\n{world}"
+                );
+                let found = whereabouts(&world, &format!("d{number}"));
+                assert_eq!(
+                    found,
+                    usize::from(!is_away),
+                    "seed {seed}: d{number}\n{world}"
+                );
+                away += usize::from(is_away);
+            }
+            (1..60).contains(&away)
+        },
+    );
 }
 
 fn drops_exchanged() {
-    for seed in SEEDS {
+    until_met("exchange", 3, |round| {
+        let seed = seed(round);
+        let mut exchanged = 0;
         let world = race(seed, |world, dice| {
             let [one, other] =
                 [dice.below(60), dice.below(60)].map(|n| world.incoming(&format!("d{n}")));
@@ -427,8 +458,66 @@ fn drops_exchanged() {
                 1,
                 "seed {seed}: {name}\n{world}"
             );
+            let own = format!("amd64/generic/race/t{}", number % 4);
+            let target = outcome.unwrap()["target"].clone();
+            exchanged += usize::from(target.is_string() && target != own);
         }
+        exchanged > 0
+    });
+}
+
+/// The daemon has looked into a drop, and stops right before it claims it: then another stands in
+/// its place.
+fn exchanged_before_the_claim() {
+    let mut siege = Siege::of(LIMITS, |world| {
+        let mut command = world.command(&["run"]);
+        command.env("NETBOOT_PUBLISHER_FAILPOINT", "claim:1:stop");
+        command
+    });
+    let incoming = open_dir(&siege.world.incoming(""));
+    let drops = [("one", TARGET), ("other", OTHER)];
+    let put_in = |(name, target): (&str, &str)| {
+        siege
+            .world
+            .drop_image(name, target, &[("linux", name.as_bytes())]);
+    };
+    put_in(drops[0]);
+    until("the daemon to stop", || has_stopped(&siege.daemon));
+    put_in(drops[1]);
+    rustix::fs::renameat_with(&incoming, "one", &incoming, "other", RenameFlags::EXCHANGE).unwrap();
+    siege.daemon.signal(rustix::process::Signal::CONT);
+    for (name, _) in drops {
+        until("the outcomes", || siege.world.outcome(name).is_some());
     }
+    until("the drops to be put away", || {
+        siege.world.names("processing").is_empty()
+    });
+    for (text, target) in drops {
+        let holds = |path: &PathBuf| {
+            path.ends_with("linux") && fs::read_to_string(path).is_ok_and(|found| found == text)
+        };
+        let all = [
+            world::walk(&siege.world.tree),
+            world::walk(&siege.world.spool),
+        ]
+        .concat();
+        let found: Vec<_> = all.iter().filter(|path| holds(path)).collect();
+        let own = siege.world.published(&format!("{target}@"));
+        let kept = siege.world.spool.join("rejected");
+        let is_good = |path: &&PathBuf| path.starts_with(&own) || path.starts_with(&kept);
+        assert!(
+            found.len() == 1 && is_good(&found[0]),
+            "{text}: {found:?}\n{}",
+            siege.world
+        );
+    }
+    siege.assert_goes_on();
+    siege.end();
+}
+
+fn has_stopped(daemon: &world::Daemon) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.child.id()));
+    stat.unwrap().contains(") T ")
 }
 
 fn manifest_becomes_folder() {
@@ -438,10 +527,7 @@ fn manifest_becomes_folder() {
         command
     });
     siege.put_in("turned", &manifest(TARGET), |_| {});
-    let stat = format!("/proc/{}/stat", siege.daemon.child.id());
-    until("the daemon to stop", || {
-        fs::read_to_string(&stat).unwrap().contains(") T ")
-    });
+    until("the daemon to stop", || has_stopped(&siege.daemon));
     let claimed = siege.world.place("turned").unwrap();
     replace(&claimed.join("manifest.toml"), |path| {
         fs::create_dir_all(path.join("x")).unwrap()
@@ -451,6 +537,62 @@ fn manifest_becomes_folder() {
     siege.world.assert_outcome("turned", "published");
     siege.assert_goes_on();
     siege.end();
+}
+
+/// Between comparing and sharing, the tree's owner puts something else in the place of a folder of the
+/// current generation: a folder that only root may enter is `outside`, with a file of the same name and
+/// size in it.
+fn tree_folder_exchanged(exchange: fn(&Path, &Path)) {
+    let world = World::with(LIMITS);
+    let bytes = "h".repeat(64);
+    let put = |name: &str, linux: &str| {
+        let files = [
+            ("linux", linux),
+            ("sub/secret", &bytes),
+            ("sub/deep/initrd", &bytes),
+        ];
+        world.drop_image(
+            name,
+            TARGET,
+            &files.map(|(path, text)| (path, text.as_bytes())),
+        );
+    };
+    put("first", "1");
+    world.run_once();
+    let old = world.published(TARGET).canonicalize().unwrap();
+    let outside = world.root.join("outside");
+    for path in ["secret", "deep/initrd"] {
+        let path = outside.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, super::secret(64)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", "stage:1:stop");
+    let mut daemon = world::Daemon::start(command);
+    put("second", "2");
+    let stat = format!("/proc/{}/stat", daemon.child.id());
+    until("the daemon to stop", || {
+        fs::read_to_string(&stat).unwrap().contains(") T ")
+    });
+    fs::rename(old.join("sub"), world.root.join("moved")).unwrap();
+    exchange(&old.join("sub"), &outside);
+    daemon.signal(rustix::process::Signal::CONT);
+    daemon.wait_for_drop("second");
+    world.assert_outcome("second", "published");
+    daemon.stop();
+
+    let new = world.published(TARGET).canonicalize().unwrap();
+    assert_ne!(new, old, "{world}");
+    for path in ["sub/secret", "sub/deep/initrd"] {
+        let stat = fs::metadata(new.join(path)).unwrap();
+        assert_eq!((stat.nlink(), stat.mode() & 0o7777), (1, 0o644), "{world}");
+        assert_eq!(
+            fs::read_to_string(new.join(path)).unwrap(),
+            bytes,
+            "{world}"
+        );
+    }
 }
 
 /// Takes a write lease on a file and gives it back only when the kernel breaks it by force.

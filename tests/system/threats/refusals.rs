@@ -15,7 +15,7 @@ use netboot_publisher::Digest;
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags};
 
 use super::{EXPIRES, IMPORTER, LIMITS, Siege, TARGET, own, replace, shape};
-use crate::lab::world::{self, Needs, World, manifest, test, until};
+use crate::lab::world::{self, Needs, World, manifest, snapshot, test, until};
 
 pub fn tests() -> Vec<Trial> {
     let refusals = REFUSALS.iter().map(|refusal| {
@@ -57,6 +57,16 @@ pub fn tests() -> Vec<Trial> {
             "the longest names are published and no path of input is too long to be refused",
             &[],
             longest_names,
+        ),
+        test(
+            "a file of another size than listed is refused though its checksum is right",
+            &[],
+            another_size,
+        ),
+        test(
+            "a link in the place of a folder above the pointer is not followed",
+            &[],
+            link_above_the_pointer,
         ),
         test(
             "a folder named like one that removal makes does not keep a drop from being removed",
@@ -259,9 +269,9 @@ const REFUSALS: &[Refusal] = &[
         said: &["in paths of at most 3072 bytes"],
     },
     Refusal {
-        sentence: "more folders within folders than allowed are refused",
+        sentence: "one folder within folders more than allowed is refused",
         needs: &[],
-        make: |drop| fs::create_dir_all(drop.join("image").join(["d"; 18].join("/"))).unwrap(),
+        make: |drop| fs::create_dir_all(drop.join("image").join(["d"; 17].join("/"))).unwrap(),
         reason: "too-deep",
         said: &["`d/d/d/", "more than 16 folders deep"],
     },
@@ -561,6 +571,49 @@ fn modes_and_owners() {
     siege.end();
 }
 
+fn another_size() {
+    let mut siege = Siege::new();
+    let listed = format!(
+        "{}[files]\nlinux = {{ sha256 = \"{}\", size = 6 }}\n",
+        manifest(TARGET),
+        Digest::of(b"hostile")
+    );
+    siege.put_in("another-size", &listed, |_| {});
+    siege.assert_refused(
+        "another-size",
+        "checksum-mismatch",
+        &["`linux` has 7 bytes", "says 6"],
+    );
+    siege.end();
+}
+
+/// It leads to a folder of the tree: nothing but the link itself keeps the daemon from going there.
+fn link_above_the_pointer() {
+    let mut siege = Siege::new();
+    for (linked, rest) in [
+        ("linked", "generic/noble"),
+        ("amd64/linked", "noble"),
+        ("amd64/generic/linked", ""),
+    ] {
+        let folder = siege.world.tree.join("elsewhere").join(linked);
+        let purpose = folder.join(rest).join("install");
+        fs::create_dir_all(&purpose).unwrap();
+        fs::write(purpose.join("linux"), "an admin's").unwrap();
+        let link = siege.world.tree.join(linked);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        let up = "../".repeat(linked.matches('/').count());
+        symlink(format!("{up}elsewhere/{linked}"), &link).unwrap();
+        assert!(link.join(rest).join("install/linux").is_file());
+        let before = snapshot(&folder);
+        let target = Path::new(linked).join(rest).join("install");
+        let drop = linked.replace('/', "-");
+        siege.put_in(&drop, &manifest(target.to_str().unwrap()), |_| {});
+        siege.assert_refused(&drop, "target-occupied", &["to be a folder"]);
+        assert_eq!(snapshot(&folder), before, "{}", siege.world);
+    }
+    siege.end();
+}
+
 fn longest_names() {
     let mut siege = Siege::new();
     let drop = "n".repeat(200);
@@ -605,17 +658,21 @@ fn longest_names() {
 fn lifted_by_name() {
     let mut siege = Siege::with(&format!("{EXPIRES}{LIMITS}"));
     siege.put_in("trap", &manifest(TARGET), |drop| {
-        let mut dir = drop.join("image");
-        for _ in 0..40 {
-            dir.push("d");
+        // In which order the folders go is the file system's business: of many traps one is hit.
+        for chain in 0..16 {
+            let mut dir = drop.join(format!("chain-{chain}"));
             fs::create_dir(&dir).unwrap();
-            let stat = dir.metadata().unwrap();
-            let trap = drop.join(format!(".lifted-{}-{}", stat.dev(), stat.ino()));
-            fs::create_dir(&trap).unwrap();
-            fs::write(trap.join("x"), "").unwrap();
-            let trap = trap.with_file_name(format!("lifted-{}-{}", stat.dev(), stat.ino()));
-            fs::create_dir(&trap).unwrap();
-            fs::write(trap.join("x"), "").unwrap();
+            for _ in 0..40 {
+                dir.push("d");
+                fs::create_dir(&dir).unwrap();
+                let stat = dir.metadata().unwrap();
+                // As `src/sys/removal.rs` names what it lifts.
+                for number in 0..2 {
+                    let trap = format!("lifted-{}-{}-{number}", stat.dev(), stat.ino());
+                    fs::create_dir(drop.join(&trap)).unwrap();
+                    fs::write(drop.join(trap).join("x"), "").unwrap();
+                }
+            }
         }
     });
     let line = siege.daemon.wait_for_drop("trap");

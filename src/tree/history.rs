@@ -1,0 +1,715 @@
+//! What happened to a target: `.history/<target>.jsonl` in the tree, one line for each thing.
+//!
+//! A line about a swap is durable before the swap is made. So after a crash the last line can tell of
+//! a swap that never came: the pointer shows that, and [`settle`] takes the line back. Lines outlive
+//! what they tell of.
+
+use std::borrow::Borrow;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
+
+use super::folder::{self, Shown};
+use super::record::{Head, Origin};
+use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, failpoint};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict};
+
+/// The folder of histories in the tree. No target's name begins with a dot.
+const FOLDER: &str = ".history";
+
+/// So many lines are kept, and a few more until they have become [`SLACK`].
+const MAX_LINES: usize = 1_000;
+
+/// Whenever a file has grown by so many bytes its lines are counted.
+const SLACK: u64 = 64 << 10;
+
+/// Bytes that are read at a time, from the end on.
+const BLOCK: u64 = 4 << 10;
+
+/// A longer line, in bytes, is none of the daemon's.
+const MAX_LINE: usize = 64 << 10;
+
+/// One line: something that happened to a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Happened {
+    /// Of a swap: the time of the swap.
+    pub at: Moment,
+    /// As [`BootTime::boot`].
+    pub boot: String,
+    /// As [`BootTime::since`], in microseconds.
+    pub boottime: u64,
+    pub event: Event,
+    /// What was current before; of [`Event::Removed`], what was removed. Missing where that is nothing,
+    /// or was a folder that somebody else had made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<GenerationName>,
+    /// What is current now; of [`Event::Adopted`], what the folder became. Missing where that is
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<GenerationName>,
+    /// The image of `to`, or, where that is missing, of `from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Summary>,
+    /// The drop that made it happen, as are the two that follow. Missing when no drop did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importer: Option<Importer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimId>,
+}
+
+/// An image in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Summary {
+    pub digest: Digest,
+    pub files: usize,
+    /// All files' bytes together.
+    pub bytes: u64,
+}
+
+/// What can happen to a target.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    SerializeDisplay,
+    DeserializeFromStr,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub(crate) enum Event {
+    /// The image of a drop became current.
+    Published,
+    /// An older generation became current again.
+    RolledBack,
+    /// The target was taken out of the tree.
+    Withdrawn,
+    /// A folder that somebody else had made became a generation, right before another took its place.
+    Adopted,
+    /// Retention no longer kept a generation.
+    Removed,
+}
+
+impl Event {
+    /// What has become of the drop that made it happen.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self {
+            Self::Published | Self::Adopted | Self::Removed => Verdict::Published,
+            Self::RolledBack => Verdict::RolledBack,
+            Self::Withdrawn => Verdict::Withdrawn,
+        }
+    }
+}
+
+impl Happened {
+    /// What happens now, by no drop and of no image yet.
+    pub(super) fn now(
+        event: Event,
+        from: Option<&GenerationName>,
+        to: Option<&GenerationName>,
+    ) -> Self {
+        let BootTime { boot, since } = BootTime::now();
+        Self {
+            at: Moment::now(),
+            boot,
+            boottime: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+            event,
+            from: from.cloned(),
+            to: to.cloned(),
+            image: None,
+            drop: None,
+            importer: None,
+            claim: None,
+        }
+    }
+
+    /// The same, of the image of this record.
+    pub(super) fn of_image(mut self, head: &Head) -> Self {
+        self.image = Some(Summary {
+            digest: head.digest,
+            files: head.file_count,
+            bytes: head.bytes,
+        });
+        self
+    }
+
+    /// The same, by this drop.
+    pub(super) fn by(mut self, origin: &Origin) -> Self {
+        self.drop = Some(origin.drop.clone());
+        self.importer = Some(origin.importer.clone());
+        self.claim = Some(origin.claim);
+        self
+    }
+
+    /// That a folder became the generation of this record, in order that this could happen.
+    pub(super) fn of_adoption(self, head: &Head) -> Self {
+        let adoption = Self {
+            event: Event::Adopted,
+            from: None,
+            to: Some(head.generation.clone()),
+            ..self
+        };
+        adoption.of_image(head)
+    }
+
+    /// Whether another generation, or none, became current.
+    pub(crate) fn is_swap(&self) -> bool {
+        !matches!(self.event, Event::Adopted | Event::Removed)
+    }
+
+    /// When it happened, by the clock of the boot.
+    pub(super) fn boot_time(&self) -> BootTime {
+        BootTime {
+            boot: self.boot.clone(),
+            since: Duration::from_micros(self.boottime),
+        }
+    }
+
+    fn to_line(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("a line is plain data");
+        line.push('\n');
+        line
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+}
+
+/// The lines of a history, the newest first. What is no line that this version knows is passed over.
+#[derive(Debug)]
+pub(crate) struct History {
+    lines: Backwards<File>,
+    path: String,
+}
+
+impl History {
+    /// The history of `target` in the tree at `root`; `None` when there is none.
+    pub(super) fn open(root: &Dir, target: &Target) -> Result<Option<Self>, Failure> {
+        let path = path(target);
+        let Some(file) = root.file(&path)? else {
+            return Ok(None);
+        };
+        let lines = Backwards::new(file).map_err(|error| failure(&path, error))?;
+        Ok(Some(Self { lines, path }))
+    }
+}
+
+impl Iterator for History {
+    type Item = Result<Happened, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.lines.next()? {
+                Ok((_, line)) => {
+                    if let Some(happened) = Happened::parse(&line) {
+                        return Some(Ok(happened));
+                    }
+                }
+                Err(error) => return Some(Err(failure(&self.path, error))),
+            }
+        }
+    }
+}
+
+/// Writes lines at the end of the history of `target`, whose pointer is in `folder`. `staging` is a
+/// folder in which the file `temporary` may be made. A sync makes the lines durable.
+///
+/// # Errors
+/// Some of the lines may be there then: [`take_back`] removes them.
+pub(super) fn append(
+    root: &Dir,
+    (folder, target): (&Dir, &Target),
+    lines: &[Happened],
+    (staging, temporary): (&Dir, &str),
+) -> Result<(), Failure> {
+    let path = path(target);
+    failpoint("history", "writing", &path)?;
+    let text: String = lines.iter().map(Happened::to_line).collect();
+    let Some(mut file) = root.file_to_append(&path)? else {
+        let folder = folder::make(root, &format!("{FOLDER}/{}", target.folder()))?;
+        return folder.write_new(file_name(target), text.as_bytes());
+    };
+    let shown = || Shown::look(folder, target);
+    let length = cut(&file, &path, shown)?;
+    file.write_all(text.as_bytes())
+        .map_err(|error| failure(&path, error))?;
+    let new_length = length + text.len() as u64;
+    if length / SLACK == new_length / SLACK {
+        return Ok(());
+    }
+    let file = root.existing_file(&path)?;
+    let lines = Backwards::new(file).and_then(|lines| lines.take(MAX_LINES + 1).collect());
+    let mut lines: Vec<_> = lines.map_err(|error| failure(&path, error))?;
+    if lines.len() > MAX_LINES {
+        lines.truncate(MAX_LINES);
+        lines.reverse();
+        let mut shorter = staging.begin_replacement(temporary)?;
+        for (_, line) in lines {
+            let line = [&line[..], b"\n"].concat();
+            let written = shorter.write_all(&line);
+            written.map_err(|error| failure(&path, error))?;
+        }
+        shorter.finish(None, root, &path)?;
+    }
+    Ok(())
+}
+
+/// Removes from the end of the history of `target` what is torn, and a swap that did not happen. To
+/// do so twice changes nothing.
+pub(super) fn take_back(root: &Dir, target: &Target, shown: &Shown) -> Result<(), Failure> {
+    let path = path(target);
+    if let Some(file) = root.file_to_append(&path)? {
+        cut(&file, &path, || Ok(shown.clone()))?;
+    }
+    Ok(())
+}
+
+/// Whether [`take_back`] has nothing to do.
+pub(super) fn is_settled(root: &Dir, target: &Target, shown: &Shown) -> Result<bool, Failure> {
+    let path = path(target);
+    let Some(file) = root.file(&path)? else {
+        return Ok(true);
+    };
+    let (length, end) = settle(&file, &path, || Ok(shown.clone()))?;
+    Ok(length == end)
+}
+
+/// As [`take_back`]; returns how long the file is then.
+fn cut(
+    file: &File,
+    path: &str,
+    shown: impl FnOnce() -> Result<Shown, Failure>,
+) -> Result<u64, Failure> {
+    let (length, end) = settle(file, path, shown)?;
+    if end < length {
+        file.set_len(end).map_err(|error| failure(path, error))?;
+    }
+    Ok(end)
+}
+
+/// How long a history is, and how long it is to be.
+fn settle(
+    file: &File,
+    path: &str,
+    shown: impl FnOnce() -> Result<Shown, Failure>,
+) -> Result<(u64, u64), Failure> {
+    let mut lines = Backwards::new(file).map_err(|error| failure(path, error))?;
+    let (length, mut end) = (lines.length, lines.end());
+    let mut next = || {
+        let next = lines.next().transpose();
+        next.map_err(|error| failure(path, error))
+    };
+    while let Some((start, line)) = next()? {
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_err() {
+            end = start;
+            continue;
+        }
+        let Some(last) = Happened::parse(&line).filter(|last| last.event != Event::Removed) else {
+            break;
+        };
+        let shown = shown()?;
+        if last.event == Event::Adopted {
+            // The line of its swap is missing.
+            end = if shown == Shown::Plain { start } else { end };
+            break;
+        }
+        let has_happened = match &last.to {
+            Some(to) => shown.generation() == Some(to),
+            None => shown == Shown::Nothing,
+        };
+        if has_happened {
+            break;
+        }
+        let before = next()?.and_then(|(start, line)| Some((start, Happened::parse(&line)?)));
+        // A folder that was to become a generation, and to change places with the pointer.
+        let adopted = before.filter(|(_, before)| {
+            let is_own = before.event == Event::Adopted && before.claim == last.claim;
+            is_own && before.to == last.from
+        });
+        match (shown, last.from, adopted) {
+            (Shown::Plain, Some(_), Some((start, _))) => end = start,
+            (Shown::Generation(shown), Some(from), _) if shown == from => end = start,
+            (Shown::Nothing, None, _) => end = start,
+            // Somebody has changed the pointer by hand.
+            _ => {}
+        }
+        break;
+    }
+    Ok((length, end))
+}
+
+/// Where the history of `target` is in the tree.
+fn path(target: &Target) -> String {
+    format!("{FOLDER}/{}/{}", target.folder(), file_name(target))
+}
+
+fn file_name(target: &Target) -> String {
+    format!("{}.jsonl", target.purpose())
+}
+
+fn failure(path: &str, error: io::Error) -> Failure {
+    Failure::new("reading or writing", path, error)
+}
+
+/// The lines of a file from the end on, each with the place where it starts. What comes after the last
+/// line's end is left out.
+#[derive(Debug)]
+struct Backwards<F> {
+    file: F,
+    length: u64,
+    /// Where `buffer` begins.
+    start: u64,
+    /// Ends with the end of a line.
+    buffer: Vec<u8>,
+}
+
+impl<F: Borrow<File>> Backwards<F> {
+    fn new(file: F) -> io::Result<Self> {
+        let length = file.borrow().stat()?.size;
+        let mut lines = Self {
+            file,
+            length,
+            start: length,
+            buffer: Vec::new(),
+        };
+        loop {
+            if let Some(at) = lines.buffer.iter().rposition(|byte| *byte == b'\n') {
+                lines.buffer.truncate(at + 1);
+                return Ok(lines);
+            }
+            lines.buffer.clear();
+            if !lines.read_more()? {
+                return Ok(lines);
+            }
+        }
+    }
+
+    /// Where the last line ends that was not taken out yet.
+    fn end(&self) -> u64 {
+        self.start + self.buffer.len() as u64
+    }
+
+    /// Returns whether there was more.
+    fn read_more(&mut self) -> io::Result<bool> {
+        if self.start == 0 || self.buffer.len() > MAX_LINE {
+            return Ok(false);
+        }
+        let start = self.start.saturating_sub(BLOCK);
+        let mut block = vec![0; usize::try_from(self.start - start).expect("a block")];
+        self.file.borrow().read_exact_at(&mut block, start)?;
+        block.append(&mut self.buffer);
+        (self.start, self.buffer) = (start, block);
+        Ok(true)
+    }
+}
+
+impl<F: Borrow<File>> Iterator for Backwards<F> {
+    type Item = io::Result<(u64, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let [others @ .., _] = &*self.buffer else {
+                return match self.read_more() {
+                    Ok(true) => continue,
+                    Ok(false) => None,
+                    Err(error) => Some(Err(error)),
+                };
+            };
+            let before = others.iter().rposition(|byte| *byte == b'\n');
+            if before.is_none() {
+                match self.read_more() {
+                    Ok(true) => continue,
+                    Ok(false) if self.start > 0 => return None,
+                    Ok(false) => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            let at = before.map_or(0, |before| before + 1);
+            let mut line = self.buffer.split_off(at);
+            line.pop();
+            return Some(Ok((self.start + at as u64, line)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(second: u32) -> GenerationName {
+        let at = Moment::from_stat(1_795_364_100 + i64::from(second), 0);
+        GenerationName::new(at, &Digest::of(b"abc"), |_| false)
+    }
+
+    fn line(event: Event, from: Option<u32>, to: Option<u32>) -> Happened {
+        let [from, to] = [from, to].map(|it| it.map(name));
+        Happened {
+            claim: Some(ClaimId::new(1, 2)),
+            ..Happened::now(event, from.as_ref(), to.as_ref())
+        }
+    }
+
+    fn target() -> Target {
+        "amd64/generic/noble/install".parse().unwrap()
+    }
+
+    /// A tree in which the target's name stands for this, with its history.
+    struct World {
+        dir: tempfile::TempDir,
+        root: Dir,
+        folder: Dir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Dir::open(dir.path()).unwrap();
+            let folder = folder::make(&root, &target().folder()).unwrap();
+            Self { dir, root, folder }
+        }
+
+        fn show(&self, generation: u32) {
+            let pointer = folder::pointer(&target(), &name(generation));
+            self.folder.remove_file("install").unwrap();
+            self.folder.make_link("install", pointer).unwrap();
+        }
+
+        fn append(&self, lines: &[Happened]) {
+            let target = target();
+            let place = (&self.folder, &target);
+            append(&self.root, place, lines, (&self.root, "temporary")).unwrap();
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.dir.path().join(path(&target()))
+        }
+
+        fn text(&self) -> String {
+            std::fs::read_to_string(self.file()).unwrap()
+        }
+
+        fn lines(&self) -> Vec<Happened> {
+            let history = History::open(&self.root, &target()).unwrap().unwrap();
+            history.map(Result::unwrap).collect()
+        }
+
+        /// Asserts that so many of the lines that were there stay, whatever is torn after them; and
+        /// that to do it once more changes nothing.
+        fn assert_settles(&self, expected: usize) {
+            let all = self.text();
+            let kept: String = all.split_inclusive('\n').take(expected).collect();
+            let shown = Shown::look(&self.folder, &target()).unwrap();
+            let is_settled = || is_settled(&self.root, &target(), &shown).unwrap();
+            assert_eq!(is_settled(), all == kept, "{all}");
+            for _ in 0..2 {
+                take_back(&self.root, &target(), &shown).unwrap();
+                assert_eq!(self.text(), kept, "{all}");
+                assert!(is_settled());
+            }
+        }
+    }
+
+    /// Histories stay in trees for years, and are read by others: a change of this text is a new
+    /// format.
+    #[test]
+    fn the_format_is_pinned() {
+        let at = Moment::from_stat(1_795_364_100, 250_000_000);
+        let line = Happened {
+            at,
+            boot: "0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77".into(),
+            boottime: 1_234_567_890,
+            event: Event::RolledBack,
+            from: Some(name(1)),
+            to: Some(name(0)),
+            image: Some(Summary {
+                digest: Digest::of(b"abc"),
+                files: 2,
+                bytes: 70,
+            }),
+            drop: Some("noble-1".into()),
+            importer: Some(Importer {
+                uid: 1000,
+                name: "ci".into(),
+            }),
+            claim: Some(ClaimId::new(12, 0x9f3c)),
+        };
+        let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\
+            \"boot\":\"0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77\",\"boottime\":1234567890,\
+            \"event\":\"rolled-back\",\"from\":\"20261122T161501Z-ba7816bf8f01\",\
+            \"to\":\"20261122T161500Z-ba7816bf8f01\",\"image\":{\"digest\":\
+            \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\",\"files\":2,\
+            \"bytes\":70},\"drop\":\"noble-1\",\"importer\":{\"uid\":1000,\"name\":\"ci\"},\
+            \"claim\":\"12-0000000000009f3c\"}\n";
+        assert_eq!(line.to_line(), pinned);
+        assert_eq!(Happened::parse(pinned.as_bytes()), Some(line.clone()));
+        let removed = Happened {
+            event: Event::Removed,
+            to: None,
+            image: None,
+            drop: None,
+            importer: None,
+            claim: None,
+            ..line
+        };
+        let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\
+            \"boot\":\"0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77\",\"boottime\":1234567890,\
+            \"event\":\"removed\",\"from\":\"20261122T161501Z-ba7816bf8f01\"}\n";
+        assert_eq!(removed.to_line(), pinned);
+        assert_eq!(Happened::parse(pinned.as_bytes()), Some(removed));
+        let more = pinned.replace("{\"at", "{\"more\":1,\"at");
+        assert_eq!(Happened::parse(more.as_bytes()), None);
+    }
+
+    #[test]
+    fn a_swap_that_the_pointer_does_not_show_is_taken_back() {
+        let world = World::new();
+        // Nothing was current, and nothing is.
+        world.append(&[line(Event::Published, None, Some(1))]);
+        world.assert_settles(0);
+        world.append(&[line(Event::Published, None, Some(1))]);
+        world.show(1);
+        world.assert_settles(1);
+        for (event, to) in [(Event::Published, Some(2)), (Event::RolledBack, Some(2))] {
+            world.append(&[line(event, Some(1), to)]);
+            world.assert_settles(1);
+        }
+        world.append(&[line(Event::Withdrawn, Some(1), None)]);
+        world.assert_settles(1);
+        world.append(&[line(Event::Withdrawn, Some(1), None)]);
+        world.folder.remove_file("install").unwrap();
+        world.assert_settles(2);
+        // What comes after it is no swap.
+        world.append(&[line(Event::Removed, Some(1), None)]);
+        world.assert_settles(3);
+    }
+
+    #[test]
+    fn a_pointer_that_was_changed_by_hand_takes_nothing_back() {
+        let world = World::new();
+        world.show(7);
+        world.append(&[line(Event::Published, Some(1), Some(2))]);
+        world.assert_settles(1);
+        world.append(&[line(Event::Published, None, Some(2))]);
+        world.assert_settles(2);
+        world.folder.remove_file("install").unwrap();
+        world.append(&[line(Event::Published, Some(1), Some(2))]);
+        world.assert_settles(3);
+        world.folder.make_link("install", "elsewhere").unwrap();
+        world.append(&[line(Event::Published, None, Some(2))]);
+        world.assert_settles(4);
+    }
+
+    #[test]
+    fn an_adoption_is_taken_back_with_its_swap() {
+        let world = World::new();
+        let adoption = [
+            line(Event::Adopted, None, Some(1)),
+            line(Event::Published, Some(1), Some(2)),
+        ];
+        world.folder.make_dir("install", 0o755).unwrap();
+        world.append(&adoption);
+        world.assert_settles(0);
+        world.append(&adoption[..1]);
+        world.assert_settles(0);
+        world.append(&adoption);
+        world.folder.remove_dir("install").unwrap();
+        world.show(2);
+        world.assert_settles(2);
+        // A folder that was put in the pointer's place by hand.
+        world.append(&[line(Event::Published, Some(2), Some(3))]);
+        world.folder.remove_file("install").unwrap();
+        world.folder.make_dir("install", 0o755).unwrap();
+        world.assert_settles(3);
+    }
+
+    #[test]
+    fn what_is_torn_at_the_end_goes_and_what_a_later_version_wrote_stays() {
+        let world = World::new();
+        world.show(1);
+        world.append(&[line(Event::Published, None, Some(1))]);
+        let whole = world.text();
+        let of_later = "{\"event\":\"bought\"}\n";
+        let long = "x".repeat(3 * usize::try_from(BLOCK).unwrap());
+        for (torn, kept) in [
+            ("{\"at\":\"20", 1),
+            ("\0\0\0", 1),
+            (&*long, 1),
+            ("\0\0\n", 1),
+            ("}\n\0\0\n{", 1),
+            (of_later, 2),
+            (&*format!("{of_later}{{"), 2),
+            (&*whole.replace('\n', ""), 1),
+        ] {
+            std::fs::write(world.file(), format!("{whole}{torn}")).unwrap();
+            assert_eq!(world.lines().len(), 1, "{torn}");
+            world.assert_settles(kept);
+            std::fs::write(world.file(), format!("{whole}{torn}")).unwrap();
+            world.append(&[line(Event::Removed, Some(1), None)]);
+            assert_eq!(world.text().lines().count(), kept + 1, "{torn}");
+            assert_eq!(world.lines().len(), 2, "{torn}");
+        }
+        std::fs::write(world.file(), "torn").unwrap();
+        world.assert_settles(0);
+    }
+
+    #[test]
+    fn the_last_thousand_lines_stay() {
+        let world = World::new();
+        let all: Vec<_> = (1..=3_000)
+            .map(|n| line(Event::Removed, Some(n), None))
+            .collect();
+        for together in all.chunks(7) {
+            world.append(together);
+        }
+        let lines = world.lines();
+        let slack = usize::try_from(SLACK).unwrap() / all[0].to_line().len() + 8;
+        assert!(
+            (MAX_LINES..MAX_LINES + slack).contains(&lines.len()),
+            "{}",
+            lines.len()
+        );
+        assert!(lines.iter().eq(all.iter().rev().take(lines.len())));
+        assert_eq!(
+            world.root.names().unwrap().len(),
+            2,
+            "nothing is left beside it"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_read_backwards_whatever_their_lengths(
+            lengths in proptest::collection::vec(0_usize..6_000, 0..12),
+            torn in 0_usize..6_000,
+        ) {
+            let lines: Vec<_> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
+            let mut text: Vec<u8> = lines.iter().flat_map(|it| [&it[..], b"\n"].concat()).collect();
+            let starts: Vec<_> = lines.iter().scan(0, |at, line| {
+                let start = *at;
+                *at += line.len() as u64 + 1;
+                Some(start)
+            }).collect();
+            text.extend(vec![b'x'; torn]);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&text).unwrap();
+            let read = Backwards::new(&file).unwrap();
+            prop_assert_eq!(read.end(), (text.len() - torn) as u64);
+            let read = read.collect::<io::Result<Vec<_>>>().unwrap();
+            let mut expected: Vec<_> = starts.into_iter().zip(lines).collect();
+            expected.reverse();
+            prop_assert_eq!(read, expected);
+        }
+    }
+}
