@@ -15,6 +15,7 @@
 mod adoption;
 mod boot_configs;
 mod changes;
+mod clocks;
 mod commands;
 mod crashes;
 mod durable;
@@ -27,6 +28,7 @@ mod in_use;
 mod lab;
 mod load;
 mod machines;
+mod neighbours;
 mod orders;
 mod power;
 mod quiet;
@@ -56,6 +58,8 @@ fn main() {
         durable::tests(),
         threats::tests(),
         load::tests(),
+        neighbours::tests(),
+        clocks::tests(),
         filesystems::tests(),
         hardship::tests(),
         history::tests(),
