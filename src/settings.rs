@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use crate::sys::{Ownership, UnknownAccount};
 use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
-use crate::words::Verdict;
+use crate::words::{Target, Verdict};
 
 /// Everything that an admin can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,6 +263,18 @@ impl Settings {
                 above(&tree.path, value)
             });
         });
+    }
+
+    /// A file that the daemon writes at the path of `target`, below or above it, and the key that says
+    /// so: only one of the two can be there.
+    pub(crate) fn in_place_of(&self, target: &Target) -> Option<(&'static str, PathBuf)> {
+        let root = self.tftp.root.as_ref().unwrap_or(&self.tree.path);
+        let outputs = self.boot_configs.iter();
+        let outputs = outputs.map(|it| ("boot_config.output", root.join(&it.output)));
+        let textfile = self.metrics.textfile.clone();
+        let mut written = outputs.chain(textfile.map(|path| ("metrics.textfile", path)));
+        let place = self.tree.path.join(target.to_string());
+        written.find(|(_, path)| place.starts_with(path) || path.starts_with(&place))
     }
 
     /// These settings as far as they can take effect while a daemon runs with `running`, and the keys

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer, Layered, SubscriberExt as _};
@@ -63,7 +64,12 @@ impl Log {
             None => lines(io::stderr, is_text, has_colours),
         };
         let (layer, filter) = reload::Layer::new(filter(level.unwrap_or(settings.level)));
-        Registry::default().with(output).with(layer).init();
+        let own = filter_fn(is_own);
+        Registry::default()
+            .with(output)
+            .with(layer)
+            .with(own)
+            .init();
         Self {
             level,
             filter,
@@ -89,6 +95,12 @@ fn filter(level: LogLevel) -> EnvFilter {
     EnvFilter::builder()
         .with_default_directive(level.expect("the words are tracing's own"))
         .from_env_lossy()
+}
+
+/// Only this program's own events, at any level: what a library says of itself is no news to an
+/// admin, and names paths of the machine where it was built.
+fn is_own(event: &Metadata<'_>) -> bool {
+    event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"))
 }
 
 /// Where events go: readable lines, JSON, or the journal.

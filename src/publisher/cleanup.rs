@@ -195,10 +195,9 @@ impl Cleanup {
         self.next_expiry = Some(match next {
             Ok(next) => {
                 troubles.is_cleared(Troubles::SPOOL);
-                // What comes later than now goes later than this.
-                let kept = settings.keep_outcomes.min(settings.keep_rejected);
-                let later = now + kept;
-                next.map_or(later, |next| instant(next).min(later))
+                // What comes later than now goes later than this, and may go before what is there.
+                let newest = now + settings.keep_outcomes.min(settings.keep_rejected);
+                next.map_or(newest, |next| instant(next).min(newest))
                     .max(soonest)
             }
             Err(failure) => {

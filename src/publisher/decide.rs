@@ -213,6 +213,9 @@ impl Request<'_> {
             return Ok(Found::Done(done));
         }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
+        if self.manifest.action != Action::Withdraw {
+            self.check_place()?;
+        }
         let current = self.shop.staging.tree().current(&self.manifest.target)?;
         let wanted = match &self.manifest.action {
             Action::Publish => {
@@ -233,5 +236,19 @@ impl Request<'_> {
         };
         self.check_replaces(&current)?;
         Ok(Found::Wanted(wanted, current))
+    }
+
+    /// Whether the target can be beside what else the daemon writes. One that is there already can
+    /// still be withdrawn.
+    fn check_place(&self) -> Result<(), Fault> {
+        let target = &self.manifest.target;
+        let Some((key, path)) = self.shop.settings.in_place_of(target) else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{target} is in the way of {path:?}, which the daemon writes (`{key}`); expected a target \
+             neither above nor below it"
+        );
+        Err(reject(Reason::TargetOccupied, detail))
     }
 }

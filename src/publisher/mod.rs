@@ -136,7 +136,8 @@ impl Publisher {
     /// Publishes until `shutdown`; once, until nothing is left to do.
     ///
     /// # Errors
-    /// When a piece of work panicked; once, also when drops could not be finished.
+    /// When a piece of work panicked, or spool or tree was replaced; once, also when drops could not
+    /// be finished.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut watchdog = Watchdog::of_this_process();
         loop {
@@ -180,7 +181,7 @@ impl Publisher {
                 break;
             };
             if let Done::Stepped((pipeline, stepped)) = ended.context(BROKE_OFF)? {
-                self.take_stepped(pipeline, stepped);
+                self.take_stepped(pipeline, stepped)?;
             }
         }
         self.begin_to_put_away(false);
@@ -285,7 +286,7 @@ impl Publisher {
                 self.report.doing.end(&target);
                 self.take_begun((Some(target), begun));
             }
-            Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped),
+            Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped)?,
             Done::Vacuumed((pipeline, vacuum, cleaned)) => {
                 self.steps.pipeline = Some(pipeline);
                 let (settings, troubles) = (&self.shop.settings, &mut self.troubles);
@@ -316,7 +317,7 @@ impl Publisher {
                 doing.oldest = self.queue.oldest();
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
-                anyhow::bail!("{failure}: it is another folder than at the start");
+                return Err(failure.into());
             }
             Err(failure) => self.troubles.meet(Troubles::SPOOL, &failure.into()),
         }
@@ -356,7 +357,9 @@ impl Publisher {
         }
     }
 
-    fn take_stepped(&mut self, pipeline: Pipeline, mut stepped: Stepped) {
+    /// # Errors
+    /// When spool or tree was replaced.
+    fn take_stepped(&mut self, pipeline: Pipeline, mut stepped: Stepped) -> anyhow::Result<()> {
         self.steps
             .take(pipeline, &mut stepped, &self.shop.settings.swap);
         for (line, postponed) in stepped.postponed {
@@ -365,6 +368,9 @@ impl Publisher {
         for written in stepped.settled {
             self.settle(written);
         }
+        stepped
+            .misplaced
+            .map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.

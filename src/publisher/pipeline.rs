@@ -64,6 +64,8 @@ pub(super) struct Stepped {
     pub(super) held: Vec<Held>,
     /// Targets that were swapped although machines used them.
     pub(super) overdue: Vec<Target>,
+    /// Spool or tree is another folder by now: nothing was swapped, and no outcome written.
+    pub(super) misplaced: Option<Failure>,
 }
 
 /// What is done for a drop between two syncs; all swaps together are one.
@@ -109,7 +111,8 @@ impl Pipeline {
     /// on by one step. A crash at any moment leaves every pointer on a whole generation, and every
     /// drop in the spool or with its outcome.
     ///
-    /// A drop that fails on the way is postponed, and the others go on.
+    /// A drop that fails on the way is postponed, and the others go on. Where spool or tree was
+    /// replaced, all of them stay where they are for the next start.
     pub(super) fn step(
         &mut self,
         decided: Vec<Decided>,
@@ -148,6 +151,11 @@ impl Pipeline {
             }
         }
 
+        // The last look before swaps, and before outcomes tell of those of the step before.
+        stepped.misplaced = shop.check_places().err();
+        if stepped.misplaced.is_some() {
+            return stepped;
+        }
         let few = FEW.saturating_sub(ready.len());
         let swapped = std::mem::take(&mut self.swapped).into_iter();
         let work = std::iter::once(Work::Swap(ready))

@@ -77,7 +77,10 @@ impl Scanner {
         self.began = Some(now);
         self.next = now + settings.rescan_interval;
         let (arrivals, known) = (self.watch.arrivals(), queue.known());
-        Some(move |shop: &Workshop| shop.spool.scan(&arrivals, &known))
+        Some(move |shop: &Workshop| {
+            shop.check_places()?;
+            shop.spool.scan(&arrivals, &known)
+        })
     }
 
     /// The settings have changed: all is looked at again. Whatever is found from now on is judged by

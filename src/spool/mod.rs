@@ -51,7 +51,7 @@ use self::peek::{IMAGE, Looker};
 use self::stillness::is_being_written;
 use crate::fault::{Fault, Rejection, StartError, reject};
 use crate::settings::{Settings, SpoolSettings};
-use crate::sys::{Dir, Failure, Importer, Stat, failpoint, random};
+use crate::sys::{Dir, Failure, Importer, Kind, Stat, failpoint, random};
 use crate::text::quoted;
 use crate::words::{ClaimId, Moment, Reason, Verdict};
 
@@ -67,7 +67,7 @@ const TEMPORARY: &str = ".tmp";
 /// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
 const REMOVED: &str = ".";
 
-/// Names with a dot that a drop may have beside its image.
+/// Files whose names begin with a dot that a drop may have beside its image.
 const MAX_HIDDEN: usize = 100;
 
 /// The open spool; locked against other daemons.
@@ -115,6 +115,22 @@ impl Spool {
             root,
             processing,
         })
+    }
+
+    /// Makes sure that the spool's folders are still the ones that they were at the start: what is
+    /// dropped into others would never be seen, and an outcome in others is nobody's.
+    ///
+    /// # Errors
+    /// As [`Dir::check_place`].
+    pub(crate) fn check_places(&self) -> Result<(), Failure> {
+        let inside = [
+            &self.incoming,
+            &self.processing,
+            &self.rejected,
+            &self.outcomes,
+        ];
+        self.root.check_place()?;
+        inside.into_iter().try_for_each(Dir::check_place)
     }
 
     /// What a daemon that ended has left in `processing/`: drops to be taken up again, in the order
@@ -421,18 +437,19 @@ fn sweep(dir: &Dir) -> Result<(), Failure> {
 /// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.
 fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
     let (mut hidden, mut unexpected) = (0, None);
-    drop.each(|name, _| {
-        // A name with a dot is an editor's or an NFS server's, and there are few.
+    drop.each(|name, kind| {
+        // A hidden file is litter of an upload tool, an editor or an NFS server, and there are few.
         let is_hidden = name.as_bytes().starts_with(b".");
-        hidden += usize::from(is_hidden);
-        let is_expected = name == MANIFEST || (name == IMAGE && may_have_image);
-        if is_expected || (is_hidden && hidden <= MAX_HIDDEN) {
+        let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
+        hidden += usize::from(is_litter);
+        if is_litter || name == MANIFEST || (name == IMAGE && may_have_image) {
             return ControlFlow::Continue(());
         }
-        unexpected = Some(quoted(&name.to_string_lossy()));
+        let is_draft = is_hidden && kind == Kind::Dir;
+        unexpected = Some((quoted(&name.to_string_lossy()), is_draft));
         ControlFlow::Break(())
     })?;
-    let Some(name) = unexpected else {
+    let Some((name, is_draft)) = unexpected else {
         return Ok(());
     };
     let what = if may_have_image {
@@ -440,6 +457,9 @@ fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
     } else {
         "in a drop that asks for something else than an image".to_string()
     };
-    let detail = format!("{name}; expected nothing but {MANIFEST} {what}");
+    let mut detail = format!("{name}; expected nothing but {MANIFEST} {what}");
+    if is_draft {
+        detail += ": perhaps another drop that `mv` has moved into this one; use `mv -T`";
+    }
     Err(reject(Reason::UnexpectedFile, detail))
 }

@@ -8,12 +8,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
+use super::Spool;
 use super::clock::Reading;
 use super::drop::Seen;
 use super::names::claim_name_of;
-use super::{INCOMING, Spool};
 use crate::sys::{Dir, Failure};
 use crate::words::Moment;
 
@@ -55,20 +53,11 @@ pub(crate) struct Scan {
 
 impl Spool {
     /// Looks for names in `incoming/` besides those of drops that are `known` by their claim name.
-    ///
-    /// # Errors
-    /// Also when `incoming/` is not the folder any more that it was at the start: what is dropped
-    /// there would never be seen.
     pub(crate) fn scan(
         &self,
         arrivals: &Arrivals,
         known: &HashSet<Arc<str>>,
     ) -> Result<Scan, Failure> {
-        let is_itself = self.root.stat(INCOMING)?.map(|stat| stat.id);
-        if is_itself != Some(self.incoming.stat_self()?.id) {
-            let path = self.incoming.path();
-            return Err(Failure::new("looking for drops in", path, Errno::STALE));
-        }
         let mut look = Look {
             incoming: &self.incoming,
             arrivals,

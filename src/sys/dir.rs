@@ -333,6 +333,22 @@ impl Dir {
         self.explain_self("looking at", fs::fstat(&self.fd).map(Stat::from))
     }
 
+    /// Makes sure that the path of this directory still leads to it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StaleNetworkFileHandle`] when it was moved, removed, replaced or mounted
+    /// over: who goes by the path meets something else.
+    pub(crate) fn check_place(&self) -> Result<()> {
+        let what = match fs::stat(&self.path).map(Stat::from) {
+            Ok(there) if there.id == self.stat_self()?.id => return Ok(()),
+            Ok(_) => "it is another folder than at the start: it was replaced or mounted over",
+            Err(Errno::NOENT | Errno::NOTDIR) => "the folder is gone: it was moved or removed",
+            Err(errno) => return self.explain_self("looking at", Err(errno)),
+        };
+        let error = io::Error::new(io::ErrorKind::StaleNetworkFileHandle, what);
+        Err(Failure::new("looking at", &self.path, error))
+    }
+
     /// When this directory was made; `None` where the file system doesn't keep that.
     pub(crate) fn born(&self) -> Option<Moment> {
         let stat = fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
@@ -508,6 +524,18 @@ impl Dir {
         }
         let changed = fs::fchmod(&self.fd, Mode::from_raw_mode(mode));
         self.explain_self("changing the mode of", changed)
+    }
+
+    /// Makes the directory `name`, no link, readable and writable for its own user. That works on one
+    /// that can't be opened.
+    pub(super) fn unlock(&self, name: impl AsRef<Path>) -> Result<()> {
+        let flags = OFlags::PATH | OPEN_DIR;
+        let opened = fs::openat2(&self.fd, name.as_ref(), flags, Mode::empty(), BENEATH);
+        let changed = opened.and_then(|fd| {
+            // fchmod(2) takes no descriptor of that kind; by this path it is the very same folder.
+            fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::RWXU)
+        });
+        self.explain("changing the mode of", name, changed)
     }
 
     /// Locks this directory against other processes until it is closed; `false` when another

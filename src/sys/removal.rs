@@ -1,4 +1,4 @@
-//! Removing a folder with all that is in it, however deep or full that is.
+//! Removing a folder with all that is in it, however deep, full or shut that is.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,6 +16,9 @@ const LARGE: u64 = 64 << 20;
 /// Below this depth folders are lifted up instead of going down.
 const MAX_DESCENT: usize = 32;
 
+/// The mode in which a folder can be emptied by its own user.
+const OPEN: u32 = 0o700;
+
 /// So many names of a folder are removed at a time: memory stays small beside a million of them.
 const AT_A_TIME: usize = 4_096;
 
@@ -26,7 +29,7 @@ impl Dir {
     /// # Errors
     /// The first name that could not be removed; the rest is still there then.
     pub(crate) fn remove_tree(&self, name: impl AsRef<Path>, bytes: u64) -> Result<()> {
-        let top = match self.dir(&name) {
+        let top = match self.open_up(&name) {
             Ok(Some(top)) => top,
             Ok(None) => return Ok(()),
             Err(failure) if matches!(failure.errno(), Some(Errno::NOTDIR | Errno::LOOP)) => {
@@ -37,6 +40,32 @@ impl Dir {
         let few = if bytes > LARGE { 1 } else { usize::MAX };
         while empty(&top, &top, MAX_DESCENT, few)? {}
         self.remove_dir(name).map(drop)
+    }
+
+    /// The directory `name`, to be emptied; where its own user shut it, it is opened up.
+    fn open_up(&self, name: impl AsRef<Path>) -> Result<Option<Self>> {
+        match self.dir(&name) {
+            Err(failure) if failure.errno() == Some(Errno::ACCESS) => {
+                self.unlock(&name).map_err(|_| failure)?;
+                self.dir(name)
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// What `act` does in `dir`. Where `dir` refuses, its mode is changed and it is tried again: what is
+/// removed may be a folder of one's own that nobody may write to, or go into.
+///
+/// # Errors
+/// That of the first try, where the folder is another user's.
+fn insist<T>(dir: &Dir, act: impl Fn() -> Result<T>) -> Result<T> {
+    match act() {
+        Err(failure) if failure.errno() == Some(Errno::ACCESS) => {
+            dir.make_plain(OPEN).map_err(|_| failure)?;
+            act()
+        }
+        done => done,
     }
 }
 
@@ -59,9 +88,11 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
         })?;
         let is_all = names.len() < AT_A_TIME;
         let (folders, files): (Vec<_>, _) = (names.into_iter()).partition(|it| it.1 == Kind::Dir);
-        try_map(files, few, |(name, _)| dir.remove_file(name))?;
+        try_map(files, few, |(name, _)| {
+            insist(dir, || dir.remove_file(&name))
+        })?;
         for (name, _) in folders {
-            let Some(folder) = dir.dir(&name)? else {
+            let Some(folder) = insist(dir, || dir.open_up(&name))? else {
                 continue;
             };
             if descent == 0 {
@@ -69,13 +100,15 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
                 // What is removed may have names of this form already.
                 let lifted = |number| format!("lifted-{device}-{inode}-{number}");
                 let mut number = 0;
-                while !dir.rename_new(&name, top, lifted(number))? {
+                let lift = |number| insist(dir, || dir.rename_new(&name, top, lifted(number)));
+                // A folder that goes to another one is written to: it names the one above it.
+                while !insist(&folder, || lift(number))? {
                     number += 1;
                 }
                 has_lifted = true;
             } else {
                 has_lifted |= empty(&folder, top, descent - 1, few)?;
-                dir.remove_dir(&name)?;
+                insist(dir, || dir.remove_dir(&name))?;
             }
         }
         if is_all {

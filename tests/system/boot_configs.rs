@@ -12,7 +12,7 @@ use netboot_publisher::Record;
 use notify::Watcher as _;
 use serde_json::{Value, json};
 
-use crate::lab::world::{Ends, Needs, World, test, text, until, walk};
+use crate::lab::world::{Ends, Needs, World, manifest, test, text, until, walk};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -50,6 +50,11 @@ pub fn tests() -> Vec<Trial> {
             "an output is never put in the place of a pointer, or behind a link",
             &[],
             no_link_is_followed_or_replaced,
+        ),
+        test(
+            "a target that is in the way of an output is refused, and one that was there before can only be withdrawn",
+            &[],
+            outputs_are_no_targets,
         ),
         test(
             "a template that was repaired is rendered without a change of the tree",
@@ -428,16 +433,19 @@ fn no_link_is_followed_or_replaced() {
         &configs.map(|(template, output)| (Path::new(template), output)),
         "",
     );
+    // The image was there first.
+    let configured = fs::read_to_string(&world.config).unwrap();
+    let (others, _) = configured.split_once("[[boot_config]]").unwrap();
+    fs::write(&world.config, others).unwrap();
     world.drop_image("1", TARGET, &[("linux", b"1")]);
-    // Without the template nothing is rendered.
-    world.run(&["run", "--once"]);
+    world.run_once();
+    fs::write(&world.config, &configured).unwrap();
     fs::write(world.root.join("menu.j2"), TEMPLATE).unwrap();
     let aside = world.root.join("aside");
     fs::create_dir(&aside).unwrap();
     fs::write(world.root.join("linked"), "not ours").unwrap();
     symlink(&aside, world.root.join("tftp/outside")).unwrap();
     symlink("../linked", world.root.join("tftp/link")).unwrap();
-    world.drop_image("2", TARGET, &[("linux", b"2")]);
     let told = text(&world.run(&["run", "--once"]));
     assert_eq!(
         told.matches(" is a link or a folder; expected").count(),
@@ -449,12 +457,84 @@ fn no_link_is_followed_or_replaced() {
     assert_eq!(crate::lab::world::names(&aside), [""; 0], "{told}");
     assert_eq!(fs::read(world.root.join("linked")).unwrap(), b"not ours");
     assert!(world.root.join("tftp/link").is_symlink());
-    world.assert_outcome("2", "published");
     assert_eq!(
         fs::read(world.published(TARGET).join("linux")).unwrap(),
-        b"2"
+        b"1"
     );
     assert_catalog_current(&world);
+}
+
+/// Outputs at a target, above one and below one, in the tree, which is a folder below the TFTP root.
+fn outputs_are_no_targets() {
+    let outputs = [
+        "netboot/pxelinux.cfg/default",
+        "netboot/amd64/generic/noble/install",
+        "netboot/arm64/generic/noble/install/menu",
+        "arm64/generic/noble/commissioning",
+    ];
+    let metrics = "[metrics]\ntextfile = \"TREE/i386/generic/noble/install/x.prom\"\n";
+    let world = world(
+        &outputs.map(|output| (Path::new("menu.j2"), output)),
+        metrics,
+    );
+    let configured = fs::read_to_string(&world.config).unwrap();
+    let configured = configured.replace("TREE", world.tree.to_str().unwrap());
+    fs::write(world.root.join("menu.j2"), TEMPLATE).unwrap();
+    let output = |number: usize| {
+        (
+            world.root.join("tftp").join(outputs[number]),
+            "boot_config.output",
+        )
+    };
+    let textfile = world.tree.join("i386/generic/noble/install/x.prom");
+    let refused = [
+        ("pxelinux.cfg/default/x/y", output(0)),
+        ("amd64/generic/noble/install", output(1)),
+        ("arm64/generic/noble/install", output(2)),
+        ("i386/generic/noble/install", (textfile, "metrics.textfile")),
+    ];
+    let good = [
+        "pxelinux.cfg/default.x/x/y",
+        "amd64/generic/noble/install.x",
+        "arm64/generic/noble/commissioning",
+    ];
+    let drop_all = |round: &str| {
+        for (number, target) in refused.iter().map(|it| it.0).chain(good).enumerate() {
+            let name = format!("{round}{number}");
+            world.drop_image(&name, target, &[("linux", round.as_bytes())]);
+        }
+    };
+    // What was there before it was in the way of anything can be withdrawn, and nothing else.
+    let (others, _) = configured.split_once("[[boot_config]]").unwrap();
+    fs::write(&world.config, others).unwrap();
+    drop_all("before");
+    world.run_once();
+    fs::write(&world.config, &configured).unwrap();
+    drop_all("after");
+    let rollback = manifest(refused[0].0) + "action = \"rollback\"\n";
+    let withdraw = manifest(refused[0].0) + "action = \"withdraw\"\n";
+    put_order(&world, "rollback", &rollback);
+    world.run(&["run", "--once"]);
+    put_order(&world, "withdraw", &withdraw);
+    world.run(&["run", "--once"]);
+    world.assert_outcome("withdraw", "withdrawn");
+    for (number, (target, (path, key))) in refused.iter().enumerate() {
+        let outcome = world.assert_outcome(&format!("after{number}"), "rejected target-occupied");
+        let detail = outcome["detail"].as_str().unwrap();
+        let said = format!("{target} is in the way of {path:?}, which the daemon writes (`{key}`)");
+        assert!(detail.starts_with(&said), "{detail}");
+    }
+    world.assert_outcome("rollback", "rejected target-occupied");
+    for number in refused.len()..refused.len() + good.len() {
+        world.assert_outcome(&format!("after{number}"), "published");
+    }
+}
+
+fn put_order(world: &World, name: &str, text: &str) {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::create_dir(&hidden).unwrap();
+    fs::write(hidden.join("manifest.toml"), text).unwrap();
+    fs::rename(hidden, world.incoming(name)).unwrap();
 }
 
 fn a_repaired_template_is_rendered() {

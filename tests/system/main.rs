@@ -30,12 +30,14 @@ mod machines;
 mod orders;
 mod power;
 mod quiet;
+mod rights;
 mod sameness;
 mod service;
 mod storm;
 mod supervision;
 mod swaps;
 mod threats;
+mod tools;
 mod unprivileged;
 mod verify;
 
@@ -68,6 +70,8 @@ fn main() {
         verify::tests(),
         supervision::tests(),
         service::tests(),
+        rights::tests(),
+        tools::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

@@ -307,7 +307,7 @@ fn importers_are_kept_apart() {
         echo kernel > .private/image/linux; echo module > .private/image/sticky/module
         chmod 1777 .private/image/sticky
         printf 'format = 1\\narch = \"a\"\\nrelease = \"r\"\\npurpose = \"p\"\\n' > .private/manifest.toml
-        mv .private private");
+        mv -T .private private");
     let dropped = container.run_as("ci", &awkward);
     assert!(dropped.status.success(), "{}", text(&dropped));
     container.wait_for_outcome("private", "published");
@@ -584,8 +584,8 @@ fn is_confined() {
          can't: sh -c renice -n -5 -p $$ > /dev/null\n\
          interfaces: lo\n\
          Uid: {uid} {uid} {uid} {uid}\n\
-         CapEff: 000000000000000b\n\
-         CapBnd: 000000000000000b\n\
+         CapEff: 000000001000000b\n\
+         CapBnd: 000000001000000b\n\
          NoNewPrivs: 1\n\
          Seccomp: 2\n\
          can: touch /var/spool/netboot-publisher/incoming/.probe /srv/tftp/netboot/.probe\n"
@@ -637,7 +637,7 @@ fn journal_is_complete() {
              echo kernel > .d$number/image/linux
              arch=a$((number / 2)); [ $((number % 10)) != 0 ] || arch=/
              printf 'format = 1\\narch = \"%s\"\\nrelease = \"r\"\\npurpose = \"p\"\\n' $arch > .d$number/manifest.toml
-             mv .d$number d$number
+             mv -T .d$number d$number
          done"
     );
     let dropped = container.run_as("ci", &script);
@@ -831,7 +831,7 @@ fn drop_as_ci(container: &Container, name: &str, target: &str, make: impl FnOnce
     make(&hidden.join("image"));
     fs::write(hidden.join("manifest.toml"), manifest(target)).unwrap();
     container.ok(&format!(
-        "cd {SPOOL}/incoming; chown -R ci: .{name}; mv .{name} {name}"
+        "cd {SPOOL}/incoming; chown -R ci: .{name}; mv -T .{name} {name}"
     ));
 }
 

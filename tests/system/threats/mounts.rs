@@ -1,13 +1,15 @@
-//! File systems mounted in or over a drop, and another folder in the place of `incoming`.
+//! File systems mounted in or over a drop, and other folders in the place of spool or tree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::Trial;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::process::{Signal, WaitOptions, waitpid};
 
 use super::{OTHER, Siege, TARGET};
-use crate::lab::world::{Needs, manifest, test};
+use crate::lab::world::{Daemon, Needs, World, manifest, names, test, until, walk};
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -27,9 +29,29 @@ pub fn tests() -> Vec<Trial> {
             mounted_drop,
         ),
         test(
-            "an incoming folder that is replaced ends the daemon and is served by the next",
+            "a folder of the spool or a tree that is replaced ends the daemon before anything is published",
             &[],
-            incoming_replaced,
+            replaced,
+        ),
+        test(
+            "a folder of the spool or a tree that is moved away ends the daemon before anything is published",
+            &[],
+            moved,
+        ),
+        test(
+            "a folder of the spool or a tree that is mounted over ends the daemon before anything is published",
+            &[Needs::Root],
+            mounted_over,
+        ),
+        test(
+            "a drop that was held when the tree was replaced is published into the new one",
+            &[],
+            replaced_before_swap,
+        ),
+        test(
+            "a swap into a tree that was replaced has no outcome and is made again in the new one",
+            &[Needs::Failpoints],
+            replaced_before_outcome,
         ),
     ]
 }
@@ -106,26 +128,149 @@ fn mounted_drop() {
     siege.end();
 }
 
-fn incoming_replaced() {
-    let siege = Siege::new();
-    let Siege {
-        world, mut daemon, ..
-    } = siege;
-    fs::rename(world.spool.join("incoming"), world.spool.join("old")).unwrap();
-    fs::create_dir(world.spool.join("incoming")).unwrap();
+/// What the daemon serves, by its path in a world.
+const SERVED: [&str; 6] = [
+    "spool",
+    "spool/incoming",
+    "spool/processing",
+    "spool/rejected",
+    "spool/outcomes",
+    "tree",
+];
+
+/// The daemon looks every second, whether events arrive or not.
+const OFTEN: &str = "#spool rescan_interval = \"1s\"\n[limits]\nmin_free_space = \"0B\"\n";
+
+/// Another folder stands at each of the daemon's paths, in turn: the daemon ends, says where and
+/// why, and has published nothing; the next one serves what is there now.
+fn ends_when_replaced(said: &str, replace: impl Fn(&World, &Path) -> Option<Mount>) {
+    for part in SERVED {
+        let world = World::with(OFTEN);
+        let mut daemon = world.daemon();
+        let served = world.root.join(part);
+        let mount = replace(&world, &served);
+        // Where the folder has gone, no importer drops anything before somebody makes it again.
+        let is_there = served.exists();
+        let drop_new = || world.drop_image("new", TARGET, &[("linux", b"new")]);
+        is_there.then(drop_new);
+        let status = daemon.wait();
+        let log = daemon.log.join("\n");
+        assert_eq!(status.code(), Some(1), "{part}: {log}");
+        assert!(
+            log.contains(&format!("{served:?}: {said}")),
+            "{part}: {log}"
+        );
+        (!is_there).then(drop_new);
+        assert_nothing_done(&world, "new");
+        drop(mount);
+        // What was dropped into another file system went with it.
+        let is_kept = world.incoming("new").exists() || world.place("new").is_some();
+        (!is_kept).then(drop_new);
+        let mut next = world.daemon();
+        next.wait_for_drop("new");
+        world.assert_outcome("new", "published");
+        assert_eq!(
+            fs::read(world.published(TARGET).join("linux")).unwrap(),
+            b"new"
+        );
+        next.stop();
+        world.assert_at_rest();
+    }
+}
+
+/// Nowhere in a world is an outcome, or a pointer; the drop is in the spool still.
+fn assert_nothing_done(world: &World, drop: &str) {
+    let paths = walk(&world.root);
+    let done = |path: &&PathBuf| path.is_symlink() || path.ends_with(format!("{drop}.json"));
+    let done: Vec<_> = paths.iter().filter(done).collect();
+    assert!(done.is_empty(), "{done:?}\n{world}");
+    // In `processing/` there is a claim in front of the name.
+    let image = format!("{drop}/image/linux");
+    let kept = |path: &PathBuf| path.to_str().unwrap().ends_with(&image);
+    assert!(paths.iter().any(kept), "{drop} is lost\n{world}");
+}
+
+fn replaced() {
+    ends_when_replaced("it is another folder than at the start", |_, served| {
+        let other = served.with_extension("old");
+        fs::create_dir(&other).unwrap();
+        // In one step: without a moment in which the folder is gone.
+        renameat_with(CWD, served, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+        None
+    });
+}
+
+fn moved() {
+    ends_when_replaced("the folder is gone", |_, served| {
+        fs::rename(served, served.with_extension("old")).unwrap();
+        None
+    });
+}
+
+fn mounted_over() {
+    ends_when_replaced("it is another folder than at the start", |world, served| {
+        let other = world.root.join("other");
+        fs::create_dir(&other).unwrap();
+        Some(Mount::bind(&world.root, &other, served))
+    });
+}
+
+/// A drop that is held when the tree is replaced: nothing but the step that would swap it in looks.
+fn replaced_before_swap() {
+    let settings = "#spool rescan_interval = \"1h\"\n[limits]\nmin_free_space = \"0B\"\n\
+                    [swap]\nquiet_period = \"10ms\"\nmax_delay = \"1h\"\n";
+    let world = World::with(settings);
+    let mut daemon = world.daemon();
+    world.drop_image("old", TARGET, &[("linux", b"old")]);
+    daemon.wait_for_drop("old");
+    let pointer = fs::read_link(world.published(TARGET)).unwrap();
+    let in_use = fs::File::open(world.published(TARGET).join("linux")).unwrap();
     world.drop_image("new", TARGET, &[("linux", b"new")]);
-    // An event of the folder that the daemon has open makes it look.
-    fs::create_dir(world.spool.join("old/anything")).unwrap();
-    let status = daemon.wait();
-    let log = daemon.log.join("\n");
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(
-        log.contains("it is another folder than at the start"),
-        "{log}"
-    );
+    let generations = world.tree.join(format!("{TARGET}@"));
+    until("the new generation", || names(&generations).len() == 4);
+    let old = world.root.join("tree.old");
+    fs::rename(&world.tree, &old).unwrap();
+    fs::create_dir(&world.tree).unwrap();
+    drop(in_use);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert_eq!(fs::read_link(old.join(TARGET)).unwrap(), pointer, "{world}");
+    assert_eq!(world.outcome("new"), None, "{world}");
     let mut next = world.daemon();
     next.wait_for_drop("new");
     world.assert_outcome("new", "published");
+    assert_eq!(
+        fs::read(world.published(TARGET).join("linux")).unwrap(),
+        b"new"
+    );
     next.stop();
-    world.assert_at_rest();
+}
+
+/// The daemon stands still between its last look and the swap: the outcome of a swap that nobody sees
+/// is not written.
+fn replaced_before_outcome() {
+    let world = World::with(OFTEN);
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", "swap:1:stop");
+    let mut daemon = Daemon::start(command);
+    world.drop_image("new", TARGET, &[("linux", b"new")]);
+    let stopped = waitpid(Some(daemon.pid()), WaitOptions::UNTRACED).unwrap();
+    assert!(
+        stopped.is_some_and(|(_, status)| status.stopped()),
+        "{stopped:?}"
+    );
+    let old = world.root.join("tree.old");
+    fs::rename(&world.tree, &old).unwrap();
+    fs::create_dir(&world.tree).unwrap();
+    daemon.signal(Signal::CONT);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(old.join(TARGET).is_symlink(), "not swapped\n{world}");
+    assert_eq!(world.outcome("new"), None, "{world}");
+    let mut next = world.daemon();
+    next.wait_for_drop("new");
+    world.assert_outcome("new", "published");
+    assert_eq!(
+        fs::read(world.published(TARGET).join("linux")).unwrap(),
+        b"new"
+    );
+    next.stop();
 }

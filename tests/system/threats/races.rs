@@ -159,7 +159,14 @@ fn swapped(siege: &mut Siege, uid: u32, make: impl Fn(&Path), disturb: impl Fn(&
     siege.assert_goes_on();
 }
 
-fn exchange(dir: &OwnedFd, one: &str, other: &str) {
+/// Makes a link where the round before may have left another file, or a folder.
+fn put_link(at: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) {
+    let _ = fs::remove_file(at);
+    let _ = fs::remove_dir_all(at);
+    make(at).unwrap();
+}
+
+fn exchange(dir: &OwnedFd, one: &Path, other: &str) {
     let _ = rustix::fs::renameat_with(dir, one, dir, other, RenameFlags::EXCHANGE);
 }
 
@@ -167,9 +174,10 @@ fn file_becomes_link() {
     let mut siege = Siege::new();
     let secret = siege.outside.join("secret");
     let own_uid = rustix::process::geteuid().as_raw();
-    let make = |drop: &Path| symlink(&secret, drop.join(".link")).unwrap();
+    let link = siege.world.root.join("link");
+    let make = |_: &Path| put_link(&link, |link| symlink(&secret, link));
     swapped(&mut siege, own_uid, make, |drop| {
-        exchange(drop, ".link", "image/linux")
+        exchange(drop, &link, "image/linux")
     });
     siege.end();
 }
@@ -178,9 +186,10 @@ fn folder_becomes_link() {
     let mut siege = Siege::new();
     let outside = siege.outside.clone();
     let own_uid = rustix::process::geteuid().as_raw();
-    let make = |drop: &Path| symlink(&outside, drop.join(".link")).unwrap();
+    let link = siege.world.root.join("link");
+    let make = |_: &Path| put_link(&link, |link| symlink(&outside, link));
     swapped(&mut siege, own_uid, make, |drop| {
-        exchange(drop, ".link", "image/sub")
+        exchange(drop, &link, "image/sub")
     });
     siege.end();
 }
@@ -188,9 +197,10 @@ fn folder_becomes_link() {
 fn file_becomes_hard_link() {
     let mut siege = Siege::new();
     let secret = siege.outside.join("secret");
-    let make = |drop: &Path| fs::hard_link(&secret, drop.join(".link")).unwrap();
+    let link = siege.world.root.join("link");
+    let make = |_: &Path| put_link(&link, |link| fs::hard_link(&secret, link));
     swapped(&mut siege, IMPORTER, make, |drop| {
-        exchange(drop, ".link", "image/linux")
+        exchange(drop, &link, "image/linux")
     });
     siege.end();
 }

@@ -8,13 +8,14 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use rustix::fs::{CWD, Dev, FileType, Mode, OFlags};
 
 use super::{EXPIRES, IMPORTER, LIMITS, Siege, TARGET, own, replace, shape};
-use crate::lab::world::{self, Needs, manifest, snapshot, test, until};
+use crate::lab::world::{self, Needs, World, manifest, snapshot, test, until};
 
 pub fn tests() -> Vec<Trial> {
     let refusals = REFUSALS.iter().map(|refusal| {
@@ -27,6 +28,16 @@ pub fn tests() -> Vec<Trial> {
         test(refusal.sentence, refusal.needs, body)
     });
     let others = vec![
+        test(
+            "a drop that was moved into a waiting one is refused and kept with it",
+            &[],
+            moved_into,
+        ),
+        test(
+            "a hundred hidden files beside the image are litter that counts for nothing",
+            &[],
+            litter,
+        ),
         test(
             "a drop whose name is no good is refused and kept under a name that is",
             &[],
@@ -404,6 +415,13 @@ const REFUSALS: &[Refusal] = &[
         reason: "unexpected-file",
         said: &["expected nothing but manifest.toml and image/"],
     },
+    Refusal {
+        sentence: "a hidden link beside the image is refused",
+        needs: &[],
+        make: |drop| symlink("image", drop.join(".link")).unwrap(),
+        reason: "unexpected-file",
+        said: &["`.link`", "expected nothing but manifest.toml and image/"],
+    },
 ];
 
 /// The folder outside that [`Siege`] has made, from within a hidden drop.
@@ -737,4 +755,49 @@ fn unremovable_published() {
     );
     siege.assert_goes_on();
     siege.end();
+}
+
+/// Two drops of one name, by a recipe with a plain `mv`, while no daemon runs.
+fn moved_into() {
+    let world = World::with(LIMITS);
+    let mv = |arguments: &[&str]| {
+        let mut command = Command::new("mv");
+        command
+            .args(arguments)
+            .current_dir(world.spool.join("incoming"));
+        command.output().unwrap().status.success()
+    };
+    for content in [&b"first"[..], b"second"] {
+        world.drop_image(".x", TARGET, &[("linux", content)]);
+        assert!(mv(&[".x", "x"]), "{world}");
+    }
+    world.drop_image(".x", TARGET, &[("linux", b"third")]);
+    assert!(!mv(&["-T", ".x", "x"]), "{world}");
+    fs::remove_dir_all(world.incoming(".x")).unwrap();
+    world.run_once();
+    let outcome = world.assert_outcome("x", "rejected unexpected-file");
+    let detail = outcome["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("`.x`") && detail.contains("use `mv -T`"),
+        "{detail}"
+    );
+    let kept = world.spool.join("rejected/x");
+    assert_eq!(fs::read(kept.join("image/linux")).unwrap(), b"first");
+    assert_eq!(fs::read(kept.join(".x/image/linux")).unwrap(), b"second");
+    assert!(!world.published(TARGET).exists(), "{world}");
+}
+
+fn litter() {
+    let world = World::with(LIMITS);
+    world.drop_with("littered", &manifest(TARGET), |image| {
+        fs::write(image.join("linux"), "good").unwrap();
+        for number in 0..100 {
+            let name = format!(".nfs{number}");
+            fs::write(image.with_file_name(name), "litter").unwrap();
+        }
+    });
+    world.run_once();
+    world.assert_outcome("littered", "published");
+    assert_eq!(world::names(&world.published(TARGET)), ["linux"]);
+    world.assert_at_rest();
 }
