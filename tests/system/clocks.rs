@@ -1,12 +1,13 @@
 //! Clocks that are set: what is published, and in which order, doesn't depend on them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use libtest_mimic::Trial;
 
 use crate::filesystems::{FileSystem, expect};
-use crate::lab::world::{Daemon, Needs, World, manifest, test};
+use crate::lab::world::{Daemon, Needs, World, manifest, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -72,14 +73,24 @@ fn set_back_before() {
         expect(debugfs.arg("-w").arg("-f").arg(&script).arg(image));
     });
     // Of today: it is for the same target as the renamed one, and comes after it.
-    world.drop_image("today", TARGET, &[("linux", b"today")]);
+    build(".today", TARGET);
+    fs::write(world.incoming(".today/image/linux"), "today").unwrap();
+    let changed = |path: &str| {
+        let stat = fs::metadata(world.incoming(path)).unwrap();
+        (stat.ctime(), stat.ctime_nsec())
+    };
+    until("the next tick of the file system's clock", || {
+        fs::write(world.incoming(".tick"), "").unwrap();
+        changed(".tick") > changed(".today")
+    });
+    fs::rename(world.incoming(".today"), world.incoming("today")).unwrap();
     world.run_once();
     for drop in ["renamed", "in-place", "today"] {
         world.assert_outcome(drop, "published");
     }
     let shown = fs::read_to_string(world.published(TARGET).join("linux")).unwrap();
     assert_eq!(shown, "today", "{world}");
-    assert_eq!(world.names("incoming"), ["incomplete"], "{world}");
+    assert_eq!(world.names("incoming"), [".tick", "incomplete"], "{world}");
 }
 
 /// Only the daemon's wall clock is set here: the file system goes by the kernel's.
