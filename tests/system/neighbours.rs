@@ -47,6 +47,12 @@ pub fn tests() -> Vec<Trial> {
 
 /// Drops what `make` makes, as [`IMPORTER`].
 fn drop_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnce(&Path)) {
+    build_as_importer(world, name, manifest, make);
+    hand_over(world, name);
+}
+
+/// Makes a drop of [`IMPORTER`]'s that keeps a hidden name.
+fn build_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnce(&Path)) {
     let hidden = world.incoming(&format!(".{name}"));
     fs::create_dir_all(hidden.join("image")).unwrap();
     make(&hidden.join("image"));
@@ -54,7 +60,11 @@ fn drop_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnce
     for path in [vec![hidden.clone()], walk(&hidden)].concat() {
         chown(path, Some(IMPORTER), None).unwrap();
     }
-    fs::rename(&hidden, world.incoming(name)).unwrap();
+}
+
+fn hand_over(world: &World, name: &str) {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::rename(hidden, world.incoming(name)).unwrap();
 }
 
 /// How many drops with names that begin so have their outcome.
@@ -78,7 +88,7 @@ fn many_listed() {
         chown(file, Some(IMPORTER), None).unwrap();
     }
     for drop in 0..DROPS {
-        drop_as_importer(&world, &format!("long-{drop}"), &long, |image| {
+        build_as_importer(&world, &format!("long-{drop}"), &long, |image| {
             fs::create_dir(image.join("f")).unwrap();
             for number in 0..LISTED - 1 {
                 let name = number.to_string();
@@ -87,6 +97,7 @@ fn many_listed() {
         });
     }
     let mut daemon = world.daemon();
+    (0..DROPS).for_each(|drop| hand_over(&world, &format!("long-{drop}")));
     until("the first of them to end", || ended(&world, "long-") > 0);
     world.drop_image("small", OTHER, &[("linux", b"2B")]);
     daemon.wait_for_drop("small");
