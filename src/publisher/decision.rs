@@ -160,15 +160,15 @@ impl Request<'_> {
             Decision::Again(swap.event.verdict(), published, swap.at)
         }))
     }
+}
 
-    /// The origin of a generation that is made of this drop.
-    pub(super) fn origin(&self) -> Origin {
-        Origin {
-            drop: self.claimed.name.clone(),
-            importer: self.claimed.importer.clone(),
-            received_at: self.claimed.received_at,
-            claim: self.claimed.claim,
-        }
+/// The origin of a generation that is made of this drop.
+pub(super) fn origin(claimed: &Claimed) -> Origin {
+    Origin {
+        drop: claimed.name.clone(),
+        importer: claimed.importer.clone(),
+        received_at: claimed.received_at,
+        claim: claimed.claim,
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::decision::Decided;
 use crate::fault::{Fault, Rejection};
 use crate::spool::{Claimed, Seen};
 use crate::words::{ClaimId, Reason, Target};
@@ -85,25 +86,19 @@ impl Lines {
         line.aside.sort_by_key(|aside| aside.claimed.claim.number());
     }
 
-    /// The drops aside that this claim, which is about to be swapped in, has passed, each with why it
-    /// is rejected.
-    pub(super) fn passed(
-        &mut self,
-        target: &Target,
-        by: ClaimId,
-    ) -> impl Iterator<Item = (Claimed, Rejection)> + use<> {
+    /// The drops aside that this claim, which is about to be swapped in, has passed: each is rejected.
+    pub(super) fn passed(&mut self, target: &Target, by: ClaimId) -> Vec<Decided> {
         let is_earlier = |aside: &mut Aside| aside.claimed.claim.number() < by.number();
         let line = self.0.get_mut(target);
         let passed = line.map(|line| line.aside.extract_if(.., is_earlier).collect());
-        let passed: Vec<_> = passed.unwrap_or_default();
-        passed
-            .into_iter()
-            .map(|aside| (aside.claimed, aside.rejection))
+        let passed: Vec<Aside> = passed.unwrap_or_default();
+        let reject = |aside: Aside| aside.reject(target);
+        passed.into_iter().map(reject).collect()
     }
 
     /// Those aside are tried once more, each when nothing for its target is worked on. Returns them,
-    /// and those for which there has been no room for `timeout`.
-    pub(super) fn retry(&mut self, timeout: Duration) -> (Vec<(Seen, Target)>, Vec<Late>) {
+    /// and those for which there has been no room for `timeout`: they are rejected.
+    pub(super) fn retry(&mut self, timeout: Duration) -> (Vec<(Seen, Target)>, Vec<Decided>) {
         let (mut again, mut late) = (Vec::new(), Vec::new());
         for (target, line) in &mut self.0 {
             let is_late = |aside: &mut Aside| {
@@ -111,7 +106,7 @@ impl Lines {
                 since.is_some_and(|since| since.elapsed() >= timeout)
             };
             let all = line.aside.extract_if(.., is_late);
-            late.extend(all.map(|it| (it.claimed, target.clone(), it.rejection)));
+            late.extend(all.map(|aside| aside.reject(target)));
             if line.head.is_none() && !line.aside.is_empty() {
                 let first = line.aside.remove(0).claimed.again();
                 line.head = Some(Arc::clone(first.claim_name()));
@@ -127,8 +122,11 @@ impl Lines {
     }
 }
 
-/// A drop for a target that there was no room for in time, and why it is rejected.
-pub(super) type Late = (Claimed, Target, Rejection);
+impl Aside {
+    fn reject(self, target: &Target) -> Decided {
+        Decided::reject(self.claimed, target.clone(), self.rejection)
+    }
+}
 
 impl Line {
     /// Whether a drop has none of its own importer's to wait for that stepped aside.

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cleanup::{Cleanup, PutAway, Vacuumed};
 use self::decide::{Begun, BegunDrop, Heavy, PeekedDrops};
-use self::decision::{Decided, Postponed};
+use self::decision::Postponed;
 use self::looks::Next;
 use self::pipeline::{Pipeline, Stepped, Written};
 use self::queue::Queue;
@@ -206,7 +206,8 @@ impl Publisher {
     fn hand_out(&mut self) {
         if self.troubles.is_time() {
             self.scanner.is_wanted = true;
-            self.retry_postponed();
+            let timeout = self.shop.settings.spool.incomplete_timeout;
+            self.steps.add_all(self.queue.retry_postponed(timeout));
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
@@ -351,13 +352,8 @@ impl Publisher {
                 self.queue.step_aside(target, claimed, &fault);
             }
             Ok(Begun::Decided(decided)) => {
-                if let (Some(target), Some(_)) = (&decided.target, decided.staged()) {
-                    // They have their outcome before this one is swapped in: a step later.
-                    for (claimed, rejection) in self.queue.passed(target, decided.claimed.claim) {
-                        let passed = Decided::reject(claimed, target.clone(), rejection);
-                        self.steps.add(passed);
-                    }
-                }
+                // They have their outcome before this one is swapped in: a step later.
+                self.steps.add_all(self.queue.passed(&decided));
                 // A drop that was replaced while it was claimed is for no target any more: the line
                 // of what was there before goes on.
                 if decided.target.is_none() {
@@ -381,9 +377,7 @@ impl Publisher {
         for written in stepped.settled {
             self.settle(written);
         }
-        stepped
-            .misplaced
-            .map_or(Ok(()), |failure| Err(failure.into()))
+        stepped.misplaced.map_or(Ok(()), |it| Err(it.into()))
     }
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
@@ -414,13 +408,6 @@ impl Publisher {
         self.scanner.is_wanted |= self.queue.let_go(claim_name);
     }
 
-    fn retry_postponed(&mut self) {
-        let timeout = self.shop.settings.spool.incomplete_timeout;
-        for (claimed, target, rejection) in self.queue.retry_postponed(timeout) {
-            self.steps.add(Decided::reject(claimed, target, rejection));
-        }
-    }
-
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
     fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
         self.troubles.meet(seen.claim_name(), &fault);
@@ -433,15 +420,8 @@ impl Publisher {
         let far = Instant::now() + self.shop.settings.spool.rescan_interval;
         let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
-        let (step, retry) = (self.steps.wake_up(), self.troubles.next);
-        let all = [
-            fed_until,
-            scan,
-            self.queue.next_look(),
-            step,
-            cleanup,
-            retry,
-        ];
+        let (look, step) = (self.queue.next_look(), self.steps.wake_up());
+        let all = [fed_until, scan, look, step, cleanup, self.troubles.next];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 

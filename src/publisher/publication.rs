@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::decision::{self, Decision, Request};
+use super::decision::{self, Decision, Request, origin};
 use super::orders::conflict;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
@@ -113,7 +113,7 @@ impl Request<'_> {
             kept.push(adopted.head.generation.clone());
         }
         let version = self.manifest.version.clone();
-        let origin = self.origin();
+        let origin = origin(self.claimed);
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         record.head.given = Some(self.shop.staging.ownership());
         let staged = match self.shop.find_kept(&record, kept, &change)? {

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lines::{Late, Lines};
+use super::decision::Decided;
+use super::lines::Lines;
 use super::looks::{Looks, Next};
-use crate::fault::{Fault, Rejection};
+use crate::fault::Fault;
 use crate::spool::{Claimed, Leaving, Ready, Seen};
 use crate::sys::processors;
-use crate::words::{ClaimId, Moment, Target};
+use crate::words::{Moment, Target};
 
 /// Heavy drops at a time, and of one importer: a second, so that one endless drop holds up no other
 /// of that importer either.
@@ -77,7 +78,7 @@ impl Queue {
             queue.settle(&drop.claim_name, None);
         }
         for seen in claimed {
-            queue.looks.add(seen);
+            queue.looks.add_new(seen);
         }
         queue
     }
@@ -167,7 +168,7 @@ impl Queue {
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
                 self.set_out(seen.claim_name(), seen.completed, false);
-                self.looks.add(seen);
+                self.looks.add_new(seen);
             }
         }
         is_one_missed
@@ -298,13 +299,12 @@ impl Queue {
         self.advance(Some(target));
     }
 
-    /// As [`Lines::passed`].
-    pub(super) fn passed(
-        &mut self,
-        target: &Target,
-        by: ClaimId,
-    ) -> impl Iterator<Item = (Claimed, Rejection)> + use<> {
-        self.lines.passed(target, by)
+    /// The drops that stepped aside and that this one is to be swapped in before: they are rejected.
+    pub(super) fn passed(&mut self, by: &Decided) -> Vec<Decided> {
+        let target = by.target.as_ref().filter(|_| by.staged().is_some());
+        target.map_or_else(Vec::new, |target| {
+            self.lines.passed(target, by.claimed.claim)
+        })
     }
 
     /// A drop has its outcome, and stays known until it was put away. The next one in the line may
@@ -335,13 +335,13 @@ impl Queue {
     }
 
     /// Drops that had to wait are tried again. Returns those that there was no room for in time.
-    pub(super) fn retry_postponed(&mut self, timeout: Duration) -> Vec<Late> {
+    pub(super) fn retry_postponed(&mut self, timeout: Duration) -> Vec<Decided> {
         let postponed = std::mem::take(&mut self.postponed);
         self.looks.take_back(postponed);
         let (again, late) = self.lines.retry(timeout);
         let again = again.into_iter().map(|(seen, line)| (seen, Some(line)));
         self.looks.take_back(again.collect());
-        for (_, target, _) in &late {
+        for target in late.iter().filter_map(|late| late.target.as_ref()) {
             if self.lines.is_idle(target) {
                 self.advance(Some(target.clone()));
             }
@@ -361,7 +361,7 @@ mod tests {
     use super::*;
     use crate::fault::Rejection;
     use crate::spool::{Action, Manifest};
-    use crate::words::Reason;
+    use crate::words::{ClaimId, Reason};
     use proptest::prelude::*;
 
     const NAMES: usize = 8;
@@ -746,9 +746,8 @@ mod tests {
         fn pass(&mut self, number: usize, line: Option<&Target>) {
             let Some(target) = line else { return };
             let claim = ClaimId::new(self.drops[number].claim as u64, 0);
-            let passed: Vec<_> = self.queue.passed(target, claim).collect();
-            for (claimed, _) in passed {
-                let passed = self.by_claim(&claimed);
+            for passed in self.queue.lines.passed(target, claim) {
+                let passed = self.by_claim(&passed.claimed);
                 assert!(self.aside.contains(&passed), "{passed} was not aside");
                 self.decided.push((passed, Some(target.clone())));
             }
@@ -774,9 +773,9 @@ mod tests {
             } else {
                 Duration::MAX
             };
-            for (claimed, target, _) in self.queue.retry_postponed(timeout) {
-                let late = self.by_claim(&claimed);
-                self.decided.push((late, Some(target)));
+            for late in self.queue.retry_postponed(timeout) {
+                let number = self.by_claim(&late.claimed);
+                self.decided.push((number, late.target));
             }
         }
 
@@ -834,6 +833,7 @@ mod tests {
             let left: Vec<_> = self.drops.iter().filter(|drop| !drop.is_through).collect();
             assert!(left.is_empty(), "not settled: {left:?}");
             // Whose turn was last stays known.
+            self.queue.looks.forget_times();
             let mut left = format!("{:?}", self.queue);
             for owner in 0..IMPORTERS {
                 left = left.replace(&format!("last: {owner}"), "last: 0");

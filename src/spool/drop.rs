@@ -53,7 +53,7 @@ pub(crate) struct Waits {
     pub(super) probe: Probe,
     /// Nothing is missing but that nobody changes it for a while, and nobody was seen to do so.
     pub(super) is_settling: bool,
-    /// Perhaps the drop was renamed, and is whole since then: what came after it has to wait.
+    /// The drop is whole, or perhaps so since it was renamed: what came after it has to wait.
     pub(super) holds_up: bool,
 }
 
@@ -97,6 +97,12 @@ impl Seen {
     /// Whether the drop waits for nothing but that nobody changes it for a while.
     pub(crate) fn is_settling(&self) -> bool {
         self.waits.as_ref().is_some_and(|waits| waits.is_settling)
+    }
+
+    /// Whether the drop is whole as soon as a time has come, if nothing changes.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        let mut waits = self.waits.iter();
+        waits.any(|waits| waits.probe == Probe::Time)
     }
 
     /// Whether what its importer has dropped later has to wait for this drop.

@@ -146,9 +146,11 @@ impl Spool {
             let bytes = name.as_bytes();
             if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
                 let place = OsStr::from_bytes(place);
+                let shown = || place.to_string_lossy();
                 leaving.push(Leaving {
-                    claim_name: parse_place(place).map_or_else(|| "".into(), |it| it.1),
-                    place: place.to_string_lossy().into(),
+                    // What somebody else has put there has a name of its own as well.
+                    claim_name: parse_place(place).map_or_else(|| shown().into(), |it| it.1),
+                    place: shown().into(),
                     rejected: None,
                     bytes: 0,
                 });
