@@ -90,7 +90,7 @@ impl Looks {
         let before = (due_at(&seen), Arc::clone(seen.claim_name()));
         if seen.hear_of_rename(arrival) {
             self.times.remove(&before);
-            self.add(seen);
+            self.add_new(seen);
         } else {
             self.waiting.insert(before.1, seen);
         }

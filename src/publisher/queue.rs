@@ -131,7 +131,13 @@ impl Queue {
 
     /// When a drop that waits is to be looked into.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.looks.next_due()
+        self.looks.next_due().filter(|_| self.may_peek())
+    }
+
+    /// Whether there is room for what looks into drops find.
+    fn may_peek(&self) -> bool {
+        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
+        self.ready.len() < AHEAD && listed() < MAX_LISTED
     }
 
     /// Since when the first of those is complete.
@@ -178,11 +184,7 @@ impl Queue {
     /// enough was. What was found is to be given to [`Queue::take_ready`] or [`Queue::take_waiting`],
     /// and the end told by [`Queue::end_peeking`].
     pub(super) fn next_to_peek(&mut self) -> Option<(u32, Vec<Next>)> {
-        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
-            return None;
-        }
-        self.looks.next()
+        self.may_peek().then(|| self.looks.next()).flatten()
     }
 
     /// No drops of this importer are being looked into any more; these were left over.
