@@ -1,17 +1,16 @@
 //! A drop made from a directory: the importer's side of the spool.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::INCOMING;
 use super::manifest::{Listed, MANIFEST, Manifest};
 use super::peek::IMAGE;
 use crate::fault::Fault;
 use crate::image::{DIR_MODE, FileMark, Image};
-use crate::sys::{Dir, Failure, Progress};
+use crate::sys::{Dir, Failure, Progress, random};
 use crate::words::{Moment, Target};
 
-/// Room for the time in a drop's name, which has at most 200 bytes.
+/// Room for the time and the random part in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
 
 /// A drop that is still made. One that is not finished is removed again.
@@ -30,9 +29,10 @@ impl NewDrop {
     pub(crate) fn begin(spool: &Path, target: &Target) -> Result<Self, Failure> {
         let incoming = Dir::enter(&spool.join(INCOMING))?;
         let words = words(target);
-        let mut moment = Moment::now();
         loop {
-            let hidden = format!(".{}-{words}", moment.to_string().replace(['-', ':'], ""));
+            let moment = Moment::now().to_string().replace(['-', ':'], "");
+            // Nobody can know the name, and take it before.
+            let hidden = format!(".{moment}-{words}-{:016x}", random());
             if incoming.make_dir(&hidden, DIR_MODE)? {
                 return Ok(Self {
                     incoming,
@@ -40,7 +40,6 @@ impl NewDrop {
                     is_finished: false,
                 });
             }
-            moment = moment.later(Duration::from_micros(1));
         }
     }
 
@@ -88,11 +87,11 @@ impl NewDrop {
     }
 }
 
-/// A target as a part of a drop's name, which may be less long, and must not end in `.json`.
+/// A target as a part of a drop's name, which may be less long.
 fn words(target: &Target) -> String {
-    let words = target.to_string().replace('/', "-");
-    let words = &words[..words.len().min(MAX_WORDS)];
-    words.trim_end_matches(".json").to_string()
+    let mut words = target.to_string().replace('/', "-");
+    words.truncate(MAX_WORDS);
+    words
 }
 
 impl Drop for NewDrop {

@@ -514,7 +514,7 @@ fn submit_tells_by_its_exit_code() {
     );
 
     // Without --wait, `submit` says how its drop is called.
-    let output = submit(&world, &["image"]);
+    let output = submit(&world, &["--version", "2 (ü)", "image"]);
     let drop = String::from_utf8(output.stdout.clone()).unwrap();
     assert_said(&output, 0, &drop, "");
     daemon.wait_for_drop(drop.trim_end());
