@@ -229,7 +229,17 @@ impl Spool {
         if seen.is_incoming() {
             // Whoever waits for the outcome of this drop is not to read that of an earlier one.
             let _ = self.outcomes.remove_file(file_of(&seen.claim_name));
-            match self.incoming.rename(&seen.name, processing, &place) {
+            let rename = || self.incoming.rename(&seen.name, processing, &place);
+            let renamed = rename().or_else(|failure| {
+                // A folder that its own user may not write can't be moved elsewhere.
+                let stat = self.incoming.stat(&seen.name).ok().flatten();
+                let is_shut = stat.is_some_and(|stat| stat.mode & 0o200 == 0);
+                if is_shut && self.incoming.unlock(&seen.name).is_ok() {
+                    return rename();
+                }
+                Err(failure)
+            });
+            match renamed {
                 Err(failure) if failure.is(ErrorKind::NotFound) => return Ok(None),
                 renamed => renamed?,
             }

@@ -528,7 +528,7 @@ impl Dir {
 
     /// Makes the directory `name`, no link, readable and writable for its own user. That works on one
     /// that can't be opened.
-    pub(super) fn unlock(&self, name: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn unlock(&self, name: impl AsRef<Path>) -> Result<()> {
         let flags = OFlags::PATH | OPEN_DIR;
         let opened = fs::openat2(&self.fd, name.as_ref(), flags, Mode::empty(), BENEATH);
         let changed = opened.and_then(|fd| {

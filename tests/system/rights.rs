@@ -187,7 +187,8 @@ fn removes_shut_folders() {
             }
         });
         unprivileged::give_away(&world.incoming(&hidden));
-        for folder in ["image/boot/deep", "image/boot"] {
+        // The drop itself as well, which root had to rename.
+        for folder in ["image/boot/deep", "image/boot", ""] {
             let folder = world.incoming(&hidden).join(folder);
             fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
         }
