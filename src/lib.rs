@@ -3,7 +3,7 @@
 //! # The way of a drop
 //!
 //! ```text
-//! importer ─▸ incoming/x        spool    seen by a scan; its manifest is peeked into
+//! importer ─▸ incoming/x        spool    seen by a scan; looked into until it is whole
 //!                 │ rename
 //!             processing/x      spool    claimed
 //!                 │             image    checked, compared with what is current, copied
@@ -23,15 +23,15 @@
 //!
 //! | room | what it owns | what it may use |
 //! |---|---|---|
-//! | `words` | the words of the field, each parsed once: target, digest, moment, generation | nothing |
+//! | `words` | the words of the field, each parsed once: target, digest, moment, claim, generation | nothing |
 //! | `text` | input files and what is wrong with them, and tables for people | `words` |
 //! | `sys` | Linux: all system calls, open folders, accounts, threads, systemd | `words` |
 //! | `settings` | the configuration: its keys, their defaults, what each may be | `text` and below |
 //! | `fault` | what an error leads to: the drop is rejected, or tried again, or nothing begins | `words`, `sys` |
 //! | `log` | the admin's log: its formats, the ids of its events | `sys`, `settings` |
 //! | `image` | one image: walked, checked, hashed, compared, copied | all above but `log` |
-//! | `spool` | the spool's folders: scans, claims, manifests, outcomes | all above |
-//! | `tree` | what machines see: pointers, generations, records, the catalog; what goes again | all above but `log` and `spool` |
+//! | `spool` | the spool's folders: scans, when a drop is whole, claims, manifests, outcomes | all above |
+//! | `tree` | what machines see: pointers, generations, records, histories, the catalog; what goes again | all above but `log` and `spool` |
 //! | `publisher` | the one task that moves drops from `spool` to `tree`: order, side by side, retries | all above |
 //! | `listeners` | whoever is told of outcomes, and waited for by nobody | all above |
 //! | `daemon` | the life of a daemon: opened, started, reloaded, ended | all above |

@@ -1,15 +1,15 @@
 //! The spool: where drops come in, and where what became of them is written down.
 //!
 //! ```text
-//! incoming/<drop>/        importers write here
-//! processing/<claim>.<drop>/   claimed
-//! rejected/<drop>/        whole, beside its outcome
-//! outcomes/<drop>.json    one for a drop
+//! incoming/<drop>/               importers write here
+//! processing/<claim>.<drop>/     claimed
+//! rejected/<drop>/               whole, beside its outcome
+//! outcomes/<drop>.json           one for a drop
 //! ```
-//! A drop comes in as [`Seen`], and goes on as [`Ready`], [`Claimed`] and [`Leaving`] (`drop`). The
-//! room owns these folders, and what stands in them for others to read: manifest and outcome. It
-//! uses `words`, `text`, `sys`, `settings`, `fault`, `log` and `image`, and knows nothing of the tree.
-//! Start with [`Spool`].
+//! A drop comes in as [`Seen`], is looked into until it is whole (`peek`), and goes on as [`Ready`],
+//! [`Claimed`] and [`Leaving`] (`drop`). The room owns these folders, and what stands in them for
+//! others to read: manifest and outcome. It uses `words`, `text`, `sys`, `settings`, `fault`, `log`
+//! and `image`, and knows nothing of the tree. Start with [`Spool`].
 
 mod checksums;
 mod clock;
