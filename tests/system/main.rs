@@ -27,6 +27,7 @@ mod in_use;
 mod lab;
 mod load;
 mod machines;
+mod model;
 mod orders;
 mod power;
 mod quiet;
@@ -68,6 +69,7 @@ fn main() {
         quiet::tests(),
         in_use::tests(),
         verify::tests(),
+        model::tests(),
         supervision::tests(),
         service::tests(),
         rights::tests(),
