@@ -33,7 +33,8 @@ impl Player {
     }
 
     pub fn is_alone(&self, drop: &Brought) -> bool {
-        let waits = |it: &&Brought| it.fate == Fate::Waits && !it.is_half && it.name == drop.name;
+        let may_end = |it: &Brought| self.setup.is_impatient || !it.is_half;
+        let waits = |it: &&Brought| it.fate == Fate::Waits && may_end(it) && it.name == drop.name;
         self.drops.iter().filter(waits).count() == 1
     }
 
@@ -41,7 +42,8 @@ impl Player {
     pub fn observe(&mut self) {
         for at in 0..self.drops.len() {
             let drop = &self.drops[at];
-            if drop.fate == Fate::Waits && (drop.is_half || self.is_alone(drop)) {
+            let may_not_end = drop.is_half && !self.setup.is_impatient;
+            if drop.fate == Fate::Waits && (may_not_end || self.is_alone(drop)) {
                 self.take_outcome(at);
             }
         }
@@ -218,7 +220,8 @@ impl Player {
     /// Of several drops of one name, only the last one's outcome is there.
     fn read_all_outcomes(&mut self) {
         for at in (0..self.drops.len()).rev() {
-            if self.drops[at].fate != Fate::Waits || self.drops[at].is_half {
+            let may_end = self.setup.is_impatient || !self.drops[at].is_half;
+            if self.drops[at].fate != Fate::Waits || !may_end {
                 continue;
             }
             self.take_outcome(at);
@@ -238,6 +241,7 @@ impl Player {
             match &drop.fate {
                 Fate::Settled { word, .. } if drop.excuses.contains(&&**word) => {}
                 Fate::Waits if self.setup.is_impatient => return wrong(format!("late: {drop:?}")),
+                Fate::Unread if self.setup.is_impatient => {}
                 Fate::Settled { .. } | Fate::Unread => return wrong(format!("half, yet {drop:?}")),
                 Fate::Waits if !is_there => return wrong(format!("lost: {drop:?}")),
                 Fate::Waits | Fate::TakenAway => {}
