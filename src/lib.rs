@@ -74,5 +74,5 @@ pub use listeners::BootConfigs;
 pub use log::MessageId;
 pub use settings::Settings;
 pub use spool::{Manifest, Outcome};
-pub use tree::{Catalog, Changes, Head, Pointers, Record, Staging};
+pub use tree::{Catalog, Changes, Happened, Head, Pointers, Record, Staging};
 pub use words::Digest;

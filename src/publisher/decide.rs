@@ -41,6 +41,8 @@ pub(super) enum Begun {
     /// The drop can be done, and that takes long.
     Heavy(Box<Checked>),
     Decided(Decided),
+    /// There is no room for a claimed drop at its target.
+    NoRoom(Claimed, Target, Fault),
 }
 
 /// A claimed drop that is worked on in a heavy lane.
@@ -194,8 +196,11 @@ impl Workshop {
             Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
             Wanted::Nothing => request.withdraw(checked.current),
         };
-        let target = Some(checked.manifest.target);
-        Decided::new(checked.claimed, target, decision, checked.started).map(Begun::Decided)
+        let target = checked.manifest.target;
+        if let Err(fault @ Fault::NoSpace { .. }) = decision {
+            return Ok(Begun::NoRoom(checked.claimed, target, fault));
+        }
+        Decided::new(checked.claimed, Some(target), decision, checked.started).map(Begun::Decided)
     }
 
     fn request<'a>(&'a self, claimed: &'a Claimed, manifest: &'a Manifest) -> Request<'a> {

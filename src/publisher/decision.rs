@@ -80,6 +80,17 @@ impl Decided {
         })
     }
 
+    /// A claimed drop that is rejected without having been looked at once more.
+    pub(super) fn reject(claimed: Claimed, target: Target, rejection: Rejection) -> Self {
+        Self {
+            claimed,
+            target: Some(target),
+            decision: Decision::Reject(rejection),
+            swapped_at: None,
+            started: Instant::now(),
+        }
+    }
+
     /// What is to be done in the tree, if anything.
     pub(super) fn staged(&self) -> Option<&Staged> {
         match &self.decision {
@@ -149,15 +160,15 @@ impl Request<'_> {
             Decision::Again(swap.event.verdict(), published, swap.at)
         }))
     }
+}
 
-    /// The origin of a generation that is made of this drop.
-    pub(super) fn origin(&self) -> Origin {
-        Origin {
-            drop: self.claimed.name.clone(),
-            importer: self.claimed.importer.clone(),
-            received_at: self.claimed.received_at,
-            claim: self.claimed.claim,
-        }
+/// The origin of a generation that is made of this drop.
+pub(super) fn origin(claimed: &Claimed) -> Origin {
+    Origin {
+        drop: claimed.name.clone(),
+        importer: claimed.importer.clone(),
+        received_at: claimed.received_at,
+        claim: claimed.claim,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -18,6 +19,9 @@ pub(super) type Next = (Seen, Option<Target>);
 /// Importers whose drops are looked into at a time.
 const LANES: usize = 2;
 
+/// The clock that gives drops their order is so coarse (the kernel's `jiffies`, at 100 Hz).
+const TICK: Duration = Duration::from_millis(10);
+
 /// Drops of one importer that are looked into before it is another's turn, at most.
 const TOGETHER: usize = 128;
 
@@ -29,6 +33,8 @@ pub(super) struct Looks {
     busy: BTreeSet<u32>,
     /// Importers whose next drop is to be looked into at this time, and none before.
     held_up: HashMap<u32, Instant>,
+    /// When the drops of an importer that wait were taken up last, all at once.
+    taken_up: HashMap<u32, Instant>,
     /// The importer whose turn was last.
     last: u32,
     /// Drops that wait, by their claim name.
@@ -38,8 +44,15 @@ pub(super) struct Looks {
 }
 
 impl Looks {
+    /// A drop that is new, or may be whole by now: of its importer's others, those that wait may have
+    /// become whole before.
+    pub(super) fn add_new(&mut self, seen: Seen) {
+        self.take_up_before(&seen);
+        self.add(seen);
+    }
+
     /// A drop that is to be looked into comes after those of its importer that became whole before.
-    pub(super) fn add(&mut self, seen: Seen) {
+    fn add(&mut self, seen: Seen) {
         let due = self.due.entry(seen.owner).or_default();
         let is_later = |(other, line): &Next| line.is_none() && seen.in_order(other).is_lt();
         let after = due.iter().rposition(|next| !is_later(next));
@@ -62,7 +75,7 @@ impl Looks {
     pub(super) fn wait(&mut self, seen: Seen) {
         if seen.holds_up() {
             self.held_up.insert(seen.owner, due_at(&seen));
-            return self.add(seen);
+            return self.add_new(seen);
         }
         let name = Arc::clone(seen.claim_name());
         self.times.insert((due_at(&seen), Arc::clone(&name)));
@@ -77,9 +90,40 @@ impl Looks {
         let before = (due_at(&seen), Arc::clone(seen.claim_name()));
         if seen.hear_of_rename(arrival) {
             self.times.remove(&before);
-            self.add(seen);
+            self.add_new(seen);
         } else {
             self.waiting.insert(before.1, seen);
+        }
+    }
+
+    /// Takes up all that waits: something else may be waited for now.
+    pub(super) fn take_up_all(&mut self) {
+        self.times.clear();
+        self.held_up.clear();
+        for mut seen in std::mem::take(&mut self.waiting).into_values() {
+            seen.waits = None;
+            self.add(seen);
+        }
+    }
+
+    /// Takes up what of an importer may have become whole before this drop. What lacks something is
+    /// asked no more often than once in a tick of the clock that gives drops their order.
+    fn take_up_before(&mut self, seen: &Seen) {
+        let now = Instant::now();
+        let last = self.taken_up.get(&seen.owner);
+        let is_asked = last.is_some_and(|last| now - *last < TICK);
+        if !is_asked {
+            self.taken_up.insert(seen.owner, now);
+        }
+        let is_meant = |other: &Seen| {
+            let is_earlier = other.waits_for_time() && other.in_order(seen).is_lt();
+            other.owner == seen.owner && (is_earlier || !(is_asked || other.waits_for_time()))
+        };
+        let waiting = self.waiting.extract_if(|_, other| is_meant(other));
+        for (_, other) in waiting.collect::<Vec<_>>() {
+            let name = Arc::clone(other.claim_name());
+            self.times.remove(&(due_at(&other), name));
+            self.add(other);
         }
     }
 
@@ -90,11 +134,14 @@ impl Looks {
         while is_due(self.times.first())
             && let Some((_, name)) = self.times.pop_first()
         {
-            if let Some(seen) = self.waiting.remove(&name) {
-                self.add(seen);
+            match self.waiting.remove(&name) {
+                Some(seen) if seen.waits_for_time() => self.add_new(seen),
+                Some(seen) => self.add(seen),
+                None => {}
             }
         }
         self.held_up.retain(|_, at| *at > now);
+        self.taken_up.retain(|_, at| now - *at < TICK);
     }
 
     /// The next drops to be looked into, all of one importer, whose others wait until
@@ -158,4 +205,17 @@ impl Looks {
 fn due_at(seen: &Seen) -> Instant {
     let next = seen.waits.as_ref().map(|waits| waits.next);
     next.map_or_else(Instant::now, Instant::from_std)
+}
+
+/// What a test has to forget.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Looks {
+        /// Forgets what says nothing about drops.
+        pub(crate) fn forget_times(&mut self) {
+            self.taken_up.clear();
+        }
+    }
 }

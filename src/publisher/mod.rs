@@ -20,6 +20,7 @@
 mod cleanup;
 mod decide;
 mod decision;
+mod lines;
 mod looks;
 mod orders;
 mod pipeline;
@@ -197,6 +198,7 @@ impl Publisher {
         let targets = self.report.targets.iter().filter(|_| is_other);
         self.cleanup.begin_anew(targets.cloned());
         Arc::make_mut(&mut self.shop).settings = settings;
+        self.queue.begin_anew();
         self.scanner.begin_anew();
     }
 
@@ -204,7 +206,8 @@ impl Publisher {
     fn hand_out(&mut self) {
         if self.troubles.is_time() {
             self.scanner.is_wanted = true;
-            self.queue.retry_postponed();
+            let timeout = self.shop.settings.spool.incomplete_timeout;
+            self.steps.add_all(self.queue.retry_postponed(timeout));
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
@@ -344,7 +347,13 @@ impl Publisher {
                     self.begin_heavy(Heavy::Checked(checked), target, owner);
                 }
             }
+            Ok(Begun::NoRoom(claimed, target, fault)) => {
+                self.troubles.meet(&claimed.name, &fault);
+                self.queue.step_aside(target, claimed, &fault);
+            }
             Ok(Begun::Decided(decided)) => {
+                // They have their outcome before this one is swapped in: a step later.
+                self.steps.add_all(self.queue.passed(&decided));
                 // A drop that was replaced while it was claimed is for no target any more: the line
                 // of what was there before goes on.
                 if decided.target.is_none() {
@@ -368,9 +377,7 @@ impl Publisher {
         for written in stepped.settled {
             self.settle(written);
         }
-        stepped
-            .misplaced
-            .map_or(Ok(()), |failure| Err(failure.into()))
+        stepped.misplaced.map_or(Ok(()), |it| Err(it.into()))
     }
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
@@ -413,15 +420,8 @@ impl Publisher {
         let far = Instant::now() + self.shop.settings.spool.rescan_interval;
         let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
-        let (step, retry) = (self.steps.wake_up(), self.troubles.next);
-        let all = [
-            fed_until,
-            scan,
-            self.queue.next_look(),
-            step,
-            cleanup,
-            retry,
-        ];
+        let (look, step) = (self.queue.next_look(), self.steps.wake_up());
+        let all = [fed_until, scan, look, step, cleanup, self.troubles.next];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::decision::{Decision, Request, published};
+use super::decision::{Decision, Request, origin, published};
 use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::Replaces;
@@ -104,7 +104,7 @@ impl Request<'_> {
                 format!("{name} is not what was published any more; expected it undamaged");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
-        record.head.from = Some(self.origin());
+        record.head.from = Some(origin(self.claimed));
         let staged = staging.stage_rollback(&record, change)?;
         Ok(Decision::Change(Box::new(staged)))
     }
@@ -130,7 +130,7 @@ impl Request<'_> {
         let record = generation.record.as_ref().or(lost.as_ref());
         let head = record.expect("one of the two").head.clone();
         let staging = &self.shop.staging;
-        let staged = staging.stage_withdrawal(head, lost.as_ref(), self.origin())?;
+        let staged = staging.stage_withdrawal(head, lost.as_ref(), origin(self.claimed))?;
         Ok(Decision::Change(Box::new(staged)))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytesize::ByteSize;
 
-use super::decision::{self, Decision, Request};
+use super::decision::{self, Decision, Request, origin};
 use super::orders::conflict;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
@@ -44,7 +44,9 @@ impl Request<'_> {
             mark.filter(|mark| self.manifest.allows(path, &mark.sha256))
         };
         let comparison = image.compare(&published, Some(&recorded), &self.shop.progress)?;
+        // Another version of the same image is a generation of its own, of hard links.
         if comparison.is_same
+            && record.head.version == self.manifest.version
             && record.listing.lists(image.entries())
             && self.manifest.check_checksums(&record.listing).is_ok()
         {
@@ -111,7 +113,7 @@ impl Request<'_> {
             kept.push(adopted.head.generation.clone());
         }
         let version = self.manifest.version.clone();
-        let origin = self.origin();
+        let origin = origin(self.claimed);
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         record.head.given = Some(self.shop.staging.ownership());
         let staged = match self.shop.find_kept(&record, kept, &change)? {
@@ -127,14 +129,20 @@ impl Request<'_> {
 }
 
 impl Workshop {
-    /// The one of these generations that holds the very image of `record`, and is undamaged.
+    /// The one of these generations that holds the very image of `record` in its version, and is
+    /// undamaged.
     fn find_kept(
         &self,
         record: &Record,
         kept: Vec<GenerationName>,
         change: &Change,
     ) -> Result<Option<GenerationName>, Fault> {
-        let Head { target, digest, .. } = &record.head;
+        let Head {
+            target,
+            digest,
+            version,
+            ..
+        } = &record.head;
         for name in kept {
             // The current one was compared already.
             if matches!(change, Change::Replace(current) if *current == name) {
@@ -142,7 +150,9 @@ impl Workshop {
             }
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
-                && kept.record.is_some()
+                && kept
+                    .record
+                    .is_some_and(|kept| kept.head.version == *version)
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
             {

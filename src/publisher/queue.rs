@@ -6,11 +6,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::decision::Decided;
+use super::lines::Lines;
 use super::looks::{Looks, Next};
-use crate::spool::{Leaving, Ready, Seen};
+use crate::fault::Fault;
+use crate::spool::{Claimed, Leaving, Ready, Seen};
 use crate::sys::processors;
 use crate::words::{Moment, Target};
 
@@ -38,8 +42,7 @@ pub(super) struct Queue {
     settled: usize,
     /// Drops that are to be looked into, and those that are not whole.
     looks: Looks,
-    /// For each target that is being worked on, the drops that come after.
-    lines: HashMap<Target, VecDeque<Seen>>,
+    lines: Lines,
     ready: VecDeque<Ready>,
     /// Heads of a line that are heavy, and wait for their lane.
     heavy: VecDeque<(Seen, Target)>,
@@ -75,7 +78,7 @@ impl Queue {
             queue.settle(&drop.claim_name, None);
         }
         for seen in claimed {
-            queue.looks.add(seen);
+            queue.looks.add_new(seen);
         }
         queue
     }
@@ -103,7 +106,7 @@ impl Queue {
 
     /// Whether a drop for `target` is on its way.
     pub(super) fn has_line(&self, target: &Target) -> bool {
-        self.lines.contains_key(target)
+        self.lines.has(target)
     }
 
     /// How many drops are known that have no outcome yet, without those that are not whole.
@@ -121,9 +124,20 @@ impl Queue {
         self.looks.is_settling()
     }
 
+    /// The settings have changed: drops that are not whole are looked into by the new ones.
+    pub(super) fn begin_anew(&mut self) {
+        self.looks.take_up_all();
+    }
+
     /// When a drop that waits is to be looked into.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.looks.next_due()
+        self.looks.next_due().filter(|_| self.may_peek())
+    }
+
+    /// Whether there is room for what looks into drops find.
+    fn may_peek(&self) -> bool {
+        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
+        self.ready.len() < AHEAD && listed() < MAX_LISTED
     }
 
     /// Since when the first of those is complete.
@@ -136,7 +150,7 @@ impl Queue {
 
     /// How many drops wait for the next try.
     pub(super) fn postponed(&self) -> usize {
-        self.postponed.len()
+        self.postponed.len() + self.lines.aside()
     }
 
     /// Takes up what a scan has found; `known` are names that it has met again. Returns whether it is to
@@ -160,7 +174,7 @@ impl Queue {
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
                 self.set_out(seen.claim_name(), seen.completed, false);
-                self.looks.add(seen);
+                self.looks.add_new(seen);
             }
         }
         is_one_missed
@@ -170,11 +184,7 @@ impl Queue {
     /// enough was. What was found is to be given to [`Queue::take_ready`] or [`Queue::take_waiting`],
     /// and the end told by [`Queue::end_peeking`].
     pub(super) fn next_to_peek(&mut self) -> Option<(u32, Vec<Next>)> {
-        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        if self.ready.len() >= AHEAD || listed() >= MAX_LISTED {
-            return None;
-        }
-        self.looks.next()
+        self.may_peek().then(|| self.looks.next()).flatten()
     }
 
     /// No drops of this importer are being looked into any more; these were left over.
@@ -196,11 +206,7 @@ impl Queue {
             self.ready.push_back(ready);
             return;
         }
-        if let Some(others) = target.and_then(|target| self.lines.get_mut(target)) {
-            others.push_back(ready.seen);
-        } else {
-            let line = target.map(|target| (target.clone(), VecDeque::new()));
-            self.lines.extend(line);
+        if target.is_none_or(|target| self.lines.enter(target, &ready.seen)) {
             self.ready.push_back(ready);
         }
         self.advance(line);
@@ -282,12 +288,25 @@ impl Queue {
 
     /// The target of a line is free: the next drop in its line may go on.
     pub(super) fn advance(&mut self, line: Option<Target>) {
-        let Some(target) = line else { return };
-        match self.lines.get_mut(&target).map(VecDeque::pop_front) {
-            Some(Some(next)) => self.looks.take_back(vec![(next, Some(target))]),
-            Some(None) => drop(self.lines.remove(&target)),
-            None => {}
+        if let Some(target) = line
+            && let Some(next) = self.lines.advance(&target)
+        {
+            self.looks.take_back(vec![(next, Some(target))]);
         }
+    }
+
+    /// A drop is the head of a line, and there is no room for it: others may pass.
+    pub(super) fn step_aside(&mut self, target: Target, claimed: Claimed, fault: &Fault) {
+        self.lines.step_aside(&target, claimed, fault);
+        self.advance(Some(target));
+    }
+
+    /// The drops that stepped aside and that this one is to be swapped in before: they are rejected.
+    pub(super) fn passed(&mut self, by: &Decided) -> Vec<Decided> {
+        let target = by.target.as_ref().filter(|_| by.staged().is_some());
+        target.map_or_else(Vec::new, |target| {
+            self.lines.passed(target, by.claimed.claim)
+        })
     }
 
     /// A drop has its outcome, and stays known until it was put away. The next one in the line may
@@ -297,7 +316,7 @@ impl Queue {
             self.settled += usize::from(!drop.is_settled);
             drop.is_settled = true;
         }
-        self.advance(line);
+        self.advance(line.filter(|target| self.lines.is_head(target, claim_name)));
     }
 
     /// Forgets a drop that was put away, or has gone from the spool.
@@ -317,10 +336,19 @@ impl Queue {
         self.postponed.push((seen, line));
     }
 
-    /// Drops that had to wait are tried again.
-    pub(super) fn retry_postponed(&mut self) {
+    /// Drops that had to wait are tried again. Returns those that there was no room for in time.
+    pub(super) fn retry_postponed(&mut self, timeout: Duration) -> Vec<Decided> {
         let postponed = std::mem::take(&mut self.postponed);
         self.looks.take_back(postponed);
+        let (again, late) = self.lines.retry(timeout);
+        let again = again.into_iter().map(|(seen, line)| (seen, Some(line)));
+        self.looks.take_back(again.collect());
+        for target in late.iter().filter_map(|late| late.target.as_ref()) {
+            if self.lines.is_idle(target) {
+                self.advance(Some(target.clone()));
+            }
+        }
+        late
     }
 }
 
@@ -335,7 +363,7 @@ mod tests {
     use super::*;
     use crate::fault::Rejection;
     use crate::spool::{Action, Manifest};
-    use crate::words::Reason;
+    use crate::words::{ClaimId, Reason};
     use proptest::prelude::*;
 
     const NAMES: usize = 8;
@@ -386,6 +414,8 @@ mod tests {
         IsReplaced,
         /// The drop is not whole.
         IsIncomplete,
+        /// There is no room for the drop.
+        HasNoRoom,
     }
 
     #[derive(Debug)]
@@ -398,6 +428,8 @@ mod tests {
         found: usize,
         /// The drop's place among those that were put in line.
         lined_up: usize,
+        /// The number of the drop's claim; 0 for none.
+        claim: usize,
         /// The drop was postponed before it was put in line: others may be read before it.
         is_late: bool,
         /// The drop was settled, or has gone.
@@ -427,7 +459,8 @@ mod tests {
         count: usize,
         /// The drop that each target is taken by.
         on_the_way: HashMap<Target, usize>,
-        last_begun: HashMap<Target, usize>,
+        /// Drops that there was no room for: others may pass.
+        aside: HashSet<usize>,
     }
 
     fn target(number: usize) -> Target {
@@ -441,6 +474,7 @@ mod tests {
             14 => Fate::IsGone,
             15 => Fate::IsReplaced,
             12 => Fate::IsIncomplete,
+            11 => Fate::HasNoRoom,
             _ => Fate::GoesOn,
         }
     }
@@ -518,7 +552,7 @@ mod tests {
                         self.let_go(&self.name(number));
                     }
                 }
-                Event::Retry => self.queue.retry_postponed(),
+                Event::Retry => self.retry(pick),
             }
         }
 
@@ -534,6 +568,7 @@ mod tests {
                 is_heavy: pick / 64 % 2 == 1,
                 found: 0,
                 lined_up: 0,
+                claim: 0,
                 is_late: false,
                 is_through: false,
             });
@@ -581,6 +616,7 @@ mod tests {
                     Fate::IsIncomplete if is_incoming => {
                         self.free(number, line.as_ref());
                         self.drops[number].is_late = true;
+                        self.drops[number].lined_up = 0;
                         self.queue.take_waiting(seen.waiting_for_test(), line);
                     }
                     Fate::IsGone => {
@@ -633,6 +669,9 @@ mod tests {
         fn begin(&mut self, number: usize, target: Option<&Target>) {
             self.incoming.retain(|other| *other != number);
             self.claimed.insert(self.name(number));
+            if self.drops[number].claim == 0 {
+                self.drops[number].claim = self.count();
+            }
             let Some(target) = target else { return };
             let before = self.on_the_way.insert(target.clone(), number);
             let is_free = before.is_none_or(|before| before == number);
@@ -640,9 +679,26 @@ mod tests {
                 is_free,
                 "{before:?} and {number} of one target are on their way"
             );
-            let place = self.drops[number].lined_up;
-            let last = self.last_begun.insert(target.clone(), place);
-            assert!(last <= Some(place), "{number} was overtaken");
+            let this = &self.drops[number];
+            let is_decided = |other: &Drop| {
+                let mut decided = self.decided.iter();
+                decided
+                    .any(|(number, _)| self.drops[*number].seen.completed == other.seen.completed)
+            };
+            let is_before = |other: &Drop| {
+                let is_waiting = other.lined_up > 0 && !other.is_through && !is_decided(other);
+                let is_own = other.seen.owner == this.seen.owner;
+                // Its own importer's earlier one stepped aside, or it did itself.
+                let is_held_back = self.aside.iter().any(|aside| {
+                    let aside = &self.drops[*aside];
+                    aside.seen.owner == other.seen.owner && aside.target == other.target
+                });
+                let may_be_passed = is_held_back && !is_own;
+                let is_same = other.target.as_ref() == Some(target);
+                is_same && is_waiting && !may_be_passed && other.lined_up < this.lined_up
+            };
+            let before = self.drops.iter().find(|other| is_before(other));
+            assert!(before.is_none(), "{number} has overtaken {before:?}");
         }
 
         fn begin_heavy(&mut self, number: usize, target: Target) {
@@ -664,10 +720,23 @@ mod tests {
                         self.begin_heavy(number, target.clone());
                     }
                 }
-                (Fate::GoesOn | Fate::IsIncomplete, _) => self.decided.push((number, line)),
+                (Fate::HasNoRoom, Some(target)) => {
+                    self.free(number, Some(target));
+                    self.aside.insert(number);
+                    let drop = &self.drops[number];
+                    let claimed = Claimed::for_test(&drop.seen, drop.claim);
+                    self.queue
+                        .step_aside(target.clone(), claimed, &Fault::Interrupted);
+                }
+                (Fate::GoesOn | Fate::IsIncomplete | Fate::HasNoRoom, _) => {
+                    self.pass(number, line.as_ref());
+                    self.decided.push((number, line));
+                }
                 (Fate::Waits, _) => self.postpone(number, line),
                 (Fate::IsGone, _) => self.go(number, line),
                 (Fate::IsReplaced, _) => {
+                    self.drops[number].is_late = true;
+                    self.drops[number].lined_up = 0;
                     self.free(number, line.as_ref());
                     self.queue.advance(line);
                     self.decided.push((number, None));
@@ -675,14 +744,52 @@ mod tests {
             }
         }
 
+        /// A drop is about to be swapped in: those that it has passed are rejected.
+        fn pass(&mut self, number: usize, line: Option<&Target>) {
+            let Some(target) = line else { return };
+            let claim = ClaimId::new(self.drops[number].claim as u64, 0);
+            for passed in self.queue.lines.passed(target, claim) {
+                let passed = self.by_claim(&passed.claimed);
+                assert!(self.aside.contains(&passed), "{passed} was not aside");
+                self.decided.push((passed, Some(target.clone())));
+            }
+            let is_older = |(older, drop): (usize, &Drop)| {
+                let is_same = drop.target.as_ref() == Some(target);
+                let is_decided = || self.decided.iter().any(|(other, _)| *other == older);
+                let is_aside = self.aside.contains(&older) && !drop.is_through;
+                let is_older = drop.claim < self.drops[number].claim;
+                is_same && is_aside && is_older && !is_decided()
+            };
+            let older = self.drops.iter().enumerate().find(|it| is_older(*it));
+            assert!(older.is_none(), "{older:?} could go over {number}");
+        }
+
+        fn by_claim(&self, claimed: &Claimed) -> usize {
+            let is_it = |drop: &Drop| drop.claim as u64 == claimed.claim.number();
+            self.drops.iter().position(is_it).unwrap()
+        }
+
+        fn retry(&mut self, pick: usize) {
+            let timeout = if pick % 8 == 7 {
+                Duration::ZERO
+            } else {
+                Duration::MAX
+            };
+            for late in self.queue.retry_postponed(timeout) {
+                let number = self.by_claim(&late.claimed);
+                self.decided.push((number, late.target));
+            }
+        }
+
         fn settle(&mut self, pick: usize) {
             let Some((number, target)) = take_one(&mut self.decided, pick) else {
                 return;
             };
-            if fate(pick, number) == Fate::Waits {
+            let is_head = target.as_ref().and_then(|of| self.on_the_way.get(of)) == Some(&number);
+            if fate(pick, number) == Fate::Waits && (is_head || target.is_none()) {
                 return self.postpone(number, target);
             }
-            self.free(number, target.as_ref());
+            self.free(number, target.as_ref().filter(|_| is_head));
             let is_new = !std::mem::replace(&mut self.drops[number].is_through, true);
             assert!(is_new, "{number} was settled twice");
             self.queue.settle(&self.name(number), target);
@@ -728,6 +835,7 @@ mod tests {
             let left: Vec<_> = self.drops.iter().filter(|drop| !drop.is_through).collect();
             assert!(left.is_empty(), "not settled: {left:?}");
             // Whose turn was last stays known.
+            self.queue.looks.forget_times();
             let mut left = format!("{:?}", self.queue);
             for owner in 0..IMPORTERS {
                 left = left.replace(&format!("last: {owner}"), "last: 0");

@@ -59,7 +59,7 @@ impl Held {
         let watched = in_use.map(|(dir, _)| lookout.watch(&dir, swap.quiet_period));
         // A drop that was claimed by a daemon that ended has waited already; yet whoever boots now
         // is to end.
-        let waited = decided.claimed.since.age();
+        let waited = decided.claimed.since.elapsed();
         let left = swap.max_delay.saturating_sub(waited);
         let least = swap.quiet_period.min(swap.max_delay);
         let now = Instant::now();

@@ -43,6 +43,12 @@ impl Steps {
         }
     }
 
+    pub(super) fn add_all(&mut self, decided: Vec<Decided>) {
+        for decided in decided {
+            self.add(decided);
+        }
+    }
+
     pub(super) fn add(&mut self, decided: Decided) {
         self.decided.push(decided);
         self.gather();

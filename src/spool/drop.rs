@@ -37,6 +37,8 @@ pub(crate) struct Seen {
     /// The drop was made there, and so is written in place. Where it neither was nor was renamed,
     /// nobody knows.
     pub(super) is_made: bool,
+    /// There was no room for the drop, for so long.
+    pub(super) no_room_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
     pub(crate) waits: Option<Waits>,
 }
@@ -51,7 +53,7 @@ pub(crate) struct Waits {
     pub(super) probe: Probe,
     /// Nothing is missing but that nobody changes it for a while, and nobody was seen to do so.
     pub(super) is_settling: bool,
-    /// Perhaps the drop was renamed, and is whole since then: what came after it has to wait.
+    /// The drop is whole, or perhaps so since it was renamed: what came after it has to wait.
     pub(super) holds_up: bool,
 }
 
@@ -87,6 +89,7 @@ impl Seen {
             arrival: None,
             is_renamed: false,
             is_made: false,
+            no_room_since: None,
             waits: None,
         }
     }
@@ -94,6 +97,12 @@ impl Seen {
     /// Whether the drop waits for nothing but that nobody changes it for a while.
     pub(crate) fn is_settling(&self) -> bool {
         self.waits.as_ref().is_some_and(|waits| waits.is_settling)
+    }
+
+    /// Whether the drop is whole as soon as a time has come, if nothing changes.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        let mut waits = self.waits.iter();
+        waits.any(|waits| waits.probe == Probe::Time)
     }
 
     /// Whether what its importer has dropped later has to wait for this drop.
@@ -132,6 +141,7 @@ impl Seen {
             arrival,
             is_renamed: arrival.is_some(),
             is_made: false,
+            no_room_since: None,
             waits: None,
         }
     }
@@ -228,17 +238,22 @@ pub(crate) struct Claimed {
     /// Another than `name` only where that is not fit for a file.
     pub(super) claim_name: Arc<str>,
     pub claim: ClaimId,
+    /// There was no room for the drop, for so long.
+    pub no_room_since: Option<Instant>,
     pub importer: Importer,
     pub received_at: Moment,
-    /// When the drop became the daemon's; a generation made of it is younger.
-    pub since: Moment,
+    /// When the drop became the daemon's, as far as is known.
+    pub since: Instant,
 }
 
 impl Claimed {
     /// The drop as it is found again where it is now, in `processing/`.
     pub(crate) fn again(&self) -> Seen {
         let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
-        Seen::claimed(self.claim, name, owner, self.received_at)
+        Seen {
+            no_room_since: self.no_room_since,
+            ..Seen::claimed(self.claim, name, owner, self.received_at)
+        }
     }
 
     /// The drop's name in `processing/`.
@@ -301,6 +316,24 @@ mod tests {
             Self {
                 waits: Some(waits),
                 ..self
+            }
+        }
+    }
+
+    impl Claimed {
+        /// Of which the claim has this number.
+        pub(crate) fn for_test(seen: &Seen, number: usize) -> Self {
+            Self {
+                name: String::new(),
+                claim_name: Arc::clone(&seen.claim_name),
+                claim: ClaimId::new(number as u64, 0),
+                no_room_since: seen.no_room_since,
+                importer: Importer {
+                    uid: seen.owner,
+                    name: String::new(),
+                },
+                received_at: seen.completed,
+                since: Instant::now(),
             }
         }
     }

@@ -40,6 +40,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -145,9 +146,11 @@ impl Spool {
             let bytes = name.as_bytes();
             if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
                 let place = OsStr::from_bytes(place);
+                let shown = || place.to_string_lossy();
                 leaving.push(Leaving {
-                    claim_name: parse_place(place).map_or_else(|| "".into(), |it| it.1),
-                    place: place.to_string_lossy().into(),
+                    // What somebody else has put there has a name of its own as well.
+                    claim_name: parse_place(place).map_or_else(|| shown().into(), |it| it.1),
+                    place: shown().into(),
                     rejected: None,
                     bytes: 0,
                 });
@@ -238,12 +241,20 @@ impl Spool {
             let detail = "the drop was replaced while it was claimed";
             manifest = Err(Rejection::new(Reason::Changed, detail));
         }
+        // Of what was claimed before the clock was set back nobody knows when.
+        let age = seen
+            .claim
+            .map(|_| self.clock.read(processing))
+            .transpose()?;
+        let since = age.and_then(|clock| Instant::now().checked_sub(clock.age(stat.changed)));
+        let since = since.unwrap_or_else(Instant::now);
         let claimed = Claimed {
             name: seen.shown_name(),
             claim,
+            no_room_since: seen.no_room_since,
             importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
-            since: stat.changed,
+            since,
             claim_name: seen.claim_name,
         };
         Ok(Some((claimed, manifest)))

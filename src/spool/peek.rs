@@ -6,7 +6,7 @@
 //! and nobody has a file of it open for writing. What is wrong with a drop counts from then on as
 //! well: until then somebody is writing.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -93,9 +93,6 @@ impl Looker<'_> {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(Peeked::Waits(seen)),
             Err(Fault::Reject(rejection)) => Err(rejection),
-            Err(Fault::Retry(failure)) if failure.is(ErrorKind::NotFound) => {
-                return Ok(Peeked::Gone);
-            }
             Err(fault) => return Err(fault),
         };
         let id = (stat.kind == Kind::Dir).then_some(stat.id);
@@ -135,7 +132,7 @@ impl Looker<'_> {
             }),
             Inside::Lacking(lack) => {
                 let is_late = !seen.is_incoming()
-                    || (lack.is_final && (seen.is_renamed || self.was_renamed(&open)?));
+                    || (lack.is_final && (seen.is_renamed || self.was_renamed(seen, &open)?));
                 if is_late {
                     return Ok(Some(Err(lack.rejection)));
                 }
@@ -150,7 +147,7 @@ impl Looker<'_> {
         if settle.is_zero() {
             return self.close(seen, open);
         }
-        if self.was_renamed(open)? {
+        if self.was_renamed(seen, open)? {
             return Ok(Stage::Whole);
         }
         let mut writers = Writers::NotAsked;
@@ -161,22 +158,25 @@ impl Looker<'_> {
             }
             // A rename in the tick of the last change leaves no trace.
             let may_be_renamed = !seen.is_made && motion.newest_below <= Some(open.stat.changed);
+            let completed = if may_be_renamed {
+                open.stat.changed
+            } else {
+                motion.newest.later(settle)
+            };
             if motion.age < settle {
                 // Somebody who is seen to go on is not waited for by a daemon that runs once.
                 let is_settling = seen.waits.is_none();
                 let pause = settle.saturating_sub(motion.age) + TICK;
                 open.wait(seen, Probe::Time, pause, is_settling);
+                seen.completed = completed;
                 if let Some(waits) = &mut seen.waits {
                     waits.holds_up = may_be_renamed;
                 }
                 return Ok(Stage::Waiting);
             }
             if writers == Writers::Asked || !self.knows_writers {
-                if !may_be_renamed {
-                    seen.completed = motion.newest.later(settle);
-                }
                 seen.is_from_future = motion.is_from_future();
-                return Ok(Stage::Whole);
+                return Ok(open.whole_since(seen, completed));
             }
             writers = Writers::Asked;
         }
@@ -197,8 +197,7 @@ impl Looker<'_> {
             open.wait(seen, Probe::Time, SHORTEST_WAIT, is_settling);
             return Ok(Stage::Waiting);
         }
-        seen.completed = changed;
-        Ok(Stage::Whole)
+        Ok(open.whole_since(seen, changed))
     }
 
     fn wait_for_writer(
@@ -268,11 +267,11 @@ impl Looker<'_> {
     ///
     /// A rename changes a folder's inode, yet not what the folder holds, nor what is in that. Tools
     /// that restore times leave the same pattern, but times from before the folder was made.
-    fn was_renamed(&self, open: &Open<'_>) -> Result<bool, Fault> {
+    fn was_renamed(&self, seen: &Seen, open: &Open<'_>) -> Result<bool, Fault> {
         let Stat {
             changed, modified, ..
         } = open.stat;
-        let is_likely = self.knows_writers && changed > modified;
+        let is_likely = !seen.is_made && self.knows_writers && changed > modified;
         if !is_likely || open.dir.born().is_none_or(|born| modified < born) {
             return Ok(false);
         }
@@ -283,6 +282,20 @@ impl Looker<'_> {
 }
 
 impl Open<'_> {
+    /// The drop is whole, since that moment. If that was not known, some of its importer's others may
+    /// have become so before: it is looked at once more, when it is its turn.
+    fn whole_since(&self, seen: &mut Seen, completed: Moment) -> Stage {
+        if seen.completed == completed {
+            return Stage::Whole;
+        }
+        seen.completed = completed;
+        self.wait(seen, Probe::Time, Duration::ZERO, true);
+        if let Some(waits) = &mut seen.waits {
+            (waits.next, waits.holds_up) = (self.began, true);
+        }
+        Stage::Waiting
+    }
+
     /// Lets the drop wait; it is looked at again after `pause`, or later where looks take long.
     fn wait(&self, seen: &mut Seen, probe: Probe, pause: Duration, is_settling: bool) {
         seen.is_renamed = false;
@@ -441,7 +454,7 @@ mod tests {
     enum Shown {
         Whole,
         Rejected(String),
-        /// For so many seconds, at most.
+        /// For so many seconds, about.
         Waits(u64),
     }
 
@@ -490,14 +503,22 @@ mod tests {
         }
 
         fn look(&self, seen: Seen, after: Duration) -> Shown {
-            match self.peek(seen, after) {
+            let mut shown = self.peek(seen, after);
+            if let Peeked::Waits(seen) = &shown
+                && seen.waits.as_ref().unwrap().next <= Instant::now()
+            {
+                // It has found its place among others, and is looked at once more.
+                assert!(seen.holds_up());
+                shown = self.peek(seen.clone(), after);
+            }
+            match shown {
                 Peeked::Ready(ready) => match ready.manifest {
                     Ok(_) => Shown::Whole,
                     Err(rejection) => Shown::Rejected(rejection.to_string()),
                 },
                 Peeked::Waits(seen) => {
                     let next = seen.waits.unwrap().next - Instant::now();
-                    Shown::Waits(next.as_secs() + 1)
+                    Shown::Waits((next + SECOND / 2).as_secs())
                 }
                 Peeked::Gone => panic!("the drop is there"),
             }
@@ -524,8 +545,8 @@ mod tests {
     fn a_renamed_drop_is_whole_at_once_and_one_in_place_when_it_is_still() {
         let world = World::with(TARGET);
         assert_eq!(world.renamed(), Shown::Whole);
-        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(101));
-        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(100));
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(10));
         assert_eq!(world.in_place(SETTLE), Shown::Whole);
     }
 
@@ -572,7 +593,7 @@ mod tests {
         let mut world = World::with(TARGET);
         world.knows_writers = false;
         let _file = File::create(world.at("image/linux")).unwrap();
-        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(11));
+        assert_eq!(world.in_place(SECOND * 90), Shown::Waits(10));
         assert_eq!(world.in_place(SETTLE), Shown::Whole);
     }
 
@@ -583,10 +604,10 @@ mod tests {
         let _image = File::create(world.at("image/linux")).unwrap();
         assert_eq!(world.in_place(Duration::ZERO), Shown::Whole);
         let manifest = File::options().append(true).open(world.at("manifest.toml"));
-        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(0));
         world.knows_writers = false;
         assert_eq!(world.in_place(SECOND), Shown::Whole);
-        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(1));
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(0));
         drop(manifest);
     }
 
@@ -640,7 +661,7 @@ mod tests {
     fn what_is_wrong_with_a_drop_that_is_still_written_may_become_right() {
         let world = World::with("format = ");
         assert!(matches!(world.renamed(), Shown::Rejected(_)));
-        assert_eq!(world.in_place(SECOND), Shown::Waits(100));
+        assert_eq!(world.in_place(SECOND), Shown::Waits(99));
         assert!(matches!(world.in_place(SETTLE), Shown::Rejected(_)));
     }
 
@@ -667,6 +688,18 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_whose_mode_changes_while_it_is_written_was_not_renamed() {
+        let world = World::with(TARGET);
+        let made = world.incoming.now().unwrap();
+        while world.incoming.now().unwrap() <= made.later(TICK) {}
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o770);
+        fs::set_permissions(world.at(""), mode).unwrap();
+        assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(100));
+        let without_event = world.look(world.seen(None), Duration::ZERO);
+        assert_eq!(without_event, Shown::Whole, "nobody can tell");
+    }
+
+    #[test]
     fn a_rename_without_an_event_shows_by_the_times_that_it_leaves() {
         let world = World::new();
         let build = |name: &str| {
@@ -685,13 +718,13 @@ mod tests {
         again(&|| {});
         assert_eq!(look(), Shown::Whole);
         let manifest = File::options().append(true).open(world.at("manifest.toml"));
-        assert_eq!(look(), Shown::Waits(101), "it is open for writing");
+        assert_eq!(look(), Shown::Waits(100), "it is open for writing");
         drop(manifest);
         again(&|| {
             tick(world.incoming.now().unwrap());
             symlink("x", world.at("image/link")).unwrap();
         });
-        assert_eq!(look(), Shown::Waits(101), "written since");
+        assert_eq!(look(), Shown::Waits(100), "written since");
         // As tools leave it that restore the time of a folder, before they write into it.
         again(&|| {});
         let long_ago = std::time::SystemTime::UNIX_EPOCH + SECOND;
@@ -699,6 +732,6 @@ mod tests {
             .unwrap()
             .set_modified(long_ago)
             .unwrap();
-        assert_eq!(look(), Shown::Waits(101), "older than the folder is");
+        assert_eq!(look(), Shown::Waits(100), "older than the folder is");
     }
 }

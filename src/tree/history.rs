@@ -36,14 +36,14 @@ const MAX_LINE: usize = 64 << 10;
 /// One line: something that happened to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Happened {
+pub struct Happened {
     /// Of a swap: the time of the swap.
     pub at: Moment,
     /// As [`BootTime::boot`].
     pub boot: String,
     /// As [`BootTime::since`], in microseconds.
     pub boottime: u64,
-    pub event: Event,
+    pub(crate) event: Event,
     /// What was current before; of [`Event::Removed`], what was removed. Missing where that is nothing,
     /// or was a folder that somebody else had made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,14 +54,14 @@ pub(crate) struct Happened {
     pub to: Option<GenerationName>,
     /// The image of `to`, or, where that is missing, of `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<Summary>,
+    pub(crate) image: Option<Summary>,
     /// The drop that made it happen, as are the two that follow. Missing when no drop did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub importer: Option<Importer>,
+    pub(crate) importer: Option<Importer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<ClaimId>,
+    pub(crate) claim: Option<ClaimId>,
 }
 
 /// An image in short.
@@ -175,7 +175,8 @@ impl Happened {
         }
     }
 
-    fn to_line(&self) -> String {
+    /// With the end of the line.
+    pub fn to_line(&self) -> String {
         let mut line = serde_json::to_string(self).expect("a line is plain data");
         line.push('\n');
         line

@@ -26,7 +26,7 @@ mod verification;
 
 pub use catalog::{Catalog, Changes};
 pub(crate) use catalog::{CatalogFile, CatalogImage, Updated};
-pub(crate) use history::Happened;
+pub use history::Happened;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
 pub(crate) use record::Origin;

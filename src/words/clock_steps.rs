@@ -29,7 +29,8 @@ impl fmt::Display for Step {
             Self::Ahead(by) => ("ahead", by),
             Self::Back(by) => ("back", by),
         };
-        let by = Duration::from_secs(by.as_secs());
+        // What passes between two looks is no part of it.
+        let by = Duration::from_secs((*by + Duration::from_millis(500)).as_secs());
         write!(f, "{word} by {}", humantime::format_duration(by))
     }
 }

@@ -51,6 +51,8 @@ pub(crate) enum Reason {
     Changed,
     EmptyImage,
     TooLarge,
+    /// There was no room for the image for too long, or until a later drop took its place.
+    NoSpace,
     TooManyFiles,
     TooDeep,
     /// Something that the daemon did not publish stands where the pointer belongs.

@@ -43,6 +43,9 @@ const LARGE: [(&str, usize); 3] = [
 
 const TARGET: &str = "amd64/generic/noble/install";
 
+/// A drop that is written in place is still for so long.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// What a drop of a backlog holds.
 const SMALL: [&str; 2] = ["linux", "initrd.gz"];
 
@@ -90,8 +93,9 @@ impl Bench {
     fn world(&self) -> (World, tempfile::TempDir) {
         let dir = tempfile::tempdir_in(&self.dir).expect("a temporary directory");
         let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
-        let settings = "[limits]\nmin_free_space = \"0B\"\n";
-        (World::at(dir.path(), &spool, &tree, settings), dir)
+        let settings =
+            format!("#spool settle = \"{SETTLE:?}\"\n[limits]\nmin_free_space = \"0B\"\n");
+        (World::at(dir.path(), &spool, &tree, &settings), dir)
     }
 }
 
@@ -207,7 +211,20 @@ fn backlog(bench: &Bench) {
     }
 }
 
+/// How a drop comes into the spool.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Renamed,
+    InPlace,
+}
+
 fn latency(bench: &Bench) {
+    for way in [Way::Renamed, Way::InPlace] {
+        latency_of(bench, way);
+    }
+}
+
+fn latency_of(bench: &Bench, way: Way) {
     const FILES: usize = 300;
     const SIZE: usize = (50 << 20) / FILES;
     let (world, _dir) = bench.world();
@@ -235,23 +252,41 @@ fn latency(bench: &Bench) {
             stamp(path, 0, round);
         }
         let drop = format!("l{round}");
+        let hidden = world.incoming(&format!(".{drop}"));
         world.drop_directory(&format!(".{drop}"), TARGET, &master);
         let outcome = outcomes.join(format!("{drop}.json"));
         let ours = || {
             settle();
+            if way == Way::InPlace {
+                run(Command::new("cp")
+                    .arg("-r")
+                    .args([&hidden, &world.incoming(&drop)]));
+            }
             let (started, cpu) = (Instant::now(), cpu_time(&pid));
-            fs::rename(world.incoming(&format!(".{drop}")), world.incoming(&drop)).unwrap();
+            let settled = match way {
+                Way::Renamed => {
+                    fs::rename(&hidden, world.incoming(&drop)).unwrap();
+                    Duration::ZERO
+                }
+                Way::InPlace => SETTLE,
+            };
             let is_there = |event: notify::Event| event.paths.contains(&outcome);
             while !is_there(events.recv().unwrap().expect("an event")) {}
-            let wall = started.elapsed();
+            let wall = started.elapsed().saturating_sub(settled);
             daemon.wait_for_drop(&drop);
             let cpu = cpu_time(&pid).checked_sub(cpu).unwrap();
             Cost { wall, cpu }
         };
         sides.round(ours, || copy_and_sync(&world, &master));
         world.assert_outcome(&drop, "published");
+        if way == Way::InPlace {
+            fs::remove_dir_all(&hidden).unwrap();
+        }
     }
-    let case = "50 MiB, 300 files, all changed: drop to outcome";
+    let case = match way {
+        Way::Renamed => "50 MiB, 300 files, all changed: drop to outcome",
+        Way::InPlace => "the same, written in place: beyond spool.settle",
+    };
     sides.print(case, "cp -r, sync -f", Unit::Seconds, "1.50");
     daemon.stop();
 }

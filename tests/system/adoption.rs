@@ -237,7 +237,7 @@ fn is_whole_and_returns(world: &World) {
     assert_eq!(verify(world), [""; 0], "{world}");
     let said = roll_back(world);
     assert!(
-        said.contains(&format!("published {TARGET} ")),
+        said.contains(&format!("rolled-back {TARGET} ")),
         "{said}\n{world}"
     );
     let after = fs::metadata(current(world).join("linux")).unwrap();
@@ -297,7 +297,7 @@ fn another_owner() {
     );
     let said = roll_back(&world);
     assert!(
-        said.contains(&format!("published {TARGET} ")),
+        said.contains(&format!("rolled-back {TARGET} ")),
         "{said}\n{world}"
     );
     assert_eq!(current(&world), old, "{world}");

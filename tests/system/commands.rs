@@ -88,11 +88,6 @@ fn of_submit() -> Vec<Trial> {
             submit_tells_by_its_exit_code,
         ),
         test(
-            "submit makes a drop that others can read whatever the caller's mask",
-            &[],
-            submit_with_a_mask,
-        ),
-        test(
             "submit takes targets of every length and ending",
             &[],
             submit_takes_every_target,
@@ -427,23 +422,6 @@ fn submit(world: &World, more: &[&str]) -> Output {
 fn image(world: &World) {
     fs::create_dir(world.root.join("image")).unwrap();
     fs::write(world.root.join("image/linux"), "kernel").unwrap();
-}
-
-fn submit_with_a_mask() {
-    let world = World::new();
-    image(&world);
-    let submit = world.command(&[SUBMIT, &["image"]].concat());
-    let mut masked = Command::new("sh");
-    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
-    masked.arg(submit.get_program()).args(submit.get_args());
-    let submitted = output(masked.current_dir(&world.root));
-    assert!(submitted.status.success(), "{}", text(&submitted));
-    let drop = world.names("incoming").pop().unwrap();
-    let modes = ["", "image", "image/linux", "manifest.toml"].map(|path| {
-        let stat = fs::metadata(world.incoming(&drop).join(path)).unwrap();
-        stat.permissions().mode() & 0o777
-    });
-    assert_eq!(modes, [0o755, 0o755, 0o644, 0o644]);
 }
 
 fn no_configuration() {

@@ -196,6 +196,18 @@ impl FileSystem {
         expect(Command::new("mount").args(["-o", &options]).arg(&self.root));
     }
 
+    /// Does something to the image of a loop device while it isn't mounted.
+    pub fn unmounted(&mut self, edit: impl FnOnce(&Path)) {
+        let image = self._dir.path().join("image");
+        expect(Command::new("umount").arg(&self.root));
+        edit(&image);
+        expect(
+            Command::new("mount")
+                .args(["-o", "loop"])
+                .args([&image, &self.root]),
+        );
+    }
+
     /// Bytes in use, when all is written.
     fn used(&self) -> u64 {
         expect(Command::new("sync").arg("-f").arg(&self.root));

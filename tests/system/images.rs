@@ -71,6 +71,11 @@ pub fn tests() -> Vec<Trial> {
             a_mask,
         ),
         test(
+            "submit makes a drop that others can read whatever the caller's mask",
+            &[],
+            submit_with_a_mask,
+        ),
+        test(
             "an unchanged file is a hard link to the one of the generation before",
             &[],
             unchanged_files_are_not_stored_twice,
@@ -109,15 +114,38 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// The four images with their targets.
+fn submit_with_a_mask() {
+    let world = World::new();
+    let image = world.root.join("image");
+    fs::create_dir(&image).unwrap();
+    fs::write(image.join("linux"), "kernel").unwrap();
+    let mut submit = world.command(&["submit", "--arch=amd64", "--release=noble"]);
+    submit.arg("--purpose=install").arg(&image);
+    let submitted = output(&mut masked(&submit));
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    let drop = world.incoming(&world.names("incoming").pop().unwrap());
+    let modes = ["", "image", "image/linux", "manifest.toml"].map(|path| mode(drop.join(path)));
+    assert_eq!(modes, [0o755, 0o755, 0o644, 0o644]);
+}
+
+/// The same command for a caller whose files nobody else can read.
+fn masked(command: &Command) -> Command {
+    let mut masked = Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    masked.arg(command.get_program()).args(command.get_args());
+    masked
+}
+
+fn mode(path: PathBuf) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
 fn a_mask() {
     let world = World::new();
     world.drop_image("one", TARGET, &[("boot/linux", b"linux")]);
     let run = world.command(&["run", "--once"]);
-    let mut masked = Command::new("sh");
-    masked.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
-    let output = output(masked.arg(run.get_program()).args(run.get_args()));
+    let output = output(&mut masked(&run));
     assert!(output.status.success(), "{}", text(&output));
-    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let generation = world.published(TARGET).canonicalize().unwrap();
     for folder in [
         world.tree.join("amd64"),

@@ -15,6 +15,7 @@
 mod adoption;
 mod boot_configs;
 mod changes;
+mod clocks;
 mod commands;
 mod crashes;
 mod durable;
@@ -28,6 +29,7 @@ mod lab;
 mod load;
 mod machines;
 mod model;
+mod neighbours;
 mod orders;
 mod power;
 mod quiet;
@@ -57,6 +59,8 @@ fn main() {
         durable::tests(),
         threats::tests(),
         load::tests(),
+        neighbours::tests(),
+        clocks::tests(),
         filesystems::tests(),
         hardship::tests(),
         history::tests(),

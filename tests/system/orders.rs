@@ -225,9 +225,20 @@ fn manifests_in_order() {
         // Once `first` is done, the daemon has seen the other drops, and looks inside.
         world.drop_image("first", OTHER, &[("linux", b"first")]);
         daemon.wait_for_drop("first");
+        let changed = |path: &Path| {
+            let stat = fs::metadata(path).unwrap();
+            (stat.ctime(), stat.ctime_nsec())
+        };
         for name in &names {
-            fs::write(world.incoming(name).join("manifest.toml"), manifest(TARGET)).unwrap();
+            let path = world.incoming(name).join("manifest.toml");
+            fs::write(&path, manifest(TARGET)).unwrap();
+            // What changes in one tick of the file system's clock is told apart by nobody.
+            until("the next tick", || {
+                fs::write(world.incoming(".tick"), "").unwrap();
+                changed(&world.incoming(".tick")) > changed(&path)
+            });
         }
+        fs::remove_file(world.incoming(".tick")).unwrap();
         let mut found = published(&mut daemon, names.last().unwrap());
         found.retain(|name| name != "first");
         assert_eq!(found, names, "seed {seed}");

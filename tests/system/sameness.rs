@@ -52,6 +52,11 @@ pub fn tests() -> Vec<Trial> {
             restored,
         ),
         test(
+            "another version of the same image is a generation of its own that stores nothing twice",
+            &[],
+            another_version,
+        ),
+        test(
             "a kept generation that machines can't read is not used again",
             &[],
             kept_with_another_mode,
@@ -62,6 +67,39 @@ pub fn tests() -> Vec<Trial> {
         tests.push(test(&sentence, &[], || edited(*edit)));
     }
     tests
+}
+
+fn another_version() {
+    let world = World::new();
+    let drop = |name: &str, version: &str, expected: &str| {
+        let manifest = format!("{}version = {version:?}\n", manifest(TARGET));
+        world.drop_with(name, &manifest, make_image);
+        world.run_once();
+        let outcome = world.assert_outcome(name, expected);
+        outcome["generation"].as_str().unwrap().to_string()
+    };
+    let shown = || {
+        let status = text(&world.run(&["status"]));
+        let line = status.lines().find(|line| line.contains(TARGET));
+        line.unwrap().split_whitespace().nth(2).unwrap().to_string()
+    };
+    let first = drop("first", "1.0", "published");
+    assert_eq!(drop("same", "1.0", "unchanged"), first);
+    assert_eq!(shown(), "1.0");
+    let inode = |generation: &str| {
+        let generations = world.published(&format!("{TARGET}@"));
+        let stat = fs::metadata(generations.join(generation).join("linux")).unwrap();
+        stat.ino()
+    };
+    let second = drop("second", "2.0", "published");
+    assert_ne!(second, first);
+    assert_eq!(shown(), "2.0");
+    assert_eq!(inode(&second), inode(&first), "stored twice\n{world}");
+    // The kept generation is used again, not that of the other version.
+    assert_eq!(drop("third", "1.0", "published"), first);
+    assert_eq!(shown(), "1.0");
+    assert_eq!(drop("fourth", "2.0", "published"), second);
+    world.assert_at_rest();
 }
 
 /// Writes an image with files of every size, nested, and with a link.

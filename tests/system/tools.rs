@@ -59,6 +59,18 @@ const LOCAL: &[Way] = &[
                slowly 300 install -D -m 0640 "$file" "$incoming/$name/$file"
            done"#,
     ),
+    // No file is open in between, and nothing but the innermost folders changes.
+    Way::writing(
+        "one-by-one",
+        r#"mkdir "$incoming/$name"
+           cp "$drop/manifest.toml" "$incoming/$name/"
+           cd "$drop"
+           find image -type d | while read -r folder; do mkdir -p "$incoming/$name/$folder"; done
+           find image -type f | sort | while read -r file; do
+               cp "$file" "$incoming/$name/$file"
+               sleep 1
+           done"#,
+    ),
     Way::writing(
         "slow-writer",
         r#"mkdir "$incoming/$name"

@@ -658,7 +658,8 @@ fn longest_names() {
 fn lifted_by_name() {
     let mut siege = Siege::with(&format!("{EXPIRES}{LIMITS}"));
     siege.put_in("trap", &manifest(TARGET), |drop| {
-        // In which order the folders go is the file system's business: of many traps one is hit.
+        // Whether folders go in the order in which they came, the other way round or in none: some
+        // go before their traps.
         for chain in 0..16 {
             let mut dir = drop.join(format!("chain-{chain}"));
             fs::create_dir(&dir).unwrap();
@@ -674,6 +675,10 @@ fn lifted_by_name() {
                 }
             }
         }
+        for chain in 0..8 {
+            let last = drop.join(format!("last-{chain}"));
+            fs::rename(drop.join(format!("chain-{chain}")), last).unwrap();
+        }
     });
     let line = siege.daemon.wait_for_drop("trap");
     assert!(line.contains("reason=unexpected-file"), "{line}");
@@ -681,7 +686,11 @@ fn lifted_by_name() {
         !siege.world.spool.join("rejected/trap").exists()
     });
     siege.assert_goes_on();
-    siege.end();
+    let log = siege.end().join("\n");
+    assert!(
+        !log.contains("removing what is old"),
+        "it went at once:\n{log}"
+    );
 }
 
 /// A file that even root can't remove, until the value is dropped.

@@ -1,0 +1,137 @@
+//! Drops for one target stand in a line: only its head is worked on, so that two are never reordered.
+//!
+//! A drop that there is no room for steps aside, and lets those of other importers pass; its own
+//! importer's wait behind it. Before one that came later is swapped in, those that it has passed are
+//! rejected: nothing older is ever put over something newer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::decision::Decided;
+use crate::fault::{Fault, Rejection};
+use crate::spool::{Claimed, Seen};
+use crate::words::{ClaimId, Reason, Target};
+
+#[derive(Debug, Default)]
+pub(super) struct Lines(HashMap<Target, Line>);
+
+/// The drops for a target.
+#[derive(Debug, Default)]
+struct Line {
+    /// The claim name of the drop that is worked on.
+    head: Option<Arc<str>>,
+    others: VecDeque<Seen>,
+    /// Drops without room, in the order of their claims.
+    aside: Vec<Aside>,
+}
+
+/// A claimed drop that there is no room for.
+#[derive(Debug)]
+struct Aside {
+    claimed: Claimed,
+    rejection: Rejection,
+}
+
+impl Lines {
+    /// Whether a drop for `target` is on its way.
+    pub(super) fn has(&self, target: &Target) -> bool {
+        self.0.contains_key(target)
+    }
+
+    /// Puts a drop into the line of its target. Returns the drop if it is the head.
+    pub(super) fn enter(&mut self, target: &Target, seen: &Seen) -> bool {
+        let line = self.0.entry(target.clone()).or_default();
+        let is_head = line.head.is_none() && line.may_pass(seen);
+        if is_head {
+            line.head = Some(Arc::clone(seen.claim_name()));
+        } else {
+            line.others.push_back(seen.clone());
+        }
+        is_head
+    }
+
+    /// The head of a line is through. Returns the next one.
+    pub(super) fn advance(&mut self, target: &Target) -> Option<Seen> {
+        let line = self.0.get_mut(target)?;
+        line.head = None;
+        let next = line.others.iter().position(|seen| line.may_pass(seen));
+        let next = next.and_then(|next| line.others.remove(next));
+        line.head = next.as_ref().map(|seen| Arc::clone(seen.claim_name()));
+        if line.head.is_none() && line.others.is_empty() && line.aside.is_empty() {
+            self.0.remove(target);
+        }
+        next
+    }
+
+    /// Whether nothing for `target` is worked on.
+    pub(super) fn is_idle(&self, target: &Target) -> bool {
+        self.0.get(target).is_none_or(|line| line.head.is_none())
+    }
+
+    /// Whether a drop is the head of its line.
+    pub(super) fn is_head(&self, target: &Target, claim_name: &str) -> bool {
+        let line = self.0.get(target);
+        line.is_some_and(|line| line.head.as_deref() == Some(claim_name))
+    }
+
+    /// The head of a line steps aside for want of room. The line is to be advanced then.
+    pub(super) fn step_aside(&mut self, target: &Target, mut claimed: Claimed, fault: &Fault) {
+        let Some(line) = self.0.get_mut(target) else {
+            return;
+        };
+        claimed.no_room_since.get_or_insert_with(Instant::now);
+        let rejection = Rejection::new(Reason::NoSpace, fault.to_string());
+        line.aside.push(Aside { claimed, rejection });
+        line.aside.sort_by_key(|aside| aside.claimed.claim.number());
+    }
+
+    /// The drops aside that this claim, which is about to be swapped in, has passed: each is rejected.
+    pub(super) fn passed(&mut self, target: &Target, by: ClaimId) -> Vec<Decided> {
+        let is_earlier = |aside: &mut Aside| aside.claimed.claim.number() < by.number();
+        let line = self.0.get_mut(target);
+        let passed = line.map(|line| line.aside.extract_if(.., is_earlier).collect());
+        let passed: Vec<Aside> = passed.unwrap_or_default();
+        let reject = |aside: Aside| aside.reject(target);
+        passed.into_iter().map(reject).collect()
+    }
+
+    /// Those aside are tried once more, each when nothing for its target is worked on. Returns them,
+    /// and those for which there has been no room for `timeout`: they are rejected.
+    pub(super) fn retry(&mut self, timeout: Duration) -> (Vec<(Seen, Target)>, Vec<Decided>) {
+        let (mut again, mut late) = (Vec::new(), Vec::new());
+        for (target, line) in &mut self.0 {
+            let is_late = |aside: &mut Aside| {
+                let since = aside.claimed.no_room_since;
+                since.is_some_and(|since| since.elapsed() >= timeout)
+            };
+            let all = line.aside.extract_if(.., is_late);
+            late.extend(all.map(|aside| aside.reject(target)));
+            if line.head.is_none() && !line.aside.is_empty() {
+                let first = line.aside.remove(0).claimed.again();
+                line.head = Some(Arc::clone(first.claim_name()));
+                again.push((first, target.clone()));
+            }
+        }
+        (again, late)
+    }
+
+    /// How many drops there is no room for.
+    pub(super) fn aside(&self) -> usize {
+        self.0.values().map(|line| line.aside.len()).sum()
+    }
+}
+
+impl Aside {
+    fn reject(self, target: &Target) -> Decided {
+        Decided::reject(self.claimed, target.clone(), self.rejection)
+    }
+}
+
+impl Line {
+    /// Whether a drop has none of its own importer's to wait for that stepped aside.
+    fn may_pass(&self, seen: &Seen) -> bool {
+        let mut aside = self.aside.iter();
+        aside.all(|aside| aside.claimed.importer.uid != seen.owner)
+    }
+}

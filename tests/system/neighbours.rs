@@ -1,0 +1,210 @@
+//! What one importer drops, however large, many or broken, is its own trouble.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::Path;
+
+use libtest_mimic::Trial;
+
+use crate::filesystems::FileSystem;
+use crate::lab::world::{Needs, World, manifest, test, until, walk};
+
+const TARGET: &str = "amd64/generic/noble/install";
+const OTHER: &str = "arm64/generic/noble/install";
+
+/// The importer with the trouble; the other one is root.
+const IMPORTER: u32 = 4_711;
+
+/// Files that each of the many long manifests lists.
+const LISTED: usize = 10_000;
+
+const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "long manifests of one importer hold up no drop of another",
+            &[Needs::Root],
+            many_listed,
+        ),
+        test(
+            "large drops of one importer hold up no large drop of another, and holes stay holes",
+            &[Needs::Root],
+            sparse,
+        ),
+        test(
+            "a drop without room lets another importer's pass, and ends as no-space",
+            &[Needs::Root],
+            no_room,
+        ),
+        test(
+            "a drop that finds no room in time ends as no-space",
+            &[Needs::Root],
+            no_room_in_time,
+        ),
+    ]
+}
+
+/// Drops what `make` makes, as [`IMPORTER`].
+fn drop_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnce(&Path)) {
+    build_as_importer(world, name, manifest, make);
+    hand_over(world, name);
+}
+
+/// Makes a drop of [`IMPORTER`]'s that keeps a hidden name.
+fn build_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnce(&Path)) {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::create_dir_all(hidden.join("image")).unwrap();
+    make(&hidden.join("image"));
+    fs::write(hidden.join("manifest.toml"), manifest).unwrap();
+    for path in [vec![hidden.clone()], walk(&hidden)].concat() {
+        chown(path, Some(IMPORTER), None).unwrap();
+    }
+}
+
+fn hand_over(world: &World, name: &str) {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::rename(hidden, world.incoming(name)).unwrap();
+}
+
+/// How many drops with names that begin so have their outcome.
+fn ended(world: &World, prefix: &str) -> usize {
+    let names = world.names("outcomes").into_iter();
+    names.filter(|name| name.starts_with(prefix)).count()
+}
+
+fn many_listed() {
+    const DROPS: usize = 12;
+    let world = World::with(SETTINGS);
+    let sha256 = "0".repeat(64);
+    let lines = (0..LISTED).map(|number| format!("\"f/{number}\" = {{ sha256 = \"{sha256}\" }}\n"));
+    let long = manifest(TARGET) + "[files]\n" + &lines.collect::<String>();
+    // All but the last are there: that is found out last.
+    let stock = world.root.join("stock");
+    fs::create_dir(&stock).unwrap();
+    for number in 0..LISTED - 1 {
+        let file = stock.join(number.to_string());
+        fs::write(&file, "").unwrap();
+        chown(file, Some(IMPORTER), None).unwrap();
+    }
+    for drop in 0..DROPS {
+        build_as_importer(&world, &format!("long-{drop}"), &long, |image| {
+            fs::create_dir(image.join("f")).unwrap();
+            for number in 0..LISTED - 1 {
+                let name = number.to_string();
+                fs::hard_link(stock.join(&name), image.join("f").join(name)).unwrap();
+            }
+        });
+    }
+    let mut daemon = world.daemon();
+    (0..DROPS).for_each(|drop| hand_over(&world, &format!("long-{drop}")));
+    until("the first of them to end", || ended(&world, "long-") > 0);
+    world.drop_image("small", OTHER, &[("linux", b"2B")]);
+    daemon.wait_for_drop("small");
+    let before = ended(&world, "long-");
+    assert!(
+        before < DROPS / 2,
+        "{before} long ones came before it\n{world}"
+    );
+    until("the others to end", || ended(&world, "long-") == DROPS);
+    for drop in 0..DROPS {
+        world.assert_outcome(&format!("long-{drop}"), "rejected incomplete");
+    }
+    daemon.stop();
+}
+
+fn sparse() {
+    const DROPS: usize = 6;
+    const HOLE: u64 = 2 << 30;
+    let world = World::with(SETTINGS);
+    let target = |drop: usize| format!("amd64/generic/noble/hole-{drop}");
+    for drop in 0..DROPS {
+        let manifest = manifest(&target(drop));
+        drop_as_importer(&world, &format!("hole-{drop}"), &manifest, |image| {
+            File::create(image.join("disk"))
+                .unwrap()
+                .set_len(HOLE)
+                .unwrap();
+        });
+    }
+    let mut daemon = world.daemon();
+    until("two to be worked on", || {
+        world.names("../tree/.netboot-publisher/staging").len() >= 2
+    });
+    let large = vec![7; 70 << 20];
+    world.drop_image("large", OTHER, &[("initrd.gz", &large)]);
+    daemon.wait_for_drop("large");
+    let before = ended(&world, "hole-");
+    assert!(before < DROPS - 1, "{before} holes came before it\n{world}");
+    until("the holes to end", || ended(&world, "hole-") == DROPS);
+    for drop in 0..DROPS {
+        world.assert_outcome(&format!("hole-{drop}"), "published");
+        let disk = fs::metadata(world.published(&target(drop)).join("disk")).unwrap();
+        assert_eq!(disk.len(), HOLE);
+        assert!(disk.blocks() < 100, "{} blocks of 512 bytes", disk.blocks());
+    }
+    daemon.stop();
+}
+
+fn no_room() {
+    let disk = FileSystem::tmpfs("64m");
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let mut daemon = world.daemon();
+    drop_as_importer(&world, "huge", &manifest(TARGET), |image| {
+        File::create(image.join("disk"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+    });
+    let line = daemon.wait_for("`huge` has to wait");
+    assert!(line.contains("1.0 GiB needed"), "{line}");
+    // Its importer's next one comes after it, whoever passes.
+    drop_as_importer(&world, "next", &manifest(TARGET), |image| {
+        fs::write(image.join("linux"), "next").unwrap();
+    });
+    world.drop_image("beside", OTHER, &[("linux", b"beside")]);
+    daemon.wait_for_drop("beside");
+    assert_eq!(world.outcome("huge"), None, "{world}");
+    assert_eq!(world.outcome("next"), None, "{world}");
+
+    world.drop_image("small", TARGET, &[("linux", b"small")]);
+    daemon.wait_for_drop("small");
+    daemon.wait_for_drop("next");
+    world.assert_outcome("small", "published");
+    world.assert_outcome("next", "published");
+    let outcome = world.assert_outcome("huge", "rejected no-space");
+    let detail = outcome["detail"].as_str().unwrap();
+    assert!(detail.contains("limits.min_free_space"), "{detail}");
+    assert_eq!(outcome["target"], TARGET);
+    let linux = world.published(TARGET).join("linux");
+    assert_eq!(fs::read_to_string(linux).unwrap(), "next", "{world}");
+    until("the huge one to be kept", || {
+        world.spool.join("rejected/huge/image/disk").exists()
+    });
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+fn no_room_in_time() {
+    let disk = FileSystem::tmpfs("64m");
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let settings = format!("#spool incomplete_timeout = \"1s\"\n{SETTINGS}");
+    let world = World::at(root.path(), &spool, &tree, &settings);
+    let mut daemon = world.daemon();
+    world.drop_with("huge", &manifest(TARGET), |image| {
+        File::create(image.join("disk"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+    });
+    daemon.wait_for_drop("huge");
+    world.assert_outcome("huge", "rejected no-space");
+    world.drop_image("small", TARGET, &[("linux", b"small")]);
+    daemon.wait_for_drop("small");
+    world.assert_outcome("small", "published");
+    daemon.stop();
+    world.assert_at_rest();
+}
