@@ -49,7 +49,8 @@ pub struct Brought {
     /// it has been still since for `settle`.
     pub is_renamed: bool,
     /// Events tell of it at once. Else the next scan may find it only when a drop that has waited
-    /// since the last one, and was whole later, has had its turn.
+    /// since the last one, and was whole later, has had its turn. Nor where times were restored:
+    /// without an event such a drop looks like one that was renamed then, and so was whole at once.
     pub is_told: bool,
     /// Whoever writes it has stopped: it isn't whole, and never will be by itself.
     pub is_half: bool,
@@ -69,7 +70,8 @@ impl Brought {
         let is_one_importers = self.importer == other.importer && self.changed < other.changed;
         let became_whole_first = match (self.is_renamed, other.is_renamed) {
             (true, true) => true,
-            (true, false) | (false, false) => self.is_told,
+            (true, false) => self.is_told,
+            (false, false) => self.is_told && other.is_told,
             (false, true) => false,
         };
         let swapped_first = matches!((self.line, other.line), (Some(a), Some(b)) if a < b);

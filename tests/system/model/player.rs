@@ -358,6 +358,7 @@ impl Player {
         self.brought(name, importer, bring.target, Wants::Publish(bring.image));
         let drop = self.drops.len() - 1;
         (self.drops[drop].is_renamed, self.drops[drop].is_half) = (false, !rest.is_empty());
+        self.drops[drop].is_told &= !writing.restores_times;
         let mut last = Instant::now();
         for step in &steps {
             let is_done = self.importers[importer].does(step);
