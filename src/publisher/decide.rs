@@ -161,13 +161,14 @@ impl Workshop {
     fn check(&self, ready: Ready) -> Result<Begun, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();
+        let is_new = seen.is_incoming();
         let (claimed, manifest) = match self.spool.claim(ready) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Begun::Gone(Arc::clone(seen.claim_name()))),
             Err(failure) => return Err(Postponed::new(seen, failure)),
         };
         let (target, fault) = match manifest {
-            Ok(manifest) => match self.request(&claimed, &manifest).find_wanted() {
+            Ok(manifest) => match self.request(&claimed, &manifest).find_wanted(is_new) {
                 Ok(Found::Done(done)) => {
                     let target = Some(manifest.target);
                     return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
@@ -213,8 +214,9 @@ impl Workshop {
 }
 
 impl Request<'_> {
-    fn find_wanted(&self) -> Result<Found, Fault> {
-        if let Some(done) = self.find_done()? {
+    /// What is to be current; a drop whose claim is new has done nothing yet.
+    fn find_wanted(&self, is_new: bool) -> Result<Found, Fault> {
+        if !is_new && let Some(done) = self.find_done()? {
             return Ok(Found::Done(done));
         }
         let (spool, claimed) = (&self.shop.spool, self.claimed);

@@ -140,14 +140,16 @@ impl Decided {
 }
 
 impl Request<'_> {
-    /// What this very drop has done already, before a crash: the last swap was by its claim, and came
-    /// to pass.
+    /// What this very drop has done already, before a crash, or before there was no room for its
+    /// outcome: a swap was by its claim, and came to pass.
     pub(super) fn find_done(&self) -> Result<Option<Decision>, Fault> {
         let (tree, target) = (self.shop.staging.tree(), &self.manifest.target);
-        let last = tree.last_swap(target)?;
-        let own = last.filter(|last| last.claim == Some(self.claimed.claim));
-        let Some(swap) = own else { return Ok(None) };
-        if tree.pointed(target)? != swap.to {
+        let claim = self.claimed.claim;
+        let Some((swap, is_last)) = tree.swap_by(target, claim)? else {
+            return Ok(None);
+        };
+        // Only the last one may have been announced and not made.
+        if is_last && tree.pointed(target)? != swap.to {
             return Ok(None);
         }
         Ok(swap.image.map(|image| {

@@ -146,7 +146,8 @@ impl Seen {
         }
     }
 
-    pub(super) fn is_incoming(&self) -> bool {
+    /// Whether the drop isn't claimed yet.
+    pub(crate) fn is_incoming(&self) -> bool {
         self.claim.is_none()
     }
 

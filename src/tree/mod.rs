@@ -47,7 +47,7 @@ use self::history::History;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};
-use crate::words::{Digest, GenerationName, Reason, Target};
+use crate::words::{ClaimId, Digest, GenerationName, Reason, Target};
 
 /// The daemon's own folder in the tree.
 const PRIVATE: &str = ".netboot-publisher";
@@ -218,12 +218,22 @@ impl Tree {
         History::open(&self.root, target)
     }
 
-    /// The swap of `target` that the history tells of last.
-    pub(crate) fn last_swap(&self, target: &Target) -> Result<Option<Happened>, Failure> {
-        let swap = |line: &Result<Happened, Failure>| line.as_ref().map_or(true, Happened::is_swap);
-        self.history(target)?
-            .and_then(|mut lines| lines.find(swap))
-            .transpose()
+    /// The swap of `target` that the drop of this claim has made, as far as the history tells, and
+    /// whether it is the last one. Later swaps may have come while there was no room for an outcome.
+    pub(crate) fn swap_by(
+        &self,
+        target: &Target,
+        claim: ClaimId,
+    ) -> Result<Option<(Happened, bool)>, Failure> {
+        let mut is_last = true;
+        for line in self.history(target)?.into_iter().flatten() {
+            let line = line?;
+            if line.is_swap() && line.claim == Some(claim) {
+                return Ok(Some((line, is_last)));
+            }
+            is_last &= !line.is_swap();
+        }
+        Ok(None)
     }
 
     /// Every target that the tree has a folder of generations for.

@@ -28,6 +28,7 @@ mod in_use;
 mod lab;
 mod load;
 mod machines;
+mod model;
 mod neighbours;
 mod orders;
 mod power;
@@ -72,6 +73,7 @@ fn main() {
         quiet::tests(),
         in_use::tests(),
         verify::tests(),
+        model::tests(),
         supervision::tests(),
         service::tests(),
         rights::tests(),
