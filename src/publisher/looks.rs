@@ -169,3 +169,39 @@ fn due_at(seen: &Seen) -> Instant {
     let next = seen.waits.as_ref().map(|waits| waits.next);
     next.map_or_else(Instant::now, Instant::from_std)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Moment;
+
+    fn seen(owner: u32, number: usize) -> Seen {
+        Seen::for_test(&format!("{owner}-{number}"), owner, Moment::now())
+    }
+
+    #[test]
+    fn importers_are_looked_at_in_turn_however_many_drops_one_has() {
+        let mut looks = Looks::default();
+        for owner in 1..=3 {
+            for number in 0..3 * TOGETHER {
+                looks.add(seen(owner, number));
+            }
+        }
+        let turns: Vec<_> = std::iter::from_fn(|| {
+            let (owner, _) = looks.next()?;
+            looks.end(owner, Vec::new());
+            Some(owner)
+        })
+        .collect();
+        assert_eq!(turns, [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn by_new_settings_whatever_waits_is_looked_into_anew() {
+        let mut looks = Looks::default();
+        looks.wait(seen(1, 0).waiting_for_test());
+        looks.take_up_all();
+        let (_, drops) = looks.next().unwrap();
+        assert!(drops[0].0.waits.is_none(), "{drops:?}");
+    }
+}

@@ -594,6 +594,7 @@ fn reused_name() {
     killed.env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill");
     assert!(!output(&mut killed).status.success());
     assert_eq!(world.claimed(), ["daily"], "{world}");
+    assert!(!outcome.exists(), "it is that of another drop: {world}");
     // As where the old outcome could not be removed when the new drop was claimed.
     fs::write(&outcome, yesterday).unwrap();
     world.run_once();
