@@ -330,7 +330,7 @@ mod tests {
         let file = std::fs::File::options()
             .write(true)
             .open(folder.path().join("image/disk"));
-        file.unwrap().set_len(1 << 16).unwrap();
+        file.unwrap().set_len(2 * BLOCK as u64).unwrap();
         assert!(!same_range(&own, &theirs, 0..1 << 20).unwrap());
     }
 }

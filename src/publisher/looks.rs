@@ -204,4 +204,16 @@ mod tests {
         let (_, drops) = looks.next().unwrap();
         assert!(drops[0].0.waits.is_none(), "{drops:?}");
     }
+
+    #[test]
+    fn a_rename_ends_the_wait_of_a_drop() {
+        let mut looks = Looks::default();
+        let waiting = seen(1, 0).waiting_for_test();
+        let name = Arc::clone(waiting.claim_name());
+        looks.wait(waiting);
+        looks.hear_of_rename(&name, 7);
+        assert_eq!(looks.waiting(), 0);
+        let (_, drops) = looks.next().unwrap();
+        assert!(drops[0].0.waits.is_none(), "{drops:?}");
+    }
 }

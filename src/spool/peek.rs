@@ -701,4 +701,35 @@ mod tests {
             .unwrap();
         assert_eq!(look(), Shown::Waits(100), "older than the folder is");
     }
+
+    #[test]
+    fn a_drop_waits_in_vain_only_when_nothing_in_it_has_changed_for_so_long() {
+        let world = World::with(TARGET);
+        fs::remove_file(world.at("manifest.toml")).unwrap();
+        let changed = world.incoming.stat("drop").unwrap().unwrap().changed;
+        while world.incoming.now().unwrap() <= changed.later(TICK) {}
+        fs::write(world.at("image/sub/linux"), "x").unwrap();
+        let look = |now: Moment, seen| {
+            let looker = Looker {
+                settings: &world.settings,
+                clock: &|| Ok(Reading::for_test(now)),
+                knows_writers: true,
+            };
+            looker.peek(&world.incoming, seen).unwrap()
+        };
+        let peeked = look(changed.later(TIMEOUT), world.seen(None));
+        assert!(matches!(peeked, Peeked::Waits(_)), "{peeked:?}");
+        let late = world.incoming.now().unwrap().later(TIMEOUT);
+        let peeked = look(late, world.seen(None));
+        assert!(matches!(peeked, Peeked::Ready(_)), "{peeked:?}");
+
+        // Of what lies in the future nobody knows the age: the first look counts.
+        let past = Moment::from_stat(1, 0);
+        let Peeked::Waits(mut seen) = look(past, world.seen(None)) else {
+            panic!("it has just been seen");
+        };
+        seen.waits.as_mut().unwrap().overdue = Some(Instant::now());
+        let peeked = look(past, seen);
+        assert!(matches!(peeked, Peeked::Ready(_)), "{peeked:?}");
+    }
 }

@@ -481,6 +481,19 @@ fn history() {
         "{history:#}"
     );
 
+    // As where a crash came between the line of a removal and the removal.
+    let file = world.tree.join(format!(".history/{TARGET}.jsonl"));
+    let lines = fs::read_to_string(&file).unwrap();
+    let mut removed: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    (removed["event"], removed["from"]) = ("removed".into(), two.clone().into());
+    removed.as_object_mut().unwrap().remove("to");
+    fs::write(&file, format!("{lines}{removed}\n")).unwrap();
+    let output = world.run(&["history", TARGET, "--json"]);
+    let history: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rolled_back = &history["events"][2]["at"];
+    let superseded = &history["generations"][1]["superseded_at"];
+    assert_eq!(superseded, rolled_back, "{history:#}");
+
     let shown = text(&world.run(&["history", TARGET]));
     for word in [&*one, &*two, "rolled-back", "withdrawn", "drop `one`"] {
         assert!(shown.contains(word), "{shown}");
