@@ -310,4 +310,27 @@ mod tests {
         pair.theirs.get_mut().unwrap().nanoseconds ^= 1;
         assert!(!is_same(pair, SHARE));
     }
+
+    #[test]
+    fn a_sparse_file_of_a_drop_that_was_cut_by_the_next_look_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = ["image", "copy"].map(|name| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("disk"), "boot").unwrap();
+            let file = std::fs::File::options().write(true).open(path.join("disk"));
+            file.unwrap().set_len(1 << 20).unwrap();
+            Image::read(Dir::open(&path).unwrap(), None).unwrap()
+        });
+        let [own, theirs] = images
+            .each_ref()
+            .map(|image| image.open("disk", 1 << 20).unwrap());
+        assert!(own.stat.is_sparse && theirs.stat.is_sparse);
+        assert!(same_range(&own, &theirs, 0..1 << 20).unwrap());
+        let file = std::fs::File::options()
+            .write(true)
+            .open(folder.path().join("image/disk"));
+        file.unwrap().set_len(2 * BLOCK as u64).unwrap();
+        assert!(!same_range(&own, &theirs, 0..1 << 20).unwrap());
+    }
 }

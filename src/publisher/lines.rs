@@ -135,3 +135,28 @@ impl Line {
         aside.all(|aside| aside.claimed.importer.uid != seen.owner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Moment;
+
+    #[test]
+    fn the_time_without_room_goes_on_from_try_to_try() {
+        let mut lines = Lines::default();
+        let target: Target = "amd64/generic/noble/install".parse().unwrap();
+        let seen = Seen::for_test("drop", 1, Moment::now());
+        assert!(lines.enter(&target, &seen));
+        let mut claimed = Claimed::for_test(&seen, 1);
+        let mut begins = Vec::new();
+        for _ in 0..3 {
+            lines.step_aside(&target, claimed, &Fault::Interrupted);
+            assert!(lines.advance(&target).is_none());
+            let (again, late) = lines.retry(Duration::MAX);
+            assert!(late.is_empty());
+            claimed = Claimed::for_test(&again[0].0, 1);
+            begins.push(claimed.no_room_since.unwrap());
+        }
+        assert_eq!(begins, [begins[0]; 3]);
+    }
+}

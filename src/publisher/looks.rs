@@ -207,15 +207,57 @@ fn due_at(seen: &Seen) -> Instant {
     next.map_or_else(Instant::now, Instant::from_std)
 }
 
-/// What a test has to forget.
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::Moment;
 
     impl Looks {
         /// Forgets what says nothing about drops.
         pub(crate) fn forget_times(&mut self) {
             self.taken_up.clear();
         }
+    }
+
+    fn seen(owner: u32, number: usize) -> Seen {
+        Seen::for_test(&format!("{owner}-{number}"), owner, Moment::now())
+    }
+
+    #[test]
+    fn importers_are_looked_at_in_turn_however_many_drops_one_has() {
+        let mut looks = Looks::default();
+        for owner in 1..=3 {
+            for number in 0..3 * TOGETHER {
+                looks.add(seen(owner, number));
+            }
+        }
+        let turns: Vec<_> = std::iter::from_fn(|| {
+            let (owner, _) = looks.next()?;
+            looks.end(owner, Vec::new());
+            Some(owner)
+        })
+        .collect();
+        assert_eq!(turns, [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn by_new_settings_whatever_waits_is_looked_into_anew() {
+        let mut looks = Looks::default();
+        looks.wait(seen(1, 0).waiting_for_test());
+        looks.take_up_all();
+        let (_, drops) = looks.next().unwrap();
+        assert!(drops[0].0.waits.is_none(), "{drops:?}");
+    }
+
+    #[test]
+    fn a_rename_ends_the_wait_of_a_drop() {
+        let mut looks = Looks::default();
+        let waiting = seen(1, 0).waiting_for_test();
+        let name = Arc::clone(waiting.claim_name());
+        looks.wait(waiting);
+        looks.hear_of_rename(&name, 7);
+        assert_eq!(looks.waiting(), 0);
+        let (_, drops) = looks.next().unwrap();
+        assert!(drops[0].0.waits.is_none(), "{drops:?}");
     }
 }

@@ -844,6 +844,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_waited_behind_a_drop_that_found_no_room_in_time_goes_on() {
+        let mut queue = Queue::default();
+        let drops = ["first", "second"].map(|name| Seen::for_test(name, 1, Moment::now()));
+        queue.take_found(drops.to_vec(), &[]);
+        let (owner, peeked) = queue.next_to_peek().unwrap();
+        queue.end_peeking(owner, Vec::new());
+        for (seen, line) in peeked {
+            let manifest = Manifest::new(target(0), Action::Withdraw);
+            queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
+        }
+        assert_eq!(queue.next_light().unwrap().len(), 1);
+        let claimed = Claimed::for_test(&drops[0], 1);
+        queue.step_aside(target(0), claimed, &Fault::Interrupted);
+        assert!(queue.next_to_peek().is_none(), "it would overtake");
+        assert_eq!(queue.retry_postponed(Duration::ZERO).len(), 1);
+        let (_, next) = queue.next_to_peek().unwrap();
+        assert_eq!(next[0].0.claim_name(), drops[1].claim_name());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
         #[test]

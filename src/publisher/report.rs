@@ -222,6 +222,8 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Importer;
+    use crate::words::ClaimId;
 
     #[test]
     fn it_is_described_in_one_line() {
@@ -255,5 +257,36 @@ mod tests {
         let waiting = "watching, 120 targets, 2 drops waiting, 1 drop held until no machine uses \
                        what it replaces, 2 in trouble, last published 2026-11-22T16:15:00Z";
         assert_eq!(activity.describe(&progress), waiting);
+    }
+
+    #[test]
+    fn what_is_current_is_counted_and_the_last_swap_known() {
+        let mut report = Report::default();
+        let targets = ["a/g/r/one", "a/g/r/two"].map(|it| it.parse::<Target>().unwrap());
+        let [early, late] = [1, 2].map(|seconds| Moment::from_stat(seconds, 0));
+        report.take_current(&targets[0], Some(late));
+        report.take_current(&targets[1], Some(early));
+        report.take_current(&"a/g/r/none".parse().unwrap(), None);
+        report.show(0, 0, 0);
+        let activity = report.activity();
+        assert_eq!(activity.borrow().targets, 2);
+        assert_eq!(activity.borrow().last_published, Some(late));
+
+        let outcome = Outcome {
+            format: Outcome::FORMAT,
+            drop: "drop".to_string(),
+            claim: ClaimId::new(1, 2),
+            target: Some(targets[0].clone()),
+            verdict: Verdict::Withdrawn,
+            reason: None,
+            detail: None,
+            image: None,
+            importer: Importer::of(0),
+            received_at: late,
+            finished_at: late,
+        };
+        report.tell(outcome, Some(late), Duration::ZERO);
+        report.show(0, 0, 0);
+        assert_eq!(activity.borrow().targets, 1);
     }
 }

@@ -131,4 +131,18 @@ mod tests {
         assert_eq!(reading.age(start), Duration::ZERO);
         assert_eq!(reading.age(start.earlier(seconds(9))), seconds(9));
     }
+
+    #[test]
+    fn what_was_stamped_between_two_settings_of_the_clock_is_no_older_than_the_second() {
+        let (begin, mut state) = (Instant::now(), State::default());
+        let start = Moment::from_stat(1_795_364_100, 0);
+        state.take(start, begin);
+        let set = start.later(seconds(YEAR));
+        state.take(set, begin + seconds(10));
+        let stamp = set.later(seconds(5));
+        let set_again = set.later(seconds(YEAR));
+        state.take(set_again, begin + seconds(20));
+        let reading = state.take(set_again.later(seconds(3)), begin + seconds(23));
+        assert_eq!(reading.age(stamp), seconds(3));
+    }
 }

@@ -55,3 +55,18 @@ pub(super) fn parse_place(place: &OsStr) -> Option<(ClaimId, Arc<str>)> {
     let (claim, claim_name) = place.to_str()?.split_once('.')?;
     Some((claim.parse().ok()?, claim_name.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_in_processing_is_known_again_whatever_points_are_in_its_name() {
+        let claim = ClaimId::new(12, 7);
+        for name in ["noble", "noble-24.04.1", "a..b", "x."] {
+            let place = place_of(claim, name);
+            assert_eq!(parse_place(place.as_ref()), Some((claim, name.into())));
+        }
+        assert_eq!(parse_place("noble-24.04".as_ref()), None);
+    }
+}

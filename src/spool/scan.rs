@@ -156,3 +156,49 @@ impl Scan {
         self.has_more |= self.found.len() < all;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_importer_the_first_drops_are_kept() {
+        let seen = |owner: u32, number: u32| {
+            let at = Moment::from_stat(number.into(), 0);
+            Seen::for_test(&format!("{owner}-{number}"), owner, at)
+        };
+        let mut scan = Scan::default();
+        for number in (0..4).rev() {
+            scan.found.extend([seen(1, number), seen(2, number)]);
+        }
+        scan.found.push(seen(3, 9));
+        scan.keep_first(2);
+        let found: Vec<_> = scan.found.iter().map(Seen::shown_name).collect();
+        assert_eq!(found, ["1-0", "2-0", "1-1", "2-1", "3-9"]);
+        assert!(scan.has_more);
+    }
+
+    #[test]
+    fn no_drop_is_found_before_one_of_its_importer_that_came_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let incoming = folder.path().join(super::super::INCOMING);
+        let mut arrivals = Arrivals {
+            is_watching: true,
+            ..Arrivals::default()
+        };
+        // No event has told of the first one yet.
+        for name in ["first", "second"] {
+            std::fs::create_dir(incoming.join(name)).unwrap();
+        }
+        arrivals.renamed.insert("second".into(), 0);
+        let scan = spool.scan(&arrivals, &HashSet::new()).unwrap();
+        let found: Vec<_> = scan.found.iter().map(Seen::shown_name).collect();
+        // On a slow machine the event has been waited for by now.
+        let all = ["first", "second"];
+        assert!(found.is_empty() || found == all, "{found:?}");
+        arrivals.renamed.insert("first".into(), 1);
+        let scan = spool.scan(&arrivals, &HashSet::new()).unwrap();
+        assert_eq!(scan.found.len(), 2);
+    }
+}

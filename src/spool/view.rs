@@ -92,3 +92,37 @@ impl SpoolView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Importer;
+    use crate::words::{ClaimId, Reason, Verdict};
+
+    #[test]
+    fn the_drop_that_was_rejected_first_comes_first_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(REJECTED)).unwrap();
+        for (drop, seconds) in [("a", 2), ("b", 1), ("c", 3)] {
+            let at = Moment::from_stat(seconds, 0);
+            let outcome = Outcome {
+                format: Outcome::FORMAT,
+                drop: drop.to_string(),
+                claim: ClaimId::new(1, 2),
+                target: None,
+                verdict: Verdict::Rejected,
+                reason: Some(Reason::Incomplete),
+                detail: None,
+                image: None,
+                importer: Importer::of(0),
+                received_at: at,
+                finished_at: at,
+            };
+            let file = folder.path().join(REJECTED).join(file_of(drop));
+            std::fs::write(file, outcome.to_json()).unwrap();
+        }
+        let rejected = SpoolView::open(folder.path()).unwrap().rejected().unwrap();
+        let drops: Vec<_> = rejected.into_iter().map(|outcome| outcome.drop).collect();
+        assert_eq!(drops, ["b", "a", "c"]);
+    }
+}

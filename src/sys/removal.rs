@@ -116,3 +116,21 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_more_names_than_are_listed_at_a_time_goes_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = folder.path().join("full");
+        std::fs::create_dir(&full).unwrap();
+        for number in 0..=AT_A_TIME {
+            std::fs::write(full.join(number.to_string()), "").unwrap();
+        }
+        let dir = Dir::open(folder.path()).unwrap();
+        dir.remove_tree("full", 0).unwrap();
+        assert!(!full.exists());
+    }
+}

@@ -153,3 +153,71 @@ impl Pointers {
         folder::remove_empty(self.0.tree.root(), target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Record;
+    use super::*;
+    use crate::image::Listing;
+
+    /// A tree in which the first generation of a target is placed, and its swap announced.
+    struct World {
+        folder: tempfile::TempDir,
+        target: Target,
+        pointers: Pointers,
+        staged: Staged,
+        placed: Placed,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut settings = Settings::default();
+            settings.tree.path = folder.path().to_path_buf();
+            let pointers = Pointers::open(&settings).unwrap();
+            let target = "amd64/generic/noble/install".parse().unwrap();
+            let record = Record::new(&target, Listing::default(), &[], None, None);
+            let draft = pointers.staging().begin().unwrap();
+            let staged = draft.finish(&record, Change::Make).unwrap();
+            let placed = pointers.staging().place(&staged, false).unwrap();
+            Self {
+                folder,
+                target,
+                pointers,
+                staged,
+                placed,
+            }
+        }
+
+        fn lines(&self) -> usize {
+            let history = self.pointers.tree().history(&self.target).unwrap();
+            history.into_iter().flatten().count()
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_made_in_the_place_of_a_new_pointer_stays() {
+        let mut world = World::new();
+        let place = world.folder.path().join(world.target.to_string());
+        std::fs::write(&place, "by hand").unwrap();
+        let failure = world.pointers.swap(&world.placed).unwrap_err();
+        assert!(failure.is(ErrorKind::AlreadyExists), "{failure}");
+        assert_eq!(std::fs::read(&place).unwrap(), b"by hand");
+        // A pointer that leads nowhere is the daemon's own.
+        std::fs::remove_file(&place).unwrap();
+        let nowhere = "install@/20000101T000000Z-000000000000";
+        std::os::unix::fs::symlink(nowhere, &place).unwrap();
+        world.pointers.swap(&world.placed).unwrap();
+        let pointed = world.pointers.tree().pointed(&world.target).unwrap();
+        assert_eq!(pointed.as_ref(), Some(&world.staged.head.generation));
+    }
+
+    #[test]
+    fn of_what_is_discarded_nothing_stays_in_tree_and_history() {
+        let mut world = World::new();
+        assert_eq!(world.lines(), 1);
+        world.pointers.discard(&world.staged).unwrap();
+        assert_eq!(world.lines(), 0);
+        assert!(!world.folder.path().join("amd64").exists());
+    }
+}

@@ -745,11 +745,13 @@ fn the_catalog_is_repaired() {
     world.run_once();
     let path = world.tree.join("catalog.json");
     let good = fs::read_to_string(&path).unwrap();
-    let damages: [&dyn Fn() -> String; 6] = [
+    let damages: [&dyn Fn() -> String; 8] = [
         &String::new,
         &|| good[..good.len() / 2].to_string(),
         &|| good.replace("\"path\"", "\"pth\""),
         &|| good.replace("\"generation\":\"2", "\"generation\":\"1"),
+        &|| good.replace("\"published_at\":\"2", "\"published_at\":\"1"),
+        &|| good.replace("\"version\":null", "\"version\":\"1\""),
         &|| good.replace("\"size\":1", "\"size\":"),
         &|| good.replace("amd64", "amd65"),
     ];

@@ -1,7 +1,7 @@
 //! Rollback, withdrawal, compare-and-set, history.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
@@ -46,6 +46,11 @@ pub fn tests() -> Vec<Trial> {
             "vacuum removes all of a withdrawn target in time",
             &[],
             withdrawn_for_good,
+        ),
+        test(
+            "a rollback of a pointer that was changed by hand goes to what came before what it names",
+            &[],
+            pointer_changed_by_hand,
         ),
         test(
             "a pointer that was removed by hand costs no generation",
@@ -187,9 +192,16 @@ fn roll_back_to_damage() {
     let world = World::with(KEEP_ALL);
     let one = publish(&world, "one");
     publish(&world, "two");
-    fs::write(generation(&world, &one).join("linux"), "0ne").unwrap();
-    assert_exit(&command(&world, &["rollback", TARGET]), 3, &world);
-    assert_eq!(shown(&world).as_deref(), Some("two"), "{world}");
+    let linux = generation(&world, &one).join("linux");
+    let refused = || {
+        assert_exit(&command(&world, &["rollback", TARGET]), 3, &world);
+        assert_eq!(shown(&world).as_deref(), Some("two"), "{world}");
+    };
+    fs::set_permissions(&linux, Permissions::from_mode(0o600)).unwrap();
+    refused();
+    fs::set_permissions(&linux, Permissions::from_mode(0o644)).unwrap();
+    fs::write(&linux, "0ne").unwrap();
+    refused();
 }
 
 fn withdraw() {
@@ -228,6 +240,16 @@ fn withdrawn_for_good() {
     until("the generations to go", || names(&folder).is_empty());
     daemon.stop();
     world.assert_at_rest();
+}
+
+fn pointer_changed_by_hand() {
+    let world = World::with(KEEP_ALL);
+    let generations = ["one", "two", "three", "four"].map(|text| publish(&world, text));
+    let pointer = world.published(TARGET);
+    fs::remove_file(&pointer).unwrap();
+    symlink(format!("install@/{}", generations[1]), &pointer).unwrap();
+    assert_exit(&command(&world, &["rollback", TARGET]), 0, &world);
+    assert_eq!(shown(&world).as_deref(), Some("one"), "{world}");
 }
 
 fn pointer_removed_by_hand() {
@@ -458,6 +480,19 @@ fn history() {
         kept.iter().all(|kept| kept["is_current"] == false),
         "{history:#}"
     );
+
+    // As where a crash came between the line of a removal and the removal.
+    let file = world.tree.join(format!(".history/{TARGET}.jsonl"));
+    let lines = fs::read_to_string(&file).unwrap();
+    let mut removed: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    (removed["event"], removed["from"]) = ("removed".into(), two.clone().into());
+    removed.as_object_mut().unwrap().remove("to");
+    fs::write(&file, format!("{lines}{removed}\n")).unwrap();
+    let output = world.run(&["history", TARGET, "--json"]);
+    let history: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rolled_back = &history["events"][2]["at"];
+    let superseded = &history["generations"][1]["superseded_at"];
+    assert_eq!(superseded, rolled_back, "{history:#}");
 
     let shown = text(&world.run(&["history", TARGET]));
     for word in [&*one, &*two, "rolled-back", "withdrawn", "drop `one`"] {

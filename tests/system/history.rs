@@ -35,6 +35,11 @@ const TIME_NAMESPACE: &[Needs] = &[Needs::Root, Needs::Program("unshare")];
 pub fn tests() -> Vec<Trial> {
     vec![
         test(
+            "the time of a swap with a folder that somebody else made is the same everywhere",
+            &[],
+            adopted_time,
+        ),
+        test(
             "the time of a swap is the same everywhere, and a restart doesn't change it",
             &[],
             || one_time(KEEP_ALL),
@@ -261,6 +266,15 @@ fn assert_one_time(world: &World) -> i64 {
     let at = micros(told);
     assert_eq!(micros_of(&world.published(TARGET)), at, "{world}");
     at
+}
+
+fn adopted_time() {
+    let world = World::with(KEEP_ALL);
+    fs::create_dir_all(world.published(TARGET)).unwrap();
+    fs::write(world.published(TARGET).join("linux"), "by hand").unwrap();
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    world.run_once();
+    assert_one_time(&world);
 }
 
 fn one_time(settings: &str) {

@@ -34,6 +34,11 @@ pub fn tests() -> Vec<Trial> {
             down_in_order,
         ),
         test(
+            "a drop that may have been renamed in the tick of its last change comes before later ones",
+            &[],
+            untold_rename,
+        ),
+        test(
             "manifests that are closed one after the other are published in that order",
             &[],
             manifests_in_order,
@@ -211,6 +216,38 @@ fn down_in_order() {
     assert_eq!(published(&mut daemon, "a-last"), expected);
     assert_eq!(recorded(&world, TARGET), expected);
     rest(daemon, &world);
+}
+
+fn untold_rename() {
+    let world = world("#spool settle = \"1s\"\n");
+    let last = build(&world, "last", TARGET);
+    let first = build(&world, "first", TARGET);
+    fs::rename(world.incoming(&first), world.incoming("first")).unwrap();
+    // Its folder has changed by this as well: nothing tells of the rename.
+    fs::write(world.incoming("first/.tick"), "").unwrap();
+    let ticks = || world.incoming("first/.tick").metadata().unwrap();
+    let is_later = |path: &Path| {
+        let (other, stat) = (ticks(), path.metadata().unwrap());
+        (stat.ctime(), stat.ctime_nsec()) > (other.ctime(), other.ctime_nsec())
+    };
+    let probe = world.incoming(&last).join("image/tick");
+    until("a later tick of the clock", || {
+        fs::write(&probe, "").unwrap();
+        is_later(&probe)
+    });
+    let built = probe.metadata().unwrap();
+    until("a rename in a later tick", || {
+        fs::rename(world.incoming(&last), world.incoming("last")).unwrap();
+        let stat = world.incoming("last").metadata().unwrap();
+        let is_told = (stat.ctime(), stat.ctime_nsec()) > (built.ctime(), built.ctime_nsec());
+        if !is_told {
+            fs::rename(world.incoming("last"), world.incoming(&last)).unwrap();
+        }
+        is_told
+    });
+    world.run_once();
+    assert_eq!(recorded(&world, TARGET), ["first", "last"]);
+    world.assert_at_rest();
 }
 
 fn manifests_in_order() {
@@ -605,6 +642,7 @@ fn reused_name() {
     killed.env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill");
     assert!(!output(&mut killed).status.success());
     assert_eq!(world.claimed(), ["daily"], "{world}");
+    assert!(!outcome.exists(), "it is that of another drop: {world}");
     // As where the old outcome could not be removed when the new drop was claimed.
     fs::write(&outcome, yesterday).unwrap();
     world.run_once();

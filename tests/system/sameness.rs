@@ -201,6 +201,15 @@ fn lying_manifest() {
     let detail = outcome["detail"].as_str().unwrap();
     assert!(detail.starts_with("`linux` has sha256 "), "{detail}");
     assert_eq!(generation(&world), before, "{world}");
+    // All files are right, and a link is listed as one.
+    let right = netboot_publisher::Digest::of(&vec![1; LARGE]);
+    let wrong = netboot_publisher::Digest::of(&vec![0; LARGE]);
+    let text = text.replace(&wrong.to_string(), &right.to_string());
+    let text = format!("{text}\"grub\" = {{ sha256 = \"{right}\" }}\n");
+    world.drop_with("a-link", &text, make_image);
+    world.run_once();
+    world.assert_outcome("a-link", "rejected checksum-mismatch");
+    assert_eq!(generation(&world), before, "{world}");
     let generations = names(&world.tree.join(format!("{TARGET}@")));
     assert_eq!(generations.len(), 2, "one and its record: {generations:?}");
     world.assert_at_rest();

@@ -17,6 +17,11 @@ const TARGET: &str = "amd64/generic/noble/install";
 pub fn tests() -> Vec<Trial> {
     vec![
         test(
+            "a signal that tells of a broken lease does not end the daemon",
+            &[],
+            broken_lease,
+        ),
+        test(
             "systemd is told when the daemon is ready, what it does, and that it stops",
             &[],
             told,
@@ -519,4 +524,14 @@ fn json_log() {
     assert_eq!(of("message_id").as_str().map(str::len), Some(32));
     assert!(of("duration_usec").as_u64() < Some(u64::try_from(PATIENCE.as_micros()).unwrap()));
     assert!(of("generation").is_string() && of("digest").is_string() && of("bytes").is_u64());
+}
+
+fn broken_lease() {
+    let world = World::new();
+    let mut daemon = world.daemon();
+    daemon.signal(Signal::IO);
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    let line = daemon.wait_for_drop("one");
+    assert!(line.contains(" published "), "{line}");
+    daemon.stop();
 }
