@@ -737,6 +737,7 @@ mod tests {
                 (Fate::IsReplaced, _) => {
                     self.drops[number].is_late = true;
                     self.drops[number].lined_up = 0;
+                    self.aside.remove(&number);
                     self.free(number, line.as_ref());
                     self.queue.advance(line);
                     self.decided.push((number, None));
