@@ -129,3 +129,29 @@ impl Steps {
         times.min().filter(|_| self.pipeline.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Rejection;
+    use crate::settings::Settings;
+    use crate::spool::{Claimed, Seen};
+    use crate::words::{Moment, Reason};
+
+    #[test]
+    fn a_step_waits_for_more_drops_but_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.tree.path = folder.path().to_path_buf();
+        let mut steps = Steps::new(Pointers::open(&settings).unwrap());
+        let claimed = Claimed::for_test(&Seen::for_test("drop", 1, Moment::now()), 1);
+        let target = "amd64/generic/noble/install".parse().unwrap();
+        let rejection = Rejection::new(Reason::NoSpace, "");
+        steps.add(Decided::reject(claimed, target, rejection));
+        steps.until = Some(Instant::now() + GATHER * 1_000);
+        assert!(steps.begin(true, &settings.swap).is_none());
+        assert_eq!(steps.wake_up(), steps.until);
+        steps.until = Some(Instant::now());
+        assert!(steps.begin(true, &settings.swap).is_some());
+    }
+}

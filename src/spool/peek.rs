@@ -765,4 +765,29 @@ mod tests {
         let peeked = look(past, seen);
         assert!(matches!(peeked, Peeked::Ready(_)), "{peeked:?}");
     }
+
+    #[test]
+    fn a_change_in_the_tick_of_what_may_be_a_rename_is_no_sign_of_one() {
+        let world = World::with(TARGET);
+        let modified = world.incoming.stat("drop").unwrap().unwrap().modified;
+        while world.incoming.now().unwrap() <= modified.later(TICK) {}
+        fs::write(world.at("image/sub/linux"), "x").unwrap();
+        let dir = &world.incoming.existing_dir("drop").unwrap();
+        let newest = dir.stat_beneath("image/sub/linux").unwrap().unwrap();
+        let looker = Looker {
+            settings: &world.settings,
+            clock: &|| Ok(Reading::for_test(world.incoming.now()?)),
+            knows_writers: true,
+        };
+        let was_renamed = |changed: Moment| {
+            let stat = Stat {
+                changed,
+                ..dir.stat_self().unwrap()
+            };
+            let began = Instant::now();
+            looker.was_renamed(&Open { dir, stat, began }).unwrap()
+        };
+        assert!(!was_renamed(newest.changed));
+        assert!(was_renamed(newest.changed.later(Duration::from_micros(1))));
+    }
 }

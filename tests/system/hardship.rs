@@ -40,6 +40,11 @@ pub fn tests() -> Vec<Trial> {
             disk_is_full,
         ),
         test(
+            "what a drop shares with the current generation takes no room",
+            &[Needs::Root],
+            shared_takes_no_room,
+        ),
+        test(
             "a drop that would leave too little room waits for it",
             &[Needs::Root],
             room_is_kept_free,
@@ -277,6 +282,18 @@ fn disk_is_full() {
     });
     waits_for_room(&world, &disk, "No space left on device");
     assert_eq!(names(&world.published(TARGET)).len(), FILES);
+}
+
+fn shared_takes_no_room() {
+    let disk = FileSystem::tmpfs("8m");
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::at(dir.path(), &dir.path().join("spool"), &disk.root, SETTINGS);
+    for (drop, menu) in [("one", "1"), ("two", "2")] {
+        let files = [("linux", &[7; 5 << 20][..]), ("menu", menu.as_bytes())];
+        world.drop_image(drop, TARGET, &files);
+        world.run_once();
+        world.assert_outcome(drop, "published");
+    }
 }
 
 fn room_is_kept_free() {

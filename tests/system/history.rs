@@ -100,6 +100,11 @@ pub fn tests() -> Vec<Trial> {
             known_by_its_claim,
         ),
         test(
+            "a removal that a crash kept from happening is told once",
+            &[Needs::Failpoints],
+            removal_cut_short,
+        ),
+        test(
             "a swap that a crash kept from happening is not in the history",
             &[Needs::Failpoints],
             || no_untrue_line("", &["history", "swap", "tree-sync", "place-record"]),
@@ -266,6 +271,21 @@ fn assert_one_time(world: &World) -> i64 {
     let at = micros(told);
     assert_eq!(micros_of(&world.published(TARGET)), at, "{world}");
     at
+}
+
+fn removal_cut_short() {
+    let world = World::with(&format!("{REST}[retention]\nkeep = 0\nmin_age = \"0s\"\n"));
+    let one = publish(&world, "one");
+    world.drop_image("two", TARGET, &[("linux", b"two")]);
+    let mut killed = world.command(&["run", "--once"]);
+    let killed = killed.env(FAILPOINT, "vacuum:1:kill").status().unwrap();
+    assert_eq!(killed.signal(), Some(9));
+    assert!(generations(&world).contains(&one), "{world}");
+    world.run_once();
+    assert!(!generations(&world).contains(&one), "{world}");
+    let told = lines(&world);
+    let removed = told.iter().filter(|line| line["event"] == "removed");
+    assert_eq!(removed.count(), 1, "{told:#?}");
 }
 
 fn adopted_time() {

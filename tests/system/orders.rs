@@ -1,8 +1,8 @@
 //! The order of drops, incomplete drops, time-outs.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ use netboot_publisher::Digest;
 use rustix::process::Signal;
 
 use crate::lab::world::{Daemon, Needs, World, manifest, output, snapshot, test, until};
+use crate::unprivileged::{self, Unprivileged, give_away};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -32,6 +33,11 @@ pub fn tests() -> Vec<Trial> {
             "drops that were made while the daemon was down are published in order",
             &[],
             down_in_order,
+        ),
+        test(
+            "a drop of which nobody knows who writes to it is not taken for a renamed one",
+            &unprivileged::NEEDS,
+            unknown_writers,
         ),
         test(
             "a drop that may have been renamed in the tick of its last change comes before later ones",
@@ -216,6 +222,39 @@ fn down_in_order() {
     assert_eq!(published(&mut daemon, "a-last"), expected);
     assert_eq!(recorded(&world, TARGET), expected);
     rest(daemon, &world);
+}
+
+fn unknown_writers() {
+    let nobody = Unprivileged::new(&format!("#spool settle = \"1h\"\n{REST}"));
+    let world = &nobody.world;
+    give_away(&world.spool);
+    // Another user's: a daemon without privileges is not told who writes to that.
+    let hidden = world.incoming(&build(world, "root-s", TARGET));
+    fs::set_permissions(&hidden, Permissions::from_mode(0o777)).unwrap();
+    let built = hidden.metadata().unwrap();
+    let is_told = |stat: &fs::Metadata| {
+        (stat.ctime(), stat.ctime_nsec()) > (built.ctime(), built.ctime_nsec())
+    };
+    until("a later tick of the clock", || {
+        let probe = world.incoming(".probe");
+        fs::write(&probe, "").unwrap();
+        is_told(&probe.metadata().unwrap())
+    });
+    fs::rename(&hidden, world.incoming("root-s")).unwrap();
+    let renamed = SystemTime::now();
+    until("no event of it to be expected any more", || {
+        renamed
+            .elapsed()
+            .is_ok_and(|age| age > Duration::from_millis(300))
+    });
+    let mut daemon = nobody.daemon();
+    for name in ["one", "two"] {
+        nobody.drop_image(name, OTHER, name.as_bytes());
+        daemon.wait_for_drop(name);
+    }
+    assert!(world.incoming("root-s").exists(), "{world}");
+    assert_eq!(world.outcome("root-s"), None, "{world}");
+    daemon.stop();
 }
 
 fn untold_rename() {

@@ -40,6 +40,11 @@ pub fn tests() -> Vec<Trial> {
             rollback_waits,
         ),
         test(
+            "no generation goes that a rollback waits to make current",
+            &[],
+            rollback_keeps,
+        ),
+        test(
             "after max_delay a changed image is swapped whoever uses what",
             &[],
             overdue,
@@ -178,6 +183,39 @@ fn rollback_waits() {
     }
     daemon.stop();
     world.assert_at_rest();
+}
+
+fn rollback_keeps() {
+    let world = world(SOON);
+    let mut daemon = world.daemon();
+    for (target, text) in [(TARGET, "one"), (TARGET, "two"), (OTHER, "1"), (OTHER, "2")] {
+        drop_text(&world, target, text);
+        daemon.wait_for_drop(text);
+    }
+    let booting = machine(&world, TARGET);
+    let output = world.run(&["rollback", TARGET]);
+    let drop_name = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    until("the drop to be claimed", || {
+        world.claimed().contains(&drop_name)
+    });
+    // From now on retention keeps nothing.
+    let settings = fs::read_to_string(&world.config).unwrap();
+    let settings = settings.replace("min_age = \"1h\"", "min_age = \"0s\"\nkeep = 0");
+    fs::write(&world.config, settings).unwrap();
+    daemon.signal(Signal::HUP);
+    let kept = |target: &str| {
+        let folder = names(&world.published(&format!("{target}@")));
+        folder
+            .iter()
+            .filter(|name| !name.ends_with(".toml"))
+            .count()
+    };
+    until("the other target's generation to go", || kept(OTHER) == 1);
+    assert_eq!(kept(TARGET), 2, "{world}");
+    drop(booting);
+    daemon.wait_for_drop(&drop_name);
+    assert_eq!(shown(&world, TARGET), "one", "{world}");
+    daemon.stop();
 }
 
 fn overdue() {

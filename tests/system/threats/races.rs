@@ -82,6 +82,11 @@ pub fn tests() -> Vec<Trial> {
             || tree_folder_exchanged(|folder, outside| fs::rename(outside, folder).unwrap()),
         ),
         test(
+            "a drop in place is waited for while somebody has a lease on a file of it",
+            &[Needs::Root, Needs::Program("python3")],
+            leased_in_place,
+        ),
+        test(
             "an importer that leases its file can not keep its target taken",
             &[Needs::Root, Needs::Program("python3")],
             leased_file,
@@ -604,12 +609,11 @@ print('leased', flush=True)
 sys.stdin.read()
 ";
 
-fn leased_file() {
+/// Somebody who has a lease on this file, and who decides so who opens it when.
+fn lease(file: &Path) -> world::Ended {
     use std::io::{BufRead as _, BufReader};
-    let mut siege = Siege::new();
-    let drop = siege.build(OsStr::new("leased"), &manifest(TARGET), |_| {});
     let mut python = Command::new("python3");
-    python.args(["-c", LEASE]).arg(drop.join("image/linux"));
+    python.args(["-c", LEASE]).arg(file);
     let mut holder = world::Ended(
         python
             .stdin(std::process::Stdio::piped())
@@ -622,6 +626,37 @@ fn leased_file() {
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line, "leased\n");
+    holder
+}
+
+fn leased_in_place() {
+    let world = World::with("#spool settle = \"500ms\"\n[limits]\nmin_free_space = \"0B\"\n");
+    let mut daemon = world.daemon();
+    let make = |name: &str| {
+        fs::create_dir_all(world.incoming(name).join("image")).unwrap();
+        fs::write(world.incoming(name).join("image/linux"), name).unwrap();
+    };
+    make("leased");
+    let holder = lease(&world.incoming("leased/image/linux"));
+    let finish = |name: &str, target: &str| {
+        fs::write(world.incoming(name).join("manifest.toml"), manifest(target)).unwrap();
+    };
+    finish("leased", TARGET);
+    // Another is still a while later.
+    make("other");
+    finish("other", OTHER);
+    daemon.wait_for_drop("other");
+    assert_eq!(world.outcome("leased"), None, "{world}");
+    drop(holder);
+    daemon.wait_for_drop("leased");
+    world.assert_outcome("leased", "published");
+    daemon.stop();
+}
+
+fn leased_file() {
+    let mut siege = Siege::new();
+    let drop = siege.build(OsStr::new("leased"), &manifest(TARGET), |_| {});
+    let _holder = lease(&drop.join("image/linux"));
     fs::rename(&drop, siege.world.incoming("leased")).unwrap();
     siege.assert_refused("leased", "unreadable", &["image/linux"]);
     siege.end();
