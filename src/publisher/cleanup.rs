@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::pipeline::Pipeline;
 use super::queue::Queue;
 use super::steps::Steps;
-use super::troubles::{Troubles, instant};
+use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
 use crate::tree::Vacuum;
-use crate::words::{Moment, Target};
+use crate::words::Target;
 
 /// Drops whose removal is put off at most while there is other work, and their bytes.
 const MAX_PUT_OFF: usize = 512;
@@ -179,14 +179,14 @@ impl Cleanup {
     /// [`Cleanup::take_expired`] ends that.
     pub(super) fn begin_expiry(
         &mut self,
-    ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Moment>, Failure> + use<>> {
+    ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Duration>, Failure> + use<>> {
         self.next_expiry.take_if(|at| *at <= Instant::now())?;
         Some(|shop: &Workshop| shop.spool.expire(&shop.settings.spool))
     }
 
     pub(super) fn take_expired(
         &mut self,
-        next: Result<Option<Moment>, Failure>,
+        next: Result<Option<Duration>, Failure>,
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
@@ -197,7 +197,7 @@ impl Cleanup {
                 troubles.is_cleared(Troubles::SPOOL);
                 // What comes later than now goes later than this, and may go before what is there.
                 let newest = now + settings.keep_outcomes.min(settings.keep_rejected);
-                next.map_or(newest, |next| instant(next).min(newest))
+                next.map_or(newest, |next| newest.min(now + next))
                     .max(soonest)
             }
             Err(failure) => {

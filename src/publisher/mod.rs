@@ -37,6 +37,7 @@ mod workshop;
 pub(crate) use report::{Activity, News, Report};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -60,7 +61,7 @@ use crate::settings::Settings;
 use crate::spool::{Leaving, Peeked, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::tree::Pointers;
-use crate::words::{Moment, Target};
+use crate::words::Target;
 
 /// A panic in a thread of the publisher's.
 const BROKE_OFF: &str = "a piece of work broke off";
@@ -92,7 +93,7 @@ enum Done {
     BegunHeavy((Result<Begun, Postponed>, Target, u32)),
     Stepped((Pipeline, Stepped)),
     Vacuumed(Vacuumed),
-    Expired(Result<Option<Moment>, Failure>),
+    Expired(Result<Option<Duration>, Failure>),
     PutAway(Vec<PutAway>),
 }
 

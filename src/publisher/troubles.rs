@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use crate::fault::Fault;
 use crate::log::MessageId;
 use crate::text::quoted;
-use crate::words::Moment;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -96,11 +95,6 @@ impl Troubles {
     pub(crate) fn count(&self) -> usize {
         self.who.len()
     }
-}
-
-/// The same point in time for timers; now where it has passed.
-pub(super) fn instant(moment: Moment) -> Instant {
-    Instant::now() + moment.ahead()
 }
 
 #[cfg(test)]

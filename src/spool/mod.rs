@@ -40,11 +40,11 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use self::clock::Clock;
+use self::clock::{Clock, Reading};
 use self::drop::Checkable;
 use self::manifest::MANIFEST;
 use self::names::{claim_name_of, parse_place, place_of};
@@ -54,7 +54,7 @@ use crate::fault::{Fault, Rejection, StartError, reject};
 use crate::settings::{Settings, SpoolSettings};
 use crate::sys::{Dir, Failure, Importer, Kind, Stat, failpoint, random};
 use crate::text::quoted;
-use crate::words::{ClaimId, Moment, Reason, Verdict};
+use crate::words::{ClaimId, Reason, Verdict};
 
 /// The folders of a spool.
 const INCOMING: &str = "incoming";
@@ -379,36 +379,42 @@ impl Spool {
             .rename(&drop.place, &self.rejected, claim_name)
     }
 
-    /// Removes outcomes and rejected drops that were kept long enough. Returns when the next one
-    /// will have to go.
+    /// Removes outcomes and rejected drops that were kept long enough. Returns after how long the
+    /// next one will have to go.
     ///
     /// # Errors
     /// Says why one could not be removed; the others are gone all the same.
-    pub(crate) fn expire(&self, settings: &SpoolSettings) -> Result<Option<Moment>, Failure> {
-        let (mut next, mut failure) = (None, None);
-        for (dir, keep) in [
-            (&self.outcomes, settings.keep_outcomes),
-            (&self.rejected, settings.keep_rejected),
-        ] {
-            for (name, _) in dir.names()? {
-                // `changed` is the time of the last rename: the importer has no hand in it.
-                let Some(stat) = dir.stat(&name)? else {
-                    continue;
-                };
-                if stat.changed.age() >= keep {
-                    failure = dir.remove_tree(&name, 0).err().or(failure);
-                } else {
-                    Moment::note_earliest(&mut next, stat.changed.later(keep));
-                }
-            }
-        }
-        failure.map_or(Ok(next), Err)
+    pub(crate) fn expire(&self, settings: &SpoolSettings) -> Result<Option<Duration>, Failure> {
+        let clock = self.clock.read(&self.processing)?;
+        let outcomes = expire(&self.outcomes, settings.keep_outcomes, clock);
+        let rejected = expire(&self.rejected, settings.keep_rejected, clock);
+        Ok([outcomes?, rejected?].into_iter().flatten().min())
     }
 
     /// The folder that importers put drops into.
     pub(crate) fn incoming(&self) -> &Path {
         self.incoming.path()
     }
+}
+
+/// As [`Spool::expire`], of one folder.
+fn expire(dir: &Dir, keep: Duration, clock: Reading) -> Result<Option<Duration>, Failure> {
+    let (mut next, mut failure) = (None::<Duration>, None);
+    for (name, _) in dir.names()? {
+        // `changed` is the time of the last rename: the importer has no hand in it.
+        let Some(stat) = dir.stat(&name)? else {
+            continue;
+        };
+        // What was kept before the clock was set back is kept on: nobody knows how old it is.
+        let age = Some(clock.age(stat.changed)).filter(|age| *age < Duration::MAX);
+        let left = keep.saturating_sub(age.unwrap_or_default());
+        if left.is_zero() {
+            failure = dir.remove_tree(&name, 0).err().or(failure);
+        } else {
+            next = Some(next.map_or(left, |next| next.min(left)));
+        }
+    }
+    failure.map_or(Ok(next), Err)
 }
 
 /// The name of a drop's outcome.

@@ -785,7 +785,8 @@ mod tests {
                 ..dir.stat_self().unwrap()
             };
             let began = Instant::now();
-            looker.was_renamed(&Open { dir, stat, began }).unwrap()
+            let open = Open { dir, stat, began };
+            looker.was_renamed(&world.seen(None), &open).unwrap()
         };
         assert!(!was_renamed(newest.changed));
         assert!(was_renamed(newest.changed.later(Duration::from_micros(1))));

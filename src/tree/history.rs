@@ -39,16 +39,16 @@ const MAX_LINE: usize = 64 << 10;
 pub struct Happened {
     /// Of a swap: the time of the swap.
     pub at: Moment,
-    /// As [`BootTime::boot`].
+    /// As `BootTime::boot`.
     pub boot: String,
-    /// As [`BootTime::since`], in microseconds.
+    /// As `BootTime::since`, in microseconds.
     pub boottime: u64,
     pub(crate) event: Event,
-    /// What was current before; of [`Event::Removed`], what was removed. Missing where that is nothing,
+    /// What was current before; of `Event::Removed`, what was removed. Missing where that is nothing,
     /// or was a folder that somebody else had made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<GenerationName>,
-    /// What is current now; of [`Event::Adopted`], what the folder became. Missing where that is
+    /// What is current now; of `Event::Adopted`, what the folder became. Missing where that is
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<GenerationName>,

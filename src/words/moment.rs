@@ -39,11 +39,6 @@ impl Moment {
         SystemTime::now().duration_since(self.0).unwrap_or_default()
     }
 
-    /// The time until this moment; zero when the moment is past.
-    pub(crate) fn ahead(&self) -> Duration {
-        self.0.duration_since(SystemTime::now()).unwrap_or_default()
-    }
-
     /// The time from an `earlier` moment to this one; zero when that is later.
     pub(crate) fn since(&self, earlier: Self) -> Duration {
         self.0.duration_since(earlier.0).unwrap_or_default()
@@ -58,11 +53,6 @@ impl Moment {
     pub(crate) fn earlier(&self, by: Duration) -> Self {
         let earlier = self.0.checked_sub(by);
         Self(earlier.map_or(UNIX_EPOCH, |time| time.max(UNIX_EPOCH)))
-    }
-
-    /// Puts `moment` into `known`, unless an earlier one is there.
-    pub(crate) fn note_earliest(known: &mut Option<Self>, moment: Self) {
-        *known = Some(known.map_or(moment, |known| known.min(moment)));
     }
 
     pub(crate) fn since_1970(&self) -> Duration {
@@ -111,16 +101,6 @@ mod tests {
         assert_eq!(earlier(60), "1970-01-01T00:00:40.000000Z");
         assert_eq!(earlier(101), "1970-01-01T00:00:00.000000Z");
         assert_eq!(earlier(u64::MAX), "1970-01-01T00:00:00.000000Z");
-    }
-
-    #[test]
-    fn of_several_moments_the_earliest_is_noted() {
-        let [first, second, third] = [1, 2, 3].map(|seconds| Moment::from_stat(seconds, 0));
-        let mut known = None;
-        for (moment, expected) in [(second, second), (third, second), (first, first)] {
-            Moment::note_earliest(&mut known, moment);
-            assert_eq!(known, Some(expected));
-        }
     }
 
     #[test]

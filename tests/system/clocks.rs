@@ -7,7 +7,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::filesystems::{FileSystem, expect};
-use crate::lab::world::{Daemon, Needs, World, manifest, test, until};
+use crate::lab::world::{Daemon, Needs, World, manifest, output, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -95,7 +95,10 @@ fn set_back_before() {
 
 /// Only the daemon's wall clock is set here: the file system goes by the kernel's.
 fn set_meanwhile() {
-    let world = World::with(&format!("#spool rescan_interval = \"1s\"\n{SETTINGS}"));
+    let keep = "#spool keep_outcomes = \"1h\"\n";
+    let world = World::with(&format!(
+        "#spool rescan_interval = \"1s\"\n{keep}{SETTINGS}"
+    ));
     let clock = world.root.join("clock");
     let set = |offset: &str| {
         let new = world.root.join("clock.new");
@@ -132,4 +135,14 @@ fn set_meanwhile() {
         assert_eq!(shown, in_place, "{world}");
     }
     daemon.stop();
+    // What is kept for an hour is kept, though this daemon's clock is a day ahead.
+    let kept = world.names("outcomes");
+    let mut command = world.command(&["run", "--once"]);
+    command
+        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
+        .env("FAKETIME", "+1d")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("NO_FAKE_STAT", "1");
+    assert!(output(&mut command).status.success(), "{world}");
+    assert_eq!(world.names("outcomes"), kept, "{world}");
 }
