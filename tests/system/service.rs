@@ -115,7 +115,7 @@ fn publishes_debian() {
     assert!(status.unwrap().success());
 
     let submit = "netboot-publisher submit --arch amd64 --release bookworm --purpose install \
-                  --version 12 --wait=120 /opt/debian";
+                  --wait=120 /opt/debian";
     let submitted = container.run_as("ci", submit);
     assert!(submitted.status.success(), "{}", text(&submitted));
     let target = "amd64/generic/bookworm/install";
