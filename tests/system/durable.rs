@@ -95,7 +95,10 @@ fn late_rejection() {
     let steps: [(&str, &[&str]); 3] = [
         ("rename", &["/rejected>", "\"bad.json\""]),
         ("syncfs", &[&spool]),
-        ("rename", &["/processing>, \"bad\"", "/rejected>, \"bad\""]),
+        (
+            "rename",
+            &["/processing>, \"", ".bad\"", "/rejected>, \"bad\""],
+        ),
     ];
     assert_in_order(&calls, &steps);
 }
