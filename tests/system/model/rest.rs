@@ -98,18 +98,14 @@ impl Player {
     /// A start that finds nothing to do changes nothing, and machines are told what is current.
     pub fn start_again(&mut self) -> Played {
         self.stop()?;
-        let has_half = self
-            .drops
-            .iter()
-            .any(|drop| drop.is_half && drop.fate == Fate::Waits);
         let look = || {
             let mut seen = snapshot(&self.world.tree);
             seen.extend(snapshot(&self.world.spool));
-            // A start asks the kernel in one folder for writers, and makes the catalog again in
-            // another; where drops wait, it asks the file system in a third for its time.
+            // A start asks the kernel in one folder for writers, makes the catalog again in another,
+            // and asks the file system in a third for its time.
             seen.remove(&self.world.spool.join("outcomes"));
             seen.remove(&self.world.tree.join(".netboot-publisher"));
-            seen.retain(|path, _| !has_half || !path.ends_with("processing"));
+            seen.remove(&self.world.spool.join("processing"));
             seen
         };
         let mut before = None;
