@@ -247,7 +247,7 @@ fn idles() {
     // A rescan looks at the name `incoming`; the calls before the first are no whole rescan.
     let mut calls: Vec<BTreeMap<String, usize>> = Vec::new();
     for line in lines.map_while(Result::ok) {
-        if line.contains("\"incoming\"") {
+        if line.contains("/incoming\"") {
             calls.push(BTreeMap::new());
             if calls.len() > RESCANS + 1 {
                 break;
