@@ -6,21 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::spool::Seen;
-use crate::words::Target;
+use crate::words::{Moment, Target};
 
 /// A drop that is to be looked into; with its target where it is the head of that line already.
 pub(super) type Next = (Seen, Option<Target>);
 
 /// Importers whose drops are looked into at a time.
 const LANES: usize = 2;
-
-/// The clock that gives drops their order is so coarse (the kernel's `jiffies`, at 100 Hz).
-const TICK: Duration = Duration::from_millis(10);
 
 /// Drops of one importer that are looked into before it is another's turn, at most.
 const TOGETHER: usize = 128;
@@ -111,7 +107,7 @@ impl Looks {
     fn take_up_before(&mut self, seen: &Seen) {
         let now = Instant::now();
         let last = self.taken_up.get(&seen.owner);
-        let is_asked = last.is_some_and(|last| now - *last < TICK);
+        let is_asked = last.is_some_and(|last| now - *last < Moment::TICK);
         if !is_asked {
             self.taken_up.insert(seen.owner, now);
         }
@@ -141,7 +137,7 @@ impl Looks {
             }
         }
         self.held_up.retain(|_, at| *at > now);
-        self.taken_up.retain(|_, at| now - *at < TICK);
+        self.taken_up.retain(|_, at| now - *at < Moment::TICK);
     }
 
     /// The next drops to be looked into, all of one importer, whose others wait until
@@ -210,7 +206,6 @@ fn due_at(seen: &Seen) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::Moment;
 
     impl Looks {
         /// Forgets what says nothing about drops.

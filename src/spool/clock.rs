@@ -67,6 +67,11 @@ impl Reading {
         }
     }
 
+    /// The stamp of what is changed now.
+    pub(super) fn now(&self) -> Moment {
+        self.now
+    }
+
     /// Whether a stamp lies in the future: it was given before the clock was set back.
     pub(super) fn is_ahead(&self, stamp: Moment) -> bool {
         stamp.since(self.now) > self.at.elapsed() + SLACK

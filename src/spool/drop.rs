@@ -37,6 +37,9 @@ pub(crate) struct Seen {
     /// The drop was made there, and so is written in place. Where it neither was nor was renamed,
     /// nobody knows.
     pub(super) is_made: bool,
+    /// When a file of the drop that somebody had open for writing was no longer, as far as looks have
+    /// shown; by the clock of the spool's file system.
+    pub(super) closed: Option<Moment>,
     /// There was no room for the drop, for so long.
     pub(super) no_room_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
@@ -89,6 +92,7 @@ impl Seen {
             arrival: None,
             is_renamed: false,
             is_made: false,
+            closed: None,
             no_room_since: None,
             waits: None,
         }
@@ -141,6 +145,7 @@ impl Seen {
             arrival,
             is_renamed: arrival.is_some(),
             is_made: false,
+            closed: None,
             no_room_since: None,
             waits: None,
         }

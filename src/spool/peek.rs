@@ -29,11 +29,11 @@ pub(crate) const IMAGE: &str = "image";
 /// What a drop waits for is looked for no more often than this.
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 
+/// A writer is asked for more often than every `spool.settle`: that begins when the file is closed.
+const LONGEST_WAIT_FOR_WRITER: Duration = Duration::from_secs(1);
+
 /// Looking at a drop takes one in so many parts of the time at most.
 const SHARE: u32 = 20;
-
-/// The clock that gives inodes their times may be so far behind (the kernel's `jiffies`, at 100 Hz).
-const TICK: Duration = Duration::from_millis(10);
 
 /// Names that may be in a drop beside its image, about.
 const BESIDE: usize = 200;
@@ -116,11 +116,15 @@ impl Looker<'_> {
         }
         check_name(&seen.name)?;
         let dir = &place.existing_dir(seen.place()).map_err(unreadable)?;
-        if let Some(waits) = &mut seen.waits
-            && !waits.is_over(dir, began)
-        {
-            waits.next = began + self.pause();
-            return Ok(None);
+        if let Some(waits) = &mut seen.waits {
+            if !waits.is_over(dir, began) {
+                waits.next = began + self.pause(&waits.probe);
+                return Ok(None);
+            }
+            // A pause between two files begins when the first one is closed.
+            if matches!(waits.probe, Probe::Writer(_)) {
+                seen.closed = Some((self.clock)()?.now());
+            }
         }
         let open = Open { dir, stat, began };
         match inside(dir, stat.owner.uid)? {
@@ -152,7 +156,7 @@ impl Looker<'_> {
         }
         let mut writers = Writers::NotAsked;
         loop {
-            let motion = self.motion(open, writers)?;
+            let motion = self.motion(open, writers)?.with_closed(seen.closed);
             if let Some(path) = motion.written {
                 return self.wait_for_writer(path, seen, open);
             }
@@ -166,7 +170,7 @@ impl Looker<'_> {
             if motion.age < settle {
                 // Somebody who is seen to go on is not waited for by a daemon that runs once.
                 let is_settling = seen.waits.is_none();
-                let pause = settle.saturating_sub(motion.age) + TICK;
+                let pause = settle.saturating_sub(motion.age) + Moment::TICK;
                 open.wait(seen, Probe::Time, pause, is_settling);
                 seen.completed = completed;
                 if let Some(waits) = &mut seen.waits {
@@ -244,7 +248,8 @@ impl Looker<'_> {
                 return Ok(Some(lack.rejection));
             }
         }
-        open.wait(seen, lack.probe, self.pause(), false);
+        let pause = self.pause(&lack.probe);
+        open.wait(seen, lack.probe, pause, false);
         if let Some(waits) = &mut seen.waits {
             waits.next = waits.next.min(until);
             waits.overdue = Some(until);
@@ -253,8 +258,12 @@ impl Looker<'_> {
     }
 
     /// How often a drop is looked at that lacks something.
-    fn pause(&self) -> Duration {
-        self.settings.spool.settle.max(SHORTEST_WAIT)
+    fn pause(&self, probe: &Probe) -> Duration {
+        let settle = self.settings.spool.settle.max(SHORTEST_WAIT);
+        match probe {
+            Probe::Writer(_) => settle.min(LONGEST_WAIT_FOR_WRITER),
+            Probe::Time | Probe::Changed(..) => settle,
+        }
     }
 
     fn motion(&self, open: &Open<'_>, writers: Writers) -> Result<Motion, Fault> {
@@ -554,11 +563,7 @@ mod tests {
     fn a_change_at_any_depth_counts_and_a_file_that_is_open_for_writing() {
         let world = World::with(TARGET);
         let file = File::create(world.at("image/sub/linux")).unwrap();
-        assert_eq!(
-            world.in_place(SETTLE),
-            Shown::Waits(100),
-            "open for writing"
-        );
+        assert_eq!(world.in_place(SETTLE), Shown::Waits(0), "open for writing");
         assert_eq!(
             world.renamed(),
             Shown::Whole,
@@ -586,6 +591,28 @@ mod tests {
             assert!(motion.newest >= before, "{path}");
             assert!(motion.age <= SETTLE, "{path}");
         }
+    }
+
+    #[test]
+    fn a_drop_is_still_from_when_a_file_was_closed_that_was_open_for_long() {
+        let world = World::with(TARGET);
+        let file = File::create(world.at("image/sub/linux")).unwrap();
+        let mut seen = world.seen(None);
+        seen.is_made = true;
+        let Peeked::Waits(seen) = world.peek(seen, SETTLE) else {
+            panic!("it is open for writing");
+        };
+        drop(file);
+        // As long after the last change as after the close.
+        let mut later = seen.clone();
+        later.closed = Some(world.incoming.now().unwrap().later(SETTLE));
+        later.waits.as_mut().unwrap().probe = Probe::Time;
+        assert_eq!(world.look(seen, SETTLE), Shown::Waits(100));
+        assert_eq!(
+            world.look(later.clone(), SETTLE + SETTLE / 2),
+            Shown::Waits(50)
+        );
+        assert_eq!(world.look(later, 2 * SETTLE), Shown::Whole);
     }
 
     #[test]
@@ -691,7 +718,7 @@ mod tests {
     fn a_folder_whose_mode_changes_while_it_is_written_was_not_renamed() {
         let world = World::with(TARGET);
         let made = world.incoming.now().unwrap();
-        while world.incoming.now().unwrap() <= made.later(TICK) {}
+        while world.incoming.now().unwrap() <= made.later(Moment::TICK) {}
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o770);
         fs::set_permissions(world.at(""), mode).unwrap();
         assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(100));
@@ -707,7 +734,8 @@ mod tests {
             fs::write(world.folder.path().join(name).join("manifest.toml"), TARGET).unwrap();
         };
         let look = || world.look(world.seen(None), Duration::ZERO);
-        let tick = |since: Moment| while world.incoming.now().unwrap() <= since.later(TICK) {};
+        let tick =
+            |since: Moment| while world.incoming.now().unwrap() <= since.later(Moment::TICK) {};
         let again = |change: &dyn Fn()| {
             let _ = fs::remove_dir_all(world.at(""));
             build(".new");
@@ -740,7 +768,7 @@ mod tests {
         let world = World::with(TARGET);
         fs::remove_file(world.at("manifest.toml")).unwrap();
         let changed = world.incoming.stat("drop").unwrap().unwrap().changed;
-        while world.incoming.now().unwrap() <= changed.later(TICK) {}
+        while world.incoming.now().unwrap() <= changed.later(Moment::TICK) {}
         fs::write(world.at("image/sub/linux"), "x").unwrap();
         let look = |now: Moment, seen| {
             let looker = Looker {
@@ -770,7 +798,7 @@ mod tests {
     fn a_change_in_the_tick_of_what_may_be_a_rename_is_no_sign_of_one() {
         let world = World::with(TARGET);
         let modified = world.incoming.stat("drop").unwrap().unwrap().modified;
-        while world.incoming.now().unwrap() <= modified.later(TICK) {}
+        while world.incoming.now().unwrap() <= modified.later(Moment::TICK) {}
         fs::write(world.at("image/sub/linux"), "x").unwrap();
         let dir = &world.incoming.existing_dir("drop").unwrap();
         let newest = dir.stat_beneath("image/sub/linux").unwrap().unwrap();

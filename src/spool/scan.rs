@@ -18,9 +18,6 @@ use crate::words::Moment;
 /// A drop's event comes within this time, or is lost.
 const EVENT: Duration = Duration::from_millis(200);
 
-/// The clock that gives inodes their times may be so far behind (the kernel's `jiffies`, at 100 Hz).
-const TICK: Duration = Duration::from_millis(10);
-
 /// Drops of one importer that one scan brings at most: memory does not grow with a backlog.
 const MAX_SEEN: usize = 2_048;
 
@@ -117,7 +114,7 @@ impl Look<'_> {
         let waits = if self.arrivals.is_watching {
             EVENT
         } else {
-            TICK
+            Moment::TICK
         };
         let Some(clock) = self.clock else {
             scan.settles = Some(waits);

@@ -115,6 +115,15 @@ impl Motion {
         }
     }
 
+    /// Takes for the latest change that a file was closed, if it is.
+    pub(super) fn with_closed(mut self, closed: Option<Moment>) -> Self {
+        if let Some(closed) = closed {
+            self.age = self.age.min(self.clock.age(closed));
+            self.newest = self.newest.max(closed);
+        }
+        self
+    }
+
     /// Whether the latest change was made before the clock was set back.
     pub(super) fn is_from_future(&self) -> bool {
         self.clock.is_ahead(self.newest)

@@ -13,6 +13,9 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 pub struct Moment(SystemTime);
 
 impl Moment {
+    /// The clock that gives inodes their times may be so far behind (the kernel's `jiffies`, at 100 Hz).
+    pub(crate) const TICK: Duration = Duration::from_millis(10);
+
     pub(crate) fn now() -> Self {
         SystemTime::now().into()
     }

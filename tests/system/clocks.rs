@@ -7,6 +7,7 @@ use std::process::Command;
 use libtest_mimic::Trial;
 
 use crate::filesystems::{FileSystem, expect};
+use crate::lab::clock::{self, OwnClock, at_another_time};
 use crate::lab::world::{Daemon, Needs, World, manifest, output, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -25,7 +26,7 @@ pub fn tests() -> Vec<Trial> {
         ),
         test(
             "a clock that is set while the daemon runs is spoken of, and drops are published on",
-            &[Needs::Program("faketime")],
+            &[clock::NEEDS],
             set_meanwhile,
         ),
     ]
@@ -99,20 +100,9 @@ fn set_meanwhile() {
     let world = World::with(&format!(
         "#spool rescan_interval = \"1s\"\n{keep}{SETTINGS}"
     ));
-    let clock = world.root.join("clock");
-    let set = |offset: &str| {
-        let new = world.root.join("clock.new");
-        fs::write(&new, format!("{offset}\n")).unwrap();
-        fs::rename(new, &clock).unwrap();
-    };
-    set("+0");
+    let clock = OwnClock::new(&world.root);
     let mut command = world.command(&["run"]);
-    command
-        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
-        .env("FAKETIME_TIMESTAMP_FILE", &clock)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("NO_FAKE_STAT", "1");
+    clock.give_to(&mut command);
     let mut daemon = Daemon::start(command);
     let steps = [
         ("-1h", "back by 1h"),
@@ -120,7 +110,7 @@ fn set_meanwhile() {
         ("+0", "back by 1day"),
     ];
     for (number, (offset, said)) in steps.into_iter().enumerate() {
-        set(offset);
+        clock.set(offset);
         let line = daemon.wait_for("the clock was set");
         assert!(line.contains(said) && line.contains("WARN"), "{line}");
         let (renamed, in_place) = (format!("renamed-{number}"), format!("in-place-{number}"));
@@ -138,11 +128,7 @@ fn set_meanwhile() {
     // What is kept for an hour is kept, though this daemon's clock is a day ahead.
     let kept = world.names("outcomes");
     let mut command = world.command(&["run", "--once"]);
-    command
-        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
-        .env("FAKETIME", "+1d")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("NO_FAKE_STAT", "1");
+    at_another_time(&mut command, "+1d");
     assert!(output(&mut command).status.success(), "{world}");
     assert_eq!(world.names("outcomes"), kept, "{world}");
 }

@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 use rustix::process::{Signal, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
+use crate::lab::clock;
 use crate::lab::world::{
     Daemon, Ended, Needs, PROGRAM, World, manifest, names, snapshot, test, text, until,
 };
@@ -28,8 +29,8 @@ const QUIET: &str = "[swap]\nquiet_period = \"300ms\"\nmax_delay = \"1d\"\n";
 /// The variable that tells the program at which failpoint to end.
 const FAILPOINT: &str = "NETBOOT_PUBLISHER_FAILPOINT";
 
-const FAKETIME: &[Needs] = &[Needs::Program("faketime")];
-const FAKETIME_AND_FAILPOINTS: &[Needs] = &[Needs::Program("faketime"), Needs::Failpoints];
+const FAKETIME: &[Needs] = &[clock::NEEDS];
+const FAKETIME_AND_FAILPOINTS: &[Needs] = &[clock::NEEDS, Needs::Failpoints];
 const TIME_NAMESPACE: &[Needs] = &[Needs::Root, Needs::Program("unshare")];
 
 pub fn tests() -> Vec<Trial> {
@@ -93,6 +94,11 @@ pub fn tests() -> Vec<Trial> {
             "a drop that was not removed is not done again though the clocks differ",
             FAKETIME_AND_FAILPOINTS,
             two_clocks,
+        ),
+        test(
+            "a drop whose outcome was never written is not done again over a later one",
+            &[Needs::Failpoints],
+            without_outcome,
         ),
         test(
             "a drop that was swapped in before a crash is known by its claim",
@@ -226,15 +232,10 @@ fn json_of(world: &World, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The program under a wall clock that is so much ahead. What counts from the boot, and the file
-/// systems, keep their time.
+/// The program under a wall clock that is so much ahead.
 fn at_another_time(world: &World, offset: &str, arguments: &[&str]) -> Command {
     let mut command = world.command(arguments);
-    command
-        .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
-        .env("FAKETIME", offset)
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("NO_FAKE_STAT", "1");
+    clock::at_another_time(&mut command, offset);
     command
 }
 
@@ -628,6 +629,29 @@ fn two_clocks() {
         assert_eq!(drops.map(|name| world.outcome(name)), outcomes);
         world.assert_at_rest();
     }
+}
+
+/// There was no room for an outcome, and later drops came after all the same.
+fn without_outcome() {
+    let world = World::with(KEEP_ALL);
+    let mut command = world.command(&["run"]);
+    command.env(FAILPOINT, "remove:1:hang");
+    let mut daemon = Daemon::start(command);
+    world.drop_image("older", TARGET, &[("linux", b"older")]);
+    let expected = daemon.wait_for_drop("older");
+    hand_in(&world, "newer", WITHDRAW);
+    daemon.wait_for_drop("newer");
+    daemon.kill();
+    let written = world.outcome("older").unwrap();
+    fs::remove_file(world.spool.join("outcomes/older.json")).unwrap();
+    let before = images(&world);
+    world.run_once();
+    assert_eq!(images(&world), before, "{expected:?}");
+    let outcome = world.assert_outcome("older", "published");
+    for key in ["claim", "generation", "digest"] {
+        assert_eq!(outcome[key], written[key]);
+    }
+    world.assert_at_rest();
 }
 
 fn known_by_its_claim() {

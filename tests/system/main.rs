@@ -43,6 +43,7 @@ mod threats;
 mod tools;
 mod unprivileged;
 mod verify;
+mod writers;
 
 use libtest_mimic::Arguments;
 
@@ -78,6 +79,7 @@ fn main() {
         service::tests(),
         rights::tests(),
         tools::tests(),
+        writers::tests(),
     ];
     libtest_mimic::run(
         &Arguments::from_args(),

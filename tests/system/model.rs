@@ -27,16 +27,13 @@ use libtest_mimic::Trial;
 use proptest::strategy::{Strategy as _, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use crate::lab::clock;
 use crate::lab::world::{Needs, test};
 use crate::model::player::{Counts, End, play};
 use crate::model::story::{Story, stories};
 
 pub fn tests() -> Vec<Trial> {
-    let needs = &[
-        Needs::Failpoints,
-        Needs::Program("setpriv"),
-        Needs::Program("faketime"),
-    ];
+    let needs = &[Needs::Failpoints, Needs::Program("setpriv"), clock::NEEDS];
     vec![test(
         "a model that tries everything is never surprised",
         needs,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netboot_publisher::Digest;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::world::{Needs, PATIENCE, World, manifest, text, walk};
+use crate::lab::world::{Needs, PATIENCE, World, manifest, name_in, text, walk};
 
 /// What the machine and its tools need.
 pub const NEEDS: [Needs; 12] = [
@@ -316,14 +316,6 @@ fn date_back(folder: &Path) {
 /// The files of an image with their bytes, by their path in it.
 fn files(image: &Path) -> BTreeMap<String, Vec<u8>> {
     let paths = walk(image).into_iter().filter(|path| path.is_file());
-    let named = paths.map(|path| {
-        let name = path
-            .strip_prefix(image)
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_string();
-        (name, fs::read(path).unwrap())
-    });
+    let named = paths.map(|path| (name_in(image, &path), fs::read(path).unwrap()));
     named.collect()
 }

@@ -5,9 +5,10 @@
 //! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
 //! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog`
 //! disks as a power cut leaves them; `trace` tells which system calls a program made, and in what
-//! order.
+//! order; `clock` gives a program a wall clock of its own.
 
 pub mod blocklog;
+pub mod clock;
 pub mod container;
 pub mod importers;
 pub mod scene;

@@ -630,16 +630,20 @@ fn assert_recorded(generation: &Path, world: &World) {
     );
 }
 
+/// The path of a file in its image.
+pub fn name_in(image: &Path, path: &Path) -> String {
+    path.strip_prefix(image)
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_string()
+}
+
 /// What is in an image, read from the disk.
 pub fn listing(image: &Path) -> netboot_publisher::Listing {
     let mut listing = netboot_publisher::Listing::default();
     for path in walk(image) {
-        let name = path
-            .strip_prefix(image)
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_string();
+        let name = name_in(image, &path);
         let kind = fs::symlink_metadata(&path).unwrap().file_type();
         if kind.is_symlink() {
             let to = fs::read_link(&path).unwrap().to_str().unwrap().to_string();

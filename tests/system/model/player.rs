@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::filesystems::FileSystem;
+use crate::lab::clock::OwnClock;
 use crate::lab::world::{PATIENCE, World};
 use crate::model::page::{Brought, Fate, INCOMPLETE, NO_ROOM, Target, Tick, Wants};
 use crate::model::story::{
@@ -60,6 +61,8 @@ pub struct Player {
     pub reader: Reader,
     pub daemon: Option<Running>,
     pub world: World,
+    /// The wall clock of a daemon that has its own.
+    clock: OwnClock,
     pub drops: Vec<Brought>,
     pub stopped: Vec<Stopped>,
     /// What each target may be, of what was seen at the last rest.
@@ -137,7 +140,6 @@ impl Player {
         };
         let world = World::at(&root, &spool, &tree, &settings);
         fs::create_dir_all(&tree).unwrap();
-        fs::write(root.join("clock"), "+0").unwrap();
         let incoming = spool.join("incoming");
         open_to_all(&incoming, 0o1777);
         let importer = |number| Importer::new(&incoming, 3_001 + number as u32);
@@ -146,6 +148,7 @@ impl Player {
             importers: (0..IMPORTERS).map(importer).collect(),
             reader: Reader::new(&tree),
             daemon: None,
+            clock: OwnClock::new(&root),
             world,
             drops: Vec::new(),
             stopped: Vec::new(),
@@ -189,7 +192,7 @@ impl Player {
                 self.kill()
             }
             Step::SetClock(offset) => {
-                fs::write(self.world.root.join("clock"), format!("{offset:+}")).unwrap();
+                self.clock.set(&format!("{offset:+}"));
                 Ok(())
             }
             Step::Fill { is_tree } => self.fill(*is_tree),
@@ -536,12 +539,7 @@ impl Player {
             );
         }
         if self.setup.has_own_clock {
-            command
-                .env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1")
-                .env("FAKETIME_TIMESTAMP_FILE", self.world.root.join("clock"))
-                .env("FAKETIME_NO_CACHE", "1")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-                .env("NO_FAKE_STAT", "1");
+            self.clock.give_to(&mut command);
         }
         command
     }

@@ -215,6 +215,17 @@ fn mounted_over() {
     });
 }
 
+/// The drop `new` has no outcome, until a daemon starts on the tree that is there now.
+fn next_publishes(world: &World) {
+    assert_eq!(world.outcome("new"), None, "{world}");
+    let mut next = world.daemon();
+    next.wait_for_drop("new");
+    world.assert_outcome("new", "published");
+    let shown = fs::read(world.published(TARGET).join("linux"));
+    assert_eq!(shown.unwrap(), b"new");
+    next.stop();
+}
+
 /// A drop that is held when the tree is replaced: nothing but the step that would swap it in looks.
 fn replaced_before_swap() {
     let settings = "#spool rescan_interval = \"1h\"\n[limits]\nmin_free_space = \"0B\"\n\
@@ -234,15 +245,7 @@ fn replaced_before_swap() {
     drop(in_use);
     assert_eq!(daemon.wait().code(), Some(1));
     assert_eq!(fs::read_link(old.join(TARGET)).unwrap(), pointer, "{world}");
-    assert_eq!(world.outcome("new"), None, "{world}");
-    let mut next = world.daemon();
-    next.wait_for_drop("new");
-    world.assert_outcome("new", "published");
-    assert_eq!(
-        fs::read(world.published(TARGET).join("linux")).unwrap(),
-        b"new"
-    );
-    next.stop();
+    next_publishes(&world);
 }
 
 /// The daemon stands still between its last look and the swap: the outcome of a swap that nobody sees
@@ -264,13 +267,5 @@ fn replaced_before_outcome() {
     daemon.signal(Signal::CONT);
     assert_eq!(daemon.wait().code(), Some(1));
     assert!(old.join(TARGET).is_symlink(), "not swapped\n{world}");
-    assert_eq!(world.outcome("new"), None, "{world}");
-    let mut next = world.daemon();
-    next.wait_for_drop("new");
-    world.assert_outcome("new", "published");
-    assert_eq!(
-        fs::read(world.published(TARGET).join("linux")).unwrap(),
-        b"new"
-    );
-    next.stop();
+    next_publishes(&world);
 }
