@@ -267,8 +267,16 @@ impl Looker<'_> {
     }
 
     fn motion(&self, open: &Open<'_>, writers: Writers) -> Result<Motion, Fault> {
+        self.motion_by(Some((self.clock)()?), open, writers)
+    }
+
+    fn motion_by(
+        &self,
+        clock: Option<Reading>,
+        open: &Open<'_>,
+        writers: Writers,
+    ) -> Result<Motion, Fault> {
         let max = self.settings.limits.max_files.saturating_add(BESIDE);
-        let clock = (self.clock)()?;
         Motion::of(open.dir, max, writers, clock).map_err(unreadable)
     }
 
@@ -284,7 +292,8 @@ impl Looker<'_> {
         if !is_likely || open.dir.born().is_none_or(|born| modified < born) {
             return Ok(false);
         }
-        let motion = self.motion(open, Writers::Asked)?;
+        // To read the clock changes something on the disk, and no age is asked for.
+        let motion = self.motion_by(None, open, Writers::Asked)?;
         let is_written = motion.written.is_some() || motion.is_unsure || motion.is_going_on;
         Ok(!is_written && motion.newest_below < Some(changed))
     }
@@ -587,7 +596,7 @@ mod tests {
             fs::write(world.at(path), "x").unwrap();
             let drop = world.incoming.existing_dir("drop").unwrap();
             let clock = Reading::for_test(before.later(SETTLE));
-            let motion = Motion::of(&drop, usize::MAX, Writers::NotAsked, clock).unwrap();
+            let motion = Motion::of(&drop, usize::MAX, Writers::NotAsked, Some(clock)).unwrap();
             assert!(motion.newest >= before, "{path}");
             assert!(motion.age <= SETTLE, "{path}");
         }

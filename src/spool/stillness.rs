@@ -12,9 +12,9 @@ use crate::words::Moment;
 /// What a walk through a drop has shown.
 #[derive(Debug)]
 pub(super) struct Motion {
-    /// By what clock ages are told.
-    clock: Reading,
-    /// For so long, or longer, nothing in the drop has changed, at any depth.
+    /// By what clock ages are told, if any.
+    clock: Option<Reading>,
+    /// For so long, or longer, nothing in the drop has changed, at any depth; zero without a clock.
     pub(super) age: Duration,
     /// The latest time that anything has.
     pub(super) newest: Moment,
@@ -45,18 +45,19 @@ impl Motion {
         drop: &Dir,
         max: usize,
         writers: Writers,
-        clock: Reading,
+        clock: Option<Reading>,
     ) -> Result<Self, Failure> {
         let folder = drop.stat_self()?;
         let mut motion = Self {
             clock,
-            age: clock.age(folder.changed),
+            age: Duration::MAX,
             newest: folder.changed,
             newest_below: None,
             is_going_on: false,
             written: None,
             is_unsure: false,
         };
+        motion.take(folder.changed);
         let (mut count, mut folders) = (0, VecDeque::from([PathBuf::new()]));
         while let Some(folder) = folders.pop_front() {
             let opened;
@@ -76,7 +77,7 @@ impl Motion {
             let listed = here.each(|name, kind| {
                 count += 1;
                 let path = folder.join(name);
-                motion.look_at(here, Path::new(name), &path, writers);
+                motion.look_at(here, (Path::new(name), kind), &path, writers);
                 if kind == Kind::Dir {
                     folders.push_back(path);
                 }
@@ -99,15 +100,14 @@ impl Motion {
         Ok(motion)
     }
 
-    fn look_at(&mut self, here: &Dir, name: &Path, path: &Path, writers: Writers) {
+    fn look_at(&mut self, here: &Dir, (name, kind): (&Path, Kind), path: &Path, writers: Writers) {
         // The writer first: one that ends after this leaves a younger time.
-        if writers == Writers::Asked {
+        if writers == Writers::Asked && kind == Kind::File {
             self.ask(here, name, path);
         }
         match here.stat(name) {
             Ok(Some(Stat { changed, .. })) => {
-                self.age = self.age.min(self.clock.age(changed));
-                self.newest = self.newest.max(changed);
+                self.take(changed);
                 self.newest_below = self.newest_below.max(Some(changed));
             }
             Ok(None) => self.is_going_on = true,
@@ -117,22 +117,22 @@ impl Motion {
 
     /// Takes for the latest change that a file was closed, if it is.
     pub(super) fn with_closed(mut self, closed: Option<Moment>) -> Self {
-        if let Some(closed) = closed {
-            self.age = self.age.min(self.clock.age(closed));
-            self.newest = self.newest.max(closed);
-        }
+        closed.into_iter().for_each(|closed| self.take(closed));
         self
+    }
+
+    fn take(&mut self, changed: Moment) {
+        let age = self.clock.map(|clock| clock.age(changed));
+        self.age = self.age.min(age.unwrap_or_default());
+        self.newest = self.newest.max(changed);
     }
 
     /// Whether the latest change was made before the clock was set back.
     pub(super) fn is_from_future(&self) -> bool {
-        self.clock.is_ahead(self.newest)
+        self.clock.is_some_and(|clock| clock.is_ahead(self.newest))
     }
 
     fn ask(&mut self, here: &Dir, name: &Path, path: &Path) {
-        if !matches!(here.stat(name), Ok(Some(stat)) if stat.kind == Kind::File) {
-            return;
-        }
         match is_being_written(here, name) {
             Some(false) => {}
             Some(true) => self.written = Some(path.to_path_buf()),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,6 +108,14 @@ pub fn publish_bare(
             fs::create_dir_all(folder.parent().unwrap()).unwrap();
             fs::rename(draft, folder).unwrap();
             fs::rename(its_record, record).unwrap();
+            let history = tree.join(".history").join(target(number) + ".jsonl");
+            fs::create_dir_all(history.parent().unwrap()).unwrap();
+            let mut history = File::options()
+                .create(true)
+                .append(true)
+                .open(history)
+                .unwrap();
+            writeln!(history, "{:350}", name(number)).unwrap();
         });
         sync();
         on_all_processors(drops, |number| {
