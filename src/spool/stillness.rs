@@ -117,7 +117,9 @@ impl Motion {
 
     /// Takes for the latest change that a file was closed, if it is.
     pub(super) fn with_closed(mut self, closed: Option<Moment>) -> Self {
-        closed.into_iter().for_each(|closed| self.take(closed));
+        if let Some(closed) = closed {
+            self.take(closed);
+        }
         self
     }
 
