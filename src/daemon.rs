@@ -20,8 +20,9 @@ use crate::spool::Spool;
 use crate::sys::{Progress, tell_systemd};
 use crate::tree::Pointers;
 
-/// Threads for blocking work: as many as run side by side, and a few more.
-const MAX_THREADS: usize = 8;
+/// Threads for blocking work, made as they are needed: one for each lane of the publisher's, and ten
+/// for looks, steps, what is removed, and listeners.
+const MAX_THREADS: usize = 32;
 
 /// While the start takes long, systemd is asked for so much more time, in microseconds, so often,
 /// and so many times: a start that takes longer hangs.

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::sys::{Failure, UnknownAccount};
 use crate::words::Reason;
 
@@ -15,15 +17,30 @@ pub(crate) enum Fault {
     /// The machine's trouble, not the drop's: the drop is tried again later.
     #[error(transparent)]
     Retry(#[from] Failure),
-    /// There is not enough room: the drop is tried again later.
-    #[error("{wanted} needed beside `limits.min_free_space`, {free} free")]
-    NoSpace {
-        wanted: bytesize::ByteSize,
-        free: bytesize::ByteSize,
-    },
+    /// There is not enough room, and how much is missing: the drop is tried again later.
+    #[error("{0}")]
+    NoSpace(String),
     /// The daemon is stopping: the drop waits for the next start.
     #[error("interrupted by the daemon's end")]
     Interrupted,
+}
+
+impl Fault {
+    /// What the drop is rejected for if it goes on like this: it lets others pass meanwhile. `None`
+    /// where they would meet the same.
+    pub(crate) fn steps_aside(&self) -> Option<Reason> {
+        let is_full = match self {
+            Self::NoSpace(_) => true,
+            Self::Retry(failure) => {
+                matches!(
+                    failure.errno(),
+                    Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
+                )
+            }
+            Self::Reject(_) | Self::Interrupted => false,
+        };
+        is_full.then_some(Reason::NoSpace)
+    }
 }
 
 /// Why a drop is rejected.

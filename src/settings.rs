@@ -72,6 +72,8 @@ pub(crate) struct Limits {
     pub(crate) max_depth: usize,
     /// Bytes that publishing leaves free on the tree's file system.
     pub(crate) min_free_space: u64,
+    /// Drops of one importer that wait at a time; others stay in `incoming/`, unread.
+    pub(crate) max_waiting: usize,
 }
 
 /// Which generations vacuum leaves in place.
@@ -175,6 +177,7 @@ impl Default for Settings {
                 max_files: 100_000,
                 max_depth: 32,
                 min_free_space: 1 << 30,
+                max_waiting: 1_000,
             },
             retention: Retention {
                 keep: 2,
@@ -249,6 +252,7 @@ impl Settings {
             table.set("max_files", &mut limits.max_files, count(10_000_000));
             table.set("max_depth", &mut limits.max_depth, count(1_000));
             table.set("min_free_space", &mut limits.min_free_space, size);
+            table.set("max_waiting", &mut limits.max_waiting, positive(1_000_000));
         });
         top.table("retention", |table| {
             table.set("keep", &mut retention.keep, count(1_000_000));
@@ -446,6 +450,13 @@ fn count(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
     move |value| usize::try_from(value.number(max)?).map_err(|error| error.to_string())
 }
 
+fn positive(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
+    move |value| match count(max)(value)? {
+        0 => Err(format!("a whole number, from 1 to {max}")),
+        count => Ok(count),
+    }
+}
+
 /// The name of a user or group; an empty text stands for the daemon's own.
 fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
     const RULE: &str = "a name, or \"\" for the daemon's own";
@@ -494,6 +505,7 @@ mod tests {
         "limits.max_depth",
         "limits.max_files",
         "limits.max_image_size",
+        "limits.max_waiting",
         "limits.min_free_space",
         "log.format",
         "log.level",
@@ -538,6 +550,7 @@ mod tests {
             max_files = 7
             max_depth = 8
             min_free_space = "0B"
+            max_waiting = 9
             [retention]
             keep = 0
             min_age = "9s"
@@ -586,6 +599,7 @@ mod tests {
                 max_files: 7,
                 max_depth: 8,
                 min_free_space: 0,
+                max_waiting: 9,
             },
             retention: Retention {
                 keep: 0,
@@ -856,7 +870,7 @@ error: unknown key `limits.max_deph`
   --> config.toml:11:1
    |
 11 | max_deph = 3
-   | ^^^^^^^^ expected one of `max_image_size`, `max_files`, `max_depth`, `min_free_space`
+   | ^^^^^^^^ expected one of `max_image_size`, `max_files`, `max_depth`, `min_free_space`, `max_waiting`
 
 error: unknown key `retenion`
   --> config.toml:12:2

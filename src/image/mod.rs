@@ -222,6 +222,7 @@ const UNLIMITED: Limits = Limits {
     max_image_size: u64::MAX,
     max_files: usize::MAX,
     max_depth: usize::MAX,
+    max_waiting: usize::MAX,
     min_free_space: 0,
 };
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{Decided, Decision, Postponed, Request};
+use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
-use super::queue::MAX_LISTED;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
@@ -18,14 +18,11 @@ use crate::spool::{Action, Claimed, Manifest, Peeked, Ready, Seen};
 use crate::tree::{Current, Generation, Record};
 use crate::words::{Reason, Target};
 
-/// A heavier drop is worked on in a lane of its own, so that it holds up no light one; in bytes.
-const HEAVY: u64 = 64 << 20;
-
 /// What a file of an image costs besides its bytes, about.
 const FILE: u64 = 16 << 10;
 
-/// Looks into one importer's drops take no longer, but for the last of them: then it is another's
-/// turn.
+/// Looks into one importer's drops, and work on a batch of light ones, take no longer, but for the
+/// last of them: then it is another's turn.
 const TURN: Duration = Duration::from_millis(50);
 
 /// What looks into drops have shown, and the drops that there was no room or no time for.
@@ -34,18 +31,22 @@ pub(super) type PeekedDrops = (Vec<(Next, Result<Peeked, Fault>)>, Vec<Next>);
 /// How far a drop has come that was begun, with the target whose line it is the head of.
 pub(super) type BegunDrop = (Option<Target>, Result<Begun, Postponed>);
 
+/// An importer's drops that were begun, and those that there was no time for.
+pub(super) type BegunDrops = (u32, Vec<BegunDrop>, Vec<Ready>);
+
 #[derive(Debug)]
 pub(super) enum Begun {
     /// The importer has taken the drop of this claim name away.
     Gone(Arc<str>),
-    /// The drop can be done, and that takes long.
-    Heavy(Box<Checked>),
+    /// The drop can be done, and that may take long.
+    Checked(Box<Checked>),
     Decided(Decided),
-    /// There is no room for a claimed drop at its target.
-    NoRoom(Claimed, Target, Fault),
+    /// A claimed drop can't go on at its target, and others may pass: why, and what the drop is rejected
+    /// for when they do.
+    Aside(Claimed, Target, (Fault, Reason)),
 }
 
-/// A claimed drop that is worked on in a heavy lane.
+/// A claimed drop that is worked on in a lane for such as are not light.
 pub(super) enum Heavy {
     Checked(Box<Checked>),
     /// The drop has waited for its lane, and is checked anew.
@@ -84,14 +85,14 @@ impl Checked {
         &self.manifest.target
     }
 
-    fn is_heavy(&self) -> bool {
-        let weight = match &self.wanted {
+    pub(super) fn weight(&self) -> Weight {
+        let bytes = match &self.wanted {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
             // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
             Wanted::Nothing => 0,
         };
-        weight >= HEAVY
+        Weight::of(bytes)
     }
 }
 
@@ -117,20 +118,27 @@ impl Workshop {
         (peeked, rest.collect())
     }
 
-    /// Claims and checks drops, and decides what becomes of each unless that takes long.
-    pub(super) fn begin(&self, drops: Vec<Ready>) -> Vec<BegunDrop> {
-        let begin = |ready: Ready| {
+    /// Claims and checks drops, and decides what becomes of each unless that takes long. Returns those
+    /// as well that there was no time for.
+    pub(super) fn begin(&self, (owner, drops): (u32, Vec<Ready>)) -> BegunDrops {
+        let (began, mut rest) = (Instant::now(), drops.into_iter());
+        let mut begun = Vec::new();
+        while (begun.is_empty() || began.elapsed() < TURN)
+            && let Some(ready) = rest.next()
+        {
             let line = ready.target().cloned();
-            let begun = self.check(ready).and_then(|begun| match begun {
-                Begun::Heavy(checked) if !checked.is_heavy() => self.decide(*checked),
-                begun => Ok(begun),
+            let drop = self.check(ready).and_then(|drop| match drop {
+                Begun::Checked(checked) if checked.weight() == Weight::Light => {
+                    self.decide(*checked)
+                }
+                drop => Ok(drop),
             });
-            (line, begun)
-        };
-        drops.into_iter().map(begin).collect()
+            begun.push((line, drop));
+        }
+        (owner, begun, rest.collect())
     }
 
-    /// Does all that is left for a heavy drop, the head of the line of `target`.
+    /// Does all that is left for a drop that is not light, the head of the line of `target`.
     ///
     /// # Errors
     /// What has to be better before the drop can be tried again.
@@ -147,17 +155,17 @@ impl Workshop {
             Err(fault) => return Err(Postponed::new(seen, fault)),
         };
         match self.check(ready)? {
-            Begun::Heavy(checked) if checked.target() != target => {
+            Begun::Checked(checked) if checked.target() != target => {
                 let detail = "the manifest names another target than when the drop was claimed";
                 let fault = reject(Reason::Changed, detail);
                 Decided::new(checked.claimed, None, Err(fault), checked.started).map(Begun::Decided)
             }
-            Begun::Heavy(checked) => self.decide(*checked),
+            Begun::Checked(checked) => self.decide(*checked),
             begun => Ok(begun),
         }
     }
 
-    /// Claims and checks a drop. Every drop that can be done comes back as [`Begun::Heavy`].
+    /// Claims and checks a drop. Every drop that can be done comes back as [`Begun::Checked`].
     fn check(&self, ready: Ready) -> Result<Begun, Postponed> {
         let started = Instant::now();
         let seen = ready.seen.clone();
@@ -174,7 +182,7 @@ impl Workshop {
                     return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
                 }
                 Ok(Found::Wanted(wanted, current)) => {
-                    return Ok(Begun::Heavy(Box::new(Checked {
+                    return Ok(Begun::Checked(Box::new(Checked {
                         claimed,
                         manifest,
                         wanted,
@@ -198,10 +206,13 @@ impl Workshop {
             Wanted::Nothing => request.withdraw(checked.current),
         };
         let target = checked.manifest.target;
-        if let Err(fault @ Fault::NoSpace { .. }) = decision {
-            return Ok(Begun::NoRoom(checked.claimed, target, fault));
+        match decision {
+            Err(fault) if let Some(reason) = fault.steps_aside() => {
+                Ok(Begun::Aside(checked.claimed, target, (fault, reason)))
+            }
+            decision => Decided::new(checked.claimed, Some(target), decision, checked.started)
+                .map(Begun::Decided),
         }
-        Decided::new(checked.claimed, Some(target), decision, checked.started).map(Begun::Decided)
     }
 
     fn request<'a>(&'a self, claimed: &'a Claimed, manifest: &'a Manifest) -> Request<'a> {

@@ -1,6 +1,6 @@
 //! Drops for one target stand in a line: only its head is worked on, so that two are never reordered.
 //!
-//! A drop that there is no room for steps aside, and lets those of other importers pass; its own
+//! A drop that can't go on (no room, its owner's trouble) steps aside, and lets those of other importers pass; its own
 //! importer's wait behind it. Before one that came later is swapped in, those that it has passed are
 //! rejected: nothing older is ever put over something newer.
 
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::Decided;
-use crate::fault::{Fault, Rejection};
+use crate::fault::Rejection;
 use crate::spool::{Claimed, Seen};
-use crate::words::{ClaimId, Reason, Target};
+use crate::words::{ClaimId, Target};
 
 #[derive(Debug, Default)]
 pub(super) struct Lines(HashMap<Target, Line>);
@@ -22,11 +22,11 @@ struct Line {
     /// The claim name of the drop that is worked on.
     head: Option<Arc<str>>,
     others: VecDeque<Seen>,
-    /// Drops without room, in the order of their claims.
+    /// Drops that can't go on, in the order of their claims.
     aside: Vec<Aside>,
 }
 
-/// A claimed drop that there is no room for.
+/// A claimed drop that can't go on.
 #[derive(Debug)]
 struct Aside {
     claimed: Claimed,
@@ -75,13 +75,18 @@ impl Lines {
         line.is_some_and(|line| line.head.as_deref() == Some(claim_name))
     }
 
-    /// The head of a line steps aside for want of room. The line is to be advanced then.
-    pub(super) fn step_aside(&mut self, target: &Target, mut claimed: Claimed, fault: &Fault) {
+    /// The head of a line steps aside: it will be rejected if another passes, or nothing gets better.
+    /// The line is to be advanced then.
+    pub(super) fn step_aside(
+        &mut self,
+        target: &Target,
+        mut claimed: Claimed,
+        rejection: Rejection,
+    ) {
         let Some(line) = self.0.get_mut(target) else {
             return;
         };
-        claimed.no_room_since.get_or_insert_with(Instant::now);
-        let rejection = Rejection::new(Reason::NoSpace, fault.to_string());
+        claimed.aside_since.get_or_insert_with(Instant::now);
         line.aside.push(Aside { claimed, rejection });
         line.aside.sort_by_key(|aside| aside.claimed.claim.number());
     }
@@ -97,12 +102,12 @@ impl Lines {
     }
 
     /// Those aside are tried once more, each when nothing for its target is worked on. Returns them,
-    /// and those for which there has been no room for `timeout`: they are rejected.
+    /// and those that could not go on for `timeout`: they are rejected.
     pub(super) fn retry(&mut self, timeout: Duration) -> (Vec<(Seen, Target)>, Vec<Decided>) {
         let (mut again, mut late) = (Vec::new(), Vec::new());
         for (target, line) in &mut self.0 {
             let is_late = |aside: &mut Aside| {
-                let since = aside.claimed.no_room_since;
+                let since = aside.claimed.aside_since;
                 since.is_some_and(|since| since.elapsed() >= timeout)
             };
             let all = line.aside.extract_if(.., is_late);
@@ -116,7 +121,7 @@ impl Lines {
         (again, late)
     }
 
-    /// How many drops there is no room for.
+    /// How many drops can't go on.
     pub(super) fn aside(&self) -> usize {
         self.0.values().map(|line| line.aside.len()).sum()
     }
@@ -139,7 +144,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::words::Moment;
+    use crate::words::{Moment, Reason};
 
     #[test]
     fn the_time_without_room_goes_on_from_try_to_try() {
@@ -150,12 +155,12 @@ mod tests {
         let mut claimed = Claimed::for_test(&seen, 1);
         let mut begins = Vec::new();
         for _ in 0..3 {
-            lines.step_aside(&target, claimed, &Fault::Interrupted);
+            lines.step_aside(&target, claimed, Rejection::new(Reason::NoSpace, ""));
             assert!(lines.advance(&target).is_none());
             let (again, late) = lines.retry(Duration::MAX);
             assert!(late.is_empty());
             claimed = Claimed::for_test(&again[0].0, 1);
-            begins.push(claimed.no_room_since.unwrap());
+            begins.push(claimed.aside_since.unwrap());
         }
         assert_eq!(begins, [begins[0]; 3]);
     }

@@ -140,15 +140,17 @@ impl Looks {
         self.taken_up.retain(|_, at| now - *at < Moment::TICK);
     }
 
-    /// The next drops to be looked into, all of one importer, whose others wait until
+    /// The next drops to be looked into, all of one importer who may go on, whose others wait until
     /// [`Looks::end`]. `None` while there are none, or enough are being looked into.
-    pub(super) fn next(&mut self) -> Option<(u32, Vec<Next>)> {
+    pub(super) fn next(&mut self, may_go_on: impl Fn(u32) -> bool) -> Option<(u32, Vec<Next>)> {
         self.wake_up();
         if self.busy.len() >= LANES {
             return None;
         }
-        let is_free =
-            |owner: &&u32| !self.busy.contains(*owner) && !self.held_up.contains_key(*owner);
+        let is_free = |owner: &&u32| {
+            let is_held_up = self.busy.contains(*owner) || self.held_up.contains_key(*owner);
+            !is_held_up && may_go_on(**owner)
+        };
         let after = self.due.range(self.last.saturating_add(1)..);
         let all = after.chain(&self.due).map(|(owner, _)| owner);
         let owner = *all.into_iter().find(is_free)?;
@@ -177,11 +179,6 @@ impl Looks {
             .min()
     }
 
-    /// How many drops are due that no importer's turn has come for yet.
-    pub(super) fn due(&self) -> usize {
-        self.due.values().map(VecDeque::len).sum()
-    }
-
     /// Whether the drop of this claim name waits.
     pub(super) fn is_waiting(&self, claim_name: &str) -> bool {
         self.waiting.contains_key(claim_name)
@@ -190,6 +187,12 @@ impl Looks {
     /// How many drops wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many drops of an importer wait.
+    pub(super) fn waiting_of(&self, owner: u32) -> usize {
+        let waiting = self.waiting.values();
+        waiting.filter(|seen| seen.owner == owner).count()
     }
 
     /// Whether a drop waits for nothing but that it was not changed for a while.
@@ -227,7 +230,7 @@ mod tests {
             }
         }
         let turns: Vec<_> = std::iter::from_fn(|| {
-            let (owner, _) = looks.next()?;
+            let (owner, _) = looks.next(|_| true)?;
             looks.end(owner, Vec::new());
             Some(owner)
         })
@@ -240,7 +243,7 @@ mod tests {
         let mut looks = Looks::default();
         looks.wait(seen(1, 0).waiting_for_test());
         looks.take_up_all();
-        let (_, drops) = looks.next().unwrap();
+        let (_, drops) = looks.next(|_| true).unwrap();
         assert!(drops[0].0.waits.is_none(), "{drops:?}");
     }
 
@@ -252,7 +255,7 @@ mod tests {
         looks.wait(waiting);
         looks.hear_of_rename(&name, 7);
         assert_eq!(looks.waiting(), 0);
-        let (_, drops) = looks.next().unwrap();
+        let (_, drops) = looks.next(|_| true).unwrap();
         assert!(drops[0].0.waits.is_none(), "{drops:?}");
     }
 }

@@ -20,6 +20,7 @@
 mod cleanup;
 mod decide;
 mod decision;
+mod lanes;
 mod lines;
 mod looks;
 mod orders;
@@ -29,6 +30,7 @@ mod queue;
 mod quiet;
 mod recovery;
 mod report;
+mod room;
 mod scanner;
 mod steps;
 mod troubles;
@@ -46,8 +48,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::cleanup::{Cleanup, PutAway, Vacuumed};
-use self::decide::{Begun, BegunDrop, Heavy, PeekedDrops};
+use self::decide::{Begun, BegunDrop, BegunDrops, Heavy, PeekedDrops};
 use self::decision::Postponed;
+use self::lanes::Weight;
 use self::looks::Next;
 use self::pipeline::{Pipeline, Stepped, Written};
 use self::queue::Queue;
@@ -87,10 +90,10 @@ enum Done {
     Scanned(Result<Scan, Failure>),
     /// For an importer.
     Peeked((PeekedDrops, u32)),
-    /// In a light lane.
-    Begun(Vec<BegunDrop>),
-    /// In a heavy lane.
-    BegunHeavy((Result<Begun, Postponed>, Target, u32)),
+    /// In a light lane, for an importer.
+    Begun(BegunDrops),
+    /// In a lane for what is not light.
+    BegunHeavy((Result<Begun, Postponed>, Target, Weight, u32)),
     Stepped((Pipeline, Stepped)),
     Vacuumed(Vacuumed),
     Expired(Result<Option<Duration>, Failure>),
@@ -115,13 +118,14 @@ impl Publisher {
         let staging = Arc::clone(pointers.staging());
         let (pointers, queue, cleanup, troubles) =
             recover(&spool, pointers, &mut report, &settings, once)?;
-        let scanner = Scanner::new(&spool, &settings.spool, once);
+        let scanner = Scanner::new(&spool, &settings, once);
         Ok(Self {
             shop: Arc::new(Workshop {
                 settings,
                 spool: Arc::new(spool),
                 staging,
                 progress,
+                room: Arc::default(),
             }),
             changes,
             work: JoinSet::new(),
@@ -166,7 +170,7 @@ impl Publisher {
                         self.take(ended)?;
                     }
                 }
-                () = self.scanner.changed() => self.scanner.is_wanted = true,
+                () = self.scanner.changed() => self.scanner.hear(),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -200,7 +204,7 @@ impl Publisher {
         self.cleanup.begin_anew(targets.cloned());
         Arc::make_mut(&mut self.shop).settings = settings;
         self.queue.begin_anew();
-        self.scanner.begin_anew();
+        self.scanner.begin_anew(&self.shop.settings);
     }
 
     /// Begins whatever can be begun.
@@ -213,9 +217,9 @@ impl Publisher {
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
         self.begin(scan, Done::Scanned);
-        while let Some((seen, target)) = self.queue.next_heavy() {
+        while let Some((weight, seen, target)) = self.queue.next_in_lane() {
             let owner = seen.owner;
-            self.begin_heavy(Heavy::Seen(seen), target, owner);
+            self.begin_heavy(Heavy::Seen(seen), target, weight, owner);
         }
         // So that the targets of the next drops are known.
         while let Some((owner, drops)) = self.queue.next_to_peek() {
@@ -249,11 +253,11 @@ impl Publisher {
         true
     }
 
-    /// Hands a drop of the user `owner` for `target` to a heavy lane, which the queue counts as taken
-    /// already.
-    fn begin_heavy(&mut self, heavy: Heavy, target: Target, owner: u32) {
+    /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
+    /// taken already.
+    fn begin_heavy(&mut self, heavy: Heavy, target: Target, weight: Weight, owner: u32) {
         self.report.doing.begin(&target, &self.shop.progress);
-        let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, owner);
+        let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, weight, owner);
         self.begin(Some(work), Done::BegunHeavy);
     }
 
@@ -279,14 +283,14 @@ impl Publisher {
                     self.take_peeked(next, peeked);
                 }
             }
-            Done::Begun(drops) => {
-                self.queue.leave_light_lane();
+            Done::Begun((owner, drops, rest)) => {
+                self.queue.leave_light_lane(owner, rest);
                 for drop in drops {
                     self.take_begun(drop);
                 }
             }
-            Done::BegunHeavy((begun, target, owner)) => {
-                self.queue.leave_heavy_lane(owner);
+            Done::BegunHeavy((begun, target, weight, owner)) => {
+                self.queue.leave_lane(weight, owner);
                 self.report.doing.end(&target);
                 self.take_begun((Some(target), begun));
             }
@@ -340,17 +344,16 @@ impl Publisher {
     /// Takes back a drop that was begun; `line` is the line that the drop is the head of.
     fn take_begun(&mut self, (line, begun): BegunDrop) {
         match begun {
-            Ok(Begun::Heavy(checked)) => {
-                let target = checked.target().clone();
-                let seen = checked.claimed.again();
-                let owner = seen.owner;
-                if self.queue.enter_heavy_lane(seen, &target) {
-                    self.begin_heavy(Heavy::Checked(checked), target, owner);
+            Ok(Begun::Checked(checked)) => {
+                let (target, weight) = (checked.target().clone(), checked.weight());
+                let (seen, owner) = (checked.claimed.again(), checked.claimed.importer.uid);
+                if self.queue.enter_lane(weight, seen, &target) {
+                    self.begin_heavy(Heavy::Checked(checked), target, weight, owner);
                 }
             }
-            Ok(Begun::NoRoom(claimed, target, fault)) => {
+            Ok(Begun::Aside(claimed, target, (fault, reason))) => {
                 self.troubles.meet(&claimed.name, &fault);
-                self.queue.step_aside(target, claimed, &fault);
+                self.queue.step_aside(target, claimed, reason, &fault);
             }
             Ok(Begun::Decided(decided)) => {
                 // They have their outcome before this one is swapped in: a step later.
@@ -428,7 +431,7 @@ impl Publisher {
 
     /// Nothing runs, and nothing could be begun before somebody drops something.
     fn is_idle(&self) -> bool {
-        let is_pending = self.scanner.is_pending() || self.queue.is_settling();
+        let is_pending = self.scanner.is_pending(&self.queue) || self.queue.is_settling();
         let waits = is_pending || self.steps.held() > 0;
         self.work.is_empty() && self.steps.is_idle() && !waits
     }

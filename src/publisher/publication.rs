@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use bytesize::ByteSize;
-
 use super::decision::{self, Decision, Request, origin};
 use super::orders::conflict;
+use super::room::Reserved;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image};
 use crate::spool::Published;
+use crate::sys::Progress;
 use crate::tree::{Change, Current, Generation, Head, Record};
 use crate::words::{GenerationName, Reason};
 
@@ -101,10 +101,11 @@ impl Request<'_> {
         base: Option<&Base<'_>>,
         change: Change,
     ) -> Result<Decision, Fault> {
-        self.shop.check_space(image, base)?;
+        let progress = Arc::new(Progress::part_of(&self.shop.progress));
+        let _room = self.shop.reserve(image, base, Arc::clone(&progress))?;
         let draft = self.shop.staging.begin()?;
         let owner = self.shop.staging.gives_away_to();
-        let listing = image.publish_into(&draft.dir, base, owner, &self.shop.progress)?;
+        let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
         self.manifest.check_checksums(&listing)?;
         let target = &self.manifest.target;
         let mut kept = self.shop.staging.tree().kept(target, &listing.digest())?;
@@ -168,17 +169,23 @@ impl Workshop {
         Ok(None)
     }
 
-    fn check_space(&self, image: &Image, base: Option<&Base<'_>>) -> Result<(), Fault> {
+    /// Speaks for the room that an image takes beside what it shares with `base`.
+    fn reserve(
+        &self,
+        image: &Image,
+        base: Option<&Base<'_>>,
+        written: Arc<Progress>,
+    ) -> Result<Reserved<'_>, Fault> {
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains_key(path));
         let copied = image.files().filter(|(path, _)| !is_shared(*path));
-        let wanted: u64 = copied.map(|(_, size)| size).sum();
-        let free = self.staging.tree().root().free_space()?;
-        if wanted.saturating_add(self.settings.limits.min_free_space) > free {
-            return Err(Fault::NoSpace {
-                wanted: ByteSize(wanted),
-                free: ByteSize(free),
-            });
-        }
-        Ok(())
+        let bytes = copied.map(|(_, size)| size).sum();
+        let shared = base.map_or(0, |base| base.same_files.len());
+        // With its folder, and its record.
+        let inodes = (image.entries().len() + 2).saturating_sub(shared) as u64;
+        let (tree, reserve) = (
+            self.staging.tree().root(),
+            self.settings.limits.min_free_space,
+        );
+        self.room.reserve(tree, (bytes, inodes), reserve, written)
     }
 }

@@ -4,34 +4,20 @@
 //! never reordered. What waits is little more than a name: a manifest is read a while before the
 //! work, and an image is opened when the work begins.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::decision::Decided;
+use super::lanes::{Lanes, Weight};
 use super::lines::Lines;
 use super::looks::{Looks, Next};
-use crate::fault::Fault;
+use crate::fault::{Fault, Rejection};
 use crate::spool::{Claimed, Leaving, Ready, Seen};
-use crate::sys::processors;
-use crate::words::{Moment, Target};
-
-/// Heavy drops at a time, and of one importer: a second, so that one endless drop holds up no other
-/// of that importer either.
-const HEAVY_LANES: usize = 3;
-const HEAVY_LANES_OF_ONE: usize = 2;
-
-/// Manifests read ahead of the work.
-const AHEAD: usize = 128;
-
-/// Files that the manifests in memory may list, about: some list a hundred thousand.
-pub(super) const MAX_LISTED: usize = 100_000;
-const MAX_SHARE_LISTED: usize = 10_000;
-
-/// Drops that one light lane takes at a time.
-const MAX_SHARE: usize = 16;
+use crate::words::{Moment, Reason, Target};
 
 /// Drops that are complete and were not put away yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
@@ -43,12 +29,9 @@ pub(super) struct Queue {
     /// Drops that are to be looked into, and those that are not whole.
     looks: Looks,
     lines: Lines,
-    ready: VecDeque<Ready>,
-    /// Heads of a line that are heavy, and wait for their lane.
-    heavy: VecDeque<(Seen, Target)>,
-    busy_light_lanes: usize,
-    /// The importers whose heavy drops are being worked on.
-    busy_heavy_lanes: Vec<u32>,
+    lanes: Lanes,
+    /// How many drops of an importer wait: none of them has its outcome.
+    waiting_of: HashMap<u32, usize>,
     /// Drops that could not be worked on, and wait for the next try.
     postponed: Vec<Next>,
 }
@@ -56,6 +39,7 @@ pub(super) struct Queue {
 /// How far a drop has come.
 #[derive(Debug)]
 struct OnItsWay {
+    owner: u32,
     /// When the drop became complete.
     since: Moment,
     /// The drop is in `processing/`, or about to be.
@@ -71,10 +55,10 @@ impl Queue {
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
         let mut queue = Self::default();
         for seen in &claimed {
-            queue.set_out(seen.claim_name(), seen.completed, true);
+            queue.set_out(seen.claim_name(), seen.owner, seen.completed, true);
         }
         for drop in leaving {
-            queue.set_out(&drop.claim_name, Moment::now(), true);
+            queue.set_out(&drop.claim_name, 0, Moment::now(), true);
             queue.settle(&drop.claim_name, None);
         }
         for seen in claimed {
@@ -84,8 +68,10 @@ impl Queue {
     }
 
     /// Notes that a drop is on its way.
-    fn set_out(&mut self, claim_name: &Arc<str>, since: Moment, is_claimed: bool) {
+    fn set_out(&mut self, claim_name: &Arc<str>, owner: u32, since: Moment, is_claimed: bool) {
+        *self.waiting_of.entry(owner).or_default() += 1;
         let drop = OnItsWay {
+            owner,
             since,
             is_claimed,
             is_settled: false,
@@ -99,9 +85,17 @@ impl Queue {
         self.on_their_way.keys().cloned().collect()
     }
 
-    /// Whether the known backlog is so long that another scan can wait: what is new comes after it.
-    pub(super) fn is_long(&self) -> bool {
-        self.looks.due() >= AHEAD
+    /// Whether it is worth the while to look for more drops of an importer: half of those that may wait
+    /// have gone, or no other can go on.
+    pub(super) fn has_room(&self, owner: u32, max_waiting: usize) -> bool {
+        let waiting = self.waiting_of.get(&owner).copied().unwrap_or_default();
+        let is_stuck = || waiting < max_waiting && waiting == self.looks.waiting_of(owner);
+        waiting <= max_waiting / 2 || is_stuck()
+    }
+
+    /// How many drops of each importer wait.
+    pub(super) fn waiting_of(&self) -> &HashMap<u32, usize> {
+        &self.waiting_of
     }
 
     /// Whether a drop for `target` is on its way.
@@ -131,13 +125,7 @@ impl Queue {
 
     /// When a drop that waits is to be looked into.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.looks.next_due().filter(|_| self.may_peek())
-    }
-
-    /// Whether there is room for what looks into drops find.
-    fn may_peek(&self) -> bool {
-        let listed = || self.ready.iter().map(Ready::listed).sum::<usize>();
-        self.ready.len() < AHEAD && listed() < MAX_LISTED
+        self.looks.next_due()
     }
 
     /// Since when the first of those is complete.
@@ -173,7 +161,7 @@ impl Queue {
         // Two names may have one claim name: the second drop has to wait until the first is gone.
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
-                self.set_out(seen.claim_name(), seen.completed, false);
+                self.set_out(seen.claim_name(), seen.owner, seen.completed, false);
                 self.looks.add_new(seen);
             }
         }
@@ -184,7 +172,7 @@ impl Queue {
     /// enough was. What was found is to be given to [`Queue::take_ready`] or [`Queue::take_waiting`],
     /// and the end told by [`Queue::end_peeking`].
     pub(super) fn next_to_peek(&mut self) -> Option<(u32, Vec<Next>)> {
-        self.may_peek().then(|| self.looks.next()).flatten()
+        self.looks.next(|owner| self.lanes.may_read(owner))
     }
 
     /// No drops of this importer are being looked into any more; these were left over.
@@ -203,87 +191,56 @@ impl Queue {
     pub(super) fn take_ready(&mut self, ready: Ready, line: Option<Target>) {
         let target = ready.target();
         if line.is_some() && line.as_ref() == target {
-            self.ready.push_back(ready);
+            self.lanes.add(ready);
             return;
         }
         if target.is_none_or(|target| self.lines.enter(target, &ready.seen)) {
-            self.ready.push_back(ready);
+            self.lanes.add(ready);
         }
         self.advance(line);
     }
 
-    /// The next drops for a light lane; `None` while all lanes are busy, or no drop is ready. Small
-    /// drops go several at a time: to hand one over costs about as much as to stage it.
-    pub(super) fn next_light(&mut self) -> Option<Vec<Ready>> {
-        let lanes = light_lanes();
-        if self.busy_light_lanes >= lanes || self.ready.is_empty() {
-            return None;
-        }
-        self.busy_light_lanes += 1;
-        let share = (self.ready.len() / lanes).clamp(1, MAX_SHARE);
-        let mut batch = Vec::with_capacity(share);
-        let mut listed = 0;
-        while batch.len() < share
-            && listed < MAX_SHARE_LISTED
-            && let Some(ready) = self.ready.pop_front()
-        {
-            listed += ready.listed();
-            if let Some(drop) = self.on_their_way.get_mut(ready.seen.claim_name()) {
-                drop.is_claimed = true;
-            }
-            batch.push(ready);
-        }
-        Some(batch)
+    /// As [`Lanes::next_light`].
+    pub(super) fn next_light(&mut self) -> Option<(u32, Vec<Ready>)> {
+        let (owner, batch) = self.lanes.next_light()?;
+        self.set_claimed(&batch, true);
+        Some((owner, batch))
     }
 
-    /// A light lane is free again.
-    pub(super) fn leave_light_lane(&mut self) {
-        self.busy_light_lanes -= 1;
+    /// As [`Lanes::leave_light`].
+    pub(super) fn leave_light_lane(&mut self, owner: u32, rest: Vec<Ready>) {
+        self.set_claimed(&rest, false);
+        self.lanes.leave_light(owner, rest);
+    }
+
+    fn set_claimed(&mut self, drops: &[Ready], is_claimed: bool) {
+        for ready in drops {
+            let claim_name = ready.seen.claim_name();
+            let is_incoming = ready.seen.is_incoming();
+            if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+                drop.is_claimed = is_claimed || !is_incoming;
+            }
+        }
     }
 
     /// Whether drops are in a light lane, or will soon be.
     pub(super) fn is_busy(&self) -> bool {
-        self.busy_light_lanes > 0 || !self.ready.is_empty()
+        self.lanes.is_busy()
     }
 
-    /// Whether a heavy drop may be worked on at once. If not, it waits for its lane, and what was
-    /// opened of it is to be closed: many may wait.
-    pub(super) fn enter_heavy_lane(&mut self, seen: Seen, target: &Target) -> bool {
-        let is_first = self
-            .heavy
-            .iter()
-            .all(|(other, _)| other.owner != seen.owner);
-        let is_free = is_first && self.may_be_heavy(seen.owner);
-        if is_free {
-            self.busy_heavy_lanes.push(seen.owner);
-        } else {
-            self.heavy.push_back((seen, target.clone()));
-        }
-        is_free
+    /// As [`Lanes::enter`].
+    pub(super) fn enter_lane(&mut self, weight: Weight, seen: Seen, target: &Target) -> bool {
+        self.lanes.enter(weight, seen, target)
     }
 
-    /// The next heavy drop that waited for its lane, if that is free now.
-    pub(super) fn next_heavy(&mut self) -> Option<(Seen, Target)> {
-        let mut heavy = self.heavy.iter();
-        let next = heavy.position(|(seen, _)| self.may_be_heavy(seen.owner))?;
-        let next = self.heavy.remove(next)?;
-        self.busy_heavy_lanes.push(next.0.owner);
-        Some(next)
+    /// As [`Lanes::next`].
+    pub(super) fn next_in_lane(&mut self) -> Option<(Weight, Seen, Target)> {
+        self.lanes.next()
     }
 
-    /// Whether there is a lane for a heavy drop of this importer.
-    fn may_be_heavy(&self, owner: u32) -> bool {
-        let lanes = &self.busy_heavy_lanes;
-        let own = lanes.iter().filter(|other| **other == owner).count();
-        lanes.len() < HEAVY_LANES && own < HEAVY_LANES_OF_ONE
-    }
-
-    /// A heavy lane, which a drop of this importer had, is free again.
-    pub(super) fn leave_heavy_lane(&mut self, owner: u32) {
-        let mut lanes = self.busy_heavy_lanes.iter();
-        if let Some(lane) = lanes.position(|other| *other == owner) {
-            self.busy_heavy_lanes.swap_remove(lane);
-        }
+    /// As [`Lanes::leave`].
+    pub(super) fn leave_lane(&mut self, weight: Weight, owner: u32) {
+        self.lanes.leave(weight, owner);
     }
 
     /// The target of a line is free: the next drop in its line may go on.
@@ -295,9 +252,16 @@ impl Queue {
         }
     }
 
-    /// A drop is the head of a line, and there is no room for it: others may pass.
-    pub(super) fn step_aside(&mut self, target: Target, claimed: Claimed, fault: &Fault) {
-        self.lines.step_aside(&target, claimed, fault);
+    /// A drop is the head of a line, and can't go on: others may pass.
+    pub(super) fn step_aside(
+        &mut self,
+        target: Target,
+        claimed: Claimed,
+        reason: Reason,
+        fault: &Fault,
+    ) {
+        let rejection = Rejection::new(reason, fault.to_string());
+        self.lines.step_aside(&target, claimed, rejection);
         self.advance(Some(target));
     }
 
@@ -312,9 +276,12 @@ impl Queue {
     /// A drop has its outcome, and stays known until it was put away. The next one in the line may
     /// go on.
     pub(super) fn settle(&mut self, claim_name: &str, line: Option<Target>) {
-        if let Some(drop) = self.on_their_way.get_mut(claim_name) {
-            self.settled += usize::from(!drop.is_settled);
-            drop.is_settled = true;
+        if let Some(drop) = self.on_their_way.get_mut(claim_name)
+            && !std::mem::replace(&mut drop.is_settled, true)
+        {
+            self.settled += 1;
+            let owner = drop.owner;
+            self.waits_no_more(owner);
         }
         self.advance(line.filter(|target| self.lines.is_head(target, claim_name)));
     }
@@ -323,11 +290,24 @@ impl Queue {
     ///
     /// Returns whether another of its name waits in `incoming/`.
     pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
-        let gone = self.on_their_way.remove(claim_name);
-        gone.is_some_and(|drop| {
-            self.settled -= usize::from(drop.is_settled);
-            drop.another_waits
-        })
+        let Some(gone) = self.on_their_way.remove(claim_name) else {
+            return false;
+        };
+        if gone.is_settled {
+            self.settled -= 1;
+        } else {
+            self.waits_no_more(gone.owner);
+        }
+        gone.another_waits
+    }
+
+    fn waits_no_more(&mut self, owner: u32) {
+        if let Entry::Occupied(mut count) = self.waiting_of.entry(owner) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// A drop has to wait for the next try. The drop stays the head of its line: a later one for the
@@ -352,18 +332,12 @@ impl Queue {
     }
 }
 
-/// Light drops are worked on in so many threads: more than there are processors, because they wait
-/// for the disk.
-fn light_lanes() -> usize {
-    2 * processors()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::lanes::{LANES, light_lanes};
     use super::*;
-    use crate::fault::Rejection;
     use crate::spool::{Action, Manifest};
-    use crate::words::{ClaimId, Reason};
+    use crate::words::ClaimId;
     use proptest::prelude::*;
 
     const NAMES: usize = 8;
@@ -423,7 +397,7 @@ mod tests {
         seen: Seen,
         /// `None` when the manifest is bad.
         target: Option<Target>,
-        is_heavy: bool,
+        weight: Weight,
         /// The drop's place among those that scans have found.
         found: usize,
         /// The drop's place among those that were put in line.
@@ -448,7 +422,7 @@ mod tests {
         scan: Option<(Vec<usize>, HashSet<Arc<str>>)>,
         /// Looks at an importer's drops, each with the count when it began.
         peeks: Vec<(u32, Vec<Next>, usize)>,
-        light: Vec<Vec<Ready>>,
+        light: Vec<(u32, Vec<Ready>)>,
         heavy: Vec<(usize, Target)>,
         decided: Vec<(usize, Option<Target>)>,
         leaving: Vec<usize>,
@@ -519,30 +493,42 @@ mod tests {
                 }
                 Event::EndPeek => self.end_peek(pick),
                 Event::BeginLight => {
-                    if let Some(drops) = self.queue.next_light() {
+                    if let Some((owner, drops)) = self.queue.next_light() {
+                        assert!(drops.iter().all(|ready| ready.seen.owner == owner));
                         for ready in &drops {
                             self.begin(self.number(&ready.seen), ready.target());
                         }
-                        self.light.push(drops);
+                        self.light.push((owner, drops));
                     }
                     assert!(self.light.len() <= light_lanes());
+                    let same = |(owner, _): &&(u32, _)| *owner == self.light[0].0;
+                    let alone = self.light.iter().filter(same).count() == light_lanes();
+                    assert!(!alone, "no lane is left for another importer");
                 }
                 Event::EndLight => {
-                    if let Some(drops) = take_one(&mut self.light, pick) {
-                        self.queue.leave_light_lane();
+                    if let Some((owner, mut drops)) = take_one(&mut self.light, pick) {
+                        let begun = drops.len().div_ceil(1 + pick % 3);
+                        let rest = drops.split_off(begun);
+                        for ready in &rest {
+                            self.give_back(self.number(&ready.seen), ready.target());
+                        }
+                        self.queue.leave_light_lane(owner, rest);
                         for ready in drops {
                             self.end(self.number(&ready.seen), ready.target(), pick, false);
                         }
                     }
                 }
                 Event::BeginHeavy => {
-                    if let Some((seen, target)) = self.queue.next_heavy() {
-                        self.begin_heavy(self.number(&seen), target);
+                    if let Some((weight, seen, target)) = self.queue.next_in_lane() {
+                        let number = self.number(&seen);
+                        assert_eq!(weight, self.drops[number].weight);
+                        self.begin_heavy(number, target);
                     }
                 }
                 Event::EndHeavy => {
                     if let Some((number, target)) = take_one(&mut self.heavy, pick) {
-                        self.queue.leave_heavy_lane(self.drops[number].seen.owner);
+                        let drop = &self.drops[number];
+                        self.queue.leave_lane(drop.weight, drop.seen.owner);
                         self.end(number, Some(&target), pick, true);
                     }
                 }
@@ -565,7 +551,8 @@ mod tests {
             self.drops.push(Drop {
                 seen: Seen::for_test(&name, owner, completed),
                 target: (of < TARGETS).then(|| target(of)),
-                is_heavy: pick / 64 % 2 == 1,
+                weight: [Weight::Light, Weight::Middle, Weight::Light, Weight::Heavy]
+                    [pick / 64 % 4],
                 found: 0,
                 lined_up: 0,
                 claim: 0,
@@ -704,19 +691,33 @@ mod tests {
         fn begin_heavy(&mut self, number: usize, target: Target) {
             assert_eq!(self.on_the_way.get(&target), Some(&number));
             self.heavy.push((number, target));
-            assert!(self.heavy.len() <= HEAVY_LANES, "too many heavy drops");
-            let owner = |number: usize| self.drops[number].seen.owner;
-            let same = self.heavy.iter().filter(|it| owner(it.0) == owner(number));
-            assert!(same.count() <= HEAVY_LANES_OF_ONE, "of one importer");
+            let this = &self.drops[number];
+            let beside = self.heavy.iter().map(|(other, _)| &self.drops[*other]);
+            let beside = beside.filter(|other| other.weight == this.weight);
+            let own = beside
+                .clone()
+                .filter(|other| other.seen.owner == this.seen.owner);
+            assert!(beside.count() <= LANES, "too many of one weight");
+            assert!(own.count() < LANES, "no lane is left for another importer");
+        }
+
+        /// A drop was not begun, for want of time.
+        fn give_back(&mut self, number: usize, target: Option<&Target>) {
+            self.free(number, target);
+            if self.drops[number].seen.is_incoming() && !self.aside.contains(&number) {
+                self.incoming.push(number);
+                self.claimed.remove(&self.name(number));
+            }
         }
 
         /// The work on a drop, which is the head of `line`, has ended.
         fn end(&mut self, number: usize, line: Option<&Target>, pick: usize, was_heavy: bool) {
             let line = line.cloned();
             match (fate(pick, number), &line) {
-                (Fate::GoesOn, Some(target)) if self.drops[number].is_heavy && !was_heavy => {
-                    let seen = self.drops[number].seen.clone();
-                    if self.queue.enter_heavy_lane(seen, target) {
+                (Fate::GoesOn, Some(target)) if self.is_heavy(number) && !was_heavy => {
+                    let drop = &self.drops[number];
+                    let (weight, seen) = (drop.weight, drop.seen.clone());
+                    if self.queue.enter_lane(weight, seen, target) {
                         self.begin_heavy(number, target.clone());
                     }
                 }
@@ -725,8 +726,12 @@ mod tests {
                     self.aside.insert(number);
                     let drop = &self.drops[number];
                     let claimed = Claimed::for_test(&drop.seen, drop.claim);
-                    self.queue
-                        .step_aside(target.clone(), claimed, &Fault::Interrupted);
+                    self.queue.step_aside(
+                        target.clone(),
+                        claimed,
+                        Reason::NoSpace,
+                        &Fault::Interrupted,
+                    );
                 }
                 (Fate::GoesOn | Fate::IsIncomplete | Fate::HasNoRoom, _) => {
                     self.pass(number, line.as_ref());
@@ -743,6 +748,10 @@ mod tests {
                     self.decided.push((number, None));
                 }
             }
+        }
+
+        fn is_heavy(&self, number: usize) -> bool {
+            self.drops[number].weight != Weight::Light
         }
 
         /// A drop is about to be swapped in: those that it has passed are rejected.
@@ -856,9 +865,9 @@ mod tests {
             let manifest = Manifest::new(target(0), Action::Withdraw);
             queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
         }
-        assert_eq!(queue.next_light().unwrap().len(), 1);
+        assert_eq!(queue.next_light().unwrap().1.len(), 1);
         let claimed = Claimed::for_test(&drops[0], 1);
-        queue.step_aside(target(0), claimed, &Fault::Interrupted);
+        queue.step_aside(target(0), claimed, Reason::NoSpace, &Fault::Interrupted);
         assert!(queue.next_to_peek().is_none(), "it would overtake");
         assert_eq!(queue.retry_postponed(Duration::ZERO).len(), 1);
         let (_, next) = queue.next_to_peek().unwrap();

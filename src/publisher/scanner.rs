@@ -1,5 +1,6 @@
 //! When the spool is looked at: at the start, when an event says so, and now and then in any case.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
@@ -8,11 +9,12 @@ use tokio::time::Instant;
 
 use super::queue::Queue;
 use super::workshop::Workshop;
-use crate::settings::{SpoolSettings, WatchMode};
+use crate::settings::{Settings, SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
 use crate::sys::{Failure, tell_systemd};
 
-/// Looks at the spool take one in so many parts of the time at most: many names may be there.
+/// Looks at all that is in the spool take one in so many parts of the time at most: many names may be
+/// there.
 const SHARE: u32 = 10;
 
 /// Looks at the spool.
@@ -22,11 +24,19 @@ pub(super) struct Scanner {
     bell: Arc<Notify>,
     /// When the look began that is under way.
     began: Option<Instant>,
-    /// There is a reason to look.
+    /// There is a reason to look at all that is there.
     pub(super) is_wanted: bool,
-    /// There are drops that the last look has left out.
-    has_more: bool,
-    /// When a look is made in any case, and before when none is.
+    /// Events have told of something.
+    has_news: bool,
+    /// The last look has failed: what it was to look for is known to nobody.
+    has_failed: bool,
+    /// Importers of whom looks have left drops out.
+    left_out: HashSet<u32>,
+    /// Importers of whom the last look at all has put drops off: what came later comes after them.
+    put_off: HashSet<u32>,
+    /// Drops of one importer that may wait.
+    max_waiting: usize,
+    /// When all is looked at in any case, and before when it is not.
     next: Instant,
     not_before: Instant,
     /// When new drops are taken up that the last look has put off.
@@ -35,10 +45,10 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// With `once` nobody waits for what comes later.
-    pub(super) fn new(spool: &Spool, settings: &SpoolSettings, once: bool) -> Self {
+    pub(super) fn new(spool: &Spool, settings: &Settings, once: bool) -> Self {
         let bell = Arc::new(Notify::new());
         let rings = Arc::clone(&bell);
-        let watch = match settings.watch {
+        let watch = match settings.spool.watch {
             WatchMode::Auto if !once => Watch::new(spool.incoming(), move || rings.notify_one()),
             WatchMode::Auto | WatchMode::Poll => Watch::blind(),
         };
@@ -47,7 +57,11 @@ impl Scanner {
             bell,
             began: None,
             is_wanted: true,
-            has_more: false,
+            has_news: false,
+            has_failed: false,
+            left_out: HashSet::new(),
+            put_off: HashSet::new(),
+            max_waiting: settings.limits.max_waiting,
             next: Instant::now(),
             not_before: Instant::now(),
             settles: None,
@@ -59,33 +73,66 @@ impl Scanner {
         self.bell.notified().await;
     }
 
+    /// An event is a reason to look.
+    pub(super) fn hear(&mut self) {
+        self.has_news = true;
+    }
+
     /// Whether more is to be found out before it is known that nothing is left to do.
-    pub(super) fn is_pending(&self) -> bool {
-        self.is_wanted || self.has_more || self.settles.is_some()
+    pub(super) fn is_pending(&self, queue: &Queue) -> bool {
+        let is_wanted = self.is_wanted || self.has_news || self.settles.is_some();
+        is_wanted || self.may_go_on(queue)
+    }
+
+    /// Whether more of an importer's drops may wait, of whom some were left out.
+    fn may_go_on(&self, queue: &Queue) -> bool {
+        let mut left_out = self.left_out.iter();
+        left_out.any(|owner| queue.has_room(*owner, self.max_waiting))
     }
 
     /// A look at the spool that leaves out what the queue knows, if it is time for one;
-    /// [`Scanner::take`] ends it.
+    /// [`Scanner::take`] ends it. Where events have told all names that came, and there is no other
+    /// reason, only those are looked at: however many others wait.
     pub(super) fn begin(
         &mut self,
         queue: &Queue,
         settings: &SpoolSettings,
     ) -> Option<impl FnOnce(&Workshop) -> Result<Scan, Failure> + use<>> {
         let now = Instant::now();
-        self.wake_up(queue).filter(|at| *at <= now)?;
-        self.is_wanted = false;
+        if self.began.is_some() {
+            return None;
+        }
+        let is_due = self.has_failed || self.next_of_all(queue) <= now;
+        if !self.has_news && self.next_of_all(queue) > now {
+            return None;
+        }
+        self.has_news = false;
+        let Some(mut asked) = self.watch.ask(is_due) else {
+            // All is looked at, when it is time to.
+            self.is_wanted = true;
+            return None;
+        };
         self.began = Some(now);
-        self.next = now + settings.rescan_interval;
-        let (arrivals, known) = (self.watch.arrivals(), queue.known());
+        if is_due {
+            self.is_wanted = false;
+            self.settles = None;
+            self.left_out.clear();
+            self.next = now + settings.rescan_interval;
+        }
+        asked.known = queue.known();
+        asked.waiting.clone_from(queue.waiting_of());
+        asked.max_waiting = self.max_waiting;
+        asked.left_out = self.left_out.union(&self.put_off).copied().collect();
         Some(move |shop: &Workshop| {
             shop.check_places()?;
-            shop.spool.scan(&arrivals, &known)
+            shop.spool.scan(&asked)
         })
     }
 
     /// The settings have changed: all is looked at again. Whatever is found from now on is judged by
     /// the new ones, and so systemd is told that they are in force.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_anew(&mut self, settings: &Settings) {
+        self.max_waiting = settings.limits.max_waiting;
         self.is_wanted = true;
         tell_systemd(&[NotifyState::Ready]);
     }
@@ -93,25 +140,31 @@ impl Scanner {
     /// What a look has shown.
     pub(super) fn take(&mut self, scan: Result<Scan, Failure>) -> Result<Scan, Failure> {
         let (now, began) = (Instant::now(), self.began.take());
-        let took = began.map(|began| now - began).unwrap_or_default();
-        self.not_before = now + took * SHARE;
-        let scan = scan?;
-        self.has_more = scan.has_more;
-        self.settles = scan.settles.map(|settles| now + settles);
+        let scan = scan.inspect_err(|_| self.has_failed = true)?;
+        if scan.is_of_all {
+            let took = began.map(|began| now - began).unwrap_or_default();
+            self.not_before = now + took * SHARE;
+            self.put_off = scan.put_off.keys().copied().collect();
+            self.has_failed = false;
+        }
+        self.left_out
+            .extend(scan.left_out.difference(&self.put_off));
+        let settles = scan.settles.map(|settles| now + settles);
+        self.settles = [self.settles, settles].into_iter().flatten().min();
         Ok(scan)
     }
 
     /// When there is a reason to look even if nothing happens.
     pub(super) fn wake_up(&self, queue: &Queue) -> Option<Instant> {
-        if self.began.is_some() {
-            return None;
-        }
-        let has_reason = self.is_wanted || (self.has_more && !queue.is_long());
-        let wanted = has_reason.then_some(self.not_before);
-        let next = [Some(self.next), self.settles, wanted]
-            .into_iter()
-            .flatten()
-            .min();
-        next.map(|at| at.max(self.not_before))
+        let next = self.next_of_all(queue);
+        self.began.is_none().then_some(next)
+    }
+
+    /// When all that is there is looked at next.
+    fn next_of_all(&self, queue: &Queue) -> Instant {
+        let is_wanted = self.is_wanted || self.may_go_on(queue);
+        let wanted = is_wanted.then_some(self.not_before);
+        let all = [self.settles, wanted].into_iter().flatten();
+        all.fold(self.next, Instant::min).max(self.not_before)
     }
 }

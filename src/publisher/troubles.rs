@@ -36,7 +36,7 @@ impl Troubles {
         let what = match fault {
             // Told apart without the path: that is another for each drop.
             Fault::Retry(failure) => format!("{} {}", failure.doing, failure.cause),
-            Fault::NoSpace { .. } => "no space".to_string(),
+            Fault::NoSpace(_) => "no space".to_string(),
             Fault::Reject(_) | Fault::Interrupted => return,
         };
         let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::room::Room;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{Failure, Progress};
@@ -14,6 +15,7 @@ pub(super) struct Workshop {
     pub(super) spool: Arc<Spool>,
     pub(super) staging: Arc<Staging>,
     pub(super) progress: Arc<Progress>,
+    pub(super) room: Arc<Room>,
 }
 
 impl Workshop {

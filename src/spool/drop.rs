@@ -40,8 +40,8 @@ pub(crate) struct Seen {
     /// When a file of the drop that somebody had open for writing was no longer, as far as looks have
     /// shown; by the clock of the spool's file system.
     pub(super) closed: Option<Moment>,
-    /// There was no room for the drop, for so long.
-    pub(super) no_room_since: Option<Instant>,
+    /// The drop could not go on, and stepped aside, since then.
+    pub(super) aside_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
     pub(crate) waits: Option<Waits>,
 }
@@ -93,7 +93,7 @@ impl Seen {
             is_renamed: false,
             is_made: false,
             closed: None,
-            no_room_since: None,
+            aside_since: None,
             waits: None,
         }
     }
@@ -146,7 +146,7 @@ impl Seen {
             is_renamed: arrival.is_some(),
             is_made: false,
             closed: None,
-            no_room_since: None,
+            aside_since: None,
             waits: None,
         }
     }
@@ -245,7 +245,7 @@ pub(crate) struct Claimed {
     pub(super) claim_name: Arc<str>,
     pub claim: ClaimId,
     /// There was no room for the drop, for so long.
-    pub no_room_since: Option<Instant>,
+    pub aside_since: Option<Instant>,
     pub importer: Importer,
     pub received_at: Moment,
     /// When the drop became the daemon's, as far as is known.
@@ -257,7 +257,7 @@ impl Claimed {
     pub(crate) fn again(&self) -> Seen {
         let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
         Seen {
-            no_room_since: self.no_room_since,
+            aside_since: self.aside_since,
             ..Seen::claimed(self.claim, name, owner, self.received_at)
         }
     }
@@ -333,7 +333,7 @@ mod tests {
                 name: String::new(),
                 claim_name: Arc::clone(&seen.claim_name),
                 claim: ClaimId::new(number as u64, 0),
-                no_room_since: seen.no_room_since,
+                aside_since: seen.aside_since,
                 importer: Importer {
                     uid: seen.owner,
                     name: String::new(),

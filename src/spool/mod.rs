@@ -261,7 +261,7 @@ impl Spool {
         let claimed = Claimed {
             name: seen.shown_name(),
             claim,
-            no_room_since: seen.no_room_since,
+            aside_since: seen.aside_since,
             importer: Importer::of(stat.owner.uid),
             received_at: seen.completed,
             since,

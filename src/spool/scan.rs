@@ -18,8 +18,8 @@ use crate::words::Moment;
 /// A drop's event comes within this time, or is lost.
 const EVENT: Duration = Duration::from_millis(200);
 
-/// Drops of one importer that one scan brings at most: memory does not grow with a backlog.
-const MAX_SEEN: usize = 2_048;
+/// So many drops found are thinned out to those that may wait: memory does not grow with a backlog.
+const MANY: usize = 2_048;
 
 /// What events have said of drops.
 #[derive(Clone, Debug, Default)]
@@ -32,33 +32,46 @@ pub(crate) struct Arrivals {
     pub is_watching: bool,
 }
 
+/// What a scan goes by.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// Only these names are looked at, where events have told all that came; else all that are there.
+    pub names: Option<Vec<OsString>>,
+    pub arrivals: Arrivals,
+    /// Drops that are known, by their claim name.
+    pub known: HashSet<Arc<str>>,
+    /// How many drops of each importer wait already, and how many may.
+    pub waiting: HashMap<u32, usize>,
+    pub max_waiting: usize,
+    /// Importers of whom drops were left out before, or put off: what came later is not found by its
+    /// name.
+    pub left_out: HashSet<u32>,
+}
+
 /// What a look at `incoming/` has shown.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// New drops, in the order in which they came; of an importer who has very many, the first ones.
     pub found: Vec<Seen>,
-    /// There are more.
-    pub has_more: bool,
+    /// Whatever is there was looked at.
+    pub is_of_all: bool,
+    /// Importers who have more.
+    pub left_out: HashSet<u32>,
     /// Names that are known already; of those that were renamed into `incoming/`, their place.
     pub known: Vec<(Arc<str>, Option<u64>)>,
     /// When drops will be found that are so new that one which came before them may have been
     /// missed, or that an event is still to tell their place.
     pub settles: Option<Duration>,
     /// When the first of those of an importer came: what came later is put off with it.
-    put_off: HashMap<u32, Moment>,
+    pub put_off: HashMap<u32, Moment>,
 }
 
 impl Spool {
-    /// Looks for names in `incoming/` besides those of drops that are `known` by their claim name.
-    pub(crate) fn scan(
-        &self,
-        arrivals: &Arrivals,
-        known: &HashSet<Arc<str>>,
-    ) -> Result<Scan, Failure> {
+    /// Looks for names in `incoming/` besides those of drops that are known.
+    pub(crate) fn scan(&self, asked: &Asked) -> Result<Scan, Failure> {
         let mut look = Look {
             incoming: &self.incoming,
-            arrivals,
-            known,
+            asked,
             clock: None,
         };
         let mut scan = look.all()?;
@@ -67,7 +80,7 @@ impl Spool {
             look.clock = Some(self.clock.read(&self.processing)?);
             scan = look.all()?;
         }
-        scan.keep_first(MAX_SEEN);
+        scan.keep_first(asked);
         let Scan { found, put_off, .. } = &mut scan;
         found.retain(|seen| {
             put_off
@@ -81,37 +94,43 @@ impl Spool {
 /// What a look at `incoming/` goes by.
 struct Look<'a> {
     incoming: &'a Dir,
-    arrivals: &'a Arrivals,
-    known: &'a HashSet<Arc<str>>,
+    asked: &'a Asked,
     clock: Option<Reading>,
 }
 
 impl Look<'_> {
     /// All new drops; without a clock, only whether there is one, which settles then.
     fn all(&self) -> Result<Scan, Failure> {
-        let (mut scan, mut full) = (Scan::default(), 2 * MAX_SEEN);
-        self.incoming.each(|name, _| {
+        let (mut scan, mut full) = (Scan::default(), 2 * MANY);
+        scan.is_of_all = self.asked.names.is_none();
+        let mut look_at = |name: &OsStr| {
             let is_hidden = name.as_bytes().starts_with(b".");
             if !is_hidden && self.look_at(name, &mut scan).is_break() {
                 return ControlFlow::Break(());
             }
             if scan.found.len() >= full {
-                scan.keep_first(MAX_SEEN);
-                full = 2 * scan.found.len().max(MAX_SEEN);
+                scan.keep_first(self.asked);
+                full = 2 * scan.found.len().max(MANY);
             }
             ControlFlow::Continue(())
-        })?;
+        };
+        if let Some(names) = &self.asked.names {
+            let _ = names.iter().try_for_each(|name| look_at(name));
+        } else {
+            self.incoming.each(|name, _| look_at(name))?;
+        }
         Ok(scan)
     }
 
     fn look_at(&self, name: &OsStr, scan: &mut Scan) -> ControlFlow<()> {
         let claim_name = claim_name_of(name);
-        let arrival = self.arrivals.renamed.get(name).copied();
-        if let Some(known) = self.known.get(&*claim_name) {
+        let arrivals = &self.asked.arrivals;
+        let arrival = arrivals.renamed.get(name).copied();
+        if let Some(known) = self.asked.known.get(&*claim_name) {
             scan.known.push((Arc::clone(known), arrival));
             return ControlFlow::Continue(());
         }
-        let waits = if self.arrivals.is_watching {
+        let waits = if arrivals.is_watching {
             EVENT
         } else {
             Moment::TICK
@@ -122,7 +141,7 @@ impl Look<'_> {
         };
         if let Ok(Some(stat)) = self.incoming.stat(name) {
             let age = clock.age(stat.changed);
-            let is_made = self.arrivals.made.contains(name);
+            let is_made = arrivals.made.contains(name);
             if arrival.is_some() || is_made || age >= waits {
                 let mut seen = Seen::incoming(name, claim_name.into(), &stat, arrival);
                 seen.is_made = is_made;
@@ -140,17 +159,20 @@ impl Look<'_> {
 }
 
 impl Scan {
-    /// Leaves so many drops of each importer, the first ones.
-    fn keep_first(&mut self, count: usize) {
-        let mut counts = HashMap::<u32, usize>::new();
+    /// Leaves as many drops of each importer as may wait, the first ones.
+    fn keep_first(&mut self, asked: &Asked) {
+        let mut counts = asked.waiting.clone();
         self.found.sort_unstable_by(Seen::in_order);
-        let all = self.found.len();
         self.found.retain(|seen| {
             let of_importer = counts.entry(seen.owner).or_default();
             *of_importer += 1;
-            *of_importer <= count
+            let has_earlier = asked.names.is_some() && asked.left_out.contains(&seen.owner);
+            let is_kept = *of_importer <= asked.max_waiting && !has_earlier;
+            if !is_kept {
+                self.left_out.insert(seen.owner);
+            }
+            is_kept
         });
-        self.has_more |= self.found.len() < all;
     }
 }
 
@@ -169,10 +191,20 @@ mod tests {
             scan.found.extend([seen(1, number), seen(2, number)]);
         }
         scan.found.push(seen(3, 9));
-        scan.keep_first(2);
-        let found: Vec<_> = scan.found.iter().map(Seen::shown_name).collect();
-        assert_eq!(found, ["1-0", "2-0", "1-1", "2-1", "3-9"]);
-        assert!(scan.has_more);
+        let mut asked = Asked {
+            waiting: [(2, 1)].into(),
+            max_waiting: 2,
+            ..Asked::default()
+        };
+        scan.keep_first(&asked);
+        let names = |scan: &Scan| -> Vec<_> { scan.found.iter().map(Seen::shown_name).collect() };
+        assert_eq!(names(&scan), ["1-0", "2-0", "1-1", "3-9"]);
+        assert_eq!(scan.left_out, [1, 2].into());
+
+        // By their names drops are found that came later than those that were left out.
+        (asked.names, asked.left_out) = (Some(Vec::new()), [1].into());
+        scan.keep_first(&asked);
+        assert_eq!(names(&scan), ["2-0", "3-9"]);
     }
 
     #[test]
@@ -180,22 +212,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path()).unwrap();
         let incoming = folder.path().join(super::super::INCOMING);
-        let mut arrivals = Arrivals {
-            is_watching: true,
-            ..Arrivals::default()
+        let mut asked = Asked {
+            max_waiting: 2,
+            ..Asked::default()
         };
+        asked.arrivals.is_watching = true;
         // No event has told of the first one yet.
         for name in ["first", "second"] {
             std::fs::create_dir(incoming.join(name)).unwrap();
         }
-        arrivals.renamed.insert("second".into(), 0);
-        let scan = spool.scan(&arrivals, &HashSet::new()).unwrap();
+        asked.arrivals.renamed.insert("second".into(), 0);
+        let scan = spool.scan(&asked).unwrap();
         let found: Vec<_> = scan.found.iter().map(Seen::shown_name).collect();
         // On a slow machine the event has been waited for by now.
         let all = ["first", "second"];
         assert!(found.is_empty() || found == all, "{found:?}");
-        arrivals.renamed.insert("first".into(), 1);
-        let scan = spool.scan(&arrivals, &HashSet::new()).unwrap();
+        asked.arrivals.renamed.insert("first".into(), 1);
+        let scan = spool.scan(&asked).unwrap();
         assert_eq!(scan.found.len(), 2);
     }
 }

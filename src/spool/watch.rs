@@ -5,13 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use notify::event::{EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::scan::Arrivals;
+use super::scan::{Arrivals, Asked};
 use crate::log::MessageId;
 
 /// Watches `incoming/`.
@@ -35,9 +36,52 @@ struct Come {
     next: u64,
     /// Those that were made there.
     made: HashSet<OsString>,
+    /// The names of those that came since the last look.
+    news: Vec<OsString>,
+    /// Nobody knows what else came since then: events were lost, or there were too many.
+    is_lost: bool,
 }
 
+/// More names since the last look are as good as lost.
+const MAX_NEWS: usize = 4_096;
+
 impl Come {
+    fn add_news(&mut self, name: &OsStr) {
+        self.is_lost |= self.news.len() >= MAX_NEWS;
+        if !self.is_lost {
+            self.news.push(name.to_os_string());
+        }
+    }
+
+    fn ask(&mut self, is_of_all: bool) -> Option<Asked> {
+        let news = std::mem::take(&mut self.news);
+        let is_lost = std::mem::take(&mut self.is_lost);
+        let (names, renamed, made) = if is_of_all {
+            (None, self.renamed.clone(), self.made.clone())
+        } else if is_lost {
+            return None;
+        } else {
+            let renamed = news
+                .iter()
+                .filter_map(|name| self.renamed.get_key_value(name));
+            let renamed = renamed
+                .map(|(name, place)| (name.clone(), *place))
+                .collect();
+            let made = news.iter().filter_map(|name| self.made.get(name));
+            let made = made.cloned().collect();
+            (Some(news), renamed, made)
+        };
+        Some(Asked {
+            names,
+            arrivals: Arrivals {
+                renamed,
+                made,
+                is_watching: true,
+            },
+            ..Asked::default()
+        })
+    }
+
     fn forget(&mut self, name: &OsStr) {
         self.renamed.remove(name);
         self.made.remove(name);
@@ -70,17 +114,13 @@ impl Watch {
         Self(begin().inspect_err(warn).ok())
     }
 
-    /// What events have said of the drops that are in `incoming/`: what a scan begins with.
-    pub(crate) fn arrivals(&self) -> Arrivals {
+    /// What a scan is to look for, as far as events tell: of all that is there, or of what came since
+    /// this was asked last. `None` where nobody knows what that is.
+    pub(crate) fn ask(&self, is_of_all: bool) -> Option<Asked> {
         let Some((hints, _)) = &self.0 else {
-            return Arrivals::default();
+            return is_of_all.then(Asked::default);
         };
-        let come = hints.come();
-        Arrivals {
-            renamed: come.renamed.clone(),
-            made: come.made.clone(),
-            is_watching: true,
-        }
+        hints.come().ask(is_of_all)
     }
 }
 
@@ -104,8 +144,11 @@ impl Hints {
         if is_lost {
             // Some drops may have left, and others have come under their names.
             let come = &mut *self.come();
-            come.renamed.clear();
-            come.made.clear();
+            *come = Come {
+                next: come.next,
+                is_lost: true,
+                ..Come::default()
+            };
         }
         let has_arrived = event.is_ok_and(|event| self.take_event(&event));
         if is_lost || has_arrived {
@@ -118,12 +161,14 @@ impl Hints {
         let names = event.paths.iter();
         let names = names.filter(|path| path.parent() == Some(&self.incoming));
         let names = names.filter_map(|path| path.file_name());
+        let names = names.filter(|name| !name.as_bytes().starts_with(b"."));
         let come = &mut *self.come();
         match event.kind {
             EventKind::Create(_) => {
                 for name in names {
                     come.forget(name);
                     come.made.insert(name.to_os_string());
+                    come.add_news(name);
                 }
                 true
             }
@@ -131,6 +176,7 @@ impl Hints {
                 for name in names {
                     come.forget(name);
                     come.renamed.insert(name.to_os_string(), come.next);
+                    come.add_news(name);
                     come.next += 1;
                 }
                 true
@@ -204,12 +250,30 @@ mod tests {
     }
 
     #[test]
+    fn whatever_came_since_the_last_look_is_named_but_what_is_hidden_or_too_much() {
+        let (hints, _has_looked) = hints();
+        for name in ["/in/.hidden", "/in/b", "/in/a"] {
+            hints.take(Ok(rename(RenameMode::To, name)));
+        }
+        let news = || hints.come().ask(false).map(|asked| asked.names.unwrap());
+        assert_eq!(news(), Some(vec!["b".into(), "a".into()]));
+        assert_eq!(news(), Some(Vec::new()));
+        for number in 0..=MAX_NEWS {
+            hints.take(Ok(rename(RenameMode::To, &format!("/in/{number}"))));
+        }
+        assert_eq!(news(), None);
+        assert_eq!(news(), Some(Vec::new()));
+        assert_eq!(hints.come().ask(true).unwrap().names, None);
+    }
+
+    #[test]
     fn after_an_overflow_of_the_queue_nothing_is_known_and_it_is_a_reason_to_look() {
         let (hints, has_looked) = hints();
         hints.take(Ok(rename(RenameMode::To, "/in/a")));
         let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
         hints.take(Ok(overflow));
         assert_eq!(places(&hints), []);
+        assert!(hints.come().ask(false).is_none());
         assert_eq!(has_looked.try_iter().count(), 2);
     }
 }

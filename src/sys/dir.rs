@@ -554,9 +554,11 @@ impl Dir {
     }
 
     /// Bytes that an unprivileged user can still write on this directory's file system.
-    pub(crate) fn free_space(&self) -> Result<u64> {
+    pub(crate) fn free_space(&self) -> Result<(u64, Option<u64>)> {
         let stat = self.explain_self("asking for the free space of", fs::fstatvfs(&self.fd))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // Where inodes are made as they are needed (btrfs) there are none in all.
+        Ok((bytes, (stat.f_files > 0).then_some(stat.f_favail)))
     }
 
     fn open_dir(&self, path: &Path) -> rustix::io::Result<Self> {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 /// How far long work has come, and whether it is to end before it is done.
@@ -12,26 +12,43 @@ pub(crate) struct Progress {
     stop: AtomicBool,
     bytes: AtomicU64,
     expected: AtomicU64,
+    /// What this work is a part of.
+    whole: Option<Arc<Self>>,
 }
 
 impl Progress {
+    /// That of a part, which is counted by itself and with the whole, and ends with that.
+    pub(crate) fn part_of(whole: &Arc<Self>) -> Self {
+        Self {
+            whole: Some(Arc::clone(whole)),
+            ..Self::default()
+        }
+    }
+
     /// Asks for the work to end at the next block of a file.
     pub(crate) fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        let whole = self.whole.as_ref();
+        self.stop.load(Ordering::Relaxed) || whole.is_some_and(|whole| whole.is_stop_requested())
     }
 
     /// So many more bytes will be copied or hashed.
     pub(crate) fn expect(&self, bytes: u64) {
         self.expected.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.expect(bytes);
+        }
     }
 
     /// So many more bytes were copied or hashed.
     pub(crate) fn advance(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.advance(bytes);
+        }
     }
 
     /// All bytes that were copied or hashed until now.

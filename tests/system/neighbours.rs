@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::filesystems::FileSystem;
-use crate::lab::world::{Needs, World, manifest, test, until, walk};
+use crate::lab::world::{Daemon, Needs, World, manifest, names, test, until, walk};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -31,6 +31,31 @@ pub fn tests() -> Vec<Trial> {
             "large drops of one importer hold up no large drop of another, and holes stay holes",
             &[Needs::Root],
             sparse,
+        ),
+        test(
+            "two thousand good drops of one importer hold up no drop of another",
+            &[Needs::Root],
+            many_good,
+        ),
+        test(
+            "gigabytes of three importers hold up no ordinary initrd of another",
+            &[Needs::Root],
+            gigabytes,
+        ),
+        test(
+            "thousands of empty folders of one importer hold up no drop of another",
+            &[Needs::Root],
+            many_empty,
+        ),
+        test(
+            "of an importer no more drops are read than may wait, and the others after those",
+            &[Needs::Root],
+            max_waiting,
+        ),
+        test(
+            "room that one drop needs is given to no other meanwhile",
+            &[Needs::Root, Needs::Failpoints],
+            room_is_reserved,
         ),
         test(
             "a drop without room lets another importer's pass, and ends as no-space",
@@ -127,12 +152,13 @@ fn sparse() {
                 .unwrap();
         });
     }
+    let large = vec![7; 70 << 20];
+    world.drop_image(".large", OTHER, &[("initrd.gz", &large)]);
     let mut daemon = world.daemon();
     until("two to be worked on", || {
         world.names("../tree/.netboot-publisher/staging").len() >= 2
     });
-    let large = vec![7; 70 << 20];
-    world.drop_image("large", OTHER, &[("initrd.gz", &large)]);
+    fs::rename(world.incoming(".large"), world.incoming("large")).unwrap();
     daemon.wait_for_drop("large");
     let before = ended(&world, "hole-");
     assert!(before < DROPS - 1, "{before} holes came before it\n{world}");
@@ -144,6 +170,153 @@ fn sparse() {
         assert!(disk.blocks() < 100, "{} blocks of 512 bytes", disk.blocks());
     }
     daemon.stop();
+}
+
+fn many_good() {
+    const DROPS: usize = 2_000;
+    let world = World::with(SETTINGS);
+    for drop in 0..DROPS {
+        let target = format!("amd64/generic/noble/good-{drop}");
+        drop_as_importer(
+            &world,
+            &format!("good-{drop}"),
+            &manifest(&target),
+            |image| {
+                fs::write(image.join("linux"), vec![7; 64 << 10]).unwrap();
+            },
+        );
+    }
+    let mut daemon = world.daemon();
+    until("the first of them to end", || ended(&world, "good-") > 0);
+    world.drop_image("small", OTHER, &[("linux", b"2B")]);
+    daemon.wait_for_drop("small");
+    let before = ended(&world, "good-");
+    assert!(before < DROPS / 2, "{before} came before it");
+    until("the others to end", || ended(&world, "good-") == DROPS);
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+fn gigabytes() {
+    const HOLE: u64 = 15 << 30;
+    const IMPORTERS: u32 = 3;
+    // Room for all that is listed, though holes take none.
+    let disk = FileSystem::tmpfs("64g");
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    for number in 0..IMPORTERS {
+        let name = format!("hole-{number}");
+        let manifest = manifest(&format!("amd64/generic/noble/{name}"));
+        build_as_importer(&world, &name, &manifest, |image| {
+            let disk = File::create(image.join("disk")).unwrap();
+            disk.set_len(HOLE).unwrap();
+        });
+        let hidden = world.incoming(&format!(".{name}"));
+        for path in [vec![hidden.clone()], walk(&hidden)].concat() {
+            chown(path, Some(IMPORTER + number), None).unwrap();
+        }
+    }
+    let large = vec![7; 70 << 20];
+    world.drop_image(".large", OTHER, &[("initrd.gz", &large)]);
+    let mut daemon = world.daemon();
+    (0..IMPORTERS).for_each(|number| hand_over(&world, &format!("hole-{number}")));
+    until("all lanes for gigabytes to be taken", || {
+        names(&world.tree.join(".netboot-publisher/staging")).len() == IMPORTERS as usize
+    });
+    fs::rename(world.incoming(".large"), world.incoming("large")).unwrap();
+    daemon.wait_for_drop("large");
+    assert_eq!(ended(&world, "hole-"), 0, "{world}");
+    daemon.stop();
+}
+
+fn many_empty() {
+    const FOLDERS: usize = 20_000;
+    let world = World::with(SETTINGS);
+    let mut daemon = world.daemon();
+    for number in 0..FOLDERS {
+        let folder = world.incoming(&format!("empty-{number}"));
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(IMPORTER), None).unwrap();
+        if number % (FOLDERS / 4) == FOLDERS / 8 {
+            let small = format!("small-{number}");
+            world.drop_image(&small, OTHER, &[("linux", small.as_bytes())]);
+        }
+    }
+    let small = |part: usize| format!("small-{}", FOLDERS / 4 * part + FOLDERS / 8);
+    for part in 0..4 {
+        until("a small one", || world.outcome(&small(part)).is_some());
+        world.assert_outcome(&small(part), "published");
+    }
+    world.drop_image("last", TARGET, &[("linux", b"last")]);
+    daemon.wait_for_drop("last");
+    assert_eq!(ended(&world, "empty-"), 0);
+    daemon.stop();
+}
+
+fn max_waiting() {
+    const MAX: usize = 5;
+    let world = World::with(&format!(
+        "[limits]\nmax_waiting = {MAX}\nmin_free_space = \"0B\"\n"
+    ));
+    let mut daemon = world.daemon();
+    // None has a manifest, and so each waits.
+    for number in 0..MAX {
+        let name = format!("incomplete-{number}");
+        build_as_importer(&world, &name, "", |_| {});
+        fs::remove_file(world.incoming(&format!(".{name}")).join("manifest.toml")).unwrap();
+        hand_over(&world, &name);
+    }
+    drop_as_importer(&world, "more-1", &manifest(TARGET), |image| {
+        fs::write(image.join("linux"), "one").unwrap();
+    });
+    drop_as_importer(&world, "more-2", &manifest(TARGET), |image| {
+        fs::write(image.join("linux"), "two").unwrap();
+    });
+    world.drop_image("of-another", OTHER, &[("linux", b"2B")]);
+    daemon.wait_for_drop("of-another");
+    assert_eq!(ended(&world, "more-"), 0, "{world}");
+    for number in 0..MAX {
+        let manifest = manifest(OTHER).replace("arch", "arhc");
+        let place = world.incoming(&format!("incomplete-{number}"));
+        fs::write(place.join("manifest.new"), manifest).unwrap();
+        chown(place.join("manifest.new"), Some(IMPORTER), None).unwrap();
+        fs::rename(place.join("manifest.new"), place.join("manifest.toml")).unwrap();
+    }
+    daemon.wait_for_drop("more-2");
+    world.assert_outcome("more-1", "published");
+    world.assert_outcome("more-2", "published");
+    let linux = world.published(TARGET).join("linux");
+    assert_eq!(fs::read_to_string(linux).unwrap(), "two", "{world}");
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+/// The first drop stands still when its room is spoken for, and nothing was written.
+fn room_is_reserved() {
+    let disk = FileSystem::tmpfs("64m");
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", "copy-file:1:hang");
+    let mut daemon = Daemon::start(command);
+    let bytes = vec![7; 40 << 20];
+    world.drop_image("first", TARGET, &[("linux", &bytes)]);
+    until("the first one to be staged", || {
+        !names(&world.tree.join(".netboot-publisher/staging")).is_empty()
+    });
+    drop_as_importer(&world, "second", &manifest(OTHER), |image| {
+        fs::write(image.join("linux"), &bytes).unwrap();
+    });
+    let line = daemon.wait_for("`second` has to wait");
+    assert!(line.contains("40.0 MiB of that for other drops"), "{line}");
+    // What hangs is given up with the daemon; then there is room for one after the other only.
+    daemon.kill();
+    disk.remount("size=128m");
+    world.run_once();
+    world.assert_outcome("first", "published");
+    world.assert_outcome("second", "published");
 }
 
 fn no_room() {
@@ -159,7 +332,7 @@ fn no_room() {
             .unwrap();
     });
     let line = daemon.wait_for("`huge` has to wait");
-    assert!(line.contains("1.0 GiB needed"), "{line}");
+    assert!(line.contains("needs 1.0 GiB plus 0 B reserve"), "{line}");
     // Its importer's next one comes after it, whoever passes.
     drop_as_importer(&world, "next", &manifest(TARGET), |image| {
         fs::write(image.join("linux"), "next").unwrap();

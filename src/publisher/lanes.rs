@@ -1,0 +1,217 @@
+//! Work on drops side by side, shared out among importers in turn.
+//!
+//! A drop is worked on in a lane of its weight, so that none waits behind one that takes much longer;
+//! and of the lanes of a weight the last free one is for an importer who has none.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::spool::{Ready, Seen};
+use crate::sys::processors;
+use crate::words::Target;
+
+/// Drops that one light lane takes at a time.
+const MAX_SHARE: usize = 16;
+
+/// Manifests of one importer that are read ahead of the work, about.
+const AHEAD: usize = 128;
+
+/// Files that the manifests in memory may list, about: some list a hundred thousand. An importer of
+/// whom none is read may have one in any case.
+pub(super) const MAX_LISTED: usize = 100_000;
+const MAX_SHARE_LISTED: usize = 10_000;
+
+/// Lanes for drops that are not light: three, so that one endless drop holds up neither its own
+/// importer's others nor another's.
+pub(super) const LANES: usize = 3;
+
+/// A drop of more is no light one, and one of more than the second is heavy; in bytes. An ordinary
+/// initrd waits for no disk image.
+const MIDDLE: u64 = 64 << 20;
+const HEAVY: u64 = 1 << 30;
+
+/// How long work on a drop takes, about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    Light,
+    Middle,
+    Heavy,
+}
+
+impl Weight {
+    pub(super) fn of(bytes: u64) -> Self {
+        match bytes {
+            ..MIDDLE => Self::Light,
+            MIDDLE..HEAVY => Self::Middle,
+            HEAVY.. => Self::Heavy,
+        }
+    }
+}
+
+/// Light drops are worked on in so many threads: more than there are processors, because they wait
+/// for the disk.
+pub(super) fn light_lanes() -> usize {
+    (2 * processors()).clamp(4, 16)
+}
+
+/// All lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// Drops whose manifest was read.
+    ready: Turns<Ready>,
+    /// Heads of a line, which wait for their lane.
+    middle: Turns<(Seen, Target)>,
+    heavy: Turns<(Seen, Target)>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self {
+            ready: Turns::new(light_lanes()),
+            middle: Turns::new(LANES),
+            heavy: Turns::new(LANES),
+        }
+    }
+}
+
+impl Lanes {
+    /// Whether there is room for the manifests of more of an importer's drops.
+    pub(super) fn may_read(&self, owner: u32) -> bool {
+        let own = self.ready.waiting.get(&owner).map_or(0, VecDeque::len);
+        let listed = || self.ready.all().map(Ready::listed).sum::<usize>();
+        own == 0 || (own < AHEAD && listed() < MAX_LISTED)
+    }
+
+    pub(super) fn add(&mut self, ready: Ready) {
+        self.ready.add(ready.seen.owner, ready);
+    }
+
+    /// The next drops for a light lane, all of the importer that they come with; `None` while no lane
+    /// is free for one that is ready. Small drops go several at a time: to hand one over costs about
+    /// as much as to stage it.
+    pub(super) fn next_light(&mut self) -> Option<(u32, Vec<Ready>)> {
+        self.ready.next(|ready| {
+            let share = (ready.len() / light_lanes()).clamp(1, MAX_SHARE);
+            let (mut batch, mut listed) = (Vec::with_capacity(share), 0);
+            while batch.len() < share
+                && listed < MAX_SHARE_LISTED
+                && let Some(ready) = ready.pop_front()
+            {
+                listed += ready.listed();
+                batch.push(ready);
+            }
+            batch
+        })
+    }
+
+    /// A light lane is free again; these drops were not begun for want of time.
+    pub(super) fn leave_light(&mut self, owner: u32, rest: Vec<Ready>) {
+        self.ready.leave(owner);
+        for ready in rest.into_iter().rev() {
+            self.ready.add_first(owner, ready);
+        }
+    }
+
+    /// Whether drops are in a light lane, or will soon be.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.ready.busy.is_empty() || !self.ready.waiting.is_empty()
+    }
+
+    /// Whether a drop that is not light may be worked on at once. If not, it waits for its lane, and
+    /// what was opened of it is to be closed: many may wait.
+    pub(super) fn enter(&mut self, weight: Weight, seen: Seen, target: &Target) -> bool {
+        let (owner, turns) = (seen.owner, self.of(weight));
+        let is_free = !turns.waiting.contains_key(&owner) && turns.is_free_for(owner);
+        if is_free {
+            turns.busy.push(owner);
+        } else {
+            turns.add(owner, (seen, target.clone()));
+        }
+        is_free
+    }
+
+    /// The next drop that waited for its lane, if that is free now.
+    pub(super) fn next(&mut self) -> Option<(Weight, Seen, Target)> {
+        [Weight::Middle, Weight::Heavy]
+            .into_iter()
+            .find_map(|weight| {
+                let (_, next) = self.of(weight).next(VecDeque::pop_front)?;
+                next.map(|(seen, target)| (weight, seen, target))
+            })
+    }
+
+    /// A lane, which a drop of this importer had, is free again.
+    pub(super) fn leave(&mut self, weight: Weight, owner: u32) {
+        self.of(weight).leave(owner);
+    }
+
+    fn of(&mut self, weight: Weight) -> &mut Turns<(Seen, Target)> {
+        match weight {
+            Weight::Heavy => &mut self.heavy,
+            Weight::Light | Weight::Middle => &mut self.middle,
+        }
+    }
+}
+
+/// What waits for a lane, of each importer in turn.
+#[derive(Debug)]
+struct Turns<T> {
+    /// In the order of each importer; none is empty.
+    waiting: BTreeMap<u32, VecDeque<T>>,
+    /// The importer whose turn was last.
+    last: u32,
+    /// The importers whose drops are being worked on.
+    busy: Vec<u32>,
+    lanes: usize,
+}
+
+impl<T> Turns<T> {
+    fn new(lanes: usize) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            last: 0,
+            busy: Vec::new(),
+            lanes,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.waiting.values().flatten()
+    }
+
+    fn add(&mut self, owner: u32, thing: T) {
+        self.waiting.entry(owner).or_default().push_back(thing);
+    }
+
+    fn add_first(&mut self, owner: u32, thing: T) {
+        self.waiting.entry(owner).or_default().push_front(thing);
+    }
+
+    /// Whether there is a lane for this importer.
+    fn is_free_for(&self, owner: u32) -> bool {
+        let free = self.lanes - self.busy.len();
+        free > 1 || (free == 1 && !self.busy.contains(&owner))
+    }
+
+    /// Takes a lane for the importer whose turn it is, and of what the importer has waiting as much as
+    /// `take` does.
+    fn next<R>(&mut self, take: impl FnOnce(&mut VecDeque<T>) -> R) -> Option<(u32, R)> {
+        let after = self.waiting.range(self.last.saturating_add(1)..);
+        let mut all = after.chain(&self.waiting).map(|(owner, _)| *owner);
+        let owner = all.find(|owner| self.is_free_for(*owner))?;
+        let waiting = self.waiting.get_mut(&owner)?;
+        let taken = take(waiting);
+        if waiting.is_empty() {
+            self.waiting.remove(&owner);
+        }
+        self.last = owner;
+        self.busy.push(owner);
+        Some((owner, taken))
+    }
+
+    fn leave(&mut self, owner: u32) {
+        let lane = self.busy.iter().position(|other| *other == owner);
+        if let Some(lane) = lane {
+            self.busy.swap_remove(lane);
+        }
+    }
+}
