@@ -15,6 +15,7 @@
 
 mod control;
 mod measure;
+mod neighbours;
 #[path = "../system/lab/world.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod world;
@@ -70,7 +71,7 @@ fn main() {
     };
     println!("below {}", bench.dir.display());
     println!("case | ours | control | ours / control | goal");
-    let cases: [(&str, Case); 9] = [
+    let cases: [(&str, Case); 10] = [
         ("unchanged", unchanged),
         ("changed-first-block", changed_first),
         ("changed-last-block", changed_last),
@@ -80,6 +81,7 @@ fn main() {
         ("rendering", rendering),
         ("status-and-memory", status_and_memory),
         ("verify", verify),
+        ("neighbours", neighbours::neighbours),
     ];
     for (name, case) in cases {
         if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {

@@ -1,0 +1,178 @@
+//! What one importer's trouble costs another: a drop of two bytes, and an ordinary image, beside each
+//! trouble and on the same daemon while it is idle.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::measure::{process_status, settle};
+use crate::world::{Daemon, World, manifest, walk};
+use crate::{Bench, mib, noise};
+
+/// The importer with the trouble; the other one is root.
+const IMPORTER: u32 = 4_711;
+
+/// An ordinary kernel and initrd.
+const IMAGE: usize = 70 << 20;
+
+const TARGET: &str = "arm64/generic/noble/install";
+
+/// Puts a trouble into the spool, as [`IMPORTER`].
+type Trouble = fn(&World);
+
+pub fn neighbours(bench: &Bench) {
+    if !rustix::process::geteuid().is_root() {
+        println!("neighbours: not measured, drops of another user take root");
+        return;
+    }
+    let troubles: [(&str, Trouble); 5] = [
+        ("300 manifests of 100,000 files, none there", many_listed),
+        ("60,000 empty folders", many_empty),
+        ("six holes of 4 GiB", holes),
+        ("2,000 good drops", many_good),
+        ("one that needs more than the disk, same target", too_large),
+    ];
+    for (what, trouble) in troubles {
+        let (mut small, mut large) = (Vec::new(), Vec::new());
+        let mut memory = 0;
+        for round in 0..bench.rounds.min(3) {
+            let dir = tempfile::tempdir_in(&bench.dir).expect("a temporary directory");
+            let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
+            let settings = "[limits]\nmin_free_space = \"0B\"\nmax_image_size = \"1024GiB\"\n";
+            let world = World::at(dir.path(), &spool, &tree, settings);
+            let daemon = world.daemon();
+            let times = |when: &str| {
+                [("small", 2), ("large", IMAGE)].map(|(name, size)| {
+                    let name = format!("{name}-{when}");
+                    time_of(&world, &name, size, round)
+                })
+            };
+            let idle = times("idle");
+            trouble(&world);
+            let beside = times("beside");
+            small.push((idle[0], beside[0]));
+            large.push((idle[1], beside[1]));
+            memory = memory.max(peak(&daemon));
+            // What is left of the trouble ends with it.
+            daemon.kill();
+        }
+        let ratio =
+            |(idle, beside): &(Duration, Duration)| beside.as_secs_f64() / idle.as_secs_f64();
+        let slowest = small.iter().map(|(_, beside)| beside).max().unwrap();
+        let mut ratios: Vec<_> = large.iter().map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let (median, largest) = (ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+        println!(
+            "beside {what:47} | 2 bytes: {:.3} s | 70 MiB: {median:.2} [..{largest:.2}] of idle | \
+             peak {} | goal 1 s, 3, 64 MiB",
+            slowest.as_secs_f64(),
+            mib(memory)
+        );
+    }
+}
+
+/// From the rename of a drop to its outcome.
+fn time_of(world: &World, name: &str, size: usize, round: usize) -> Duration {
+    let mut bytes = noise(size.max(8));
+    bytes[0] ^= u8::try_from(round % 256).unwrap();
+    bytes.truncate(size);
+    let hidden = format!(".{name}");
+    world.drop_image(&hidden, TARGET, &[("initrd.gz", &bytes)]);
+    settle();
+    let outcome = world.spool.join("outcomes").join(format!("{name}.json"));
+    let began = Instant::now();
+    fs::rename(world.incoming(&hidden), world.incoming(name)).unwrap();
+    while !outcome.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let took = began.elapsed();
+    world.assert_outcome(name, "published");
+    took
+}
+
+fn peak(daemon: &Daemon) -> u64 {
+    process_status(&daemon.child.id().to_string(), "VmHWM")
+}
+
+/// Makes a drop under a hidden name, and gives it to [`IMPORTER`].
+fn build(world: &World, name: &str, text: &str, make: impl FnOnce(&Path)) {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::create_dir_all(hidden.join("image")).unwrap();
+    make(&hidden.join("image"));
+    fs::write(hidden.join("manifest.toml"), text).unwrap();
+    for path in [vec![hidden.clone()], walk(&hidden)].concat() {
+        chown(path, Some(IMPORTER), None).unwrap();
+    }
+}
+
+fn hand_over(world: &World, names: impl Iterator<Item = String>) {
+    for name in names {
+        let hidden = world.incoming(&format!(".{name}"));
+        fs::rename(hidden, world.incoming(&name)).unwrap();
+    }
+}
+
+fn target(number: usize) -> String {
+    format!("amd64/generic/noble/p{number}")
+}
+
+fn many_listed(world: &World) {
+    let sha256 = "0".repeat(64);
+    let lines =
+        (0..100_000).map(|number| format!("\"f/{number}\" = {{ sha256 = \"{sha256}\" }}\n"));
+    let text = manifest(&target(0)) + "[files]\n" + &lines.collect::<String>();
+    let stock = world.root.join("long.toml");
+    fs::write(&stock, text).unwrap();
+    chown(&stock, Some(IMPORTER), None).unwrap();
+    let names = || (0..300).map(|number| format!("long-{number}"));
+    for name in names() {
+        build(world, &name, "", |_| {});
+        let place = world.incoming(&format!(".{name}")).join("manifest.toml");
+        fs::remove_file(&place).unwrap();
+        fs::hard_link(&stock, place).unwrap();
+    }
+    hand_over(world, names());
+}
+
+fn many_empty(world: &World) {
+    for number in 0..60_000 {
+        let folder = world.incoming(&format!("empty-{number}"));
+        fs::create_dir(&folder).unwrap();
+        chown(folder, Some(IMPORTER), None).unwrap();
+    }
+}
+
+fn holes(world: &World) {
+    let names = || (0..6).map(|number| format!("hole-{number}"));
+    for (number, name) in names().enumerate() {
+        build(world, &name, &manifest(&target(number)), |image| {
+            let hole = File::create(image.join("disk")).unwrap();
+            hole.set_len(4 << 30).unwrap();
+        });
+    }
+    hand_over(world, names());
+}
+
+fn many_good(world: &World) {
+    let names = || (0..2_000).map(|number| format!("good-{number}"));
+    for (number, name) in names().enumerate() {
+        build(world, &name, &manifest(&target(number)), |image| {
+            fs::write(image.join("linux"), vec![7; 64 << 10]).unwrap();
+        });
+    }
+    hand_over(world, names());
+}
+
+fn too_large(world: &World) {
+    build(world, "too-large", &manifest(TARGET), |image| {
+        let hole = File::create(image.join("disk")).unwrap();
+        hole.set_len(free_space(&world.root) + (1 << 30)).unwrap();
+    });
+    hand_over(world, ["too-large".to_string()].into_iter());
+}
+
+fn free_space(path: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(path).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
