@@ -105,6 +105,7 @@ impl Workshop {
             && let Some(next) = rest.next()
         {
             let peek = self.spool.peek(next.0.clone(), &self.settings);
+            self.progress.show_life();
             if let Ok(Peeked::Ready(ready)) = &peek {
                 listed += ready.listed();
             }
@@ -121,6 +122,7 @@ impl Workshop {
     pub(super) fn begin(&self, drops: Vec<Ready>) -> Vec<BegunDrop> {
         let begin = |ready: Ready| {
             let line = ready.target().cloned();
+            self.progress.show_life();
             let begun = self.check(ready).and_then(|begun| match begun {
                 Begun::Heavy(checked) if !checked.is_heavy() => self.decide(*checked),
                 begun => Ok(begun),

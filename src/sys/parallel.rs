@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 /// How far long work has come, and whether it is to end before it is done.
@@ -12,36 +12,64 @@ pub(crate) struct Progress {
     stop: AtomicBool,
     bytes: AtomicU64,
     expected: AtomicU64,
+    signs: AtomicU64,
+    /// All work, where this is that of one piece of it.
+    all: Option<Arc<Progress>>,
 }
 
 impl Progress {
+    /// The progress of one piece of all this work. It counts for all work; only its signs of life are
+    /// its own.
+    pub(crate) fn of_piece(self: &Arc<Self>) -> Self {
+        Self {
+            all: Some(Arc::clone(self)),
+            ..Self::default()
+        }
+    }
+
+    fn all(&self) -> &Self {
+        self.all.as_deref().unwrap_or(self)
+    }
+
     /// Asks for the work to end at the next block of a file.
     pub(crate) fn request_stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.all().stop.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.all().stop.load(Ordering::Relaxed)
     }
 
     /// So many more bytes will be copied or hashed.
     pub(crate) fn expect(&self, bytes: u64) {
-        self.expected.fetch_add(bytes, Ordering::Relaxed);
+        self.all().expected.fetch_add(bytes, Ordering::Relaxed);
+        self.show_life();
     }
 
     /// So many more bytes were copied or hashed.
     pub(crate) fn advance(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.all().bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.show_life();
+    }
+
+    /// The work goes on: something of it is done that is not counted in bytes.
+    pub(crate) fn show_life(&self) {
+        self.signs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All signs of life until now.
+    pub(crate) fn signs(&self) -> u64 {
+        self.signs.load(Ordering::Relaxed)
     }
 
     /// All bytes that were copied or hashed until now.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.all().bytes.load(Ordering::Relaxed)
     }
 
     /// All bytes that were to be copied or hashed until now.
     pub(crate) fn expected(&self) -> u64 {
-        self.expected.load(Ordering::Relaxed)
+        self.all().expected.load(Ordering::Relaxed)
     }
 }
 
