@@ -96,7 +96,7 @@ impl<D: Send + 'static> Running<D> {
         done: fn(T) -> D,
     ) -> bool {
         let Some(work) = work else { return false };
-        let progress = Arc::new(shop.progress.of_piece());
+        let progress = Arc::new(Progress::part_of(&shop.progress));
         let shop = Workshop {
             progress: Arc::clone(&progress),
             ..shop.clone()
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(shop.progress.bytes(), 5, "it counts for all");
         // Another piece's signs are not this one's.
         shop.progress.advance(1);
-        shop.progress.of_piece().show_life();
+        Progress::part_of(&shop.progress).show_life();
         tokio::time::advance(HANGS).await;
         assert!(running.is_any_hanging() && running.is_any_hanging());
         assert_eq!(running.next_look(), Some(Instant::now() + HANGS_STILL));

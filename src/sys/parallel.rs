@@ -12,47 +12,45 @@ pub(crate) struct Progress {
     stop: AtomicBool,
     bytes: AtomicU64,
     expected: AtomicU64,
+    /// The work that this is a part of.
+    whole: Option<Arc<Self>>,
     signs: AtomicU64,
-    /// All work, where this is that of one piece of it.
-    all: Option<Arc<Progress>>,
 }
 
 impl Progress {
-    /// The progress of one piece of all this work. It counts for all work; only its signs of life are
-    /// its own.
-    pub(crate) fn of_piece(self: &Arc<Self>) -> Self {
+    /// How far a part of that work has come; it ends when the whole is to end.
+    pub(crate) fn part_of(whole: &Arc<Self>) -> Self {
         Self {
-            all: Some(Arc::clone(self)),
+            whole: Some(Arc::clone(whole)),
             ..Self::default()
         }
     }
 
-    fn all(&self) -> &Self {
-        self.all.as_deref().unwrap_or(self)
-    }
-
     /// Asks for the work to end at the next block of a file.
     pub(crate) fn request_stop(&self) {
-        self.all().stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_stop_requested(&self) -> bool {
-        self.all().stop.load(Ordering::Relaxed)
+        let of_whole = self.whole.as_ref();
+        self.stop.load(Ordering::Relaxed) || of_whole.is_some_and(|it| it.is_stop_requested())
     }
 
     /// So many more bytes will be copied or hashed.
     pub(crate) fn expect(&self, bytes: u64) {
-        self.all().expected.fetch_add(bytes, Ordering::Relaxed);
+        self.expected.fetch_add(bytes, Ordering::Relaxed);
+        self.whole.iter().for_each(|whole| whole.expect(bytes));
         self.show_life();
     }
 
     /// So many more bytes were copied or hashed.
     pub(crate) fn advance(&self, bytes: u64) {
-        self.all().bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.whole.iter().for_each(|whole| whole.advance(bytes));
         self.show_life();
     }
 
-    /// The work goes on: something of it is done that is not counted in bytes.
+    /// This very work goes on: something of it is done, which need not be counted in bytes.
     pub(crate) fn show_life(&self) {
         self.signs.fetch_add(1, Ordering::Relaxed);
     }
@@ -64,12 +62,12 @@ impl Progress {
 
     /// All bytes that were copied or hashed until now.
     pub(crate) fn bytes(&self) -> u64 {
-        self.all().bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// All bytes that were to be copied or hashed until now.
     pub(crate) fn expected(&self) -> u64 {
-        self.all().expected.load(Ordering::Relaxed)
+        self.expected.load(Ordering::Relaxed)
     }
 }
 
