@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::lab::world::{World, manifest, test, until};
+use crate::lab::world::{Needs, World, manifest, names, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -49,9 +49,34 @@ pub fn tests() -> Vec<Trial> {
             fails,
         ),
         test(
-            "a hook that leaves something running with its output open is over all the same",
+            "what a hook leaves running is ended, and the log says how to start it",
             &[],
             leaves_something_running,
+        ),
+        test(
+            "a hook whose time is over is ended with all its children however they hide",
+            &[Needs::Program("setsid")],
+            children_hide,
+        ),
+        test(
+            "a hook that runs away from process to process is ended",
+            &[Needs::Program("setsid")],
+            runs_away,
+        ),
+        test(
+            "a hook is ended with all its children when the daemon is killed",
+            &[Needs::Program("setsid")],
+            daemon_is_killed,
+        ),
+        test(
+            "a hook of a daemon that runs as root has no capability and gets none back",
+            &[Needs::Root],
+            root_has_no_capability,
+        ),
+        test(
+            "a hook that fails again and again is said less and less often",
+            &[],
+            fails_again_and_again,
         ),
         test("run --once runs all hooks before it ends", &[], once),
         test(
@@ -223,7 +248,7 @@ fn hangs() {
     world.assert_outcome("two", "published");
     let line = daemon.wait_for("hook failed");
     assert!(
-        line.contains("it ran longer than 1s and was ended") && line.contains("drop=\"one\""),
+        line.contains("timed out after 1s, ended") && line.contains("drop=\"one\""),
         "{line}"
     );
     until("the hook's own child to end", || !is_running(&grandchild));
@@ -302,27 +327,145 @@ fn fails() {
     let log = String::from_utf8_lossy(&output.stderr).to_string();
     assert!(output.status.success(), "{log}");
     assert!(
-        log.contains("hook failed: it can't be started: No such file or directory"),
+        log.contains("hook failed: can't be started: No such file or directory"),
         "{log}"
     );
     world.assert_outcome("two", "published");
 }
 
+/// The processes that a hook has started, and those of the daemon's around them: who has the hook's
+/// environment.
+fn processes(world: &World) -> Vec<String> {
+    let variable = format!("NETBOOT_TREE={}", world.tree.display());
+    let has_it = |pid: &String| {
+        // One that has ended, and that nobody has waited for yet, has no environment.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|it| it == variable.as_bytes())
+    };
+    let names = names(Path::new("/proc"));
+    names.into_iter().filter(has_it).collect()
+}
+
+fn until_nobody_is_left(world: &World) {
+    until("everything that the hook has started to end", || {
+        processes(world).is_empty()
+    });
+}
+
 fn leaves_something_running() {
-    let hooked = hooked("\"published\"", "1h", "sleep 1000 & echo $! >> $OUT");
+    let hooked = hooked(
+        "\"published\"",
+        "1h",
+        "sleep 1000 & setsid sleep 1000 & echo $! >> $OUT",
+    );
     let world = &hooked.world;
     let mut daemon = world.daemon();
     for text in ["one", "two"] {
         hooked.drop_text(text);
         daemon.wait_for_drop(text);
     }
-    until("the second run", || hooked.written().lines().count() == 2);
-    daemon.stop();
-    for pid in hooked.written().lines() {
-        assert!(is_running(pid), "it was none of the daemon's business");
-        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    for text in ["one", "two"] {
+        let line = daemon.wait_for("hook left 2 processes running, ended");
+        assert!(
+            line.contains("systemd-run") && line.contains(text),
+            "{line}"
+        );
     }
+    until_nobody_is_left(world);
+    assert_eq!(hooked.written().lines().count(), 2);
+    let log = daemon.stop().join("\n");
+    assert!(!log.contains("hook failed"), "{log}");
+}
+
+/// A shell script that starts children which ignore SIGTERM, each in another way to be found by
+/// nobody, and says so when all are there.
+const HIDES: &str = "\
+stay='trap \"\" TERM HUP; echo $0 >> $OUT.there; while sleep 1000 & wait; do :; done'
+export OUT
+setsid sh -c \"$stay\" session &
+(sh -c \"$stay\" orphan &)
+(setsid sh -c '(setsid sh -c \"$0\" both &)' \"$stay\" &)
+env -i OUT=$OUT NETBOOT_TREE=$NETBOOT_TREE PATH=$PATH nohup sh -c \"$stay\" nohup > /dev/null 2>&1 &
+until [ \"$(wc -l < $OUT.there)\" = 4 ]; do sleep 0.1; done
+mv $OUT.there $OUT
+trap '' TERM
+sleep 1000 & wait; sleep 1000
+";
+
+fn children_hide() {
+    let hooked = hooked("\"published\"", "5s", HIDES);
+    let mut daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    until("the children", || hooked.out.exists());
+    assert!(processes(&hooked.world).len() > 8, "{}", hooked.written());
+    daemon.wait_for("timed out after 5s, ended");
+    assert_eq!(processes(&hooked.world), Vec::<String>::new());
+    daemon.stop();
+}
+
+fn runs_away() {
+    // Each process starts the next one and ends, until it is to be caught, or the script has gone.
+    let hooked = hooked(
+        "\"published\"",
+        "2s",
+        "[ ! -e $OUT.caught ] || exec sleep 60\n\
+         if [ $1 = run ]; then setsid $0 run & exit; fi\n\
+         for one in 1 2 3 4; do $0 run & done; echo > $OUT; sleep 1000",
+    );
+    let mut daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    daemon.wait_for("timed out after 2s, ended");
+    assert!(hooked.out.exists(), "it did not run");
+    fs::write(hooked.out.with_extension("caught"), "").unwrap();
+    // One look can miss who is starting the next one.
+    for _ in 0..100 {
+        assert_eq!(processes(&hooked.world), Vec::<String>::new());
+    }
+    daemon.stop();
+}
+
+fn daemon_is_killed() {
+    let hooked = hooked("\"published\"", "1h", HIDES);
+    let daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    until("the children", || hooked.out.exists());
+    daemon.kill();
+    until_nobody_is_left(&hooked.world);
+}
+
+fn root_has_no_capability() {
+    let hooked = hooked("\"published\"", "1m", "cat /proc/self/status > $OUT");
+    hooked.drop_text("one");
+    hooked.world.run_once();
+    let status = hooked.written();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.expect(name).trim_start_matches(':').trim().to_string()
+    };
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(of(name), "0000000000000000", "{name} in {status}");
+    }
+    assert_eq!(of("NoNewPrivs"), "1", "{status}");
+    assert!(of("Uid").starts_with("0\t0"), "{status}");
+}
+
+fn fails_again_and_again() {
+    let hooked = hooked("\"rejected\"", "1m", "exit 7");
+    for number in 0..40 {
+        let name = format!("bad-{number}");
+        hooked.world.drop_with(&name, "format = 0\n", |_| {});
+    }
+    let output = hooked.world.run(&["run", "--once"]);
+    let log = String::from_utf8_lossy(&output.stderr).to_string();
+    let said = |text: &str| log.matches(text).count();
+    assert_eq!(said("hook failed: exit status: 7"), 16, "{log}");
+    assert_eq!(
+        said("hook failed 32 times in a row: exit status: 7"),
+        1,
+        "{log}"
+    );
+    assert_eq!(said("hook failed"), 17, "{log}");
 }
 
 fn once() {
@@ -339,7 +482,7 @@ fn given_up() {
     let hooked = hooked(
         "\"published\"",
         "1h",
-        "echo $NETBOOT_DROP >> $OUT; exec sleep 1000",
+        "trap '' TERM; setsid sleep 1000 & echo $NETBOOT_DROP >> $OUT; exec sleep 1000",
     );
     let world = &hooked.world;
     let mut daemon = world.daemon();
@@ -349,13 +492,11 @@ fn given_up() {
     }
     until("the first hook to hang", || !hooked.written().is_empty());
     let log = daemon.stop().join("\n");
-    assert!(
-        log.contains("the daemon ends, and so it was ended"),
-        "{log}"
-    );
+    assert!(log.contains("hook failed: ended with the daemon"), "{log}");
     assert!(
         log.contains("not run for 2 outcomes: the daemon ends"),
         "{log}"
     );
     assert_eq!(hooked.written(), "one\n");
+    assert_eq!(processes(world), Vec::<String>::new());
 }
