@@ -34,6 +34,7 @@ mod report;
 mod room;
 mod running;
 mod scanner;
+mod shares;
 mod steps;
 mod troubles;
 mod workshop;

@@ -4,7 +4,6 @@
 //! never reordered. What waits is little more than a name: a manifest is read a while before the
 //! work, and an image is opened when the work begins.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use super::decision::Decided;
 use super::lanes::{Lanes, Weight};
 use super::lines::Lines;
 use super::looks::{Looks, Next};
+use super::shares::Shares;
 use crate::fault::{Fault, Rejection};
 use crate::spool::{Claimed, Leaving, Ready, Seen};
 use crate::words::{Moment, Reason, Target};
@@ -31,7 +31,7 @@ pub(super) struct Queue {
     lines: Lines,
     lanes: Lanes,
     /// How many drops of an importer wait: none of them has its outcome.
-    waiting_of: HashMap<u32, usize>,
+    waiting_of: Shares,
     /// Drops that could not be worked on, and wait for the next try.
     postponed: Vec<Next>,
 }
@@ -69,7 +69,7 @@ impl Queue {
 
     /// Notes that a drop is on its way.
     fn set_out(&mut self, claim_name: &Arc<str>, owner: u32, since: Moment, is_claimed: bool) {
-        *self.waiting_of.entry(owner).or_default() += 1;
+        self.waiting_of.add(owner);
         let drop = OnItsWay {
             owner,
             since,
@@ -88,14 +88,14 @@ impl Queue {
     /// Whether it is worth the while to look for more drops of an importer: half of those that may wait
     /// have gone, or no other can go on.
     pub(super) fn has_room(&self, owner: u32, max_waiting: usize) -> bool {
-        let waiting = self.waiting_of.get(&owner).copied().unwrap_or_default();
+        let waiting = self.waiting_of.of(owner);
         let is_stuck = || waiting < max_waiting && waiting == self.looks.waiting_of(owner);
         waiting <= max_waiting / 2 || is_stuck()
     }
 
     /// How many drops of each importer wait.
     pub(super) fn waiting_of(&self) -> &HashMap<u32, usize> {
-        &self.waiting_of
+        self.waiting_of.all()
     }
 
     /// Whether a drop for `target` is on its way.
@@ -182,6 +182,7 @@ impl Queue {
 
     /// A drop is not whole, and waits. `line`: the drop was the head of that one.
     pub(super) fn take_waiting(&mut self, seen: Seen, line: Option<Target>) {
+        self.belongs_to(&seen);
         self.looks.wait(seen);
         self.advance(line);
     }
@@ -189,6 +190,7 @@ impl Queue {
     /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head
     /// of that one already.
     pub(super) fn take_ready(&mut self, ready: Ready, line: Option<Target>) {
+        self.belongs_to(&ready.seen);
         let target = ready.target();
         if line.is_some() && line.as_ref() == target {
             self.lanes.add(ready);
@@ -281,7 +283,7 @@ impl Queue {
         {
             self.settled += 1;
             let owner = drop.owner;
-            self.waits_no_more(owner);
+            self.waiting_of.remove(owner);
         }
         self.advance(line.filter(|target| self.lines.is_head(target, claim_name)));
     }
@@ -296,17 +298,17 @@ impl Queue {
         if gone.is_settled {
             self.settled -= 1;
         } else {
-            self.waits_no_more(gone.owner);
+            self.waiting_of.remove(gone.owner);
         }
         gone.another_waits
     }
 
-    fn waits_no_more(&mut self, owner: u32) {
-        if let Entry::Occupied(mut count) = self.waiting_of.entry(owner) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+    /// A look has shown whose drop it is.
+    fn belongs_to(&mut self, seen: &Seen) {
+        if let Some(drop) = self.on_their_way.get_mut(seen.claim_name()) {
+            let before = std::mem::replace(&mut drop.owner, seen.owner);
+            self.waiting_of.add(seen.owner);
+            self.waiting_of.remove(before);
         }
     }
 
@@ -852,6 +854,20 @@ mod tests {
             }
             assert_eq!(left, format!("{:?}", Queue::default()), "left in the queue");
         }
+    }
+
+    #[test]
+    fn a_drop_that_was_given_to_another_user_counts_as_that_one_s() {
+        let mut queue = Queue::default();
+        queue.take_found(vec![Seen::for_test("drop", 1, Moment::now())], &[]);
+        assert!(!queue.has_room(1, 1) && queue.has_room(2, 1));
+        let (owner, mut peeked) = queue.next_to_peek().unwrap();
+        queue.end_peeking(owner, Vec::new());
+        let (mut seen, line) = peeked.remove(0);
+        seen.owner = 2;
+        queue.take_waiting(seen.waiting_for_test(), line);
+        assert!(queue.has_room(1, 1));
+        assert_eq!(queue.waiting_of(), &[(2, 1)].into());
     }
 
     #[test]

@@ -89,6 +89,8 @@ impl Looker<'_> {
         let Some(stat) = place.stat(seen.place())? else {
             return Ok(Peeked::Gone);
         };
+        // Somebody may have given it to another user since it was seen.
+        seen.owner = stat.owner.uid;
         let manifest = match self.look(place, &mut seen, stat, began) {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(Peeked::Waits(seen)),

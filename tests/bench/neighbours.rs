@@ -136,11 +136,13 @@ fn many_listed(world: &World) {
 }
 
 fn many_empty(world: &World) {
-    for number in 0..60_000 {
-        let folder = world.incoming(&format!("empty-{number}"));
+    let names = || (0..60_000).map(|number| format!("empty-{number}"));
+    for name in names() {
+        let folder = world.incoming(&format!(".{name}"));
         fs::create_dir(&folder).unwrap();
         chown(folder, Some(IMPORTER), None).unwrap();
     }
+    hand_over(world, names());
 }
 
 fn holes(world: &World) {

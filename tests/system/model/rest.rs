@@ -32,18 +32,19 @@ impl Player {
         std::mem::take(&mut self.happened)
     }
 
+    /// Whether no other drop waits whose outcome would have the name of this one's.
     pub fn is_alone(&self, drop: &Brought) -> bool {
         let may_end = |it: &Brought| self.setup.is_impatient || !it.is_half;
-        let waits = |it: &&Brought| it.fate == Fate::Waits && may_end(it) && it.name == drop.name;
-        self.drops.iter().filter(waits).count() == 1
+        let is_other = |it: &Brought| it.name == drop.name && !std::ptr::eq(it, drop);
+        let waits = |it: &Brought| it.fate == Fate::Waits && may_end(it) && is_other(it);
+        !self.drops.iter().any(waits)
     }
 
     /// Takes in the outcomes that were written since.
     pub fn observe(&mut self) {
         for at in 0..self.drops.len() {
             let drop = &self.drops[at];
-            let may_not_end = drop.is_half && !self.setup.is_impatient;
-            if drop.fate == Fate::Waits && (may_not_end || self.is_alone(drop)) {
+            if drop.fate == Fate::Waits && self.is_alone(drop) {
                 self.take_outcome(at);
             }
         }
