@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -41,8 +40,6 @@ pub(crate) fn run(
     log: &Log,
     reread: impl Fn() -> anyhow::Result<Settings>,
 ) -> anyhow::Result<()> {
-    // Hooks need nothing of what the daemon may do. Before there are threads: each has its own rights.
-    keep_rights_from_hooks().context("keeping capabilities from hooks")?;
     // Published files keep the modes that they are made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -79,29 +76,6 @@ pub(crate) fn run(
         shutdown.cancel();
         publishing.await.context("the publisher broke off")?
     })
-}
-
-/// Keeps this thread's capabilities, and those of the threads that it starts, from hooks: a program
-/// inherits none then, unless it runs as root (capabilities(7)).
-///
-/// The unit gives capabilities in a way that every program inherits (`AmbientCapabilities=`). What is
-/// not inheritable can't be ambient: the kernel takes both away.
-///
-/// # Errors
-/// When there is something to be taken away, and capset(2) is forbidden.
-fn keep_rights_from_hooks() -> rustix::io::Result<()> {
-    let sets = capabilities(None)?;
-    if sets.inheritable.is_empty() {
-        return Ok(());
-    }
-    let inheritable = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            inheritable,
-            ..sets
-        },
-    )
 }
 
 /// Reads the configuration again. A bad one changes nothing.

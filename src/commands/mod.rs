@@ -20,6 +20,7 @@ use self::hand_over::HandOver;
 use self::run_daemon::RunDaemon;
 use self::submit::Submit;
 use self::terminal::{print, say};
+use crate::listeners::keep_hook;
 use crate::settings::Settings;
 use crate::spool::{Action, Manifest};
 use crate::words::{GenerationHint, Target};
@@ -91,6 +92,9 @@ enum Command {
 
 /// Runs the command that the program was called with.
 pub fn run() -> ExitCode {
+    if let Some(code) = keep_hook(std::env::args_os().skip(1)) {
+        return code;
+    }
     let cli = Cli::parse();
     match cli.command.run(cli.config.as_deref()) {
         Ok(code) => code,

@@ -4,46 +4,38 @@
 //! its environment and on its standard input. Nobody waits for it but the daemon's end, and that
 //! not for long.
 
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::BufReader;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::{GRACE, KEEPER, Told};
 use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::{Hook, Settings};
 use crate::spool::Outcome;
+use crate::text::counted;
 use crate::words::Target;
+
+/// This very program, also when another version was installed meanwhile.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The variables of the daemon's own environment that a program gets.
 const INHERITED: &[&str] = &["PATH", "LANG", "TZ", "HOME"];
 
-/// How long a program that ran out of time has to end by itself after SIGTERM.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// How long a running program may go on when the daemon ends.
 const LAST: Duration = Duration::from_secs(5);
-
-/// How long a program's output is read after the program's end: something that the program has left
-/// running may hold the output open for ever.
-const DRAIN: Duration = Duration::from_secs(1);
-
-/// A longer line of a program's output is logged in pieces, in bytes.
-const MAX_LINE: u64 = 2_000;
-
-/// Of one run so many lines are logged; further lines are counted.
-const MAX_LINES: usize = 1_000;
 
 /// Runs the hooks that are set, until the news end; then those that are still to run.
 ///
@@ -131,56 +123,39 @@ impl HookTask {
     async fn run_for(&self, outcome: &Outcome) -> Result<(), String> {
         let inherited = INHERITED.iter().map(|name| (name, std::env::var_os(name)));
         let inherited = inherited.filter_map(|(name, value)| Some((name, value?)));
-        let mut child = Command::new(&self.hook.command[0])
-            .args(&self.hook.command[1..])
+        let mut keeper = Command::new(OWN_PROGRAM)
+            .arg0(env!("CARGO_PKG_NAME"))
+            .arg(KEEPER)
+            .args(&self.hook.command)
             .env_clear()
             .envs(inherited)
             .envs(environment(outcome, &self.tree))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // In a process group of its own: all that the program starts can be ended with it.
+            .stderr(Stdio::null())
+            // A signal to the daemon's process group, Ctrl-C for one, is none to a hook.
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("it can't be started: {error}"))?;
-        let (stdin, text) = (child.stdin.take(), outcome.to_json());
-        let tell = async move {
-            if let Some(mut stdin) = stdin {
-                // A program that doesn't read its input doesn't want to know.
-                let _ = stdin.write_all(text.as_bytes()).await;
-            }
-        };
-        let drop = &outcome.drop;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let talk = async { tokio::join!(tell, self.log(stdout, drop), self.log(stderr, drop)) };
-        let mut talk = std::pin::pin!(talk);
-        let mut ended = std::pin::pin!(self.wait(&mut child));
-        tokio::select! {
-            ended = &mut ended => {
-                let _ = timeout(DRAIN, talk).await;
-                ended
-            }
-            _ = &mut talk => ended.await,
+            .map_err(|error| format!("its keeper can't be started: {error}"))?;
+        let text = outcome.to_json();
+        let input = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let (mut stdin, stdout) = (keeper.stdin.take(), keeper.stdout.take());
+        if let Some(stdin) = &mut stdin {
+            // A keeper that has ended already tells nothing: that is what is looked at.
+            let _ = stdin.write_all(&input).await;
         }
-    }
-
-    /// Waits for the end of the program, and ends it when its time is over.
-    async fn wait(&self, child: &mut Child) -> Result<(), String> {
-        let id = child.id().and_then(|id| i32::try_from(id).ok());
-        let group = id.and_then(Pid::from_raw);
+        let mut ended = std::pin::pin!(async {
+            let told = self.follow(stdout, &outcome.drop).await;
+            (told, keeper.wait().await)
+        });
         let stopped = async {
             self.stop.cancelled().await;
             sleep(LAST).await;
         };
         tokio::select! {
             biased;
-            status = child.wait() => return match status {
-                Ok(status) if status.success() => Ok(()),
-                Ok(status) => Err(status.to_string()),
-                Err(error) => Err(format!("waiting for it: {error}")),
-            },
+            (told, keeper) = &mut ended => return self.judge(told, keeper, &outcome.drop),
             () = sleep(self.hook.timeout) => {}
             () = stopped => {}
         }
@@ -190,38 +165,61 @@ impl HookTask {
             let limit = humantime::format_duration(self.hook.timeout);
             format!("it ran longer than {limit} and was ended")
         };
-        // The group may have gone by now.
-        let end = |signal| group.map(|group| kill_process_group(group, signal));
-        end(Signal::TERM);
-        let _ = timeout(GRACE, child.wait()).await;
-        // This also ends what the program has started and what ignores SIGTERM.
-        end(Signal::KILL);
-        let _ = child.wait().await;
-        Err(why)
+        drop(stdin);
+        // Whoever hangs in the kernel can't be ended; the daemon's own end waits for nobody.
+        let hangs = async {
+            self.stop.cancelled().await;
+            sleep(GRACE + LAST).await;
+        };
+        tokio::select! {
+            _ = ended => Err(why),
+            () = hangs => Err(format!("{why}, but hangs")),
+        }
     }
 
-    /// Logs what the program writes of a drop, line by line.
-    async fn log(&self, output: Option<impl AsyncRead + Unpin>, drop: &str) {
-        let Some(output) = output else { return };
-        let mut output = BufReader::new(output);
-        let (mut line, mut count) = (Vec::new(), 0);
-        while let Ok(1..) = (&mut output)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)
-            .await
-        {
-            count += 1;
-            if count <= MAX_LINES {
-                let text = String::from_utf8_lossy(&line);
-                let text = text.trim_end_matches(['\n', '\r']).escape_debug();
-                tracing::info!(hook = ?self.hook.command[0], drop, "says: {text}");
+    /// What it means how a program, and its keeper, have ended.
+    fn judge(
+        &self,
+        told: Option<Told>,
+        keeper: io::Result<ExitStatus>,
+        drop: &str,
+    ) -> Result<(), String> {
+        match told {
+            Some(Told::Ended { status, left }) => {
+                if left > 0 {
+                    let left = counted(left, "process");
+                    tracing::warn!(
+                        message_id = %MessageId::HookFailed, hook = ?self.hook.command[0], drop,
+                        "hook left {left} running, ended; start what is to go on with systemd-run"
+                    );
+                }
+                let status = ExitStatus::from_raw(status);
+                let is_good = status.success();
+                is_good.then_some(()).ok_or_else(|| status.to_string())
             }
-            line.clear();
+            Some(Told::NotStarted(why)) => Err(format!("it can't be started: {why}")),
+            _ => Err(match keeper {
+                Ok(status) => format!("its keeper ended early, {status}"),
+                Err(error) => format!("waiting for its keeper: {error}"),
+            }),
         }
-        if count > MAX_LINES {
-            let more = count - MAX_LINES;
-            tracing::info!(hook = ?self.hook.command[0], "says {more} more lines");
+    }
+
+    /// Logs what the program writes of a drop, line by line. Returns the last that its keeper tells.
+    async fn follow(&self, told: Option<impl AsyncRead + Unpin>, drop: &str) -> Option<Told> {
+        let (hook, mut last) = (&self.hook.command[0], None);
+        let mut lines = BufReader::new(told?).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            match serde_json::from_str(&line).ok()? {
+                Told::Says(text) => {
+                    let text = text.escape_debug();
+                    tracing::info!(?hook, drop, "says: {text}");
+                }
+                Told::SaysMore(more) => tracing::info!(?hook, "says {more} more lines"),
+                told => last = Some(told),
+            }
         }
+        last
     }
 }
 

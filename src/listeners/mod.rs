@@ -4,6 +4,7 @@
 
 mod boot_configs;
 mod hooks;
+mod keeper;
 mod metrics;
 mod render;
 mod status_text;
@@ -11,6 +12,7 @@ mod template;
 
 pub(crate) use boot_configs::render_boot_configs;
 pub(crate) use hooks::run_hooks;
+pub(crate) use keeper::keep_hook;
 pub(crate) use metrics::count_outcomes;
 pub use render::BootConfigs;
 pub(crate) use status_text::tell_status;

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
 
-use crate::sys::{FileExt as _, frozen};
+use crate::sys::FileExt as _;
 
 /// Where journald listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -82,7 +82,7 @@ impl Journal {
         }
         // An entry that is too large for a datagram: journald reads it from a file that nobody can
         // change.
-        let file = frozen(|file| file.write_all(&entry.0))?;
+        let file = File::frozen(|file| file.write_all(&entry.0))?;
         let files = [file.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);

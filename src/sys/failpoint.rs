@@ -3,10 +3,12 @@
 //! Without the feature `failpoints` a place is nothing. With it,
 //! `NETBOOT_PUBLISHER_FAILPOINT=name:n:action` acts when the place `name` is reached for the n-th
 //! time: `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself, until somebody sends SIGCONT), `fail`
-//! (the step fails with `EIO`) or `hang` (the thread sleeps for ever).
+//! (the step fails with `EIO`) or `hang` (the thread sleeps for ever). With the feature, a bound that is
+//! too long to be waited for in a test is a shorter one: `NETBOOT_PUBLISHER_SHORT=name:milliseconds`.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
@@ -19,6 +21,20 @@ use super::failure::{Failure, Result};
 /// `EIO` when the test wants this step to fail.
 pub(crate) fn failpoint(name: &str, doing: &'static str, path: impl AsRef<Path>) -> Result<()> {
     wanted_at(name).map_err(|errno| Failure::new(doing, path.as_ref(), errno))
+}
+
+/// The bound `name`: as long as it is, or as a test wants it.
+pub(crate) fn bound(name: &str, bound: Duration) -> Duration {
+    if !cfg!(feature = "failpoints") {
+        return bound;
+    }
+    let wanted = std::env::var("NETBOOT_PUBLISHER_SHORT").unwrap_or_default();
+    match wanted.split_once(':') {
+        Some((of, millis)) if of == name => {
+            Duration::from_millis(millis.parse().expect("milliseconds are a number"))
+        }
+        _ => bound,
+    }
 }
 
 fn wanted_at(name: &str) -> rustix::io::Result<()> {

@@ -13,11 +13,15 @@ use super::lease;
 
 /// Calls on an open file.
 pub(crate) trait FileExt {
+    /// A file in memory, of no name and with what `write` puts into it, that nobody can change any
+    /// more.
+    fn frozen(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File>;
+
     fn stat(&self) -> io::Result<Stat>;
 
-    /// Whether another process has locked some of the file (`F_SETLK`, fcntl(2)). Where that can't be
-    /// found out, nobody has.
-    fn is_locked(&self) -> bool;
+    /// The process that has locked some of the file (`F_SETLK`, fcntl(2)), if another one has; 0
+    /// where the kernel knows none (an open file's own lock). Where that can't be found out, nobody has.
+    fn locked_by(&self) -> Option<u32>;
 
     /// Whether anybody has the file open for writing; `None` where the kernel doesn't tell. What
     /// asks takes and drops a read lease: the process has to handle SIGIO.
@@ -40,13 +44,24 @@ pub(crate) trait FileExt {
 }
 
 impl FileExt for File {
+    fn frozen(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
+        let flags = fs::MemfdFlags::CLOEXEC | fs::MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(fs::memfd_create("frozen", flags)?);
+        write(&mut file)?;
+        let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
+        fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
+        Ok(file)
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         Ok(fs::fstat(self)?.into())
     }
 
-    fn is_locked(&self) -> bool {
+    fn locked_by(&self) -> Option<u32> {
         let lock = process::Flock::from(process::FlockType::WriteLock);
-        matches!(process::fcntl_getlk(self, &lock), Ok(Some(_)))
+        let locked = process::fcntl_getlk(self, &lock).ok()??;
+        let pid = locked.pid.map_or(0, process::Pid::as_raw_pid);
+        Some(u32::try_from(pid).unwrap_or(0))
     }
 
     fn is_being_written(&self) -> Option<bool> {
@@ -87,16 +102,6 @@ impl FileExt for File {
         };
         Ok(fs::futimens(self, &times)?)
     }
-}
-
-/// A file in memory, of no name and with what `write` puts into it, that nobody can change any more.
-pub(crate) fn frozen(write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
-    let flags = fs::MemfdFlags::CLOEXEC | fs::MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(fs::memfd_create("frozen", flags)?);
-    write(&mut file)?;
-    let seals = fs::SealFlags::SHRINK | fs::SealFlags::GROW | fs::SealFlags::WRITE;
-    fs::fcntl_add_seals(&file, seals | fs::SealFlags::SEAL)?;
-    Ok(file)
 }
 
 /// A number that nobody can guess, and nobody else has.

@@ -6,8 +6,9 @@
 
 mod accounts;
 mod boot;
+mod descendants;
 mod dir;
-mod failpoint;
+pub(crate) mod failpoint;
 mod failure;
 mod files;
 mod lease;
@@ -18,10 +19,11 @@ mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
 pub(crate) use boot::BootTime;
+pub(crate) use descendants::Descendants;
 pub(crate) use dir::{Dir, Kind, Stat};
 pub(crate) use failpoint::failpoint;
 pub(crate) use failure::Failure;
-pub(crate) use files::{FileExt, frozen, random};
+pub(crate) use files::{FileExt, random};
 pub(crate) use open_files::OpenFiles;
 pub(crate) use parallel::{Progress, map, processors, try_map};
 pub(crate) use systemd::{Watchdog, tell_systemd};

@@ -11,10 +11,11 @@ pub(crate) fn age(since: Moment) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// `1 target`, `2 targets`.
+/// `1 target`, `2 targets`, `2 processes`.
 pub(crate) fn counted(count: usize, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
+        count if what.ends_with('s') => format!("{count} {what}es"),
         count => format!("{count} {what}s"),
     }
 }

@@ -105,33 +105,32 @@ impl Lookout {
         (watched.is_quiet() && !is_open, is_open)
     }
 
-    /// Whether another process has locked a file in `dir`, which is what is `watched`. Takes in what
-    /// has happened until then.
+    /// Whether another process has locked a file in `dir`, which is what is `watched`.
+    pub(crate) fn is_locked(&self, watched: &Watched, dir: Dir) -> bool {
+        self.locked_by(watched, dir).is_some()
+    }
+
+    /// Which process has locked a file in `dir`, which is what is `watched`; 0 where the kernel knows
+    /// none. Takes in what has happened until then.
     ///
     /// Each file is opened to ask for its lock. The events of these openings are forgotten, unless
     /// there are others among them.
-    pub(crate) fn is_locked(&self, watched: &Watched, dir: Dir) -> bool {
+    pub(crate) fn locked_by(&self, watched: &Watched, dir: Dir) -> Option<u32> {
         let mut watches = self.lock();
         watches.take_events();
-        let Some(before) = watches.uses.get(&watched.number).copied() else {
-            return false;
-        };
-        let Ok(image) = Image::read(dir, None) else {
-            return false;
-        };
+        let before = watches.uses.get(&watched.number).copied()?;
+        let image = Image::read(dir, None).ok()?;
         let mut opened = 0;
-        let is_locked = image.files().any(|(path, _)| {
+        let locked_by = image.files().find_map(|(path, _)| {
             // What has gone, or can't be opened, is in no transfer that this could tell of.
-            let Ok(Some(file)) = image.dir().file(path) else {
-                return false;
-            };
-            let is_locked = file.is_locked();
+            let file = image.dir().file(path).ok()??;
+            let locked_by = file.locked_by();
             drop(file);
             opened += 1;
             if opened % SLICE == 0 {
                 watches.take_events();
             }
-            is_locked
+            locked_by
         });
         watches.take_events();
         if let Some(used) = watches.uses.get_mut(&watched.number)
@@ -139,7 +138,7 @@ impl Lookout {
         {
             *used = before;
         }
-        is_locked
+        locked_by
     }
 
     /// How many directories are watched.

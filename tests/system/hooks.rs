@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::lab::world::{World, manifest, test, until};
+use crate::lab::world::{Needs, World, manifest, names, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -49,9 +49,29 @@ pub fn tests() -> Vec<Trial> {
             fails,
         ),
         test(
-            "a hook that leaves something running with its output open is over all the same",
+            "what a hook leaves running is ended, and the log says how to start it",
             &[],
             leaves_something_running,
+        ),
+        test(
+            "a hook whose time is over is ended with all its children however they hide",
+            &[Needs::Program("setsid")],
+            children_hide,
+        ),
+        test(
+            "a hook that runs away from process to process is ended",
+            &[Needs::Program("setsid")],
+            runs_away,
+        ),
+        test(
+            "a hook is ended with all its children when the daemon is killed",
+            &[Needs::Program("setsid")],
+            daemon_is_killed,
+        ),
+        test(
+            "a hook of a daemon that runs as root has no capability and gets none back",
+            &[Needs::Root],
+            root_has_no_capability,
         ),
         test("run --once runs all hooks before it ends", &[], once),
         test(
@@ -308,21 +328,116 @@ fn fails() {
     world.assert_outcome("two", "published");
 }
 
+/// The processes that a hook has started, and those of the daemon's around them: who has the hook's
+/// environment.
+fn processes(world: &World) -> Vec<String> {
+    let variable = format!("NETBOOT_TREE={}", world.tree.display());
+    let has_it = |pid: &String| {
+        // One that has ended, and that nobody has waited for yet, has no environment.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|it| it == variable.as_bytes())
+    };
+    let names = names(Path::new("/proc"));
+    names.into_iter().filter(has_it).collect()
+}
+
+fn until_nobody_is_left(world: &World) {
+    until("everything that the hook has started to end", || {
+        processes(world).is_empty()
+    });
+}
+
 fn leaves_something_running() {
-    let hooked = hooked("\"published\"", "1h", "sleep 1000 & echo $! >> $OUT");
+    let hooked = hooked(
+        "\"published\"",
+        "1h",
+        "sleep 1000 & setsid sleep 1000 & echo $! >> $OUT",
+    );
     let world = &hooked.world;
     let mut daemon = world.daemon();
     for text in ["one", "two"] {
         hooked.drop_text(text);
         daemon.wait_for_drop(text);
     }
-    until("the second run", || hooked.written().lines().count() == 2);
-    daemon.stop();
-    for pid in hooked.written().lines() {
-        assert!(is_running(pid), "it was none of the daemon's business");
-        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    for text in ["one", "two"] {
+        let line = daemon.wait_for("hook left 2 processes running, ended");
+        assert!(
+            line.contains("systemd-run") && line.contains(text),
+            "{line}"
+        );
     }
+    until_nobody_is_left(world);
+    assert_eq!(hooked.written().lines().count(), 2);
+    let log = daemon.stop().join("\n");
+    assert!(!log.contains("hook failed"), "{log}");
+}
+
+/// A shell script that starts children which ignore SIGTERM, each in another way to be found by
+/// nobody, and says so when all are there.
+const HIDES: &str = "\
+stay='trap \"\" TERM HUP; echo $0 >> $OUT.there; while sleep 1000 & wait; do :; done'
+export OUT
+setsid sh -c \"$stay\" session &
+(sh -c \"$stay\" orphan &)
+(setsid sh -c '(setsid sh -c \"$0\" both &)' \"$stay\" &)
+env -i OUT=$OUT NETBOOT_TREE=$NETBOOT_TREE PATH=$PATH nohup sh -c \"$stay\" nohup > /dev/null 2>&1 &
+until [ \"$(wc -l < $OUT.there)\" = 4 ]; do sleep 0.1; done
+mv $OUT.there $OUT
+trap '' TERM
+sleep 1000 & wait; sleep 1000
+";
+
+fn children_hide() {
+    let hooked = hooked("\"published\"", "5s", HIDES);
+    let mut daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    until("the children", || hooked.out.exists());
+    assert!(processes(&hooked.world).len() > 8, "{}", hooked.written());
+    daemon.wait_for("it ran longer than 5s and was ended");
+    assert_eq!(processes(&hooked.world), Vec::<String>::new());
+    daemon.stop();
+}
+
+fn runs_away() {
+    // Without the script there is nothing to run to: whoever got away ends with the test.
+    let hooked = hooked(
+        "\"published\"",
+        "2s",
+        "if [ $1 = run ]; then setsid $0 run & exit; fi\n\
+         for one in 1 2 3 4; do $0 run & done; echo > $OUT; sleep 1000",
+    );
+    let mut daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    daemon.wait_for("it ran longer than 2s and was ended");
+    assert!(hooked.out.exists(), "it did not run");
+    assert_eq!(processes(&hooked.world), Vec::<String>::new());
+    daemon.stop();
+}
+
+fn daemon_is_killed() {
+    let hooked = hooked("\"published\"", "1h", HIDES);
+    let daemon = hooked.world.daemon();
+    hooked.drop_text("one");
+    until("the children", || hooked.out.exists());
+    daemon.kill();
+    until_nobody_is_left(&hooked.world);
+}
+
+fn root_has_no_capability() {
+    let hooked = hooked("\"published\"", "1m", "cat /proc/self/status > $OUT");
+    hooked.drop_text("one");
+    hooked.world.run_once();
+    let status = hooked.written();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.expect(name).trim_start_matches(':').trim().to_string()
+    };
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(of(name), "0000000000000000", "{name} in {status}");
+    }
+    assert_eq!(of("NoNewPrivs"), "1", "{status}");
+    assert!(of("Uid").starts_with("0\t0"), "{status}");
 }
 
 fn once() {
@@ -339,7 +454,7 @@ fn given_up() {
     let hooked = hooked(
         "\"published\"",
         "1h",
-        "echo $NETBOOT_DROP >> $OUT; exec sleep 1000",
+        "trap '' TERM; setsid sleep 1000 & echo $NETBOOT_DROP >> $OUT; exec sleep 1000",
     );
     let world = &hooked.world;
     let mut daemon = world.daemon();
@@ -358,4 +473,5 @@ fn given_up() {
         "{log}"
     );
     assert_eq!(hooked.written(), "one\n");
+    assert_eq!(processes(world), Vec::<String>::new());
 }

@@ -66,9 +66,11 @@ fn hook_has_no_rights() {
     until("the hook", || container.path(seen).exists());
     let of_hook = fs::read_to_string(container.path(seen)).unwrap();
     assert_eq!(capabilities(&of_hook), [0; 4], "{of_hook}");
+    assert!(of_hook.contains("NoNewPrivs:\t1\n"), "{of_hook}");
     let status = format!("cat /proc/$(systemctl show --property=MainPID --value {UNIT})/status");
     let of_daemon = container.ok(&status);
-    assert_eq!(capabilities(&of_daemon), [0, OWN, OWN, 0], "{of_daemon}");
+    let [_, permitted, effective, _] = capabilities(&of_daemon);
+    assert_eq!([permitted, effective], [OWN; 2], "{of_daemon}");
 }
 
 /// An importer, which is another user than the daemon, has an image published.
