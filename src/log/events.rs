@@ -39,12 +39,18 @@ pub enum MessageId {
     /// A drop was rejected, and is kept.
     #[strum(to_string = "4671aec492094327a1fbc686c849b2fa")]
     Rejected,
+    /// So many drops of one importer were rejected that most have no line of their own.
+    #[strum(to_string = "9131b283181fdf8739352c5b62e4975a")]
+    RejectedMany,
     /// Something can't be done at the moment: it is tried again.
     #[strum(to_string = "77a477fb3cec4e99a772abbc3feac68f")]
     Waiting,
     /// What could not be done could be done.
     #[strum(to_string = "fe44ce7fd7e54355a9b6fed949ab8b65")]
     GoesOn,
+    /// A piece of work shows no sign of life: a disk has died, for one.
+    #[strum(to_string = "f0731a642416e01018321261467a2b16")]
+    Hangs,
     /// No event tells of new drops: they are found by the rescans.
     #[strum(to_string = "80ebef60521345b7be6fc87893559d93")]
     NoEvents,
@@ -54,6 +60,9 @@ pub enum MessageId {
     /// A changed image was swapped in though machines may still be using the one before.
     #[strum(to_string = "6dcb2e3eff7f4920b949716c6b102da6")]
     SwapDelayed,
+    /// A generation was removed though somebody has used it for long after its time.
+    #[strum(to_string = "d242cb270e625915a545c6b27fbf8008")]
+    RemovedInUse,
     /// A program of the admin's that is run after an outcome has failed.
     #[strum(to_string = "dacc6c056e5045c8b2c8a982c00ec823")]
     HookFailed,

@@ -13,6 +13,7 @@ use super::steps::Steps;
 use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
+use crate::log::MessageId;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
@@ -92,7 +93,12 @@ impl Cleanup {
             return None;
         }
         let drops = std::mem::take(&mut self.leaving);
-        Some(|shop: &Workshop| map(drops, FEW, |drop| (shop.spool.put_away(&drop), drop)))
+        Some(|shop: &Workshop| {
+            map(drops, FEW, |drop| {
+                shop.progress.show_life();
+                (shop.spool.put_away(&drop), drop)
+            })
+        })
     }
 
     /// Drops that were put away; what could not be is tried again. Returns the claim names of those
@@ -134,6 +140,7 @@ impl Cleanup {
         Some(move |shop: &Workshop| {
             let (retention, open) = (&shop.settings.retention, OpenFiles::now());
             let clean = |target| {
+                shop.progress.show_life();
                 let next = vacuum.clean(&mut pipeline.pointers, &target, retention, &open);
                 (target, next)
             };
@@ -153,8 +160,18 @@ impl Cleanup {
         if let Some(failure) = vacuum.trouble() {
             tracing::warn!("{failure}, going on by looking at locks and open files only");
         }
-        for (target, generation) in vacuum.removed() {
-            tracing::info!(%target, %generation, "removed, no longer kept");
+        for removed in vacuum.removed() {
+            let (target, generation) = (&removed.target, &removed.generation);
+            if let Some((how, lasts)) = removed.in_use {
+                let message_id = MessageId::RemovedInUse;
+                let lasts = humantime::format_duration(Duration::from_secs(lasts.as_secs()));
+                tracing::warn!(
+                    %message_id, %target, %generation,
+                    "removed, no longer kept, though in use for {lasts} after its time: {how}"
+                );
+            } else {
+                tracing::info!(%target, %generation, "removed, no longer kept");
+            }
         }
         self.vacuum = vacuum;
         for (target, next) in cleaned {

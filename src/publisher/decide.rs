@@ -106,6 +106,7 @@ impl Workshop {
             && let Some(next) = rest.next()
         {
             let peek = self.spool.peek(next.0.clone(), &self.settings);
+            self.progress.show_life();
             if let Ok(Peeked::Ready(ready)) = &peek {
                 listed += ready.listed();
             }
@@ -127,6 +128,7 @@ impl Workshop {
             && let Some(ready) = rest.next()
         {
             let line = ready.target().cloned();
+            self.progress.show_life();
             let drop = self.check(ready).and_then(|drop| match drop {
                 Begun::Checked(checked) if checked.weight() == Weight::Light => {
                     self.decide(*checked)

@@ -20,6 +20,7 @@
 mod cleanup;
 mod decide;
 mod decision;
+mod flood;
 mod lanes;
 mod lines;
 mod looks;
@@ -31,6 +32,7 @@ mod quiet;
 mod recovery;
 mod report;
 mod room;
+mod running;
 mod scanner;
 mod steps;
 mod troubles;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -55,13 +57,14 @@ use self::looks::Next;
 use self::pipeline::{Pipeline, Stepped, Written};
 use self::queue::Queue;
 use self::recovery::recover;
+use self::running::{About, Running};
 use self::scanner::Scanner;
 use self::steps::Steps;
 use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Scan, Spool};
+use crate::spool::{Leaving, Peeked, Ready, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::tree::Pointers;
 use crate::words::Target;
@@ -74,7 +77,7 @@ pub(crate) struct Publisher {
     /// With the settings in force.
     shop: Arc<Workshop>,
     changes: watch::Receiver<Arc<Settings>>,
-    work: JoinSet<Done>,
+    work: Running<Done>,
     scanner: Scanner,
     queue: Queue,
     steps: Steps,
@@ -128,7 +131,7 @@ impl Publisher {
                 room: Arc::default(),
             }),
             changes,
-            work: JoinSet::new(),
+            work: Running::new(),
             scanner,
             queue,
             steps: Steps::new(pointers),
@@ -149,7 +152,7 @@ impl Publisher {
         loop {
             failpoint("publisher", "publishing from", "the spool")?;
             self.report.look_at_clock();
-            let fed_until = watchdog.as_mut().map(|it| Instant::from_std(it.feed()));
+            let fed_until = self.work.watch(watchdog.as_mut());
             self.hand_out();
             let (waiting, held) = (self.queue.waiting(), self.steps.held());
             self.report.doing.incomplete = self.queue.incomplete();
@@ -163,10 +166,10 @@ impl Publisher {
                 () = shutdown.cancelled() => return self.finish().await,
                 // Before any work is taken back, and more is handed out.
                 Ok(()) = self.changes.changed() => self.take_settings(),
-                Some(ended) = self.work.join_next() => {
+                Some(ended) = self.work.ended() => {
                     self.take(ended)?;
                     // What else has ended by now is taken along: fewer, larger batches.
-                    while let Some(ended) = self.work.try_join_next() {
+                    while let Some(ended) = self.work.ended_already() {
                         self.take(ended)?;
                     }
                 }
@@ -183,7 +186,7 @@ impl Publisher {
         loop {
             self.steps.close();
             self.begin_step(false);
-            let Some(ended) = self.work.join_next().await else {
+            let Some(ended) = self.work.ended().await else {
                 break;
             };
             if let Done::Stepped((pipeline, stepped)) = ended.context(BROKE_OFF)? {
@@ -191,7 +194,7 @@ impl Publisher {
             }
         }
         self.begin_to_put_away(false);
-        let ended = self.work.join_next().await;
+        let ended = self.work.ended().await;
         ended.map_or(Ok(()), |ended| self.take(ended))
     }
 
@@ -216,7 +219,8 @@ impl Publisher {
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
-        self.begin(scan, Done::Scanned);
+        self.work
+            .begin(&self.shop, "looking at the spool", scan, Done::Scanned);
         while let Some((weight, seen, target)) = self.queue.next_in_lane() {
             let owner = seen.owner;
             self.begin_heavy(Heavy::Seen(seen), target, weight, owner);
@@ -224,53 +228,50 @@ impl Publisher {
         // So that the targets of the next drops are known.
         while let Some((owner, drops)) = self.queue.next_to_peek() {
             let peek = move |shop: &Workshop| (shop.peek(drops), owner);
-            self.begin(Some(peek), Done::Peeked);
+            self.work
+                .begin(&self.shop, "looking into drops", Some(peek), Done::Peeked);
         }
         // A step makes room for what comes next.
         if !self.begin_step(self.queue.is_busy()) {
             let vacuum = self.cleanup.begin_vacuum(&mut self.steps, &self.queue);
-            self.begin(vacuum, Done::Vacuumed);
+            self.work
+                .begin(&self.shop, "removing generations", vacuum, Done::Vacuumed);
         }
         while !self.steps.is_full()
             && let Some(drops) = self.queue.next_light()
         {
-            self.begin(Some(|shop: &Workshop| shop.begin(drops)), Done::Begun);
+            let about = About::new("publishing", drops.1.iter().filter_map(Ready::target));
+            let work = |shop: &Workshop| shop.begin(drops);
+            self.work.begin(&self.shop, about, Some(work), Done::Begun);
         }
         self.begin_to_put_away(self.queue.is_busy() || !self.steps.decided.is_empty());
         let expiry = self.cleanup.begin_expiry();
-        self.begin(expiry, Done::Expired);
-    }
-
-    /// Begins a piece of work, if there is one. Returns whether there is.
-    fn begin<T: 'static>(
-        &mut self,
-        work: Option<impl FnOnce(&Workshop) -> T + Send + 'static>,
-        done: fn(T) -> Done,
-    ) -> bool {
-        let Some(work) = work else { return false };
-        let shop = Arc::clone(&self.shop);
-        self.work.spawn_blocking(move || done(work(&shop)));
-        true
+        self.work
+            .begin(&self.shop, "removing old outcomes", expiry, Done::Expired);
     }
 
     /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
     /// taken already.
     fn begin_heavy(&mut self, heavy: Heavy, target: Target, weight: Weight, owner: u32) {
         self.report.doing.begin(&target, &self.shop.progress);
+        let about = About::new("publishing", [&target]);
         let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, weight, owner);
-        self.begin(Some(work), Done::BegunHeavy);
+        self.work
+            .begin(&self.shop, about, Some(work), Done::BegunHeavy);
     }
 
     /// Lets what was decided into the pipeline, and all that is in it go on, if it is time to.
     /// Returns whether it is.
     fn begin_step(&mut self, is_more_to_come: bool) -> bool {
+        let about = About::new("making durable and swapping", self.steps.targets());
         let step = self.steps.begin(is_more_to_come, &self.shop.settings.swap);
-        self.begin(step, Done::Stepped)
+        self.work.begin(&self.shop, about, step, Done::Stepped)
     }
 
     fn begin_to_put_away(&mut self, is_busy: bool) {
         let put_away = self.cleanup.begin_to_put_away(is_busy);
-        self.begin(put_away, Done::PutAway);
+        self.work
+            .begin(&self.shop, "removing drops", put_away, Done::PutAway);
     }
 
     /// Takes back a piece of work.
@@ -425,8 +426,10 @@ impl Publisher {
         let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
         let (look, step) = (self.queue.next_look(), self.steps.wake_up());
+        let sums = self.report.floods.next();
         let all = [fed_until, scan, look, step, cleanup, self.troubles.next];
-        all.into_iter().flatten().fold(far, Instant::min)
+        let all = all.into_iter().flatten().chain(sums);
+        all.fold(far, Instant::min)
     }
 
     /// Nothing runs, and nothing could be begun before somebody drops something.

@@ -107,6 +107,14 @@ impl Pipeline {
         is_none_placed && self.swapped.is_empty() && self.written.is_empty()
     }
 
+    /// The targets of the drops that are to be swapped in, or were.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        let placed = self.placed.iter().map(|(decided, _)| decided);
+        let announced = self.announced.iter().map(|held| &held.decided);
+        let all = placed.chain(announced).chain(&self.swapped);
+        all.filter_map(|decided| decided.target.as_ref())
+    }
+
     /// Lets in what was `decided`, and what was held until now and is `released`, and every drop go
     /// on by one step. A crash at any moment leaves every pointer on a whole generation, and every
     /// drop in the spool or with its outcome.
@@ -124,6 +132,7 @@ impl Pipeline {
         let (staged, others): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(Decided::touches_tree);
         let staged = self.make_durable(staged, &shop.spool, &mut stepped);
+        shop.progress.show_life();
         stepped.settled.append(&mut self.written);
 
         let (mut ready, mut due) = (self.take_announced(lookout, &mut stepped), released);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
+use super::flood::Floods;
 use crate::log::MessageId;
 use crate::spool::Outcome;
 use crate::sys::Progress;
@@ -151,6 +152,7 @@ pub(crate) struct Report {
     /// Targets that have a current generation.
     pub(super) targets: HashSet<Target>,
     clock: ClockSteps,
+    pub(super) floods: Floods,
 }
 
 impl Report {
@@ -196,7 +198,9 @@ impl Report {
             _ => {}
         }
         let news = Arc::new(News { outcome, took });
-        news.log();
+        if self.floods.admits(&news.outcome) {
+            news.log();
+        }
         for listener in &self.listeners {
             // One that has ended wants to know nothing any more.
             let _ = listener.send(Arc::clone(&news));
@@ -209,6 +213,7 @@ impl Report {
         (doing.waiting, doing.held, doing.in_trouble) = (waiting, held, in_trouble);
         doing.targets = self.targets.len();
         doing.oldest = doing.oldest.filter(|_| waiting > 0);
+        self.floods.tell_due();
         self.shown.send_if_modified(|shown| {
             let is_new = *shown != self.doing;
             if is_new {

@@ -12,6 +12,7 @@ use super::workshop::Workshop;
 use crate::log::MessageId;
 use crate::settings::SwapSettings;
 use crate::tree::Pointers;
+use crate::words::Target;
 
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
@@ -62,6 +63,13 @@ impl Steps {
     /// Whether no more drops should be begun before a step was made.
     pub(super) fn is_full(&self) -> bool {
         self.decided.len() >= MAX_BATCH
+    }
+
+    /// The targets of the drops that are on their way, without those that are held.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        let decided = self.decided.iter().filter_map(|it| it.target.as_ref());
+        let pipeline = self.pipeline.iter();
+        decided.chain(pipeline.flat_map(Pipeline::targets))
     }
 
     /// Drops that are held until no machine uses what they replace.

@@ -3,14 +3,17 @@
 //! The kernel shows a process what others have open where it runs as the same user or may trace
 //! them (`CAP_SYS_PTRACE`, proc(5)). Of the rest nothing is known here, but locks may tell of them.
 
+use std::ffi::OsString;
+use std::ffi::os_str::Display;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::Path;
 
 use super::dir::Dir;
 
-/// The paths of all open files that this process may know of, but for its own.
+/// The paths of all open files that this process may know of, but for its own; each with the process
+/// that has it open.
 #[derive(Debug, Default)]
-pub(crate) struct OpenFiles(Vec<Vec<u8>>);
+pub(crate) struct OpenFiles(Vec<(OsString, Vec<u8>)>);
 
 impl OpenFiles {
     /// Looks at every process. What can't be looked at is left out.
@@ -31,7 +34,8 @@ impl OpenFiles {
             for (number, _) in open.names().unwrap_or_default() {
                 let path = open.link(&number).ok().flatten();
                 let path = path.map(OsStringExt::into_vec);
-                paths.extend(path.filter(|path| path.starts_with(b"/")));
+                let path = path.filter(|path| path.starts_with(b"/"));
+                paths.extend(path.map(|path| (name.clone(), path)));
             }
         }
         Self(paths)
@@ -40,9 +44,15 @@ impl OpenFiles {
     /// Whether a file is open whose path has this `part`. A server in a mount namespace of its own
     /// may see the tree at another path than this process does; so only a part is compared.
     pub(crate) fn has(&self, part: &str) -> bool {
+        self.holder(part).is_some()
+    }
+
+    /// The number of a process that has such a file open.
+    pub(crate) fn holder(&self, part: &str) -> Option<Display<'_>> {
         let part = part.as_bytes();
-        let is_in = |path: &Vec<u8>| path.windows(part.len()).any(|window| window == part);
-        self.0.iter().any(is_in)
+        let is_in = |path: &[u8]| path.windows(part.len()).any(|window| window == part);
+        let (process, _) = self.0.iter().find(|(_, path)| is_in(path))?;
+        Some(process.display())
     }
 }
 
@@ -66,7 +76,8 @@ mod tests {
             .stdout(file)
             .spawn()
             .unwrap();
-        assert!(OpenFiles::now().has(&part));
+        let holder = OpenFiles::now().holder(&part).map(|it| it.to_string());
+        assert_eq!(holder, Some(reader.id().to_string()));
         assert!(!OpenFiles::now().has("/install@/other/"));
         drop(reader.stdin.take());
         reader.wait().unwrap();

@@ -14,6 +14,7 @@ pub(crate) struct Progress {
     expected: AtomicU64,
     /// What this work is a part of.
     whole: Option<Arc<Self>>,
+    signs: AtomicU64,
 }
 
 impl Progress {
@@ -41,6 +42,7 @@ impl Progress {
         if let Some(whole) = &self.whole {
             whole.expect(bytes);
         }
+        self.show_life();
     }
 
     /// So many more bytes were copied or hashed.
@@ -49,6 +51,17 @@ impl Progress {
         if let Some(whole) = &self.whole {
             whole.advance(bytes);
         }
+        self.show_life();
+    }
+
+    /// This very work goes on: something of it is done, which need not be counted in bytes.
+    pub(crate) fn show_life(&self) {
+        self.signs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All signs of life until now.
+    pub(crate) fn signs(&self) -> u64 {
+        self.signs.load(Ordering::Relaxed)
     }
 
     /// All bytes that were copied or hashed until now.

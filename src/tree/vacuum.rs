@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::history::{self, Happened};
 use super::lookout::{Lookout, Watched};
@@ -12,7 +12,7 @@ use super::pointers::Pointers;
 use super::{Tree, generation_names};
 use crate::fault::Fault;
 use crate::settings::Retention;
-use crate::sys::{BootTime, Dir, Failure, Kind, OpenFiles};
+use crate::sys::{BootTime, Dir, Failure, Kind, OpenFiles, failpoint};
 use crate::words::{GenerationName, Moment, Target};
 
 /// Before a generation goes it is watched for so long, at the end of `min_age`. A transfer that is
@@ -27,6 +27,11 @@ const MAX_WATCHED: usize = 1_000;
 const IN_USE: Duration = Duration::from_secs(60);
 const IN_USE_AT_LEAST: Duration = Duration::from_secs(1);
 
+/// A generation that is in use, though its time is over, stays no longer than this: no machine boots
+/// for a day, and whoever may read the tree could keep every generation for ever otherwise. What is
+/// open can be read to its end all the same.
+const IN_USE_AT_MOST: Duration = Duration::from_secs(86_400);
+
 /// So soon after a boot the wall clock may not have been set yet: nothing goes by it.
 const AFTER_BOOT: Duration = Duration::from_secs(300);
 
@@ -36,8 +41,29 @@ pub(crate) struct Vacuum {
     /// `None` for a daemon that ends when it has nothing left to do: it watches nothing.
     lookout: Option<Lookout>,
     watched: HashMap<Target, HashMap<GenerationName, Watched>>,
+    /// Since when those are in use whose time is over.
+    in_use: HashMap<(Target, GenerationName), Instant>,
     /// What was removed, until somebody asks.
-    removed: Vec<(Target, GenerationName)>,
+    removed: Vec<Removed>,
+}
+
+/// A generation that was removed.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    pub target: Target,
+    pub generation: GenerationName,
+    /// How it was still used, and for how long after its time.
+    pub in_use: Option<(String, Duration)>,
+}
+
+/// Whether a generation stays.
+enum Stays {
+    /// At least for so long.
+    For(Duration),
+    /// It may go.
+    No,
+    /// It has to go, though it has been used for so long after its time.
+    InUse(String, Duration),
 }
 
 /// What a start has to know of a target.
@@ -59,7 +85,7 @@ impl Vacuum {
     }
 
     /// What was removed since this was asked last.
-    pub(crate) fn removed(&mut self) -> Vec<(Target, GenerationName)> {
+    pub(crate) fn removed(&mut self) -> Vec<Removed> {
         std::mem::take(&mut self.removed)
     }
 
@@ -78,7 +104,8 @@ impl Vacuum {
     /// ago. Of a target that was taken out of the tree none is kept for longer than that, and with the
     /// last one the folders go that hold nothing else.
     ///
-    /// No generation goes while a machine uses it, or any of its files is `open`.
+    /// No generation goes while a machine uses it, or any of its files is `open`, but for one that was
+    /// used for a day after its time.
     ///
     /// Returns after what time vacuum will have to do with the target again.
     pub(crate) fn clean(
@@ -105,25 +132,28 @@ impl Vacuum {
         } in told.superseded(&generations)?.skip(keep)
         {
             let due = since.remaining(retention.min_age, &now);
-            match self.stays(
-                (target, &name),
-                (&generations, open),
-                due,
-                retention.min_age,
-            )? {
-                None => {
-                    if !has_line {
-                        pointers.note_removal(target, &name)?;
-                    }
-                    pointers.remove(&generations, &name)?;
-                    self.removed.push((target.clone(), name));
-                }
-                Some(until) => {
+            let of = (target, &name);
+            let in_use = match self.stays(of, (&generations, open), due, retention.min_age)? {
+                Stays::For(until) => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                     kept.insert(name);
+                    continue;
                 }
+                Stays::No => None,
+                Stays::InUse(how, lasts) => Some((how, lasts)),
+            };
+            if !has_line {
+                pointers.note_removal(target, &name)?;
             }
+            pointers.remove(&generations, &name)?;
+            self.removed.push(Removed {
+                target: target.clone(),
+                generation: name,
+                in_use,
+            });
         }
+        self.in_use
+            .retain(|(of, name), _| of != target || kept.contains(name));
         if let Some(watched) = self.watched.get_mut(target) {
             watched.retain(|name, _| kept.contains(name));
             if watched.is_empty() {
@@ -136,44 +166,62 @@ impl Vacuum {
         Ok(next)
     }
 
-    /// How long a generation stays at least that may go after `due`; `None` when it may go now.
+    /// How long a generation stays at least that may go after `due`.
     fn stays(
         &mut self,
         (target, name): (&Target, &GenerationName),
         (generations, open): (&Dir, &OpenFiles),
         due: Duration,
         min_age: Duration,
-    ) -> Result<Option<Duration>, Fault> {
+    ) -> Result<Stays, Fault> {
         let period = WATCHED.min(min_age);
-        let in_use = IN_USE.min(period.max(IN_USE_AT_LEAST));
+        let again = IN_USE.min(period.max(IN_USE_AT_LEAST));
         let until_watched = due.saturating_sub(period);
         if !until_watched.is_zero() {
-            return Ok(Some(until_watched));
+            return Ok(Stays::For(until_watched));
         }
         let Some(dir) = generations.dir(name.as_str())? else {
-            return Ok(None);
+            return Ok(Stays::No);
         };
         let of_target = self.watched.get(target);
         let watched = of_target.and_then(|watched| watched.get(name));
-        let is_used = match (&self.lookout, watched) {
+        let used = match (&self.lookout, watched) {
             (Some(lookout), None) if !period.is_zero() => {
                 if lookout.count() >= MAX_WATCHED {
-                    return Ok(Some(in_use));
+                    return Ok(Stays::For(again));
                 }
                 let watched = lookout.watch(&dir, period);
                 let of_target = self.watched.entry(target.clone()).or_default();
                 of_target.insert(name.clone(), watched);
-                return Ok(Some(due.max(period)));
+                return Ok(Stays::For(due.max(period)));
             }
-            (Some(lookout), Some(watched)) => {
-                lookout.is_locked(watched, dir) || !watched.is_quiet()
-            }
-            _ => false,
+            (Some(lookout), Some(watched)) => match lookout.locked_by(watched, dir) {
+                Some(0) => Some("locked".to_string()),
+                Some(process) => Some(format!("locked by process {process}")),
+                None => (!watched.is_quiet()).then(|| "read again and again".to_string()),
+            },
+            _ => None,
         };
-        if is_used || open.has(&format!("/{}/", name.path(target))) {
-            return Ok(Some(in_use));
+        let path = format!("/{}/", name.path(target));
+        let is_open = || Some(format!("open in process {}", open.holder(&path)?));
+        let Some(how) = used.or_else(is_open) else {
+            self.in_use.remove(&(target.clone(), name.clone()));
+            return Ok(if due.is_zero() {
+                Stays::No
+            } else {
+                Stays::For(due)
+            });
+        };
+        if !due.is_zero() {
+            return Ok(Stays::For(again));
         }
-        Ok((!due.is_zero()).then_some(due))
+        let of = (target.clone(), name.clone());
+        let lasts = self.in_use.entry(of).or_insert_with(Instant::now).elapsed();
+        let left = failpoint::bound("in-use", IN_USE_AT_MOST).saturating_sub(lasts);
+        if left.is_zero() {
+            return Ok(Stays::InUse(how, lasts));
+        }
+        Ok(Stays::For(again.min(left)))
     }
 
     /// Looks whether a start has anything to do for `target`: of many targets most are tidy.
