@@ -426,9 +426,9 @@ impl Publisher {
         let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
         let (look, step) = (self.queue.next_look(), self.steps.wake_up());
-        let sums = self.report.floods.next();
+        let others = [self.report.floods.next(), self.work.next_look()];
         let all = [fed_until, scan, look, step, cleanup, self.troubles.next];
-        let all = all.into_iter().flatten().chain(sums);
+        let all = all.into_iter().chain(others).flatten();
         all.fold(far, Instant::min)
     }
 

@@ -136,15 +136,23 @@ impl<D: Send + 'static> Running<D> {
     }
 
     /// Looks for signs of life, and feeds the watchdog, if there is one, unless something hangs.
-    /// Returns when to do so next.
+    /// Returns when to feed it next.
     pub(super) fn watch(&mut self, watchdog: Option<&mut Watchdog>) -> Option<Instant> {
-        if self.is_any_hanging() {
-            return Some(Instant::now() + HANGS_STILL);
-        }
-        let alive = self.pieces.values().map(|piece| piece.alive).min();
-        let fed_until = watchdog.map(|it| Instant::from_std(it.feed()));
-        let look = alive.map(|alive| alive + self.hangs);
-        look.into_iter().chain(fed_until).min()
+        let hangs = self.is_any_hanging();
+        let fed = watchdog.filter(|_| !hangs)?;
+        Some(Instant::from_std(fed.feed()))
+    }
+
+    /// When to look again for signs of life.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let next = |piece: &Piece| {
+            if piece.is_told {
+                Instant::now() + HANGS_STILL
+            } else {
+                piece.alive + self.hangs
+            }
+        };
+        self.pieces.values().map(next).min()
     }
 
     /// Says once of each piece of work that it hangs.
@@ -227,7 +235,7 @@ mod tests {
         assert!(running.begin(&shop, "copying", Some(work), |done| done));
         let begun = Instant::now();
         let piece = told.recv().unwrap();
-        assert_eq!(running.watch(None), Some(begun + HANGS));
+        assert_eq!(running.next_look(), Some(begun + HANGS));
         // Slow, and alive.
         for _ in 0..5 {
             tokio::time::advance(HANGS / 2).await;
@@ -240,7 +248,7 @@ mod tests {
         Progress::part_of(&shop.progress).show_life();
         tokio::time::advance(HANGS).await;
         assert!(running.is_any_hanging() && running.is_any_hanging());
-        assert_eq!(running.watch(None), Some(Instant::now() + HANGS_STILL));
+        assert_eq!(running.next_look(), Some(Instant::now() + HANGS_STILL));
         piece.show_life();
         assert!(!running.is_any_hanging());
         tokio::time::advance(HANGS).await;
@@ -248,6 +256,6 @@ mod tests {
         drop(go);
         running.ended().await.unwrap().unwrap();
         assert!(!running.is_any_hanging() && running.is_empty());
-        assert_eq!(running.watch(None), None);
+        assert_eq!(running.next_look(), None);
     }
 }

@@ -60,6 +60,15 @@ pub fn tests() -> Vec<Trial> {
             tree_is_read_only,
         ),
         test(
+            "work that hangs on a frozen tree is said, and goes on when the tree answers",
+            &[
+                &LOOPED[..],
+                &[Needs::Failpoints, Needs::Program("fsfreeze")],
+            ]
+            .concat(),
+            tree_is_frozen,
+        ),
+        test(
             "a target whose folder the daemon may not write to waits until it may",
             &unprivileged::NEEDS,
             target_is_forbidden,
@@ -495,6 +504,45 @@ fn no_descriptor_is_left() {
         fs::rename(world.incoming("a"), world.incoming(".was-a")).unwrap();
         trouble.is_overcome(|daemon| limit(daemon, 256), &[("a", "published")]);
     }
+}
+
+/// A file system to which every write hangs, until this is dropped.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(mount: &'a Path) -> Self {
+        expect(Command::new("fsfreeze").arg("--freeze").arg(mount));
+        Self(mount)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        expect(Command::new("fsfreeze").arg("--unfreeze").arg(self.0));
+    }
+}
+
+fn tree_is_frozen() {
+    let disk = FileSystem::looped("ext4", 64 << 20, "relatime");
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (dir.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(dir.path(), &spool, &tree, SETTINGS);
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_SHORT", "hangs:500");
+    let mut daemon = Daemon::start(command);
+    world.drop_image("old", TARGET, &[("linux", b"old")]);
+    daemon.wait_for_drop("old");
+    let frozen = Frozen::new(&disk.root);
+    world.drop_image("new", TARGET, &[("linux", b"new")]);
+    let line = daemon.wait_for("publishing hangs: no sign of life for");
+    let is_whole = line.contains(" ERROR ") && line.contains(&format!("target={TARGET}"));
+    assert!(is_whole && line.contains(", since 20"), "{line}");
+    drop(frozen);
+    daemon.wait_for(&format!("publishing goes on target={TARGET}"));
+    daemon.wait_for_drop("new");
+    world.assert_outcome("new", "published");
+    daemon.stop();
+    world.assert_at_rest();
 }
 
 /// Lets several tries go by: those of a drop that has to wait for something else.

@@ -45,6 +45,16 @@ pub fn tests() -> Vec<Trial> {
             &needs(&[]),
             vacuum_waits_for_a_reader,
         ),
+        test(
+            "a lock that is never released keeps a generation no longer than a bound",
+            &needs(&[Needs::Failpoints]),
+            lock_is_bounded,
+        ),
+        test(
+            "a file that is read for ever keeps a generation no longer than a bound",
+            &needs(&[Needs::Failpoints]),
+            reading_is_bounded,
+        ),
     ]
 }
 
@@ -139,6 +149,56 @@ fn vacuum_waits_for_a_reader() {
     is_over.store(true, Ordering::Relaxed);
     reader.join().unwrap();
     until("vacuum", || !old.exists());
+    daemon.stop();
+    poor.world.assert_at_rest();
+}
+
+/// What stands for a day.
+const SOON_OVER: [(&str, &str); 1] = [("NETBOOT_PUBLISHER_SHORT", "in-use:3000")];
+
+/// Waits until the generation goes in spite of its use, which the log tells in these words.
+fn until_it_goes(daemon: &mut Daemon, old: &std::path::Path, how: &str) {
+    let line = daemon.wait_for("removed, no longer kept, though in use for");
+    assert!(line.contains("WARN") && line.contains(TARGET), "{line}");
+    assert!(line.contains(how), "{line}");
+    until("the removal", || !old.exists());
+}
+
+fn lock_is_bounded() {
+    let poor = world(GOES_SOON);
+    let mut daemon = poor.daemon_with(&SOON_OVER);
+    let (old, mut file) = supersede(&poor, &mut daemon, |path| {
+        let file = fs::File::open(poor.world.tree.join(path)).unwrap();
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockShared).unwrap();
+        file
+    });
+    let how = format!("after its time: locked by process {}", std::process::id());
+    until_it_goes(&mut daemon, &old, &how);
+    // Whoever has it open reads it to its end.
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "old".repeat(SIZE / 3));
+    daemon.stop();
+    poor.world.assert_at_rest();
+}
+
+fn reading_is_bounded() {
+    let poor = world(GOES_SOON);
+    let mut daemon = poor.daemon_with(&SOON_OVER);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (old, reader) = supersede(&poor, &mut daemon, |path| {
+        let path = poor.world.tree.join(path);
+        let is_over = Arc::clone(&is_over);
+        std::thread::spawn(move || {
+            // Until the file has gone.
+            while !is_over.load(Ordering::Relaxed) && fs::read(&path).is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        })
+    });
+    until_it_goes(&mut daemon, &old, "after its time: read again and again");
+    is_over.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
     daemon.stop();
     poor.world.assert_at_rest();
 }

@@ -67,6 +67,11 @@ pub fn tests() -> Vec<Trial> {
             &[Needs::Root],
             no_room_in_time,
         ),
+        test(
+            "very many rejections of one importer are few lines in the log, and an outcome each",
+            &[Needs::Root],
+            flood_of_rejections,
+        ),
     ]
 }
 
@@ -380,4 +385,72 @@ fn no_room_in_time() {
     world.assert_outcome("small", "published");
     daemon.stop();
     world.assert_at_rest();
+}
+
+fn flood_of_rejections() {
+    const DROPS: usize = 1_000;
+    let world = World::with(&format!("{SETTINGS}#spool rescan_interval = \"1h\"\n"));
+    let file = world.root.join("netboot.prom");
+    let text = fs::read_to_string(&world.config).unwrap();
+    fs::write(
+        &world.config,
+        format!("{text}[metrics]\ntextfile = {file:?}\n"),
+    )
+    .unwrap();
+    for number in 0..DROPS {
+        let manifest = if number % 4 == 0 {
+            "format = 0\n".to_string()
+        } else {
+            manifest(TARGET)
+        };
+        drop_as_importer(&world, &format!("bad-{number}"), &manifest, |_| {});
+    }
+    for number in 0..3 {
+        world.drop_with(&format!("own-{number}"), "format = 0\n", |_| {});
+    }
+    world.drop_image("good", OTHER, &[("linux", b"good")]);
+    let output = world.run(&["run", "--once"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        crate::lab::world::text(&output)
+    );
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines_of = |importer: &str| {
+        let field = format!("importer=\"{importer}\"");
+        let is_meant = move |line: &&str| line.contains(&field) || line.starts_with(' ');
+        log.lines().filter(is_meant)
+    };
+    let mut summed = 0;
+    let mut singly = 0;
+    for line in lines_of(&IMPORTER.to_string()) {
+        let after = |text: &str| line.split_once(text).map(|(_, rest)| rest);
+        match after("rejected ").filter(|rest| rest.contains(" more drops within ")) {
+            Some(rest) => {
+                let count = rest.split(' ').next().unwrap();
+                summed += count.parse::<usize>().unwrap();
+                assert!(
+                    rest.contains(": empty-image "),
+                    "the commonest comes first: {line}"
+                );
+                assert!(rest.contains(", bad-manifest "), "{line}");
+            }
+            None => singly += usize::from(line.contains("drop=\"bad-")),
+        }
+    }
+    assert_eq!(singly + summed, DROPS, "{log}");
+    // Twenty at once and five a minute: more would take more than an hour.
+    assert!((20..=320).contains(&singly), "{singly} lines: {log}");
+    let own = log.matches("drop=\"own-").count();
+    assert_eq!((own, ended(&world, "own-")), (3, 3), "{log}");
+    assert_eq!(log.matches("drop=\"good\"").count(), 1, "{log}");
+    assert_eq!(ended(&world, "bad-"), DROPS);
+    let metrics = fs::read_to_string(&file).unwrap();
+    for (reason, count) in [
+        ("bad-manifest", DROPS / 4 + 3),
+        ("empty-image", DROPS * 3 / 4),
+    ] {
+        let line = format!("outcome=\"rejected\",reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
 }

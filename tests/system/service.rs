@@ -65,6 +65,16 @@ pub fn tests() -> Vec<Trial> {
             hangs,
         ),
         test(
+            "work that hangs lets the watchdog start the service again",
+            &needs(&[Needs::Failpoints]),
+            work_hangs,
+        ),
+        test(
+            "a start that fails again and again is tried until it goes well",
+            &needs(&[]),
+            starts_at_last,
+        ),
+        test(
             "the service sees and changes nothing but what is its own",
             &needs(&[]),
             is_confined,
@@ -475,30 +485,76 @@ fn copies_longer_than_the_watchdog() {
 
 fn hangs() {
     let container = Container::with_service();
+    let said = hangs_once(&container, "NETBOOT_PUBLISHER_FAILPOINT=publisher:3:hang\n");
+    assert!(said.contains("Watchdog timeout"), "{said}");
+}
+
+/// The loop of the publisher goes on, and a thread of it doesn't.
+fn work_hangs() {
+    let container = Container::with_service();
+    let said = hangs_once(
+        &container,
+        "NETBOOT_PUBLISHER_FAILPOINT=copy-file:1:hang\nNETBOOT_PUBLISHER_SHORT=hangs:1000\n",
+    );
+    assert!(said.contains("publishing hangs: no sign of life"), "{said}");
+    assert!(said.contains("Watchdog timeout"), "{said}");
+    let entries = container.journal(&format!("--unit {UNIT} --priority err"));
+    let of_target = entries.iter().any(|entry| entry["TARGET"] == "a/b/c/d");
+    assert!(of_target, "{entries:#?}");
+}
+
+/// Lets the service hang, in its first start with these variables only; returns its log once it was
+/// started again and has published what it hung on.
+fn hangs_once(container: &Container, variables: &str) -> String {
     let folder = container.path("/var/lib/hang");
     fs::create_dir(&folder).unwrap();
     container.drop_in(
         "watchdog",
         "WatchdogSec=2s\nEnvironmentFile=-/var/lib/hang/environment",
     );
-    fs::write(
-        folder.join("environment"),
-        "NETBOOT_PUBLISHER_FAILPOINT=publisher:3:hang\n",
-    )
-    .unwrap();
+    fs::write(folder.join("environment"), variables).unwrap();
     container.ok(&format!("systemctl restart {UNIT}"));
     let process = container.property("MainPID");
-    // Only the first process hangs.
     fs::remove_file(folder.join("environment")).unwrap();
-    drop_as_ci(&container, "drop", "a/b/c/d", |image| {
+    drop_as_ci(container, "drop", "a/b/c/d", |image| {
         fs::write(image.join("linux"), "kernel").unwrap();
     });
     container.wait_for_outcome("drop", "published");
     until("another start", || container.property("MainPID") != process);
-    let said = container.ok(&format!(
+    container.ok(&format!(
         "journalctl --sync; journalctl --unit {UNIT} --output cat"
-    ));
-    assert!(said.contains("Watchdog timeout"), "{said}");
+    ))
+}
+
+fn starts_at_last() {
+    let container = Container::with_service();
+    container.drop_in("soon", "RestartSec=100ms");
+    let away = [
+        (
+            "tree",
+            format!("mv {TREE} {TREE}.away"),
+            format!("mv {TREE}.away {TREE}"),
+        ),
+        (
+            "user",
+            "printf '[tree]\\nowner = \"later\"\\n' > /etc/netboot-publisher/config.toml"
+                .to_string(),
+            "useradd later".to_string(),
+        ),
+    ];
+    for (name, take_away, bring_back) in away {
+        container.ok(&format!("{take_away}; systemctl restart --no-block {UNIT}"));
+        // systemd itself gives up after five.
+        until("eight starts that fail", || {
+            container.property("NRestarts").parse::<u32>().unwrap() >= 8
+        });
+        container.ok(&bring_back);
+        drop_as_ci(&container, name, "a/b/c/d", |image| {
+            fs::write(image.join("linux"), name).unwrap();
+        });
+        container.wait_for_outcome(name, "published");
+        assert_eq!(container.property("ActiveState"), "active");
+    }
 }
 
 /// Looks, from where the service stands, at what it may not do, and at what it has to.
@@ -648,7 +704,7 @@ fn journal_is_complete() {
     });
     container.ok(&format!("systemctl stop {UNIT}"));
     let entries = container.journal(&format!(
-        "--unit {UNIT} OUTCOME=published OUTCOME=unchanged OUTCOME=rejected"
+        "--unit {UNIT} OUTCOME=published OUTCOME=unchanged"
     ));
     let told = |entry: &Value| -> (String, String) {
         let of = |key: &str| entry[key].as_str().expect("a field").to_string();
@@ -661,11 +717,24 @@ fn journal_is_complete() {
         let outcome = container.outcome(&drop).expect("an outcome");
         (drop, outcome["outcome"].as_str().unwrap().to_string())
     };
-    let mut expected: Vec<_> = (1..=DROPS).map(written).collect();
+    let written = (1..=DROPS).map(written);
+    let (rejected, mut expected): (Vec<_>, Vec<_>) =
+        written.partition(|(_, outcome)| outcome == "rejected");
     expected.sort();
     assert_eq!(in_journal, expected);
-    let rejected = container.journal(&format!("--unit {UNIT} REASON=bad-manifest"));
+    // Of many rejections most are summed.
     assert_eq!(rejected.len(), DROPS / 10);
+    let entries = container.journal(&format!("--unit {UNIT} OUTCOME=rejected"));
+    let (singly, sums): (Vec<_>, Vec<_>) = entries
+        .iter()
+        .partition(|entry| entry["REASON"] == "bad-manifest");
+    let summed = sums.iter().map(|entry| {
+        assert_eq!(entry["IMPORTER"], "ci");
+        let mut words = entry["MESSAGE"].as_str().unwrap().split(' ');
+        words.nth(1).unwrap().parse::<usize>().unwrap()
+    });
+    assert_eq!(singly.len() + summed.sum::<usize>(), DROPS / 10);
+    assert!(singly.len() < DROPS / 10 && !sums.is_empty());
 }
 
 fn package_loses_nothing() {

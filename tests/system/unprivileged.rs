@@ -34,6 +34,11 @@ impl Unprivileged {
     }
 
     pub fn daemon(&self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    /// As [`Unprivileged::daemon`], with these variables in its environment.
+    pub fn daemon_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let mut command = Command::new("setpriv");
         let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
         command
@@ -41,6 +46,7 @@ impl Unprivileged {
             .arg("--clear-groups")
             .arg(&self.program);
         command.args(["run", "--config"]).arg(&self.world.config);
+        command.envs(variables.iter().copied());
         Daemon::start(command)
     }
 
