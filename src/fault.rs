@@ -71,7 +71,7 @@ pub(crate) fn reject(reason: Reason, detail: impl Into<String>) -> Fault {
 pub enum StartError {
     #[error(transparent)]
     Failure(#[from] Failure),
-    #[error("{0:?} is used by another daemon; expected to be its only one")]
+    #[error("{0:?} is in use by another netboot-publisher")]
     InUse(PathBuf),
     #[error(transparent)]
     UnknownAccount(#[from] UnknownAccount),

@@ -89,7 +89,7 @@ fn entry_name<'n>(name: &'n OsStr, folder: &str) -> Result<&'n str, Fault> {
 /// The rejection of a drop whose file `path` changed while it was read.
 pub(super) fn changed(path: &str) -> Fault {
     let path = quoted(path);
-    let detail = format!("{path} changed while it was read; expected it to stay");
+    let detail = format!("{path} changed while it was read; drop it again when it is finished");
     reject(Reason::Changed, detail)
 }
 

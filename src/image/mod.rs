@@ -58,8 +58,7 @@ impl Image {
             match entry.content {
                 Content::Foreign => {
                     let path = quoted(&entry.path);
-                    let detail =
-                        format!("{path} is no regular file, folder or link; expected nothing else");
+                    let detail = format!("{path} is no regular file, folder or link");
                     return Err(reject(Reason::UnsafeFile, detail));
                 }
                 Content::File(size) => {
@@ -71,7 +70,7 @@ impl Image {
             if bytes > limits.max_image_size {
                 let (max, path) = (ByteSize(limits.max_image_size), quoted(&entry.path));
                 let detail =
-                    format!("more than {max}, which `limits.max_image_size` allows, at {path}");
+                    format!("larger than {max} (limits.max_image_size), reached at {path}");
                 return Err(reject(Reason::TooLarge, detail));
             }
             Ok(false)
@@ -79,7 +78,7 @@ impl Image {
         .map_err(of_importer)?;
         check_links(&image.entries)?;
         if image.files().next().is_none() {
-            let detail = "the image holds no regular file; expected at least one";
+            let detail = "image/ holds no regular file";
             return Err(reject(Reason::EmptyImage, detail));
         }
         Ok(image)
@@ -132,9 +131,7 @@ impl Image {
         while let Some((folder, depth)) = folders.pop_front() {
             if depth > limits.max_depth {
                 let (folder, max) = (quoted(&folder), limits.max_depth);
-                let detail = format!(
-                    "{folder} is more than {max} folders deep, which `limits.max_depth` allows"
-                );
+                let detail = format!("{folder} is more than {max} folders deep (limits.max_depth)");
                 return Err(reject(Reason::TooDeep, detail));
             }
             let opened = (!folder.is_empty()).then(|| dir.existing_dir(&folder));
@@ -143,7 +140,8 @@ impl Image {
             let mut see = |name: &OsStr, kind| {
                 if entries.len() >= limits.max_files {
                     let max = limits.max_files;
-                    let detail = format!("more than {max}, which `limits.max_files` allows");
+                    let detail =
+                        format!("more than {max} files, folders and links (limits.max_files)");
                     return Err(reject(Reason::TooManyFiles, detail));
                 }
                 let (mut entry, stat) = Entry::look(here, &folder, name)?;
@@ -251,7 +249,6 @@ fn check_owner(path: &str, uid: u32, owner: Option<u32>) -> Result<(), Fault> {
         return Ok(());
     };
     let path = quoted(path);
-    let detail =
-        format!("{path} belongs to user {uid}; expected it to belong to {owner}, as the drop does");
+    let detail = format!("{path} belongs to user {uid}, and the drop to user {owner}");
     Err(reject(Reason::UnsafeFile, detail))
 }

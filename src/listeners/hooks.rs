@@ -105,7 +105,8 @@ impl HookTask {
             if self.stop.is_cancelled() {
                 let rest = std::iter::from_fn(|| news.try_recv().ok());
                 let count = 1 + rest.filter(is_wanted).count();
-                tracing::warn!(hook = ?program, "not run for {count} outcomes: the daemon ends");
+                let count = counted(count, "outcome");
+                tracing::warn!(hook = ?program, "hook not run for {count}: the daemon ends");
                 return;
             }
             if let Err(why) = self.run_for(&told.outcome).await {
@@ -137,7 +138,7 @@ impl HookTask {
             // A signal to the daemon's process group, Ctrl-C for one, is none to a hook.
             .process_group(0)
             .spawn()
-            .map_err(|error| format!("its keeper can't be started: {error}"))?;
+            .map_err(|error| format!("can't be started: {error}"))?;
         let text = outcome.to_json();
         let input = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
         let (mut stdin, stdout) = (keeper.stdin.take(), keeper.stdout.take());
@@ -160,10 +161,10 @@ impl HookTask {
             () = stopped => {}
         }
         let why = if self.stop.is_cancelled() {
-            "the daemon ends, and so it was ended".to_string()
+            "ended with the daemon".to_string()
         } else {
             let limit = humantime::format_duration(self.hook.timeout);
-            format!("it ran longer than {limit} and was ended")
+            format!("timed out after {limit}, ended")
         };
         drop(stdin);
         // Whoever hangs in the kernel can't be ended; the daemon's own end waits for nobody.
@@ -173,7 +174,7 @@ impl HookTask {
         };
         tokio::select! {
             _ = ended => Err(why),
-            () = hangs => Err(format!("{why}, but hangs")),
+            () = hangs => Err(format!("{why}, but it hangs in the kernel")),
         }
     }
 
@@ -197,7 +198,7 @@ impl HookTask {
                 let is_good = status.success();
                 is_good.then_some(()).ok_or_else(|| status.to_string())
             }
-            Some(Told::NotStarted(why)) => Err(format!("it can't be started: {why}")),
+            Some(Told::NotStarted(why)) => Err(format!("can't be started: {why}")),
             _ => Err(match keeper {
                 Ok(status) => format!("its keeper ended early, {status}"),
                 Err(error) => format!("waiting for its keeper: {error}"),

@@ -66,6 +66,7 @@ use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::{Leaving, Peeked, Ready, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
+use crate::text::counted;
 use crate::tree::Pointers;
 use crate::words::Target;
 
@@ -445,7 +446,9 @@ impl Publisher {
 fn all_finished(left: usize) -> anyhow::Result<()> {
     anyhow::ensure!(
         left == 0,
-        "{left} drops could not be finished; they stay in the spool"
+        "{} could not be finished and {} in the spool",
+        counted(left, "drop"),
+        if left == 1 { "stays" } else { "stay" }
     );
     Ok(())
 }

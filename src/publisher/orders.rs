@@ -69,9 +69,12 @@ impl Request<'_> {
             None => find_replaced((tree, target), pointed.as_ref())?,
         };
         let unknown = || {
-            let why = to.map_or("which was current before", |_| "or its record is damaged");
-            let detail =
-                format!("{target} keeps no generation {name}, {why}; expected one that is kept");
+            let detail = match to {
+                None => format!("{name}, which was current at {target} before, is kept no longer"),
+                Some(_) => {
+                    format!("{name} of {target} is kept no longer, or its record is damaged")
+                }
+            };
             reject(Reason::UnknownGeneration, detail)
         };
         let found = tree.generation(target, name.clone())?;
@@ -100,8 +103,8 @@ impl Request<'_> {
         let digest = &record.head.digest;
         if !image.is_sound() || image.hash(&self.shop.progress)?.digest() != *digest {
             let name = kept.name;
-            let detail =
-                format!("{name} is not what was published any more; expected it undamaged");
+            let target = &self.manifest.target;
+            let detail = format!("{name} is damaged; see `netboot-publisher verify {target}`");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
         record.head.from = Some(origin(self.claimed));
@@ -136,8 +139,9 @@ impl Request<'_> {
 
     fn occupied(&self) -> Fault {
         let target = &self.manifest.target;
-        let detail =
-            format!("{target} is a folder that the daemon did not make; expected its own link");
+        let detail = format!(
+            "{target} is a folder that the daemon did not make; publish an image there first"
+        );
         reject(Reason::TargetOccupied, detail)
     }
 }
@@ -171,9 +175,11 @@ fn find_meant(
         Some(at) => Ok(names.swap_remove(at)),
         None => {
             let detail = match last {
-                None => format!("{target} keeps no generation {to}; expected one that is kept"),
+                None => {
+                    format!("no such generation: {to}; see `netboot-publisher history {target}`")
+                }
                 Some(_) => format!(
-                    "{to} may be any of {} generations of {target}; expected more of its name",
+                    "{to} is ambiguous: {} generations of {target} begin so",
                     names.len()
                 ),
             };
@@ -199,12 +205,11 @@ fn find_replaced(
             (Some(pointed), Some(to)) if pointed == to => line.from,
             _ => continue,
         };
-        let nothing = format!("nothing was current at {target} before; expected a generation");
+        let nothing = format!("nothing was current at {target} before");
         return replaced.ok_or_else(|| reject(Reason::UnknownGeneration, nothing));
     }
     let detail = format!(
-        "the history of {target} doesn't tell what was current before; expected `to`, the \
-         generation to go back to"
+        "the history of {target} doesn't tell what was current before; name the generation (--to)"
     );
     Err(reject(Reason::UnknownGeneration, detail))
 }
@@ -215,6 +220,6 @@ pub(super) fn conflict(current: &str, replaces: &Replaces) -> Fault {
 }
 
 fn unknown_target(target: &Target) -> Fault {
-    let detail = format!("{target} is not in the tree; expected one that is");
+    let detail = format!("no such target: {target}");
     reject(Reason::UnknownTarget, detail)
 }

@@ -9,6 +9,7 @@ use super::troubles::Troubles;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{OpenFiles, map};
+use crate::text::counted;
 use crate::tree::{Pointers, Vacuum};
 
 /// So many targets one thread surveys.
@@ -63,7 +64,8 @@ pub(super) fn recover(
     cleanup.take_vacuumed(vacuum, cleaned, settings, &mut troubles);
     let count = queue.known().len();
     if leftovers > 0 || count > 0 {
-        tracing::info!("recovered: swept {leftovers} leftovers, taking up {count} drops");
+        let (drops, leftovers) = (counted(count, "drop"), counted(leftovers, "leftover"));
+        tracing::info!("resuming {drops}, swept {leftovers}");
     }
     Ok((pointers, queue, cleanup, troubles))
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::log::MessageId;
-use crate::text::quoted;
+use crate::text::{counted, quoted};
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -84,7 +84,8 @@ impl Troubles {
         if is_time {
             self.tries += 1;
             if self.tries > 1 && self.tries.is_power_of_two() {
-                let (message_id, who, tries) = (MessageId::Waiting, self.who.len(), self.tries);
+                let (message_id, tries) = (MessageId::Waiting, self.tries);
+                let who = counted(self.who.len(), "drop");
                 tracing::warn!(%message_id, "{who} still have to wait, tried {tries} times");
             }
         }

@@ -94,7 +94,7 @@ fn too_many_files() {
     let outcome = world.assert_outcome("many", "rejected too-many-files");
     let detail = outcome["detail"].as_str().unwrap();
     assert!(
-        detail.contains("more than 1000, which `limits.max_files` allows"),
+        detail.contains("more than 1000 files, folders and links (limits.max_files)"),
         "{detail}"
     );
     world.assert_outcome("small", "published");
