@@ -34,6 +34,9 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// The variables of the daemon's own environment that a program gets.
 const INHERITED: &[&str] = &["PATH", "LANG", "TZ", "HOME"];
 
+/// So many failures in a row have a line each; then every second, fourth, eighth…
+const SINGLY: u32 = 16;
+
 /// How long a running program may go on when the daemon ends.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -98,6 +101,7 @@ impl HookTask {
     async fn run(self, mut news: UnboundedReceiver<Arc<News>>) {
         let program = &self.hook.command[0];
         let is_wanted = |told: &Arc<News>| self.hook.on.contains(&told.outcome.verdict);
+        let mut failures = 0_u32;
         while let Some(told) = news.recv().await {
             if !is_wanted(&told) {
                 continue;
@@ -109,11 +113,19 @@ impl HookTask {
                 tracing::warn!(hook = ?program, "hook not run for {count}: the daemon ends");
                 return;
             }
-            if let Err(why) = self.run_for(&told.outcome).await {
-                let target = told.outcome.target.as_ref().map(tracing::field::display);
-                let (message_id, drop) = (MessageId::HookFailed, &told.outcome.drop);
-                tracing::warn!(%message_id, hook = ?program, target, drop, "hook failed: {why}");
+            let Err(why) = self.run_for(&told.outcome).await else {
+                failures = 0;
+                continue;
+            };
+            failures = failures.saturating_add(1);
+            if failures > SINGLY && !failures.is_power_of_two() {
+                continue;
             }
+            let again = (failures > SINGLY).then(|| format!(" {failures} times in a row"));
+            let again = again.unwrap_or_default();
+            let target = told.outcome.target.as_ref().map(tracing::field::display);
+            let (message_id, drop) = (MessageId::HookFailed, &told.outcome.drop);
+            tracing::warn!(%message_id, hook = ?program, target, drop, "hook failed{again}: {why}");
         }
     }
 

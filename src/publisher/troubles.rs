@@ -1,6 +1,6 @@
 //! What can't be done at the moment: said once, tried again, further and further apart.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,19 +12,63 @@ use crate::text::{counted, quoted};
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// A trouble that comes and goes is said so often at once, and once more each time that this has
+/// passed: an importer can bring one about, and end it, again and again.
+const AT_ONCE: u32 = 10;
+const ONCE_MORE: Duration = Duration::from_secs(60);
+
 /// The troubles of drops that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     /// Who is in trouble.
     who: HashSet<String>,
     /// What was said already. Many drops have the same trouble when a disk is full.
-    said: HashSet<String>,
+    said: HashMap<String, Said>,
+    /// Something was said since nobody was in trouble.
+    has_said: bool,
     /// Tries since the last trouble began.
     tries: u32,
     /// When it is time to try again.
     pub(super) next: Option<Instant>,
     /// Who has something old that can't be removed.
     leftovers: HashSet<String>,
+}
+
+/// What was said of a trouble.
+#[derive(Debug)]
+struct Said {
+    /// Since it began it was said, or was said too often before.
+    is_known: bool,
+    /// It may be said so often, as of then.
+    left: u32,
+    at: Instant,
+}
+
+impl Said {
+    fn nothing() -> Self {
+        Self {
+            is_known: false,
+            left: AT_ONCE,
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether it is to be said now that somebody has met it.
+    fn meet(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_known, true) {
+            return false;
+        }
+        while self.left < AT_ONCE && self.at.elapsed() >= ONCE_MORE {
+            self.left += 1;
+            self.at += ONCE_MORE;
+        }
+        if self.left == AT_ONCE {
+            self.at = Instant::now();
+        }
+        let is_due = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_due
+    }
 }
 
 impl Troubles {
@@ -41,7 +85,8 @@ impl Troubles {
         };
         let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
         self.who.insert(who.to_string());
-        if self.said.insert(what) {
+        if self.said.entry(what).or_insert_with(Said::nothing).meet() {
+            self.has_said = true;
             let (message_id, who) = (MessageId::Waiting, quoted(who));
             let delay = humantime::format_duration(delay);
             tracing::warn!(
@@ -71,8 +116,12 @@ impl Troubles {
     /// `who` could go on.
     pub(crate) fn is_over(&mut self, who: &str) {
         if self.who.remove(who) && self.who.is_empty() {
-            tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
-            self.said.clear();
+            if std::mem::take(&mut self.has_said) {
+                tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
+            }
+            self.said
+                .values_mut()
+                .for_each(|said| said.is_known = false);
             self.tries = 0;
             self.next = None;
         }
@@ -127,5 +176,24 @@ mod tests {
         assert_eq!(troubles.next, None);
         troubles.meet("a", &full());
         assert_eq!((troubles.next.unwrap() - Instant::now()).as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_that_comes_and_goes_is_said_now_and_then() {
+        let mut troubles = Troubles::default();
+        let mut said = 0;
+        let mut come_and_go = |times| {
+            for _ in 0..times {
+                troubles.meet("a", &full());
+                said += u32::from(troubles.has_said);
+                troubles.is_over("a");
+            }
+            std::mem::take(&mut said)
+        };
+        assert_eq!(come_and_go(1_000), AT_ONCE);
+        tokio::time::advance(ONCE_MORE * 2).await;
+        assert_eq!(come_and_go(1_000), 2);
+        tokio::time::advance(ONCE_MORE * 1_000).await;
+        assert_eq!(come_and_go(1_000), AT_ONCE);
     }
 }

@@ -73,6 +73,11 @@ pub fn tests() -> Vec<Trial> {
             &[Needs::Root],
             root_has_no_capability,
         ),
+        test(
+            "a hook that fails again and again is said less and less often",
+            &[],
+            fails_again_and_again,
+        ),
         test("run --once runs all hooks before it ends", &[], once),
         test(
             "at the daemon's end a hook that hangs is ended, and the rest is given up",
@@ -443,6 +448,24 @@ fn root_has_no_capability() {
     }
     assert_eq!(of("NoNewPrivs"), "1", "{status}");
     assert!(of("Uid").starts_with("0\t0"), "{status}");
+}
+
+fn fails_again_and_again() {
+    let hooked = hooked("\"rejected\"", "1m", "exit 7");
+    for number in 0..40 {
+        let name = format!("bad-{number}");
+        hooked.world.drop_with(&name, "format = 0\n", |_| {});
+    }
+    let output = hooked.world.run(&["run", "--once"]);
+    let log = String::from_utf8_lossy(&output.stderr).to_string();
+    let said = |text: &str| log.matches(text).count();
+    assert_eq!(said("hook failed: exit status: 7"), 16, "{log}");
+    assert_eq!(
+        said("hook failed 32 times in a row: exit status: 7"),
+        1,
+        "{log}"
+    );
+    assert_eq!(said("hook failed"), 17, "{log}");
 }
 
 fn once() {
