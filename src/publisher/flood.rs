@@ -2,6 +2,7 @@
 //! the log, and the rest one line in sum. So the log of others isn't rotated out. Every drop has its
 //! outcome, and counts in the metrics, all the same.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -23,6 +24,20 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// So many reasons are named, the commonest first.
 const REASONS: usize = 3;
+
+/// What is wrong with a drop is shown up to this, in bytes: a manifest can have twenty errors, each
+/// with a long line. The outcome has it whole.
+const MAX_DETAIL: usize = 4_000;
+
+/// The detail of a rejection, as the log shows it.
+pub(super) fn cut(detail: &str) -> Cow<'_, str> {
+    let mut ends = (0..=MAX_DETAIL).rev();
+    let end = ends.find(|end| detail.is_char_boundary(*end)).unwrap_or(0);
+    if detail.len() <= MAX_DETAIL {
+        return detail.into();
+    }
+    format!("{}… more in the outcome", &detail[..end]).into()
+}
 
 /// The rejections of each importer, by the number of the user.
 #[derive(Debug, Default)]
@@ -200,6 +215,16 @@ mod tests {
         let published = outcome(1, None);
         assert!((0..2_000).all(|_| floods.admits(&published)));
         assert_eq!(floods.next(), None);
+    }
+
+    #[test]
+    fn a_long_detail_is_cut_and_points_to_the_outcome() {
+        let whole = "ü".repeat(MAX_DETAIL / 2);
+        assert_eq!(cut(&whole), whole);
+        let long = format!("x{}", "ü".repeat(MAX_DETAIL));
+        let shown = cut(&long);
+        assert!(shown.ends_with("ü… more in the outcome"), "{shown}");
+        assert!((MAX_DETAIL..MAX_DETAIL + 100).contains(&shown.len()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
-use super::flood::Floods;
+use super::flood::{self, Floods};
 use crate::log::MessageId;
 use crate::spool::Outcome;
 use crate::sys::Progress;
@@ -46,7 +46,7 @@ impl News {
             );
         } else {
             let reason = outcome.reason.map(tracing::field::display);
-            let detail = outcome.detail.as_deref().unwrap_or_default();
+            let detail = flood::cut(outcome.detail.as_deref().unwrap_or_default());
             // An excerpt of a manifest has lines of its own.
             let gap = if detail.contains('\n') { "\n" } else { " " };
             tracing::warn!(

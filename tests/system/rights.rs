@@ -56,8 +56,9 @@ fn hook_has_no_rights() {
     let container = Container::with_service();
     let hook = container.path("/usr/local/bin/hook");
     let seen = "/var/spool/netboot-publisher/seen";
-    let script =
-        format!("#!/bin/sh\ncat /proc/self/status > {seen}.new; mv -T {seen}.new {seen}\n");
+    let script = format!(
+        "#!/bin/sh\nsetsid sleep 1000 &\ncat /proc/self/status > {seen}.new; mv -T {seen}.new {seen}\n"
+    );
     fs::write(&hook, script).unwrap();
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
     container.configure("[[hook]]\non = [\"published\"]\ncommand = [\"/usr/local/bin/hook\"]\n");
@@ -71,6 +72,18 @@ fn hook_has_no_rights() {
     let of_daemon = container.ok(&status);
     let [_, permitted, effective, _] = capabilities(&of_daemon);
     assert_eq!([permitted, effective], [OWN; 2], "{of_daemon}");
+    // What the hook has left running is ended, though the sandbox hides processes.
+    let left = || container.journal(&format!("--unit {UNIT} --priority warning"));
+    let is_said = |entry: &serde_json::Value| {
+        let message = entry["MESSAGE"].as_str().unwrap_or_default();
+        message.starts_with("hook left 1 process running, ended")
+    };
+    until("the end of what it has left", || left().iter().any(is_said));
+    let group = format!("cat /sys/fs/cgroup/system.slice/{UNIT}/cgroup.procs");
+    let daemon = container.property("MainPID");
+    until("the keeper's own end", || {
+        container.ok(&group).trim() == daemon
+    });
 }
 
 /// An importer, which is another user than the daemon, has an image published.
