@@ -69,12 +69,9 @@ impl Request<'_> {
             None => find_replaced((tree, target), pointed.as_ref())?,
         };
         let unknown = || {
-            let detail = match to {
-                None => format!("{name}, which was current at {target} before, is kept no longer"),
-                Some(_) => {
-                    format!("{name} of {target} is kept no longer, or its record is damaged")
-                }
-            };
+            let why = to.map_or("which was current before", |_| "or its record is damaged");
+            let detail =
+                format!("{target} keeps no generation {name}, {why}; expected one that is kept");
             reject(Reason::UnknownGeneration, detail)
         };
         let found = tree.generation(target, name.clone())?;
@@ -103,8 +100,8 @@ impl Request<'_> {
         let digest = &record.head.digest;
         if !image.is_sound() || image.hash(&self.shop.progress)?.digest() != *digest {
             let name = kept.name;
-            let target = &self.manifest.target;
-            let detail = format!("{name} is damaged; see `netboot-publisher verify {target}`");
+            let detail =
+                format!("{name} is not what was published any more; expected it undamaged");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
         record.head.from = Some(origin(self.claimed));
@@ -139,9 +136,8 @@ impl Request<'_> {
 
     fn occupied(&self) -> Fault {
         let target = &self.manifest.target;
-        let detail = format!(
-            "{target} is a folder that the daemon did not make; publish an image there first"
-        );
+        let detail =
+            format!("{target} is a folder that the daemon did not make; expected its own link");
         reject(Reason::TargetOccupied, detail)
     }
 }
@@ -175,11 +171,9 @@ fn find_meant(
         Some(at) => Ok(names.swap_remove(at)),
         None => {
             let detail = match last {
-                None => {
-                    format!("no such generation: {to}; see `netboot-publisher history {target}`")
-                }
+                None => format!("{target} keeps no generation {to}; expected one that is kept"),
                 Some(_) => format!(
-                    "{to} is ambiguous: {} generations of {target} begin so",
+                    "{to} may be any of {} generations of {target}; expected more of its name",
                     names.len()
                 ),
             };
@@ -205,11 +199,12 @@ fn find_replaced(
             (Some(pointed), Some(to)) if pointed == to => line.from,
             _ => continue,
         };
-        let nothing = format!("nothing was current at {target} before");
+        let nothing = format!("nothing was current at {target} before; expected a generation");
         return replaced.ok_or_else(|| reject(Reason::UnknownGeneration, nothing));
     }
     let detail = format!(
-        "the history of {target} doesn't tell what was current before; name the generation (--to)"
+        "the history of {target} doesn't tell what was current before; expected `to`, the \
+         generation to go back to"
     );
     Err(reject(Reason::UnknownGeneration, detail))
 }
@@ -220,6 +215,6 @@ pub(super) fn conflict(current: &str, replaces: &Replaces) -> Fault {
 }
 
 fn unknown_target(target: &Target) -> Fault {
-    let detail = format!("no such target: {target}");
+    let detail = format!("{target} is not in the tree; expected one that is");
     reject(Reason::UnknownTarget, detail)
 }

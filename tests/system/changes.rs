@@ -181,8 +181,8 @@ fn roll_back_to() {
     assert_exit(&output, 3, &world);
     let said = String::from_utf8_lossy(&output.stderr).to_string();
     let expected = format!(
-        "rejected {TARGET} unknown-generation: no such generation: {gone}; see \
-         `netboot-publisher history {TARGET}`\n"
+        "rejected {TARGET} unknown-generation: {TARGET} keeps no generation {gone}; expected one \
+         that is kept\n"
     );
     assert_eq!(said, expected);
     assert_eq!(snapshot(&world.tree), before);

@@ -873,10 +873,10 @@ fn found_by_prefix() {
     assert_eq!(to("digest", &digest, "unchanged")["generation"], *one);
     let other = format!("{}{}", &digest[..12], "0".repeat(20));
     let outcome = to("other", &other, "rejected unknown-generation");
-    let expected = format!("no such generation: {other}; see `netboot-publisher history {TARGET}`");
+    let expected = format!("{TARGET} keeps no generation {other}; expected one that is kept");
     assert_eq!(outcome["detail"], expected);
     let outcome = to("any", "2", "rejected unknown-generation");
-    let expected = format!("2 is ambiguous: 3 generations of {TARGET} begin so");
+    let expected = format!("2 may be any of 3 generations of {TARGET}; expected more of its name");
     assert_eq!(outcome["detail"], expected);
     let outcome = to("bad", &digest[..11], "rejected bad-manifest");
     assert!(
@@ -896,6 +896,8 @@ fn previous_has_gone() {
     world.run_once();
     assert_eq!(generations(&world).len(), 1, "{world}");
     let outcome = order(&world, "back", ROLLBACK, "rejected unknown-generation");
-    let expected = format!("{one}, which was current at {TARGET} before, is kept no longer");
+    let expected = format!(
+        "{TARGET} keeps no generation {one}, which was current before; expected one that is kept"
+    );
     assert_eq!(outcome["detail"], expected);
 }
