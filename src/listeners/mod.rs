@@ -1,5 +1,6 @@
 //! Whoever is told of outcomes, and waited for by nobody: boot configurations, hooks, metrics, and
-//! systemd's status line. Each is a task that runs until the publisher ends. Uses all below it.
+//! systemd's status line. Each is a task that runs until the publisher ends; around each run of a hook
+//! stands its keeper, a process of this program. Uses all below it.
 //! Start with [`render_boot_configs`].
 
 mod boot_configs;

@@ -1,8 +1,9 @@
 //! Linux: the only room with system calls, but for those of other people's crates.
 //!
 //! Names are looked up from open directories ([`Dir`]), never by paths made of input. Here also:
-//! users and groups, what others have open, threads that share work, what systemd is told, and the
-//! places where tests end the daemon. Uses `words`. Start with [`Dir`].
+//! users and groups, what others have open, the processes that descend from this one, threads that
+//! share work, what systemd is told, and the places where tests end the daemon. Uses `words`. Start
+//! with [`Dir`].
 
 mod accounts;
 mod boot;

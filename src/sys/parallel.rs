@@ -39,14 +39,18 @@ impl Progress {
     /// So many more bytes will be copied or hashed.
     pub(crate) fn expect(&self, bytes: u64) {
         self.expected.fetch_add(bytes, Ordering::Relaxed);
-        self.whole.iter().for_each(|whole| whole.expect(bytes));
+        if let Some(whole) = &self.whole {
+            whole.expect(bytes);
+        }
         self.show_life();
     }
 
     /// So many more bytes were copied or hashed.
     pub(crate) fn advance(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.whole.iter().for_each(|whole| whole.advance(bytes));
+        if let Some(whole) = &self.whole {
+            whole.advance(bytes);
+        }
         self.show_life();
     }
 

@@ -283,7 +283,7 @@ const REFUSALS: &[Refusal] = &[
                 .unwrap();
         },
         reason: "too-large",
-        said: &["more than 8.0 GiB", "`huge`"],
+        said: &["larger than 8.0 GiB", "`huge`"],
     },
     Refusal {
         sentence: "sparse files that are too large together are refused",
@@ -297,7 +297,7 @@ const REFUSALS: &[Refusal] = &[
             }
         },
         reason: "too-large",
-        said: &["more than 8.0 GiB"],
+        said: &["larger than 8.0 GiB"],
     },
     Refusal {
         sentence: "an image that is a link to a folder outside is refused",
