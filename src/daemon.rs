@@ -128,7 +128,10 @@ fn reload(
         }
         Err(error) => {
             let message_id = MessageId::ReloadRefused;
-            tracing::error!(%message_id, "the old configuration stays: {error:#}");
+            tracing::error!(
+                %message_id,
+                "reload refused, keeping the old configuration: {error:#}"
+            );
             tell_systemd(&[NotifyState::Ready]);
         }
     }

@@ -210,8 +210,12 @@ impl Settings {
             let mut settings = Self::default();
             settings.take(top);
             let mut outputs = Vec::new();
-            settings.boot_configs =
-                top.tables("boot_config", |table| boot_config(table, &mut outputs));
+            let root = settings.tftp_root().to_path_buf();
+            let from_root = settings.tree.path.strip_prefix(&root);
+            let tree = from_root.unwrap_or(Path::new("")).to_path_buf();
+            settings.boot_configs = top.tables("boot_config", |table| {
+                boot_config(table, &tree, &mut outputs)
+            });
             settings.hooks = top.tables("hook", hook);
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
@@ -269,16 +273,37 @@ impl Settings {
         });
     }
 
+    /// What the TFTP server calls `/`.
+    pub(crate) fn tftp_root(&self) -> &Path {
+        self.tftp.root.as_deref().unwrap_or(&self.tree.path)
+    }
+
     /// A file that the daemon writes at the path of `target`, below or above it, and the key that says
-    /// so: only one of the two can be there.
-    pub(crate) fn in_place_of(&self, target: &Target) -> Option<(&'static str, PathBuf)> {
-        let root = self.tftp.root.as_ref().unwrap_or(&self.tree.path);
+    /// so: only one of the two can be there. `resolve` takes the links out of the path of a folder: the
+    /// configuration may name one folder in two ways.
+    pub(crate) fn in_place_of(
+        &self,
+        target: &Target,
+        resolve: impl Fn(&Path) -> PathBuf,
+    ) -> Option<(&'static str, PathBuf)> {
         let outputs = self.boot_configs.iter();
-        let outputs = outputs.map(|it| ("boot_config.output", root.join(&it.output)));
-        let textfile = self.metrics.textfile.clone();
-        let mut written = outputs.chain(textfile.map(|path| ("metrics.textfile", path)));
-        let place = self.tree.path.join(target.to_string());
-        written.find(|(_, path)| place.starts_with(path) || path.starts_with(&place))
+        // No link is followed below the root.
+        let outputs = outputs.map(|it| ("boot_config.output", self.tftp_root(), &*it.output));
+        let textfile = self.metrics.textfile.as_deref().and_then(|file| {
+            let name = Path::new(file.file_name()?);
+            Some(("metrics.textfile", file.parent()?, name))
+        });
+        let mut written = outputs.chain(textfile).peekable();
+        written.peek()?;
+        let both = |folder: &Path, name: &Path| [folder.join(name), resolve(folder).join(name)];
+        let places = both(&self.tree.path, Path::new(&target.to_string()));
+        let is_taken = |path: &PathBuf| {
+            let mut places = places.iter();
+            places.any(|place| place.starts_with(path) || path.starts_with(place))
+        };
+        let (key, folder, name) =
+            written.find(|(_, folder, name)| both(folder, name).iter().any(is_taken))?;
+        Some((key, folder.join(name)))
     }
 
     /// These settings as far as they can take effect while a daemon runs with `running`, and the keys
@@ -312,8 +337,13 @@ impl TreeSettings {
     }
 }
 
-/// `outputs` are those of the boot configurations before this one.
-fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<BootConfig> {
+/// `tree` is the way from the TFTP server's root to the tree; `outputs` are those of the boot
+/// configurations before this one.
+fn boot_config(
+    table: &mut Table<'_, '_>,
+    tree: &Path,
+    outputs: &mut Vec<PathBuf>,
+) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
         const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.` or ending in \
@@ -327,8 +357,15 @@ fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<
         if !output.components().all(is_plain) || output.ends_with("catalog.json") {
             return Err(RULE.to_string());
         }
-        if outputs.contains(&output) {
-            return Err("a path that no other `boot_config` has".to_string());
+        if tree.starts_with(&output) {
+            return Err("a path that is not that of the tree, nor above it".to_string());
+        }
+        let is_beside = |other: &PathBuf| !other.starts_with(&output) && !output.starts_with(other);
+        if !outputs.iter().all(is_beside) {
+            return Err(
+                "another path than that of any other `boot_config`, neither above nor below it"
+                    .to_string(),
+            );
         }
         outputs.push(output.clone());
         Ok(output)

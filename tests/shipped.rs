@@ -125,7 +125,8 @@ fn configuration_page() -> String {
     for block in source.split("\n\n") {
         let (mut prose, mut keys, mut example) = (String::new(), Vec::new(), String::new());
         for line in block.lines() {
-            if let Some(table) = line.strip_prefix('[') {
+            // The header of a table that the README's example brings is commented.
+            if let Some(table) = line.trim_start_matches('#').strip_prefix('[') {
                 let _ = writeln!(page, ".SH \"[{}\"", escape(table));
             } else if let Some(code) = line.strip_prefix("#   ") {
                 let _ = writeln!(example, "{}", escape(code));

@@ -128,15 +128,20 @@ impl Said {
         for (about, why) in troubles {
             let text = why.to_string();
             if self.0.get(&about) != Some(&text) {
-                tracing::warn!(
-                    message_id = %MessageId::BootConfigFailed,
-                    "rendering {about:?}: {text}\nwhat was there before stays in place"
-                );
+                let message_id = MessageId::BootConfigFailed;
+                let gap = if text.contains('\n') { "\n" } else { "; " };
+                let said = format!("rendering {about:?}: {text}{gap}keeping what was there before");
+                // Nothing that the daemon does can make it better.
+                if matches!(why, Why::Unwritable(_)) {
+                    tracing::error!(%message_id, "{said}");
+                } else {
+                    tracing::warn!(%message_id, "{said}");
+                }
             }
             said.insert(about, text);
         }
         for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
-            tracing::info!("rendering {about:?} went well again");
+            tracing::info!("rendering {about:?}: good again");
         }
         self.0 = said;
     }

@@ -182,7 +182,7 @@ fn reload() {
     daemon.signal(Signal::HUP);
     ear.wait_for("RELOADING=1");
     ear.wait_for("READY=1");
-    daemon.wait_for("the old configuration stays");
+    daemon.wait_for("keeping the old configuration");
     daemon.wait_for("invalid `limits.max_files`");
     daemon.wait_for("unknown key `retenion`");
     drop_files(&world, "two-still", 2);

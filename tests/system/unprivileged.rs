@@ -34,14 +34,20 @@ impl Unprivileged {
     }
 
     pub fn daemon(&self) -> Daemon {
+        Daemon::start(self.command(NOBODY, &["run"]))
+    }
+
+    /// The program as this user, with the world's configuration.
+    pub fn command(&self, user: u32, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
-        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
         command
-            .args(nobody)
+            .args([format!("--reuid={user}"), format!("--regid={user}")])
             .arg("--clear-groups")
-            .arg(&self.program);
-        command.args(["run", "--config"]).arg(&self.world.config);
-        Daemon::start(command)
+            .arg(&self.program)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.world.config);
+        command
     }
 
     /// Drops an image that belongs to nobody.
