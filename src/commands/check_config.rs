@@ -9,7 +9,6 @@ use super::configuration::{BadConfig, code};
 use super::terminal::print;
 use crate::fault::Unwritable;
 use crate::listeners::BootConfigs;
-use crate::log::{Log, MessageId};
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{Dir, Importer, Ownership};
@@ -17,9 +16,9 @@ use crate::tree::{Staging, Tree};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckConfig {
-    /// Say it in one entry of the journal, as of a reload that is refused: for the unit
-    #[arg(long)]
-    reload: bool,
+    /// Say nothing: only the exit code tells
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 impl CheckConfig {
@@ -30,27 +29,21 @@ impl CheckConfig {
         path: Option<&Path>,
         is_there: bool,
     ) -> anyhow::Result<ExitCode> {
-        let log = settings.as_ref().map(|settings| settings.log);
-        let log = log.unwrap_or_default();
-        match settings.and_then(|settings| check(&settings)) {
-            Ok(untried) => {
-                let path = path.unwrap_or(Path::new(Settings::DEFAULT_PATH)).display();
-                let verdict = if is_there {
-                    "good"
-                } else {
-                    "not there, the built-in defaults apply"
-                };
-                print(&format!("{path}: {verdict}{}\n", tell_untried(&untried)))
-            }
-            Err(error) if self.reload && !Log::start(log, None, None).is_text() => {
-                let message_id = MessageId::ReloadRefused;
-                tracing::error!(
-                    %message_id, "reload refused, keeping the old configuration: {error}"
-                );
-                Ok(code(&error.into()))
-            }
-            Err(error) => Err(error.into()),
+        let checked = settings.and_then(|settings| check(&settings));
+        let untried = match checked {
+            Err(error) if self.quiet => return Ok(code(&error.into())),
+            checked => checked?,
+        };
+        if self.quiet {
+            return Ok(ExitCode::SUCCESS);
         }
+        let path = path.unwrap_or(Path::new(Settings::DEFAULT_PATH)).display();
+        let verdict = if is_there {
+            "good"
+        } else {
+            "not there, the built-in defaults apply"
+        };
+        print(&format!("{path}: {verdict}{}\n", tell_untried(&untried)))
     }
 }
 
@@ -69,7 +62,7 @@ fn tell_untried(untried: &[String]) -> String {
 ///
 /// # Errors
 /// All that is wrong.
-fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
+pub(super) fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
     let tree = Tree::open(&settings.tree.path).ok();
     let user = Ownership::of_process();
     let is_others = user.uid != 0 && tree.and_then(|tree| tree.keeper()) != Some(user.uid);

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use strum::VariantNames;
 
+use super::check_config::check;
 use super::configuration::{BadConfig, code, read_settings};
 use super::terminal::say;
 use crate::daemon;
@@ -41,10 +43,15 @@ impl RunDaemon {
             self.log_level,
             self.log_format,
         );
-        let reread = || Ok(read_settings(config)?.unwrap_or_default());
+        let config = config.map(Path::to_path_buf);
+        let reread: daemon::Reread = Arc::new(move || {
+            let settings = read_settings(config.as_deref())?.unwrap_or_default();
+            check(&settings)?;
+            Ok(settings)
+        });
         let ended = settings
             .map_err(anyhow::Error::from)
-            .and_then(|settings| daemon::run(settings, self.once, &log, reread));
+            .and_then(|settings| daemon::run(settings, self.once, &log, &reread));
         let Err(error) = ended else {
             return ExitCode::SUCCESS;
         };

@@ -28,7 +28,8 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Renders whenever something was published or withdrawn, or the settings have changed, until the
 /// publisher ends. What could not be rendered is tried again at the next change, and as often as the
-/// spool is looked at.
+/// spool is looked at. `failing` counts the renderings that went wrong, and the files that are not up
+/// to date since the last one.
 ///
 /// # Errors
 /// When a rendering panicked; when not all went well the last time.
@@ -36,6 +37,7 @@ pub(crate) async fn render_boot_configs(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
     mut settings: watch::Receiver<Arc<Settings>>,
+    failing: watch::Sender<(u64, usize)>,
 ) -> anyhow::Result<()> {
     let mut boot_configs = Arc::new(boot_configs);
     let mut said = Said::default();
@@ -52,6 +54,10 @@ pub(crate) async fn render_boot_configs(
         // A damaged image is the tree's trouble: `verify` tells of it.
         let mut whys = rendered.troubles.iter().map(|(_, why)| why);
         let is_rendered = whys.all(|why| matches!(why, Why::Image(_)));
+        failing.send_modify(|(failed, files)| {
+            *failed += u64::from(!is_whole);
+            *files = rendered.troubles.len();
+        });
         said.say(rendered, took);
         if is_over {
             break is_rendered;

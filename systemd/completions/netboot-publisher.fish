@@ -76,7 +76,7 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand veri
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l reload -d 'Say it in one entry of the journal, as of a reload that is refused: for the unit'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s q -l quiet -d 'Say nothing: only the exit code tells'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "submit" -d 'Make a drop from a directory'

@@ -211,11 +211,14 @@ fn outputs_that_come_later() {
     for (output, config) in outputs.iter().zip(configs) {
         fs::write(&world.config, format!("{others}[[boot_config]]{config}")).unwrap();
         let said = text(&world.run(&["check-config"]));
-        assert!(
-            said.contains(&format!("error: boot_config, {output:?}: ")),
-            "{said}"
-        );
+        let expected = format!("error: boot_config, {output:?}: ");
+        assert!(said.contains(&expected), "{said}");
         daemon.signal(Signal::HUP);
+        daemon.wait_for("reload refused, keeping the old configuration: ");
+        daemon.wait_for(&expected);
+        // A start takes the configuration, and says what it can't do.
+        daemon.stop();
+        daemon = world.daemon();
         let line = daemon.wait_for(&format!("rendering {output:?}: "));
         assert!(
             line.contains(" is a link; ") || line.contains(" is a folder; "),
