@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use prometheus::core::Collector;
 use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 use strum::VariantNames as _;
@@ -80,67 +81,52 @@ impl Metrics {
         let registry = Registry::new();
         let help = "Drops that have an outcome, by outcome and, where it is rejected, by reason.";
         let labels = ["outcome", "reason"];
-        let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels)?;
+        let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels);
         let help = "Bytes of all images that were published.";
-        let published_bytes = IntCounter::with_opts(options("published_bytes_total", help))?;
+        let published_bytes = IntCounter::with_opts(options("published_bytes_total", help));
         let help = "Time from the claim of a drop to its outcome.";
         let opts = HistogramOpts::from(options("drop_duration_seconds", help));
-        let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"])?;
+        let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"]);
+        let help = "Drops that wait, by reason.";
+        let waits = IntGaugeVec::new(options("drops_waiting", help), &["reason"]);
+        let help = "Bytes that can still be written, by file system.";
+        let free = IntGaugeVec::new(options("free_bytes", help), &["of"]);
+        let help = "Reloads of the configuration, by what became of them.";
+        let reloads = IntCounterVec::new(options("reloads_total", help), &["result"]);
+        let help = "Renderings after which the catalog or an output was not up to date.";
+        let failed_renderings = IntCounter::with_opts(options("failed_renderings_total", help));
+        let help = "The catalog, and outputs, that are not up to date since the last rendering.";
+        let failing = IntGauge::with_opts(options("outputs_failing", help));
+        let build = options("build_info", "The version that runs.");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")));
+        register(&registry, build)?.set(1);
+        let start = options("start_time_seconds", "When the daemon was started.");
+        register(&registry, Gauge::with_opts(start))?.set(seconds(Moment::now()));
+        let counts = COUNTS.map(|(name, help, _)| IntGauge::with_opts(options(name, help)));
+        let counts = counts.into_iter().map(|gauge| register(&registry, gauge));
+        let counts = counts.collect::<Result<Vec<_>, _>>()?;
+        let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
+        let metrics = Self {
+            outcomes: register(&registry, outcomes)?,
+            published_bytes: register(&registry, published_bytes)?,
+            duration: register(&registry, duration)?,
+            waits: register(&registry, waits)?,
+            free: register(&registry, free)?,
+            reloads: register(&registry, reloads)?,
+            failed_renderings: register(&registry, failed_renderings)?,
+            failing: register(&registry, failing)?,
+            times: times.into_iter().collect::<Result<_, _>>()?,
+            counts,
+            registry,
+        };
         // What has not happened yet is 0, so that its rate is known when it happens.
         for verdict in Verdict::VARIANTS {
             if *verdict != <&str>::from(Verdict::Rejected) {
-                outcomes.with_label_values(&[verdict, ""]);
+                metrics.outcomes.with_label_values(&[verdict, ""]);
             }
-            duration.with_label_values(&[verdict]);
+            metrics.duration.with_label_values(&[verdict]);
         }
-        let build = options("build_info", "The version that runs.");
-        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
-        build.set(1);
-        let start = options("start_time_seconds", "When the daemon was started.");
-        let start = Gauge::with_opts(start)?;
-        start.set(seconds(Moment::now()));
-        let counts = COUNTS.map(|(name, help, _)| IntGauge::with_opts(options(name, help)));
-        let counts = counts.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
-        let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
-
-        let help = "Drops that wait, by reason.";
-        let waits = IntGaugeVec::new(options("drops_waiting", help), &["reason"])?;
-        let help = "Bytes that can still be written, by file system.";
-        let free = IntGaugeVec::new(options("free_bytes", help), &["of"])?;
-        let help = "Reloads of the configuration, by what became of them.";
-        let reloads = IntCounterVec::new(options("reloads_total", help), &["result"])?;
-        let help = "Renderings after which the catalog or an output was not up to date.";
-        let failed_renderings = IntCounter::with_opts(options("failed_renderings_total", help))?;
-        let help = "The catalog, and outputs, that are not up to date since the last rendering.";
-        let failing = IntGauge::with_opts(options("outputs_failing", help))?;
-
-        registry.register(Box::new(waits.clone()))?;
-        registry.register(Box::new(free.clone()))?;
-        registry.register(Box::new(reloads.clone()))?;
-        registry.register(Box::new(failed_renderings.clone()))?;
-        registry.register(Box::new(failing.clone()))?;
-        registry.register(Box::new(outcomes.clone()))?;
-        registry.register(Box::new(published_bytes.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(build))?;
-        registry.register(Box::new(start))?;
-        for gauge in &counts {
-            registry.register(Box::new(gauge.clone()))?;
-        }
-        Ok(Self {
-            registry,
-            outcomes,
-            published_bytes,
-            duration,
-            counts,
-            waits,
-            free,
-            reloads,
-            failed_renderings,
-            failing,
-            times,
-        })
+        Ok(metrics)
     }
 
     fn count(&self, news: &News) {
@@ -204,6 +190,16 @@ impl Metrics {
     fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+/// Lets `figure` be shown from now on.
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    figure: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let figure = figure?;
+    registry.register(Box::new(figure.clone()))?;
+    Ok(figure)
 }
 
 fn options(name: &str, help: &str) -> Opts {
