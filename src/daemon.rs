@@ -142,7 +142,7 @@ fn reload(
     let (settings, later) = settings.beside(&change.borrow());
     log.set_level(settings.log.level);
     for key in later {
-        tracing::warn!("`{key}` takes effect after a restart");
+        tracing::warn!("`{key}` takes effect after a restart of the daemon; the old value stays");
     }
     // The publisher tells systemd when it judges by them. One that is about to end needs no settings
     // any more.

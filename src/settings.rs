@@ -346,8 +346,8 @@ fn boot_config(
 ) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
-        const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.` or ending in \
-            `@`; and another name than that of the catalog";
+        const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
+            its name is not `catalog.json`";
         let output = path(value)?;
         // A part that ends in `@` is a folder of generations, which are never written again.
         let is_plain = |part: Component<'_>| {
@@ -358,12 +358,12 @@ fn boot_config(
             return Err(RULE.to_string());
         }
         if tree.starts_with(&output) {
-            return Err("a path that is not that of the tree, nor above it".to_string());
+            return Err("a file: this is the tree, or a folder above it".to_string());
         }
         let is_beside = |other: &PathBuf| !other.starts_with(&output) && !output.starts_with(other);
         if !outputs.iter().all(is_beside) {
             return Err(
-                "another path than that of any other `boot_config`, neither above nor below it"
+                "a path of its own, neither above nor below that of another `boot_config`"
                     .to_string(),
             );
         }
@@ -401,7 +401,7 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
         }
     });
     let command = table.required("command", |value| {
-        const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
+        const RULE: &str = "a list of strings: a program's absolute path, and its arguments";
         let command = value.texts(RULE)?;
         let has_program = command.first().is_some_and(|path| path.starts_with('/'));
         if !has_program || command.iter().any(|text| text.contains('\0')) {
@@ -436,7 +436,9 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
         let spool = quoted(&spool.to_string_lossy());
-        return Err(format!("a path apart from `spool.path`, {spool}"));
+        return Err(format!(
+            "a folder neither in `spool.path`, {spool}, nor above it"
+        ));
     }
     Ok(tree)
 }
@@ -772,7 +774,7 @@ mod tests {
         );
         let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
         assert!(
-            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            shown.contains("neither in `spool.path`, `/\\u{1b}[2Jxx"),
             "{shown}"
         );
         assert!(
@@ -811,15 +813,15 @@ error: invalid `boot_config.output`
  --> config.toml:5:10
   |
 5 | output = \"../grub.cfg\"
-  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
-ending in `@`; and another name than that of the catalog
+  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`; no part of it begins with `.` or \
+ends in `@`, and its name is not `catalog.json`
 
 error: invalid `boot_config.output`
  --> config.toml:8:10
   |
 8 | output = \"netboot/a/b/c/d@/x\"
-  |          ^^^^^^^^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
-ending in `@`; and another name than that of the catalog
+  |          ^^^^^^^^^^^^^^^^^^^^ expected a path below `tftp.root`; no part of it begins with `.` or \
+ends in `@`, and its name is not `catalog.json`
 
 error: missing key `boot_config.template`
  --> config.toml:9:1
@@ -837,7 +839,7 @@ error: invalid `hook.command`
   --> config.toml:13:11
    |
 13 | command = [\"echo\"]
-   |           ^^^^^^^^ expected a list of texts: a program's absolute path, and its arguments
+   |           ^^^^^^^^ expected a list of strings: a program's absolute path, and its arguments
 
 error: invalid `log.level`
   --> config.toml:15:9
@@ -889,7 +891,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
+  |        ^^^^^^^^^^^ expected a folder neither in `spool.path`, `/srv`, nor above it
 
 error: invalid `limits.max_files`
  --> config.toml:9:13

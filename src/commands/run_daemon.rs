@@ -18,13 +18,14 @@ use crate::settings::{LogFormat, LogLevel, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct RunDaemon {
-    /// Publish what is in the spool, then exit
+    /// Publish what is in the spool, then exit; 1 when a drop or an output could not be finished
     #[arg(long)]
     once: bool,
-    /// What is logged: this, and all that is more important
+    /// Log this, and all that is more important; goes before `log.level`
     #[arg(long, value_name = "LEVEL", value_parser = word::<LogLevel>())]
     log_level: Option<LogLevel>,
-    /// `auto`: the journal's own under systemd, and text elsewhere
+    /// Log in this format; goes before `log.format`. `auto`: entries of the journal under systemd, and
+    /// text elsewhere
     #[arg(long, value_name = "FORMAT", value_parser = word::<LogFormat>())]
     log_format: Option<LogFormat>,
 }

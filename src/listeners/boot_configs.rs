@@ -17,6 +17,7 @@ use super::render::{BootConfigs, Rendered, Why};
 use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::Settings;
+use crate::text::counted;
 use crate::tree::Changes;
 use crate::words::{Target, Verdict};
 
@@ -44,7 +45,7 @@ pub(crate) async fn render_boot_configs(
     // What happened before the start is not known.
     let mut changes = Changes::All;
     let mut is_over = false;
-    let is_rendered = loop {
+    let missing = loop {
         let began = Instant::now();
         let shared = Arc::clone(&boot_configs);
         let rendering = tokio::task::spawn_blocking(move || shared.render(&changes));
@@ -52,15 +53,15 @@ pub(crate) async fn render_boot_configs(
         let took = began.elapsed();
         let is_whole = rendered.troubles.is_empty();
         // A damaged image is the tree's trouble: `verify` tells of it.
-        let mut whys = rendered.troubles.iter().map(|(_, why)| why);
-        let is_rendered = whys.all(|why| matches!(why, Why::Image(_)));
+        let whys = rendered.troubles.iter().map(|(_, why)| why);
+        let missing = whys.filter(|why| !matches!(why, Why::Image(_))).count();
         failing.send_modify(|(failed, files)| {
             *failed += u64::from(!is_whole);
             *files = rendered.troubles.len();
         });
         said.say(rendered, took);
         if is_over {
-            break is_rendered;
+            break missing;
         }
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
         let retry_interval = settings.borrow().spool.rescan_interval;
@@ -73,14 +74,15 @@ pub(crate) async fn render_boot_configs(
             }
             (changed, has_ended) = gather(&mut news, rested, retry) => {
                 if has_ended && changed.is_empty() {
-                    break is_rendered;
+                    break missing;
                 }
                 is_over = has_ended;
                 changes = if is_whole { Changes::Of(changed) } else { Changes::All };
             }
         }
     };
-    anyhow::ensure!(is_rendered, "not all boot configurations could be rendered");
+    let outputs = counted(missing, "output");
+    anyhow::ensure!(missing == 0, "{outputs} could not be rendered");
     Ok(())
 }
 

@@ -131,9 +131,7 @@ fn everything_at_once() {
             "metrics.textfile: opening directory \"/nowhere\": No such file or directory; expected a \
              folder that can be written"
                 .to_string(),
-            "there is no group \"no-such-group\", which `tree.owner` or \
-             `tree.group` names"
-                .to_string(),
+            "no such group: \"no-such-group\", as `tree.group` says".to_string(),
             format!(
                 "boot_config, {attribute:?}: the template has an error\nerror: undefined value: there \
                  is no attribute `kernel`\n --> {}:2:7\n  |\n2 | {{{{ it.kernel is plain }}}}\n  |       \
@@ -166,9 +164,8 @@ fn outputs_in_the_way() {
     fs::write(world.root.join("t.j2"), "").unwrap();
     assert_good(&world);
     let configured = fs::read_to_string(&world.config).unwrap();
-    let tree = "expected a path that is not that of the tree, nor above it";
-    let other =
-        "expected another path than that of any other `boot_config`, neither above nor below it";
+    let tree = "expected a file: this is the tree, or a folder above it";
+    let other = "expected a path of its own, neither above nor below that of another `boot_config`";
     for (output, expected) in [
         ("netboot", tree),
         ("boot/menu", other),

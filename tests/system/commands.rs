@@ -886,8 +886,8 @@ fn an_unknown_owner() {
         let status = daemon.wait();
         assert_eq!(status.code(), Some(1), "{:?}", daemon.log);
         let said = format!(
-            "netboot-publisher: opening the tree: there is no {kind} \"no-such-account\", which \
-             `tree.owner` or `tree.group` names"
+            "netboot-publisher: opening the tree: no such {kind}: \"no-such-account\", as \
+             `tree.{key}` says"
         );
         assert_eq!(daemon.log, [said]);
     }
