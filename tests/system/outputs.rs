@@ -172,19 +172,24 @@ fn a_tree_with_two_names() {
         of("menu.j2")
     );
     let world = World::within(dir, "tftp/netboot", &settings);
-    for (drop, target, outcome) in [
-        ("1", "pxelinux.cfg/default/x/y", "rejected target-occupied"),
-        (
-            "2",
-            "i386/generic/noble/install",
-            "rejected target-occupied",
-        ),
-        ("3", "i386/generic-x/noble/install", "published"),
-        ("4", TARGET, "published"),
+    let (output, textfile) = ("boot_config.output", "metrics.textfile");
+    for (drop, target, refused) in [
+        ("1", "pxelinux.cfg/default/x/y", Some(output)),
+        ("2", "i386/generic/noble/install", Some(textfile)),
+        ("3", "i386/generic-x/noble/install", None),
+        ("4", TARGET, None),
     ] {
         world.drop_image(drop, target, &[("linux", b"1")]);
         world.run_once();
-        world.assert_outcome(drop, outcome);
+        let Some(key) = refused else {
+            world.assert_outcome(drop, "published");
+            continue;
+        };
+        let outcome = world.assert_outcome(drop, "rejected target-occupied");
+        let detail = outcome["detail"].as_str().unwrap();
+        // Not only that a file is there by now.
+        let said = format!("which the daemon writes (`{key}`)");
+        assert!(detail.contains(&said), "{detail}");
     }
     let menu = fs::read_to_string(of("tftp/v2/pxelinux.cfg/default")).unwrap();
     assert!(menu.contains(TARGET), "{menu}");
