@@ -734,4 +734,16 @@ mod tests {
         let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
         assert_eq!(found, [true, true, true, false, false, false, false]);
     }
+
+    #[test]
+    fn writing_into_a_directory_that_is_not_there_is_tried_where_it_would_be_made() {
+        let (folder, _dir) = folder();
+        let tried = |path: &str| {
+            let tried = Dir::try_writing(&folder.path().join(path));
+            tried.map_err(|failure| failure.errno().unwrap())
+        };
+        assert_eq!(["", "d", "d/new", "d/new/er"].map(tried), [Ok(()); 4]);
+        assert_eq!(["d/file", "d/file/x"].map(tried), [Err(Errno::NOTDIR); 2]);
+        assert!(!folder.path().join("d/new").exists());
+    }
 }
