@@ -42,10 +42,11 @@ const COUNTS: [Count; 1] = [
 /// Why drops wait, and how many for each.
 type Waits = (&'static str, fn(&Activity) -> usize);
 #[rustfmt::skip] // A row is a reason.
-const WAITS: [Waits; 4] = [
+const WAITS: [Waits; 5] = [
     ("incomplete", |it| it.incomplete),
     ("held", |it| it.held),
-    ("trouble", |it| it.in_trouble),
+    ("no-space", |it| it.no_space),
+    ("trouble", |it| it.in_trouble.saturating_sub(it.no_space)),
     ("queued", |it| it.waiting.saturating_sub(it.held + it.in_trouble)),
 ];
 
@@ -68,7 +69,8 @@ struct Metrics {
     duration: HistogramVec,
     counts: Vec<IntGauge>,
     waits: IntGaugeVec,
-    free: IntGaugeVec,
+    /// Bytes and inodes.
+    free: Vec<IntGaugeVec>,
     reloads: IntCounterVec,
     failed_renderings: IntCounter,
     failing: IntGauge,
@@ -89,8 +91,9 @@ impl Metrics {
         let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"]);
         let help = "Drops that wait, by reason.";
         let waits = IntGaugeVec::new(options("drops_waiting", help), &["reason"]);
-        let help = "Bytes that can still be written, by file system.";
-        let free = IntGaugeVec::new(options("free_bytes", help), &["of"]);
+        let help = "What can still be written, by file system.";
+        let free = ["free_bytes", "free_inodes"];
+        let free = free.map(|name| IntGaugeVec::new(options(name, help), &["of"]));
         let help = "Reloads of the configuration, by what became of them.";
         let reloads = IntCounterVec::new(options("reloads_total", help), &["result"]);
         let help = "Renderings after which the catalog or an output was not up to date.";
@@ -106,12 +109,13 @@ impl Metrics {
         let counts = counts.into_iter().map(|gauge| register(&registry, gauge));
         let counts = counts.collect::<Result<Vec<_>, _>>()?;
         let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
+        let free = free.into_iter().map(|gauge| register(&registry, gauge));
         let metrics = Self {
             outcomes: register(&registry, outcomes)?,
             published_bytes: register(&registry, published_bytes)?,
             duration: register(&registry, duration)?,
             waits: register(&registry, waits)?,
-            free: register(&registry, free)?,
+            free: free.collect::<Result<_, _>>()?,
             reloads: register(&registry, reloads)?,
             failed_renderings: register(&registry, failed_renderings)?,
             failing: register(&registry, failing)?,
@@ -176,13 +180,16 @@ impl Metrics {
             ("spool", &settings.spool.path),
             ("tree", &settings.tree.path),
         ] {
-            match Dir::enter(path).and_then(|dir| dir.free_space()) {
-                Ok(free) => {
+            let free = Dir::enter(path).and_then(|dir| dir.free_space()).ok();
+            let (bytes, inodes) = free.map_or((None, None), |it| (Some(it.0), it.1));
+            for (gauge, free) in self.free.iter().zip([bytes, inodes]) {
+                if let Some(free) = free {
                     let free = i64::try_from(free).unwrap_or(i64::MAX);
-                    self.free.with_label_values(&[of]).set(free);
+                    gauge.with_label_values(&[of]).set(free);
+                } else {
+                    // It may not have been shown.
+                    let _ = gauge.remove_label_values(&[of]);
                 }
-                // It may not have been shown.
-                Err(_) => drop(self.free.remove_label_values(&[of])),
             }
         }
     }

@@ -411,7 +411,7 @@ fn gauges() {
     let (mut daemon, ear) = start(&world, &[]);
     ear.wait_for("READY=1");
     let wait_for = |expected: [&str; 5], has_oldest: bool| {
-        let reasons = ["queued", "incomplete", "held", "trouble"];
+        let reasons = ["queued", "incomplete", "held", "no-space"];
         let names = reasons
             .iter()
             .map(|it| format!("drops_waiting{{reason=\"{it}\"}}"));
@@ -471,6 +471,7 @@ fn metrics() {
         ("drops_waiting{reason=\"queued\"}", "0"),
         ("drops_waiting{reason=\"incomplete\"}", "0"),
         ("drops_waiting{reason=\"held\"}", "0"),
+        ("drops_waiting{reason=\"no-space\"}", "0"),
         ("drops_waiting{reason=\"trouble\"}", "0"),
         ("reloads_total{result=\"good\"}", "0"),
         ("reloads_total{result=\"refused\"}", "0"),
