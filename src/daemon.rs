@@ -29,6 +29,9 @@ const MORE_TIME: u32 = 60_000_000;
 const ASK_INTERVAL: Duration = Duration::from_secs(20);
 const MAX_ASKS: usize = 360;
 
+/// Reads the configuration again, and tries what it says. Blocks.
+pub(crate) type Reread = Arc<dyn Fn() -> anyhow::Result<Settings> + Send + Sync>;
+
 /// Runs the daemon until SIGTERM or SIGINT; with `once` until the spool is drained. On SIGHUP it
 /// takes up what `reread` returns.
 ///
@@ -38,7 +41,7 @@ pub(crate) fn run(
     settings: Settings,
     once: bool,
     log: &Log,
-    reread: impl Fn() -> anyhow::Result<Settings>,
+    reread: &Reread,
 ) -> anyhow::Result<()> {
     // Published files keep the modes that they are made with, whatever the caller's mask.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -56,10 +59,12 @@ pub(crate) fn run(
         let _lease_is_broken = signal(SignalKind::io()).context("handling SIGIO")?;
         let shutdown = CancellationToken::new();
         let (change, changes) = watch::channel(Arc::new(settings));
+        let (count, reloads) = watch::channel((0, 0));
         let (is_ready, mut ready) = oneshot::channel();
-        let publish = publish(changes, once, is_ready, shutdown.clone());
+        let publish = publish(changes, reloads, once, is_ready, shutdown.clone());
         let mut publishing = tokio::spawn(publish);
         let mut has_started = false;
+        let mut reading = JoinSet::new();
         let signal = loop {
             tokio::select! {
                 biased;
@@ -68,7 +73,19 @@ pub(crate) fn run(
                 _ = interrupt.recv() => break "SIGINT",
                 Ok(()) = &mut ready, if !has_started => has_started = true,
                 // A signal that comes earlier counts as soon as the daemon is ready.
-                Some(()) = hangup.recv(), if has_started => reload(&change, log, &reread),
+                Some(()) = hangup.recv(), if has_started && reading.is_empty() => {
+                    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it
+                    // (sd_notify(3)), and comes when the new settings are in force.
+                    let now = NotifyState::monotonic_usec_now();
+                    let now = now.unwrap_or(NotifyState::MonotonicUsec(0));
+                    tell_systemd(&[NotifyState::Reloading, now]);
+                    let reread = Arc::clone(reread);
+                    reading.spawn_blocking(move || reread());
+                }
+                Some(read) = reading.join_next() => {
+                    let is_good = reload(&change, log, read.context("a reload broke off")?);
+                    count.send_modify(|(good, refused)| *if is_good { good } else { refused } += 1);
+                }
             }
         };
         tracing::info!(message_id = %MessageId::Stopping, "stopping on {signal}");
@@ -78,39 +95,41 @@ pub(crate) fn run(
     })
 }
 
-/// Reads the configuration again. A bad one changes nothing.
+/// Lets the configuration that was read again take effect. A bad one changes nothing. Returns
+/// whether it is good.
 fn reload(
     change: &watch::Sender<Arc<Settings>>,
     log: &Log,
-    reread: impl Fn() -> anyhow::Result<Settings>,
-) {
-    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it (sd_notify(3)), and
-    // comes when the new settings are in force.
-    let now = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
-    tell_systemd(&[NotifyState::Reloading, now]);
-    match reread() {
-        Ok(settings) => {
-            let (settings, later) = settings.beside(&change.borrow());
-            log.set_level(settings.log.level);
-            for key in later {
-                tracing::warn!("`{key}` takes effect after a restart");
-            }
-            // The publisher tells systemd when it judges by them. One that is about to end needs no
-            // settings any more.
-            let _ = change.send(Arc::new(settings));
-            tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
-        }
+    read: anyhow::Result<Settings>,
+) -> bool {
+    let settings = match read {
+        Ok(settings) => settings,
         Err(error) => {
             let message_id = MessageId::ReloadRefused;
-            tracing::error!(%message_id, "the old configuration stays: {error:#}");
+            tracing::error!(
+                %message_id, "reload refused, keeping the old configuration: {error:#}"
+            );
             tell_systemd(&[NotifyState::Ready]);
+            return false;
         }
+    };
+    let (settings, later) = settings.beside(&change.borrow());
+    log.set_level(settings.log.level);
+    for key in later {
+        tracing::warn!("`{key}` takes effect after a restart of the daemon; the old value stays");
     }
+    // The publisher tells systemd when it judges by them. One that is about to end needs no settings
+    // any more.
+    let _ = change.send(Arc::new(settings));
+    tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
+    true
 }
 
 /// Opens what there is to open, and runs the publisher and its listeners until the publisher ends.
+/// `reloads` counts those that were good, and those that were refused.
 async fn publish(
     changes: watch::Receiver<Arc<Settings>>,
+    reloads: watch::Receiver<(u64, u64)>,
     once: bool,
     is_ready: oneshot::Sender<()>,
     shutdown: CancellationToken,
@@ -139,9 +158,11 @@ async fn publish(
     let work = Arc::clone(&progress);
     let status = tokio::spawn(tell_status(activity.clone(), progress));
     let mut others = JoinSet::new();
-    let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone());
+    let (failing, renderings) = watch::channel((0, 0));
+    let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone(), failing);
     others.spawn(rendering);
-    others.spawn(count_outcomes(of_metrics, activity, changes.clone()));
+    let counted = (activity, reloads, renderings);
+    others.spawn(count_outcomes(of_metrics, counted, changes.clone()));
     others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
     tokio::select! {
         // The process waits for work that is still under way: after an error none of it is of use.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::sys::{Failure, UnknownAccount};
+use crate::sys::{Failure, Importer, Ownership, UnknownAccount};
 use crate::words::Reason;
 
 /// What ended the work on a drop before it was published.
@@ -71,8 +71,45 @@ pub(crate) fn reject(reason: Reason, detail: impl Into<String>) -> Fault {
 pub enum StartError {
     #[error(transparent)]
     Failure(#[from] Failure),
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
     #[error("{0:?} is in use by another netboot-publisher")]
     InUse(PathBuf),
     #[error(transparent)]
     UnknownAccount(#[from] UnknownAccount),
+}
+
+/// A folder that the daemon can't write into, though it has to.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}; {}", advice(failure))]
+pub struct Unwritable {
+    // The display names it: it is no source.
+    failure: Failure,
+}
+
+impl From<Failure> for Unwritable {
+    fn from(failure: Failure) -> Self {
+        Self { failure }
+    }
+}
+
+impl Unwritable {
+    /// Whether another user might be allowed to.
+    pub(crate) fn is_of_user(&self) -> bool {
+        self.failure.errno() == Some(Errno::ACCESS)
+    }
+}
+
+/// What to do about a folder that can't be written.
+fn advice(failure: &Failure) -> String {
+    match failure.errno() {
+        Some(Errno::ROFS) => "mount it for writing, or name it in `ReadWritePaths=` of the unit \
+            (systemctl edit netboot-publisher)"
+            .to_string(),
+        Some(Errno::ACCESS) => {
+            let user = Importer::of(Ownership::of_process().uid).name;
+            format!("let the user {user:?} write there")
+        }
+        _ => "expected a folder that can be written".to_string(),
+    }
 }

@@ -210,8 +210,12 @@ impl Settings {
             let mut settings = Self::default();
             settings.take(top);
             let mut outputs = Vec::new();
-            settings.boot_configs =
-                top.tables("boot_config", |table| boot_config(table, &mut outputs));
+            let root = settings.tftp_root().to_path_buf();
+            let from_root = settings.tree.path.strip_prefix(&root);
+            let tree = from_root.unwrap_or(Path::new("")).to_path_buf();
+            settings.boot_configs = top.tables("boot_config", |table| {
+                boot_config(table, &tree, &mut outputs)
+            });
             settings.hooks = top.tables("hook", hook);
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
@@ -269,16 +273,37 @@ impl Settings {
         });
     }
 
+    /// What the TFTP server calls `/`.
+    pub(crate) fn tftp_root(&self) -> &Path {
+        self.tftp.root.as_deref().unwrap_or(&self.tree.path)
+    }
+
     /// A file that the daemon writes at the path of `target`, below or above it, and the key that says
-    /// so: only one of the two can be there.
-    pub(crate) fn in_place_of(&self, target: &Target) -> Option<(&'static str, PathBuf)> {
-        let root = self.tftp.root.as_ref().unwrap_or(&self.tree.path);
+    /// so: only one of the two can be there. `resolve` takes the links out of the path of a folder: the
+    /// configuration may name one folder in two ways.
+    pub(crate) fn in_place_of(
+        &self,
+        target: &Target,
+        resolve: impl Fn(&Path) -> PathBuf,
+    ) -> Option<(&'static str, PathBuf)> {
         let outputs = self.boot_configs.iter();
-        let outputs = outputs.map(|it| ("boot_config.output", root.join(&it.output)));
-        let textfile = self.metrics.textfile.clone();
-        let mut written = outputs.chain(textfile.map(|path| ("metrics.textfile", path)));
-        let place = self.tree.path.join(target.to_string());
-        written.find(|(_, path)| place.starts_with(path) || path.starts_with(&place))
+        // No link is followed below the root.
+        let outputs = outputs.map(|it| ("boot_config.output", self.tftp_root(), &*it.output));
+        let textfile = self.metrics.textfile.as_deref().and_then(|file| {
+            let name = Path::new(file.file_name()?);
+            Some(("metrics.textfile", file.parent()?, name))
+        });
+        let mut written = outputs.chain(textfile).peekable();
+        written.peek()?;
+        let both = |folder: &Path, name: &Path| [folder.join(name), resolve(folder).join(name)];
+        let places = both(&self.tree.path, Path::new(&target.to_string()));
+        let is_taken = |path: &PathBuf| {
+            let mut places = places.iter();
+            places.any(|place| place.starts_with(path) || path.starts_with(place))
+        };
+        let (key, folder, name) =
+            written.find(|(_, folder, name)| both(folder, name).iter().any(is_taken))?;
+        Some((key, folder.join(name)))
     }
 
     /// These settings as far as they can take effect while a daemon runs with `running`, and the keys
@@ -312,12 +337,17 @@ impl TreeSettings {
     }
 }
 
-/// `outputs` are those of the boot configurations before this one.
-fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<BootConfig> {
+/// `tree` is the way from the TFTP server's root to the tree; `outputs` are those of the boot
+/// configurations before this one.
+fn boot_config(
+    table: &mut Table<'_, '_>,
+    tree: &Path,
+    outputs: &mut Vec<PathBuf>,
+) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
-        const RULE: &str = "a path below `tftp.root`, no part of it beginning with `.` or ending in \
-            `@`; and another name than that of the catalog";
+        const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
+            its name is not `catalog.json`";
         let output = path(value)?;
         // A part that ends in `@` is a folder of generations, which are never written again.
         let is_plain = |part: Component<'_>| {
@@ -327,8 +357,15 @@ fn boot_config(table: &mut Table<'_, '_>, outputs: &mut Vec<PathBuf>) -> Option<
         if !output.components().all(is_plain) || output.ends_with("catalog.json") {
             return Err(RULE.to_string());
         }
-        if outputs.contains(&output) {
-            return Err("a path that no other `boot_config` has".to_string());
+        if tree.starts_with(&output) {
+            return Err("a file: this is the tree, or a folder above it".to_string());
+        }
+        let is_beside = |other: &PathBuf| !other.starts_with(&output) && !output.starts_with(other);
+        if !outputs.iter().all(is_beside) {
+            return Err(
+                "a path of its own, neither above nor below that of another `boot_config`"
+                    .to_string(),
+            );
         }
         outputs.push(output.clone());
         Ok(output)
@@ -364,7 +401,7 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
         }
     });
     let command = table.required("command", |value| {
-        const RULE: &str = "a list of texts: a program's absolute path, and its arguments";
+        const RULE: &str = "a list of strings: a program's absolute path, and its arguments";
         let command = value.texts(RULE)?;
         let has_program = command.first().is_some_and(|path| path.starts_with('/'));
         if !has_program || command.iter().any(|text| text.contains('\0')) {
@@ -399,7 +436,9 @@ fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     let tree = path(value)?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
         let spool = quoted(&spool.to_string_lossy());
-        return Err(format!("a path apart from `spool.path`, {spool}"));
+        return Err(format!(
+            "a folder neither in `spool.path`, {spool}, nor above it"
+        ));
     }
     Ok(tree)
 }
@@ -735,7 +774,7 @@ mod tests {
         );
         let shown = Settings::parse("x.toml", &bad).unwrap_err().to_string();
         assert!(
-            shown.contains("apart from `spool.path`, `/\\u{1b}[2Jxx"),
+            shown.contains("neither in `spool.path`, `/\\u{1b}[2Jxx"),
             "{shown}"
         );
         assert!(
@@ -774,15 +813,15 @@ error: invalid `boot_config.output`
  --> config.toml:5:10
   |
 5 | output = \"../grub.cfg\"
-  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
-ending in `@`; and another name than that of the catalog
+  |          ^^^^^^^^^^^^^ expected a path below `tftp.root`; no part of it begins with `.` or \
+ends in `@`, and its name is not `catalog.json`
 
 error: invalid `boot_config.output`
  --> config.toml:8:10
   |
 8 | output = \"netboot/a/b/c/d@/x\"
-  |          ^^^^^^^^^^^^^^^^^^^^ expected a path below `tftp.root`, no part of it beginning with `.` or \
-ending in `@`; and another name than that of the catalog
+  |          ^^^^^^^^^^^^^^^^^^^^ expected a path below `tftp.root`; no part of it begins with `.` or \
+ends in `@`, and its name is not `catalog.json`
 
 error: missing key `boot_config.template`
  --> config.toml:9:1
@@ -800,7 +839,7 @@ error: invalid `hook.command`
   --> config.toml:13:11
    |
 13 | command = [\"echo\"]
-   |           ^^^^^^^^ expected a list of texts: a program's absolute path, and its arguments
+   |           ^^^^^^^^ expected a list of strings: a program's absolute path, and its arguments
 
 error: invalid `log.level`
   --> config.toml:15:9
@@ -852,7 +891,7 @@ error: invalid `tree.path`
  --> config.toml:7:8
   |
 7 | path = \"/srv/tftp\"
-  |        ^^^^^^^^^^^ expected a path apart from `spool.path`, `/srv`
+  |        ^^^^^^^^^^^ expected a folder neither in `spool.path`, `/srv`, nor above it
 
 error: invalid `limits.max_files`
  --> config.toml:9:13

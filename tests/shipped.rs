@@ -1,7 +1,8 @@
 //! What is installed beside the program is what the program is: manual pages, completions, units.
 //!
 //! Manual pages and completions are generated and kept below `systemd/`, so that `cargo deb` needs
-//! nothing else. After a change of the commands or of the shipped configuration:
+//! nothing else: the pages of the commands from these, that of the configuration from its comments,
+//! those of manifest, outcome and templates from the README. After a change of one of them:
 //!
 //! ```sh
 //! NETBOOT_REGENERATE=1 cargo test --test shipped
@@ -13,7 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap_complete::{Shell, generate_to};
-use netboot_publisher::MessageId;
+use netboot_publisher::{Manifest, MessageId};
+use serde_json::Value;
 use strum::VariantNames as _;
 
 const NAME: &str = "netboot-publisher";
@@ -63,7 +65,9 @@ the spool: \fIincoming\fR for importers, \fIprocessing\fR, \fIrejected\fR and \f
 \fI/srv/tftp/netboot\fR
 the tree
 .SH "SEE ALSO"
-\fBnetboot\-publisher.toml\fR(5), \fBjournalctl\fR(1), \fBin.tftpd\fR(8), \fBdnsmasq\fR(8)
+\fBnetboot\-publisher.toml\fR(5), \fBnetboot\-publisher\-manifest\fR(5),
+\fBnetboot\-publisher\-outcome\fR(5), \fBnetboot\-publisher\-templates\fR(5),
+\fBjournalctl\fR(1), \fBin.tftpd\fR(8), \fBdnsmasq\fR(8)
 .br
 \fI/usr/share/doc/netboot\-publisher/README.md.gz\fR
 "#;
@@ -112,20 +116,128 @@ fn command_pages() -> BTreeMap<String, String> {
     pages
 }
 
-/// The page in section 5: what the comments of the shipped configuration say.
-fn configuration_page() -> String {
+/// How a page in section 5 begins.
+fn beginning(name: &str, about: &str, path: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let mut page = format!(
-        ".TH {NAME}.toml 5 \"\" \"{NAME} {version}\"\n.nh\n.ad l\n.SH NAME\n\
-         {name}.toml \\- configuration of {name}\n.SH SYNOPSIS\n\
-         \\fI/etc/{name}/config.toml\\fR\n.SH DESCRIPTION\n",
-        name = escape(NAME)
+    let (shown, path) = (escape(name), escape(path));
+    format!(
+        ".TH {name} 5 \"\" \"{NAME} {version}\"\n.nh\n.ad l\n.SH NAME\n{shown} \\- {about}\n\
+         .SH SYNOPSIS\n\\fI{path}\\fR\n"
+    )
+}
+
+/// How a page in section 5 ends.
+fn end(others: &[&str]) -> String {
+    let others = others
+        .iter()
+        .map(|name| format!(", \\fB{}\\fR(5)", escape(name)));
+    let others: String = others.collect();
+    format!(".SH \"SEE ALSO\"\n\\fB{}\\fR(1){others}\n", escape(NAME))
+}
+
+/// The pages in section 5 that say the same as the README: what each is called, what it is about,
+/// which file, and of which sections it is made.
+const OF_README: [(&str, &str, &str, &[&str]); 3] = [
+    (
+        "netboot-publisher-manifest",
+        "what a drop brings, and for which target",
+        "/var/spool/netboot-publisher/incoming/DROP/manifest.toml",
+        &["The spool", "The manifest", "The image"],
+    ),
+    (
+        "netboot-publisher-outcome",
+        "what became of a drop",
+        "/var/spool/netboot-publisher/outcomes/DROP.json",
+        &["The outcome"],
+    ),
+    (
+        "netboot-publisher-templates",
+        "what templates of boot configurations see",
+        "/etc/netboot-publisher/*.j2",
+        &["Boot configurations"],
+    ),
+];
+
+fn readme_pages() -> BTreeMap<String, String> {
+    let pages = OF_README.map(|(name, about, path, sections)| {
+        let sections = sections.iter().map(|title| section(title));
+        let others = OF_README.map(|it| it.0).into_iter();
+        let others: Vec<_> = others.filter(|other| *other != name).collect();
+        let others = [&["netboot-publisher.toml"], &*others].concat();
+        let text: String = sections.collect();
+        (
+            format!("{name}.5"),
+            beginning(name, about, path) + &text + &end(&others),
+        )
+    });
+    pages.into()
+}
+
+/// A section of the README, for roff.
+fn section(title: &str) -> String {
+    let readme = read("README.md");
+    let heading = format!("\n### {title}\n");
+    let (_, text) = readme.split_once(&heading).expect(title);
+    let text = text.split("\n#").next().unwrap();
+    let mut page = format!(".SH \"{}\"\n", escape(&title.to_uppercase()));
+    let mut is_code = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            page += if is_code {
+                ".fi\n.RE\n"
+            } else {
+                ".PP\n.RS 4\n.nf\n"
+            };
+            is_code = !is_code;
+        } else if is_code {
+            let _ = writeln!(page, "{}", escape(line));
+        } else if let Some(item) = line.strip_prefix("- ") {
+            let _ = writeln!(page, ".IP \\(bu 2\n{}", inline(item));
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (name, about) = row.split_once("` | ").expect("two columns");
+            let about = about.strip_suffix(" |").expect("two columns");
+            let _ = writeln!(page, ".TP\n\\fB{}\\fR\n{}", escape(name), inline(about));
+        } else if !line.is_empty() && !line.starts_with('|') {
+            let _ = writeln!(page, ".PP\n{}", inline(line));
+        }
+    }
+    page
+}
+
+/// A line of the README's text, for roff: code is bold, and a link is its text.
+fn inline(text: &str) -> String {
+    let mut text = text.to_string();
+    while let Some(middle) = text.find("](") {
+        let begin = text[..middle].rfind('[').expect("the begin of a link");
+        let end = middle + text[middle..].find(')').expect("the end of a link");
+        text = [&text[..begin], &text[begin + 1..middle], &text[end + 1..]].concat();
+    }
+    let parts = text.split('`').enumerate().map(|(number, part)| {
+        let part = escape(&part.replace("**", ""));
+        if number % 2 == 1 {
+            format!("\\fB{part}\\fR")
+        } else {
+            part
+        }
+    });
+    parts.collect()
+}
+
+/// The page of the configuration: what the comments of the shipped one say.
+fn configuration_page() -> String {
+    let about = format!("configuration of {}", escape(NAME));
+    let mut page = beginning(
+        &format!("{NAME}.toml"),
+        &about,
+        "/etc/netboot-publisher/config.toml",
     );
+    page += ".SH DESCRIPTION\n";
     let source = read("config/netboot-publisher.toml");
     for block in source.split("\n\n") {
         let (mut prose, mut keys, mut example) = (String::new(), Vec::new(), String::new());
         for line in block.lines() {
-            if let Some(table) = line.strip_prefix('[') {
+            // The header of a table that the README's example brings is commented.
+            if let Some(table) = line.trim_start_matches('#').strip_prefix('[') {
                 let _ = writeln!(page, ".SH \"[{}\"", escape(table));
             } else if let Some(code) = line.strip_prefix("#   ") {
                 let _ = writeln!(example, "{}", escape(code));
@@ -152,7 +264,7 @@ fn configuration_page() -> String {
         }
         page += &prose;
     }
-    page + ".SH \"SEE ALSO\"\n\\fBnetboot\\-publisher\\fR(1)\n"
+    page + &end(&OF_README.map(|it| it.0))
 }
 
 /// Text for roff: nothing of it is a request, and a `-` is one that can be copied.
@@ -168,6 +280,7 @@ fn escape(text: &str) -> String {
 fn the_manual_pages_say_what_the_program_takes() {
     let mut pages = command_pages();
     pages.insert(format!("{NAME}.toml.5"), configuration_page());
+    pages.extend(readme_pages());
     assert_kept("systemd/man", &pages);
 }
 
@@ -203,6 +316,75 @@ fn the_page_of_the_configuration_names_every_key() {
             "{key} is not in the page"
         );
     }
+}
+
+/// What stands between this and a quotation mark, in the code.
+fn quoted_after<'c>(code: &'c str, begin: &str) -> Vec<&'c str> {
+    let found = code.split(begin).skip(1);
+    found.map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+#[test]
+fn the_pages_of_manifest_outcome_and_templates_name_every_key() {
+    let pages = readme_pages();
+    let assert_names = |page: &str, keys: &BTreeSet<String>, count: usize| {
+        assert!(keys.len() >= count, "{keys:?}");
+        for key in keys {
+            // As code, not as a word of the text.
+            let forms = [
+                "\\fB{}\\fR",
+                "\\fB{} = ",
+                "\n{} = ",
+                " {} = ",
+                "\n[{}]",
+                "\"{}\": ",
+            ];
+            let mut forms = [&forms[..], &["is {}\\fR", "| {}("]].concat().into_iter();
+            let page = &pages[&format!("{NAME}-{page}.5")];
+            assert!(
+                forms.any(|it| page.contains(&it.replace("{}", key))),
+                "no {key}"
+            );
+        }
+    };
+    // An unknown key is answered with the known ones.
+    let known = |more: &str| {
+        let text = format!(
+            "{}{more}",
+            "format = 1\narch = \"a\"\nrelease = \"r\"\npurpose = \"p\"\n"
+        );
+        let said = Manifest::parse(&text).unwrap_err().to_string();
+        let (_, list) = said.split_once("expected one of ").expect("known keys");
+        let keys = list.split('`').skip(1).step_by(2);
+        keys.map(String::from).collect::<Vec<_>>()
+    };
+    let rollback = known("action = \"rollback\"\nunknown = 1\n");
+    let file = known("[files]\n\"linux\" = { sha = 1 }\n");
+    let keys = [known("unknown = 1\n"), rollback, file].concat();
+    assert_names("manifest", &keys.into_iter().collect(), 12);
+
+    let code = read("src/spool/outcome.rs");
+    let pinned = code.split("r#\"").skip(1);
+    let pinned = pinned.map(|rest| rest.split("\"#").next().unwrap());
+    let outcomes = pinned.map(|text| serde_json::from_str::<Value>(text).unwrap());
+    let keys = outcomes.flat_map(|it| it.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
+    assert_names("outcome", &keys.collect(), 14);
+
+    let code = read("src/listeners/template.rs");
+    let list = |name: &str| {
+        let (_, list) = code.split_once(name).expect(name);
+        let list = list.split(']').next().unwrap();
+        list.split('"').skip(1).step_by(2).collect::<Vec<_>>()
+    };
+    let attributes = [
+        list("const IMAGE: &[&str] = &["),
+        list("const FILE: &[&str] = &["),
+    ];
+    let more = ["images", "generated"].into_iter();
+    let more = more.chain(quoted_after(&code, "add_filter(\""));
+    let more = more.chain(quoted_after(&code, "add_test(\""));
+    let keys = attributes.concat().into_iter().chain(more);
+    assert_names("templates", &keys.map(String::from).collect(), 18);
 }
 
 /// The catalog's entries: each id with its subject and what it says.

@@ -1,22 +1,26 @@
 //! The configuration that a command is given, and how a command exits when it is bad.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::settings::Settings;
+use crate::sys::Failure;
 use crate::text::InputError;
 
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIG: u8 = 78;
 
-/// The configuration can't be read, or says what it may not.
+/// The configuration can't be read, or says what it may not, or what can't be.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadConfig {
     /// The error begins a line of its own: an excerpt has several.
     #[error("bad configuration\n{0}")]
     Invalid(InputError),
-    #[error("reading the configuration {0:?}: {1}")]
-    Unreadable(PathBuf, std::io::Error),
+    #[error(transparent)]
+    Unreadable(Failure),
+    /// What it says is good, and not so what it names.
+    #[error("bad configuration\nerror: {}", .0.join("\nerror: "))]
+    Unfit(Vec<String>),
 }
 
 /// How a command exits with this error.
@@ -36,6 +40,9 @@ pub(super) fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, Bad
             .map(Some)
             .map_err(BadConfig::Invalid),
         Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(BadConfig::Unreadable(file.to_path_buf(), error)),
+        Err(error) => {
+            let failure = Failure::new("reading the configuration", file, error);
+            Err(BadConfig::Unreadable(failure))
+        }
     }
 }

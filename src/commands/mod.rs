@@ -1,6 +1,7 @@
 //! The commands: what each takes, prints, and how it exits. One file for a verb; the three that make
 //! a drop share `hand_over`. Uses every room. Start with [`run`].
 
+mod check_config;
 mod configuration;
 mod hand_over;
 mod history;
@@ -15,13 +16,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use self::check_config::CheckConfig;
 use self::configuration::{code, read_settings};
 use self::hand_over::HandOver;
 use self::run_daemon::RunDaemon;
 use self::submit::Submit;
-use self::terminal::{print, say};
+use self::terminal::say;
 use crate::listeners::keep_hook;
-use crate::settings::Settings;
 use crate::spool::{Action, Manifest};
 use crate::words::{GenerationHint, Target};
 
@@ -86,8 +87,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Read the configuration and say all that is wrong with it
-    CheckConfig,
+    /// Say all that is wrong with the configuration
+    ///
+    /// Tried are its keys, its templates with what is published, and whether spool, tree and outputs
+    /// can be written. Nothing is changed.
+    CheckConfig(CheckConfig),
 }
 
 /// Runs the command that the program was called with.
@@ -114,7 +118,7 @@ pub fn interface() -> clap::Command {
 impl Command {
     fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
         let configured = read_settings(config);
-        let is_configured = matches!(configured, Ok(Some(_)));
+        let is_configured = !matches!(configured, Ok(None));
         let settings = configured.map(Option::unwrap_or_default);
         match self {
             Self::Run(run) => Ok(run.run(settings, config)),
@@ -129,16 +133,7 @@ impl Command {
             Self::History { target, json } => history::show(&settings?, &target, json),
             Self::Status { target, json } => status::show(&settings?, target.as_ref(), json),
             Self::Verify { target, json } => verify::verify(&settings?, target.as_ref(), json),
-            Self::CheckConfig => {
-                settings?;
-                let path = config.unwrap_or(Path::new(Settings::DEFAULT_PATH));
-                let path = path.display();
-                if is_configured {
-                    print(&format!("{path}: good\n"))
-                } else {
-                    print(&format!("{path}: not there, the built-in defaults apply\n"))
-                }
-            }
+            Self::CheckConfig(check) => check.run(settings, config, is_configured),
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use strum::VariantNames;
 
+use super::check_config::check;
 use super::configuration::{BadConfig, code, read_settings};
 use super::terminal::say;
 use crate::daemon;
@@ -16,13 +18,14 @@ use crate::settings::{LogFormat, LogLevel, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct RunDaemon {
-    /// Publish what is in the spool, then exit
+    /// Publish what is in the spool, then exit; 1 when a drop or an output could not be finished
     #[arg(long)]
     once: bool,
-    /// What is logged: this, and all that is more important
+    /// Log this, and all that is more important; goes before `log.level`
     #[arg(long, value_name = "LEVEL", value_parser = word::<LogLevel>())]
     log_level: Option<LogLevel>,
-    /// `auto`: the journal's own under systemd, and text elsewhere
+    /// Log in this format; goes before `log.format`. `auto`: entries of the journal under systemd, and
+    /// text elsewhere
     #[arg(long, value_name = "FORMAT", value_parser = word::<LogFormat>())]
     log_format: Option<LogFormat>,
 }
@@ -41,10 +44,15 @@ impl RunDaemon {
             self.log_level,
             self.log_format,
         );
-        let reread = || Ok(read_settings(config)?.unwrap_or_default());
+        let config = config.map(Path::to_path_buf);
+        let reread: daemon::Reread = Arc::new(move || {
+            let settings = read_settings(config.as_deref())?.unwrap_or_default();
+            check(&settings)?;
+            Ok(settings)
+        });
         let ended = settings
             .map_err(anyhow::Error::from)
-            .and_then(|settings| daemon::run(settings, self.once, &log, reread));
+            .and_then(|settings| daemon::run(settings, self.once, &log, &reread));
         let Err(error) = ended else {
             return ExitCode::SUCCESS;
         };

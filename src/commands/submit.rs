@@ -15,15 +15,19 @@ use crate::words::{Name, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct Submit {
+    /// The architecture of the machines, such as `amd64`
     #[arg(long)]
     arch: Name,
+    /// The kind of machines
     #[arg(long, default_value = "generic")]
     subarch: Name,
+    /// The release of the system, such as `bookworm`
     #[arg(long)]
     release: Name,
+    /// What machines boot it for, such as `install`
     #[arg(long)]
     purpose: Name,
-    /// Shown to people
+    /// The version that `status` and menus show
     #[arg(long, value_parser = version)]
     version: Option<String>,
     /// Refuse (`conflict`) unless the current generation's digest begins so; `none`: unless the target
@@ -32,7 +36,7 @@ pub(super) struct Submit {
     replaces: Option<Replaces>,
     #[command(flatten)]
     drop: HandOver,
-    /// The directory to be published
+    /// The directory that is published
     image: PathBuf,
 }
 

@@ -17,6 +17,7 @@ use super::render::{BootConfigs, Rendered, Why};
 use crate::log::MessageId;
 use crate::publisher::News;
 use crate::settings::Settings;
+use crate::text::counted;
 use crate::tree::Changes;
 use crate::words::{Target, Verdict};
 
@@ -28,7 +29,8 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Renders whenever something was published or withdrawn, or the settings have changed, until the
 /// publisher ends. What could not be rendered is tried again at the next change, and as often as the
-/// spool is looked at.
+/// spool is looked at. `failing` counts the renderings that went wrong, and the files that are not up
+/// to date since the last one.
 ///
 /// # Errors
 /// When a rendering panicked; when not all went well the last time.
@@ -36,13 +38,14 @@ pub(crate) async fn render_boot_configs(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
     mut settings: watch::Receiver<Arc<Settings>>,
+    failing: watch::Sender<(u64, usize)>,
 ) -> anyhow::Result<()> {
     let mut boot_configs = Arc::new(boot_configs);
     let mut said = Said::default();
     // What happened before the start is not known.
     let mut changes = Changes::All;
     let mut is_over = false;
-    let is_rendered = loop {
+    let missing = loop {
         let began = Instant::now();
         let shared = Arc::clone(&boot_configs);
         let rendering = tokio::task::spawn_blocking(move || shared.render(&changes));
@@ -50,11 +53,15 @@ pub(crate) async fn render_boot_configs(
         let took = began.elapsed();
         let is_whole = rendered.troubles.is_empty();
         // A damaged image is the tree's trouble: `verify` tells of it.
-        let mut whys = rendered.troubles.iter().map(|(_, why)| why);
-        let is_rendered = whys.all(|why| matches!(why, Why::Image(_)));
+        let whys = rendered.troubles.iter().map(|(_, why)| why);
+        let missing = whys.filter(|why| !matches!(why, Why::Image(_))).count();
+        failing.send_modify(|(failed, files)| {
+            *failed += u64::from(!is_whole);
+            *files = rendered.troubles.len();
+        });
         said.say(rendered, took);
         if is_over {
-            break is_rendered;
+            break missing;
         }
         let rested = Instant::now() + (took * REST).clamp(SHORTEST_REST, LONGEST_REST);
         let retry_interval = settings.borrow().spool.rescan_interval;
@@ -67,14 +74,15 @@ pub(crate) async fn render_boot_configs(
             }
             (changed, has_ended) = gather(&mut news, rested, retry) => {
                 if has_ended && changed.is_empty() {
-                    break is_rendered;
+                    break missing;
                 }
                 is_over = has_ended;
                 changes = if is_whole { Changes::Of(changed) } else { Changes::All };
             }
         }
     };
-    anyhow::ensure!(is_rendered, "not all boot configurations could be rendered");
+    let outputs = counted(missing, "output");
+    anyhow::ensure!(missing == 0, "{outputs} could not be rendered");
     Ok(())
 }
 
@@ -128,15 +136,20 @@ impl Said {
         for (about, why) in troubles {
             let text = why.to_string();
             if self.0.get(&about) != Some(&text) {
-                tracing::warn!(
-                    message_id = %MessageId::BootConfigFailed,
-                    "rendering {about:?}: {text}\nwhat was there before stays in place"
-                );
+                let message_id = MessageId::BootConfigFailed;
+                let gap = if text.contains('\n') { "\n" } else { "; " };
+                let said = format!("rendering {about:?}: {text}{gap}keeping what was there before");
+                // Nothing that the daemon does can make it better.
+                if matches!(why, Why::Unwritable(_)) {
+                    tracing::error!(%message_id, "{said}");
+                } else {
+                    tracing::warn!(%message_id, "{said}");
+                }
             }
             said.insert(about, text);
         }
         for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
-            tracing::info!("rendering {about:?} went well again");
+            tracing::info!("rendering {about:?}: good again");
         }
         self.0 = said;
     }

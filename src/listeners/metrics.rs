@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use prometheus::core::Collector;
 use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
-use prometheus::{Opts, Registry, TextEncoder};
+use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 use strum::VariantNames as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
@@ -34,12 +35,19 @@ const BUCKETS: [f64; 13] = [
 /// Figures that are what the publisher is doing at the moment: name, help, and the count.
 type Count = (&'static str, &'static str, fn(&Activity) -> usize);
 #[rustfmt::skip] // A row is a figure.
-const COUNTS: [Count; 5] = [
-    ("drops_waiting", "Complete drops that have no outcome yet.", |it| it.waiting),
-    ("drops_incomplete", "Drops that somebody is still writing.", |it| it.incomplete),
-    ("drops_held", "Drops that wait until no machine uses what they replace.", |it| it.held),
-    ("drops_in_trouble", "Drops that have to wait for better times.", |it| it.in_trouble),
+const COUNTS: [Count; 1] = [
     ("targets", "Targets that have a current generation.", |it| it.targets),
+];
+
+/// Why drops wait, and how many for each.
+type Waits = (&'static str, fn(&Activity) -> usize);
+#[rustfmt::skip] // A row is a reason.
+const WAITS: [Waits; 5] = [
+    ("incomplete", |it| it.incomplete),
+    ("held", |it| it.held),
+    ("no-space", |it| it.no_space),
+    ("trouble", |it| it.in_trouble.saturating_sub(it.no_space)),
+    ("queued", |it| it.waiting.saturating_sub(it.held + it.in_trouble)),
 ];
 
 /// Figures that are points in time, in seconds since 1970. A figure without a time is not shown.
@@ -60,6 +68,12 @@ struct Metrics {
     published_bytes: IntCounter,
     duration: HistogramVec,
     counts: Vec<IntGauge>,
+    waits: IntGaugeVec,
+    /// Bytes and inodes.
+    free: Vec<IntGaugeVec>,
+    reloads: IntCounterVec,
+    failed_renderings: IntCounter,
+    failing: IntGauge,
     /// A gauge is in the registry while it is shown.
     times: Vec<Gauge>,
 }
@@ -69,46 +83,54 @@ impl Metrics {
         let registry = Registry::new();
         let help = "Drops that have an outcome, by outcome and, where it is rejected, by reason.";
         let labels = ["outcome", "reason"];
-        let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels)?;
+        let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels);
         let help = "Bytes of all images that were published.";
-        let published_bytes = IntCounter::with_opts(options("published_bytes_total", help))?;
+        let published_bytes = IntCounter::with_opts(options("published_bytes_total", help));
         let help = "Time from the claim of a drop to its outcome.";
         let opts = HistogramOpts::from(options("drop_duration_seconds", help));
-        let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"])?;
+        let duration = HistogramVec::new(opts.buckets(BUCKETS.into()), &["outcome"]);
+        let help = "Drops that wait, by reason.";
+        let waits = IntGaugeVec::new(options("drops_waiting", help), &["reason"]);
+        let help = "What can still be written, by file system.";
+        let free = ["free_bytes", "free_inodes"];
+        let free = free.map(|name| IntGaugeVec::new(options(name, help), &["of"]));
+        let help = "Reloads of the configuration, by what became of them.";
+        let reloads = IntCounterVec::new(options("reloads_total", help), &["result"]);
+        let help = "Renderings after which the catalog or an output was not up to date.";
+        let failed_renderings = IntCounter::with_opts(options("failed_renderings_total", help));
+        let help = "The catalog, and outputs, that are not up to date since the last rendering.";
+        let failing = IntGauge::with_opts(options("outputs_failing", help));
+        let build = options("build_info", "The version that runs.");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")));
+        register(&registry, build)?.set(1);
+        let start = options("start_time_seconds", "When the daemon was started.");
+        register(&registry, Gauge::with_opts(start))?.set(seconds(Moment::now()));
+        let counts = COUNTS.map(|(name, help, _)| IntGauge::with_opts(options(name, help)));
+        let counts = counts.into_iter().map(|gauge| register(&registry, gauge));
+        let counts = counts.collect::<Result<Vec<_>, _>>()?;
+        let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
+        let free = free.into_iter().map(|gauge| register(&registry, gauge));
+        let metrics = Self {
+            outcomes: register(&registry, outcomes)?,
+            published_bytes: register(&registry, published_bytes)?,
+            duration: register(&registry, duration)?,
+            waits: register(&registry, waits)?,
+            free: free.collect::<Result<_, _>>()?,
+            reloads: register(&registry, reloads)?,
+            failed_renderings: register(&registry, failed_renderings)?,
+            failing: register(&registry, failing)?,
+            times: times.into_iter().collect::<Result<_, _>>()?,
+            counts,
+            registry,
+        };
         // What has not happened yet is 0, so that its rate is known when it happens.
         for verdict in Verdict::VARIANTS {
             if *verdict != <&str>::from(Verdict::Rejected) {
-                outcomes.with_label_values(&[verdict, ""]);
+                metrics.outcomes.with_label_values(&[verdict, ""]);
             }
-            duration.with_label_values(&[verdict]);
+            metrics.duration.with_label_values(&[verdict]);
         }
-        let build = options("build_info", "The version that runs.");
-        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
-        build.set(1);
-        let start = options("start_time_seconds", "When the daemon was started.");
-        let start = Gauge::with_opts(start)?;
-        start.set(seconds(Moment::now()));
-        let counts = COUNTS.map(|(name, help, _)| IntGauge::with_opts(options(name, help)));
-        let counts = counts.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let times = TIMES.map(|(name, help, _)| Gauge::with_opts(options(name, help)));
-        let times = times.into_iter().collect::<Result<Vec<_>, _>>()?;
-
-        registry.register(Box::new(outcomes.clone()))?;
-        registry.register(Box::new(published_bytes.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(build))?;
-        registry.register(Box::new(start))?;
-        for gauge in &counts {
-            registry.register(Box::new(gauge.clone()))?;
-        }
-        Ok(Self {
-            registry,
-            outcomes,
-            published_bytes,
-            duration,
-            counts,
-            times,
-        })
+        Ok(metrics)
     }
 
     fn count(&self, news: &News) {
@@ -128,6 +150,10 @@ impl Metrics {
         for (gauge, (_, _, count)) in self.counts.iter().zip(COUNTS) {
             gauge.set(i64::try_from(count(activity)).unwrap_or(i64::MAX));
         }
+        for (reason, count) in WAITS {
+            let count = i64::try_from(count(activity)).unwrap_or(i64::MAX);
+            self.waits.with_label_values(&[reason]).set(count);
+        }
         for (gauge, (_, _, time)) in self.times.iter().zip(TIMES) {
             // This fails where the gauge was not shown.
             let _ = self.registry.unregister(Box::new(gauge.clone()));
@@ -139,9 +165,48 @@ impl Metrics {
         Ok(())
     }
 
+    /// Counters go only up: what was counted already is taken off.
+    fn show_counted(&self, (good, refused): (u64, u64), (failed, failing): (u64, usize)) {
+        let catch_up = |counter: &IntCounter, now: u64| counter.inc_by(now - counter.get());
+        catch_up(&self.reloads.with_label_values(&["good"]), good);
+        catch_up(&self.reloads.with_label_values(&["refused"]), refused);
+        catch_up(&self.failed_renderings, failed);
+        self.failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+    }
+
+    /// What can't be asked is not shown.
+    fn show_free(&self, settings: &Settings) {
+        for (of, path) in [
+            ("spool", &settings.spool.path),
+            ("tree", &settings.tree.path),
+        ] {
+            let free = Dir::enter(path).and_then(|dir| dir.free_space()).ok();
+            let (bytes, inodes) = free.map_or((None, None), |it| (Some(it.0), it.1));
+            for (gauge, free) in self.free.iter().zip([bytes, inodes]) {
+                if let Some(free) = free {
+                    let free = i64::try_from(free).unwrap_or(i64::MAX);
+                    gauge.with_label_values(&[of]).set(free);
+                } else {
+                    // It may not have been shown.
+                    let _ = gauge.remove_label_values(&[of]);
+                }
+            }
+        }
+    }
+
     fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+/// Lets `figure` be shown from now on.
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    figure: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let figure = figure?;
+    registry.register(Box::new(figure.clone()))?;
+    Ok(figure)
 }
 
 fn options(name: &str, help: &str) -> Opts {
@@ -152,6 +217,14 @@ fn seconds(moment: Moment) -> f64 {
     moment.since_1970().as_secs_f64()
 }
 
+/// What the figures show beside the news: what the publisher is doing; reloads, good and refused; and
+/// renderings that failed, with how many files are not up to date.
+type Shown = (
+    watch::Receiver<Activity>,
+    watch::Receiver<(u64, u64)>,
+    watch::Receiver<(u64, usize)>,
+);
+
 /// Counts the news, and writes the file whenever something changed and at each look at the spool,
 /// until the publisher ends.
 ///
@@ -159,15 +232,16 @@ fn seconds(moment: Moment) -> f64 {
 /// When the figures themselves are no good; a file that can't be written is a warning.
 pub(crate) async fn count_outcomes(
     mut news: UnboundedReceiver<Arc<News>>,
-    mut activity: watch::Receiver<Activity>,
+    (mut activity, mut reloads, mut renderings): Shown,
     mut settings: watch::Receiver<Arc<Settings>>,
 ) -> anyhow::Result<()> {
-    let metrics = Metrics::new()?;
+    let metrics = Arc::new(Metrics::new()?);
     let mut next = Instant::now();
     let mut is_due = true;
     let mut is_in_trouble = false;
     loop {
-        let file = settings.borrow_and_update().metrics.textfile.clone();
+        let current = Arc::clone(&settings.borrow_and_update());
+        let file = current.metrics.textfile.clone();
         // Without a file there is nothing to write.
         let has_file = file.is_some();
         let has_ended = tokio::select! {
@@ -180,18 +254,26 @@ pub(crate) async fn count_outcomes(
             }
             Ok(()) = settings.changed() => false,
             Ok(()) = activity.changed(), if has_file && !is_due => false,
+            Ok(()) = reloads.changed(), if has_file && !is_due => false,
+            Ok(()) = renderings.changed(), if has_file && !is_due => false,
             () = tokio::time::sleep_until(next), if has_file && is_due => false,
         };
         is_due = !has_file || !has_ended && Instant::now() < next;
         if let Some(file) = file.filter(|_| !is_due) {
             next = Instant::now() + INTERVAL;
             metrics.show(&activity.borrow_and_update())?;
-            let text = metrics.text()?;
-            let path = file.clone();
-            let written = tokio::task::spawn_blocking(move || write(&path, &text));
+            metrics.show_counted(
+                *reloads.borrow_and_update(),
+                *renderings.borrow_and_update(),
+            );
+            let (metrics, path) = (Arc::clone(&metrics), file.clone());
+            let written = tokio::task::spawn_blocking(move || {
+                metrics.show_free(&current);
+                write(&path, &metrics.text()?)
+            });
             let written = written.await.context("writing the metrics broke off")?;
             if let (Err(error), false) = (&written, is_in_trouble) {
-                tracing::warn!("writing the metrics to {file:?}: {error:#}, going on without");
+                tracing::warn!("writing the metrics to {file:?}: {error:#}; going on without");
             }
             is_in_trouble = written.is_err();
         }

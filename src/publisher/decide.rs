@@ -15,6 +15,7 @@ use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
 use crate::spool::{Action, Claimed, Manifest, Peeked, Ready, Seen};
+use crate::sys::Dir;
 use crate::tree::{Current, Generation, Record};
 use crate::words::{Reason, Target};
 
@@ -262,7 +263,8 @@ impl Request<'_> {
     /// still be withdrawn.
     fn check_place(&self) -> Result<(), Fault> {
         let target = &self.manifest.target;
-        let Some((key, path)) = self.shop.settings.in_place_of(target) else {
+        let in_place = self.shop.settings.in_place_of(target, Dir::without_links);
+        let Some((key, path)) = in_place else {
             return Ok(());
         };
         let detail = format!(

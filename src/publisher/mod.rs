@@ -158,6 +158,7 @@ impl Publisher {
             self.hand_out();
             let (waiting, held) = (self.queue.waiting(), self.steps.held());
             self.report.doing.incomplete = self.queue.incomplete();
+            self.report.doing.no_space = self.queue.aside();
             self.report.show(waiting, held, self.troubles.count());
             if self.once && self.is_idle() {
                 return all_finished(self.queue.postponed() + self.cleanup.stuck.len());

@@ -108,6 +108,11 @@ impl Queue {
         self.on_their_way.len() - self.settled - self.looks.waiting()
     }
 
+    /// How many drops let others pass.
+    pub(super) fn aside(&self) -> usize {
+        self.lines.aside()
+    }
+
     /// How many drops are not whole.
     pub(super) fn incomplete(&self) -> usize {
         self.looks.waiting()

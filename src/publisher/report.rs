@@ -76,6 +76,8 @@ pub(crate) struct Activity {
     pub held: usize,
     /// Drops that have to wait for better times.
     pub in_trouble: usize,
+    /// Those of them that there is no room for: they let others pass.
+    pub no_space: usize,
     pub last_published: Option<Moment>,
     /// Looks at the spool until now.
     pub scans: u64,

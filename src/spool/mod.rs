@@ -50,7 +50,7 @@ use self::manifest::MANIFEST;
 use self::names::{claim_name_of, parse_place, place_of};
 use self::peek::{IMAGE, Looker};
 use self::stillness::is_being_written;
-use crate::fault::{Fault, Rejection, StartError, reject};
+use crate::fault::{Fault, Rejection, StartError, Unwritable, reject};
 use crate::settings::{Settings, SpoolSettings};
 use crate::sys::{Dir, Failure, Importer, Kind, Stat, failpoint, random};
 use crate::text::quoted;
@@ -116,6 +116,17 @@ impl Spool {
             root,
             processing,
         })
+    }
+
+    /// Whether the folders of the spool at `path` could be written, or made where they are not there.
+    /// Nothing is changed.
+    ///
+    /// # Errors
+    /// Why one of them could not.
+    pub(crate) fn try_writing(path: &Path) -> Result<(), Unwritable> {
+        Dir::try_writing(path)?;
+        let mut folders = [INCOMING, PROCESSING, REJECTED, OUTCOMES].into_iter();
+        Ok(folders.try_for_each(|folder| Dir::try_writing(&path.join(folder)))?)
     }
 
     /// Makes sure that the spool's folders are still the ones that they were at the start: what is

@@ -32,10 +32,11 @@ impl Importer {
 
 /// An account that the machine doesn't know.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no {kind} {name:?}, which `tree.owner` or `tree.group` names")]
+#[error("no such {kind}: {name:?}, as `{key}` says")]
 pub struct UnknownAccount {
     kind: &'static str,
     name: String,
+    key: &'static str,
 }
 
 /// The user and the group that a file belongs to.
@@ -64,18 +65,25 @@ impl Ownership {
         group: Option<&str>,
         own: Self,
     ) -> Result<Self, UnknownAccount> {
-        let unknown = |kind, name: &str| UnknownAccount {
+        let unknown = |kind, name: &str, key| UnknownAccount {
             kind,
             name: name.to_string(),
+            key,
         };
         let Self { mut uid, mut gid } = own;
         if let Some(name) = user {
             let user = User::from_name(name).ok().flatten();
-            uid = user.ok_or_else(|| unknown("user", name))?.uid.as_raw();
+            uid = user
+                .ok_or_else(|| unknown("user", name, "tree.owner"))?
+                .uid
+                .as_raw();
         }
         if let Some(name) = group {
             let group = Group::from_name(name).ok().flatten();
-            gid = group.ok_or_else(|| unknown("group", name))?.gid.as_raw();
+            gid = group
+                .ok_or_else(|| unknown("group", name, "tree.group"))?
+                .gid
+                .as_raw();
         }
         Ok(Self { uid, gid })
     }

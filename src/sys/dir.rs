@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
-    self, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags,
-    StatxFlags, Timespec, Timestamps, Uid,
+    self, Access, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags,
+    ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -162,6 +162,34 @@ impl Dir {
         std::fs::create_dir_all(path)
             .map_err(|error| Failure::new("making directory", path, error))?;
         Self::open(path)
+    }
+
+    /// Whether this process could write into the directory at `path`, or make it where it is not there.
+    /// Nothing is changed.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub(crate) fn try_writing(path: &Path) -> Result<()> {
+        for path in path.ancestors() {
+            let is_here = path == Path::new("");
+            match Self::enter(if is_here { Path::new(".") } else { path }) {
+                Err(failure) if failure.is(io::ErrorKind::NotFound) => {}
+                opened => return opened?.check_writable(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that this process may make and remove names in this directory. Nothing is changed.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        // access(2) alone asks what the real user could do without the capabilities of the process.
+        let (wanted, flags) = (Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+        self.explain_self("writing into", fs::accessat(&self.fd, ".", wanted, flags))
+    }
+
+    /// The path without links; as it is where it leads nowhere.
+    pub(crate) fn without_links(path: &Path) -> PathBuf {
+        std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
     }
 
     /// From here down, reading leaves no access time behind, where the system allows that.
@@ -705,5 +733,17 @@ mod tests {
         let names = ["d", "d/file", "d/link", "x", "d/x", "x/y", "d/file/x"];
         let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
         assert_eq!(found, [true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn writing_into_a_directory_that_is_not_there_is_tried_where_it_would_be_made() {
+        let (folder, _dir) = folder();
+        let tried = |path: &str| {
+            let tried = Dir::try_writing(&folder.path().join(path));
+            tried.map_err(|failure| failure.errno().unwrap())
+        };
+        assert_eq!(["", "d", "d/new", "d/new/er"].map(tried), [Ok(()); 4]);
+        assert_eq!(["d/file", "d/file/x"].map(tried), [Err(Errno::NOTDIR); 2]);
+        assert!(!folder.path().join("d/new").exists());
     }
 }

@@ -13,7 +13,7 @@ pub(super) type Result<T> = std::result::Result<T, Failure>;
 /// The display names the `cause`: as the source of this error it would stand in a chain twice. The
 /// path is shown in its debug form, which escapes what could move a cursor.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{doing} {path:?}: {cause}")]
+#[error("{doing} {path:?}: {}", in_words(cause))]
 pub struct Failure {
     pub doing: &'static str,
     pub path: PathBuf,
@@ -43,6 +43,14 @@ impl Failure {
     }
 }
 
+/// What the kernel says, without the number that the standard library puts after it.
+fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|it| format!(" (os error {it})"));
+    let words = number.and_then(|number| text.strip_suffix(&*number).map(String::from));
+    words.unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,7 +60,7 @@ mod tests {
         let failure = Failure::new("opening", "a\x1b[2J", io::Error::from_raw_os_error(13));
         assert_eq!(
             failure.to_string(),
-            "opening \"a\\u{1b}[2J\": Permission denied (os error 13)"
+            "opening \"a\\u{1b}[2J\": Permission denied"
         );
     }
 }

@@ -24,7 +24,7 @@ use super::{Current, PRIVATE, Tree};
 use crate::fault::Fault;
 use crate::sys::{Failure, Ownership, failpoint, map};
 use crate::text::quoted;
-use crate::words::Target;
+use crate::words::{Digest, GenerationName, Moment, Target};
 
 /// What the catalog is called in the daemon's own folder until it is whole.
 const TEMPORARY: &str = "catalog.json.new";
@@ -159,6 +159,34 @@ impl Catalog {
             at += line.len() + ",\n".len();
         }
         images.is_whole.then_some(Self { text, lines })
+    }
+
+    /// A catalog of one image that nobody has published: the same format, for trying what reads one.
+    pub(crate) fn example() -> Self {
+        let hash = Digest::of(b"").to_string();
+        let file = |path: &'static str| CatalogFile {
+            path: path.into(),
+            size: 0,
+            sha256: &hash,
+        };
+        let target = "amd64/generic/example/install";
+        let generation = GenerationName::new(Moment::now(), &Digest::of(b""), |_| false);
+        let image = CatalogImage {
+            target,
+            arch: "amd64",
+            subarch: "generic",
+            release: "example",
+            purpose: "install",
+            version: Some("1".to_string()),
+            generation: generation.as_str(),
+            digest: &hash,
+            path: target.into(),
+            pinned_path: format!("{target}@/{}", generation.as_str()).into(),
+            published_at: &Moment::now().to_string(),
+            files: ["initrd.gz", "linux"].map(file).into(),
+        };
+        let line = serde_json::to_string(&image).expect("an image is plain data");
+        Self::parse(format!("{BEGIN}{line}\n{END}")).expect("it is as it is written")
     }
 
     /// How many images are in it.

@@ -201,6 +201,12 @@ impl Tree {
         Ok(ownership.transpose()?)
     }
 
+    /// The user of the daemon that is at work here; `None` where none was yet.
+    pub(crate) fn keeper(&self) -> Option<u32> {
+        let private = self.root.stat(PRIVATE).ok().flatten();
+        private.map(|private| private.owner.uid)
+    }
+
     /// Generations of `target` that may be of an image with this digest, the newest first.
     pub(crate) fn kept(
         &self,

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use super::folder::{self, linked, pointer};
 use super::history::{self, Event, Happened};
 use super::record::{Head, Origin, Record};
 use super::{MAX_RECORD, PRIVATE, Tree};
-use crate::fault::StartError;
+use crate::fault::{StartError, Unwritable};
 use crate::image::DIR_MODE;
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Ownership, failpoint};
@@ -94,6 +95,7 @@ impl Staging {
     /// # Errors
     /// When another daemon holds the lock, or an account of the settings is unknown.
     pub(super) fn open(settings: &TreeSettings) -> Result<Arc<Self>, StartError> {
+        Self::try_writing(&settings.path)?;
         let tree = Tree::new(Dir::open_or_make(&settings.path)?);
         let private = tree.root().dir_or_make(PRIVATE, 0o700)?;
         private.make_plain(0o700)?;
@@ -120,6 +122,19 @@ impl Staging {
             gives_away: ownership != own,
             next: AtomicU64::new(next),
         }))
+    }
+
+    /// Whether the daemon's own files and folders in the tree at `path` could be written, or made where
+    /// they are not there. Nothing is changed.
+    ///
+    /// # Errors
+    /// Why one of them could not.
+    pub(crate) fn try_writing(path: &Path) -> Result<(), Unwritable> {
+        let private = path.join(PRIVATE);
+        let folders = [private.join(FOLDER), private, path.to_path_buf()];
+        // The outermost first: what is inside may be missing because of it.
+        let mut folders = folders.iter().rev();
+        Ok(folders.try_for_each(|folder| Dir::try_writing(folder))?)
     }
 
     /// A number that nothing in the staging has.

@@ -95,7 +95,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__check__subcmd__config)
-            opts="-h --config --help"
+            opts="-q -h --quiet --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

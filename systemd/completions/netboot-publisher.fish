@@ -34,24 +34,24 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a 
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "status" -d 'Show what is published, what waits and what was rejected'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
-complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "check-config" -d 'Say all that is wrong with the configuration'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-level -d 'What is logged: this, and all that is more important' -r -f -a "error\t''
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-level -d 'Log this, and all that is more important; goes before `log.level`' -r -f -a "error\t''
 warn\t''
 info\t''
 debug\t''
 trace\t''"
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-format -d '`auto`: the journal\'s own under systemd, and text elsewhere' -r -f -a "auto\t''
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l log-format -d 'Log in this format; goes before `log.format`. `auto`: entries of the journal under systemd, and text elsewhere' -r -f -a "auto\t''
 text\t''
 json\t''"
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l once -d 'Publish what is in the spool, then exit'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -l once -d 'Publish what is in the spool, then exit; 1 when a drop or an output could not be finished'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand run" -s h -l help -d 'Print help'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l arch -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l subarch -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l release -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l purpose -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l version -d 'Shown to people' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l arch -d 'The architecture of the machines, such as `amd64`' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l subarch -d 'The kind of machines' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l release -d 'The release of the system, such as `bookworm`' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l purpose -d 'What machines boot it for, such as `install`' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l version -d 'The version that `status` and menus show' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l replaces -d 'Refuse (`conflict`) unless the current generation\'s digest begins so; `none`: unless the target is new' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l spool -d 'The spool, instead of the configured one' -r -F
@@ -76,7 +76,8 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand veri
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s q -l quiet -d 'Say nothing: only the exit code tells'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "submit" -d 'Make a drop from a directory'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
@@ -84,5 +85,5 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "status" -d 'Show what is published, what waits and what was rejected'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "check-config" -d 'Read the configuration and say all that is wrong with it'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "check-config" -d 'Say all that is wrong with the configuration'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

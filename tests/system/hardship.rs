@@ -341,17 +341,33 @@ fn tree_is_read_only() {
     let world = World::at(dir.path(), &dir.path().join("spool"), &tree, SETTINGS);
     world.drop_image("a", TARGET, &[("linux", b"1")]);
     world.run_once();
-    fs::remove_file(world.spool.join("outcomes/a.json")).unwrap();
+    let mut daemon = world.daemon();
+    disk.remount("ro");
     world.drop_image("b", TARGET, &[("linux", b"2")]);
     world.drop_image("same", OTHER, &[("linux", b"1")]);
+    let warning = daemon.wait_for(" has to wait: ");
+    assert!(warning.contains("Read-only file system"), "{warning}");
+    wait_for_tries(&mut daemon);
+    disk.remount("rw");
+    daemon.wait_for("what had to wait could go on");
+    for drop in ["b", "same"] {
+        see(&mut daemon, &format!("drop=\"{drop}\""));
+        world.assert_outcome(drop, "published");
+    }
+    daemon.stop();
+    world.assert_at_rest();
+
+    // A start does not wait: nobody would see why nothing is published.
     disk.remount("ro");
-    let start = || world.daemon();
-    let mut trouble = Trouble::new(&world, "Read-only file system", &start);
-    trouble.is_waited_out();
-    trouble.is_overcome(
-        |_| disk.remount("rw"),
-        &[("b", "published"), ("same", "published")],
+    let started = world.run(&["run"]);
+    assert_eq!(started.status.code(), Some(1), "{}", text(&started));
+    let said = format!(
+        "netboot-publisher: opening the tree: writing into {tree:?}: Read-only file system; mount it \
+         for writing, or name it in `ReadWritePaths=` of the unit (systemctl edit netboot-publisher)\n"
     );
+    assert_eq!(String::from_utf8_lossy(&started.stderr), said);
+    disk.remount("rw");
+    world.run_once();
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -571,10 +587,11 @@ fn old_generations_stay() {
         }
         keeping.run_once();
     }
+    let mut daemon = keeping.daemon();
     disk.remount("ro");
     let world = world("0s");
+    daemon.signal(rustix::process::Signal::HUP);
     world.drop_image("waiting", OTHER, &[("linux", b"1")]);
-    let mut daemon = world.daemon();
     wait_for_tries(&mut daemon);
     let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
     assert!(warnings.count() <= 4, "{:#?}", daemon.log);
@@ -752,7 +769,7 @@ fn step_fails(name: &str, nth: u32) {
     });
     let log = daemon.stop();
     assert!(
-        log.iter().any(|line| line.contains("os error 5")),
+        log.iter().any(|line| line.contains("Input/output error")),
         "{name} was not reached {nth} times: {log:#?}"
     );
     for (drop, ..) in drops {

@@ -15,8 +15,10 @@
 mod adoption;
 mod boot_configs;
 mod changes;
+mod check_config;
 mod clocks;
 mod commands;
+mod configured;
 mod crashes;
 mod durable;
 mod filesystems;
@@ -31,6 +33,7 @@ mod machines;
 mod model;
 mod neighbours;
 mod orders;
+mod outputs;
 mod power;
 mod quiet;
 mod rights;
@@ -51,6 +54,7 @@ fn main() {
     let tests = [
         images::tests(),
         boot_configs::tests(),
+        outputs::tests(),
         storm::tests(),
         machines::tests(),
         swaps::tests(),
@@ -69,6 +73,7 @@ fn main() {
         orders::tests(),
         commands::tests(),
         changes::tests(),
+        check_config::tests(),
         sameness::tests(),
         adoption::tests(),
         quiet::tests(),
@@ -77,6 +82,7 @@ fn main() {
         model::tests(),
         supervision::tests(),
         service::tests(),
+        configured::tests(),
         rights::tests(),
         tools::tests(),
         writers::tests(),

@@ -15,7 +15,7 @@ use crate::lab::world::{self, Needs, assert_same_content, manifest, snapshot, te
 /// Debian's own netboot image.
 const DEBIAN: &str = "/usr/lib/debian-installer/images/12/amd64/text";
 
-const TREE: &str = "/srv/tftp/netboot";
+pub const TREE: &str = "/srv/tftp/netboot";
 const SPOOL: &str = "/var/spool/netboot-publisher";
 
 /// A publication of this size can be met in its middle.
@@ -38,16 +38,6 @@ pub fn tests() -> Vec<Trial> {
             "an importer of the installed service reaches nothing but own drops and outcomes",
             &needs(&[]),
             importers_are_kept_apart,
-        ),
-        test(
-            "the service takes a good configuration while it runs and refuses a bad one",
-            &needs(&[]),
-            reloads,
-        ),
-        test(
-            "a configuration with five errors fails the start with all five in the journal",
-            &needs(&[]),
-            refuses_bad_configuration,
         ),
         test(
             "a publication that a restart or a kill of the service cuts short is finished after it",
@@ -327,91 +317,6 @@ fn importers_are_kept_apart() {
         fs::metadata(kernel).unwrap().permissions().mode() & 0o777,
         0o644
     );
-}
-
-fn reloads() {
-    let container = Container::with_service();
-    let process = container.property("MainPID");
-    container.configure("[limits]\nmax_files = 1\n");
-    container.ok(&format!("systemctl reload {UNIT}"));
-    drop_as_ci(&container, "two", "a/b/c/d", |image| {
-        fs::write(image.join("linux"), "kernel").unwrap();
-        fs::write(image.join("initrd"), "initrd").unwrap();
-    });
-    let outcome = container.wait_for_outcome("two", "rejected");
-    assert_eq!(outcome["reason"], "too-many-files");
-
-    container.configure("[limits]\nmax_file = 2\nmax_depth = \"deep\"\n");
-    let reload = container.run(&format!("systemctl reload {UNIT}"));
-    let said = |text: &str| {
-        let log = container.ok(&format!(
-            "journalctl --sync; journalctl --unit {UNIT} --output cat"
-        ));
-        assert!(log.contains(text), "no {text:?} in {log}");
-    };
-    until("the bad configuration being refused", || {
-        container.ok("journalctl --sync");
-        !container
-            .journal(&format!("--unit {UNIT} --priority err..warning"))
-            .is_empty()
-            || !reload.status.success()
-    });
-    said("max_file");
-    said("max_depth");
-    assert_eq!(container.property("ActiveState"), "active");
-    assert_eq!(
-        container.property("MainPID"),
-        process,
-        "it was started again"
-    );
-    // The old configuration stays.
-    drop_as_ci(&container, "two-again", "a/b/c/d", |image| {
-        fs::write(image.join("linux"), "kernel").unwrap();
-        fs::write(image.join("initrd"), "initrd").unwrap();
-    });
-    container.wait_for_outcome("two-again", "rejected");
-
-    container.configure("");
-    container.ok(&format!("systemctl reload {UNIT}"));
-    drop_as_ci(&container, "two-at-last", "a/b/c/d", |image| {
-        fs::write(image.join("linux"), "kernel").unwrap();
-        fs::write(image.join("initrd"), "initrd").unwrap();
-    });
-    container.wait_for_outcome("two-at-last", "published");
-    assert_eq!(
-        container.property("MainPID"),
-        process,
-        "it was started again"
-    );
-}
-
-fn refuses_bad_configuration() {
-    let container = Container::with_service();
-    container.configure(
-        "[spool]\nwatch = \"maybe\"\nrescan_interval = 60\n[limits]\nmax_fils = 1\n\
-         [retention]\nkeep = -1\n[surprise]\n",
-    );
-    let restart = container.run(&format!("systemctl restart {UNIT}"));
-    assert!(!restart.status.success(), "{}", text(&restart));
-    assert_eq!(container.property("ActiveState"), "failed");
-    assert_eq!(container.property("ExecMainStatus"), "78");
-    let log = container.ok(&format!(
-        "journalctl --sync; journalctl --output cat --unit {UNIT} \
-         _SYSTEMD_INVOCATION_ID={}",
-        container.property("InvocationID")
-    ));
-    for line in [2, 3, 5, 7, 8] {
-        let place = format!("/etc/netboot-publisher/config.toml:{line}:");
-        assert!(log.contains(&place), "no error at {place} in:\n{log}");
-    }
-    assert!(log.matches('^').count() >= 5, "no carets in:\n{log}");
-    // A restart of the service would have been planned by now, and have come before this unit.
-    container.ok("systemd-run --quiet --wait --service-type=oneshot sleep 3");
-    assert_eq!(container.property("NRestarts"), "0");
-    assert_eq!(container.property("ActiveState"), "failed");
-
-    container.configure("");
-    container.ok(&format!("systemctl restart {UNIT}"));
 }
 
 fn finishes_after_restart() {
@@ -834,6 +739,9 @@ fn package_is_clean() {
         "./etc/netboot-publisher/config.toml\n",
         "./usr/share/man/man1/netboot-publisher.1.gz\n",
         "./usr/share/man/man5/netboot-publisher.toml.5.gz\n",
+        "./usr/share/man/man5/netboot-publisher-manifest.5.gz\n",
+        "./usr/share/man/man5/netboot-publisher-outcome.5.gz\n",
+        "./usr/share/man/man5/netboot-publisher-templates.5.gz\n",
         "./usr/share/bash-completion/completions/netboot-publisher\n",
         "./usr/share/zsh/vendor-completions/_netboot-publisher\n",
         "./usr/share/fish/vendor_completions.d/netboot-publisher.fish\n",
@@ -893,7 +801,7 @@ fn walk_to(directory: &Path, end: &str) -> std::path::PathBuf {
 }
 
 /// Makes a drop of the user `ci`, from the outside.
-fn drop_as_ci(container: &Container, name: &str, target: &str, make: impl FnOnce(&Path)) {
+pub fn drop_as_ci(container: &Container, name: &str, target: &str, make: impl FnOnce(&Path)) {
     let incoming = container.path(&format!("{SPOOL}/incoming"));
     let hidden = incoming.join(format!(".{name}"));
     fs::create_dir_all(hidden.join("image")).unwrap();

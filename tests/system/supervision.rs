@@ -52,6 +52,11 @@ pub fn tests() -> Vec<Trial> {
             metrics,
         ),
         test(
+            "the metrics tell of free space, reloads and renderings that failed",
+            &[],
+            figures_of_trouble,
+        ),
+        test(
             "the level of the log is that of the command line, else that of the last reload",
             &[],
             reload_level,
@@ -182,7 +187,7 @@ fn reload() {
     daemon.signal(Signal::HUP);
     ear.wait_for("RELOADING=1");
     ear.wait_for("READY=1");
-    daemon.wait_for("the old configuration stays");
+    daemon.wait_for("keeping the old configuration");
     daemon.wait_for("invalid `limits.max_files`");
     daemon.wait_for("unknown key `retenion`");
     drop_files(&world, "two-still", 2);
@@ -406,8 +411,10 @@ fn gauges() {
     let (mut daemon, ear) = start(&world, &[]);
     ear.wait_for("READY=1");
     let wait_for = |expected: [&str; 5], has_oldest: bool| {
-        let names = ["waiting", "incomplete", "held", "in_trouble"];
-        let names = names.iter().map(|name| format!("drops_{name}"));
+        let reasons = ["queued", "incomplete", "held", "no-space"];
+        let names = reasons
+            .iter()
+            .map(|it| format!("drops_waiting{{reason=\"{it}\"}}"));
         let names: Vec<_> = names.chain(["targets".into()]).collect();
         until(&format!("{names:?} to be {expected:?}"), || {
             let text = fs::read_to_string(&file).unwrap_or_default();
@@ -419,7 +426,7 @@ fn gauges() {
         });
     };
     drop_files(&world, "old", 1);
-    wait_for(["1", "0", "0", "1", "0"], true);
+    wait_for(["0", "0", "0", "1", "0"], true);
     change(
         &world,
         &daemon,
@@ -430,9 +437,9 @@ fn gauges() {
     daemon.wait_for_drop("old");
     wait_for(["0", "0", "0", "0", "1"], false);
     drop_files(&world, "new", 2);
-    wait_for(["1", "0", "1", "0", "1"], true);
+    wait_for(["0", "0", "1", "0", "1"], true);
     fs::create_dir_all(world.incoming("written/image")).unwrap();
-    wait_for(["1", "1", "1", "0", "1"], true);
+    wait_for(["0", "1", "1", "0", "1"], true);
     daemon.stop();
 }
 
@@ -461,10 +468,15 @@ fn metrics() {
         ("published_bytes_total", "10"),
         ("drop_duration_seconds_count{outcome=\"published\"}", "1"),
         ("targets", "1"),
-        ("drops_waiting", "0"),
-        ("drops_incomplete", "0"),
-        ("drops_held", "0"),
-        ("drops_in_trouble", "0"),
+        ("drops_waiting{reason=\"queued\"}", "0"),
+        ("drops_waiting{reason=\"incomplete\"}", "0"),
+        ("drops_waiting{reason=\"held\"}", "0"),
+        ("drops_waiting{reason=\"no-space\"}", "0"),
+        ("drops_waiting{reason=\"trouble\"}", "0"),
+        ("reloads_total{result=\"good\"}", "0"),
+        ("reloads_total{result=\"refused\"}", "0"),
+        ("failed_renderings_total", "0"),
+        ("outputs_failing", "0"),
         (&version, "1"),
     ] {
         let found = figure(&text_of, name);
@@ -502,6 +514,57 @@ fn metrics() {
         "{}\n{text_of}",
         text(&checked)
     );
+}
+
+fn figures_of_trouble() {
+    let (world, file) = measured("[limits]\nmin_free_space = \"0B\"\n");
+    let template = world.root.join("menu.j2");
+    fs::write(&template, "good").unwrap();
+    let good = fs::read_to_string(&world.config).unwrap();
+    let with = |template: &std::path::Path| {
+        format!("{good}[[boot_config]]\ntemplate = {template:?}\noutput = \"menu\"\n")
+    };
+    fs::write(&world.config, with(&template)).unwrap();
+    let mut daemon = world.daemon();
+    let wait_for = |name: &str, expected: &str| {
+        until(&format!("{name} to be {expected}"), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            figure(&text, name).as_deref() == Some(expected)
+        });
+    };
+    wait_for("outputs_failing", "0");
+    // Space on other file systems than these changes meanwhile.
+    for of in ["spool", "tree"] {
+        let text = fs::read_to_string(&file).unwrap();
+        let free = figure(&text, &format!("free_bytes{{of=\"{of}\"}}")).unwrap();
+        assert!(free.parse::<u64>().unwrap() > 0, "{free}");
+    }
+    // A reload finds out what is wrong before the old configuration goes.
+    fs::write(&world.config, with(&world.root.join("none.j2"))).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("reload refused, keeping the old configuration: bad configuration");
+    daemon.wait_for("none.j2\": No such file or directory");
+    wait_for("reloads_total{result=\"refused\"}", "1");
+    fs::write(&world.config, &good).unwrap();
+    daemon.signal(Signal::HUP);
+    wait_for("reloads_total{result=\"good\"}", "1");
+    fs::write(&world.config, with(&template)).unwrap();
+    daemon.signal(Signal::HUP);
+    wait_for("reloads_total{result=\"good\"}", "2");
+    until("the menu", || world.tree.join("menu").exists());
+
+    fs::write(&template, "{{ oops }}").unwrap();
+    drop_files(&world, "one", 1);
+    daemon.wait_for_drop("one");
+    wait_for("outputs_failing", "1");
+    fs::write(&template, "good").unwrap();
+    drop_files(&world, "two", 2);
+    daemon.wait_for_drop("two");
+    wait_for("outputs_failing", "0");
+    let text = fs::read_to_string(&file).unwrap();
+    let failed = figure(&text, "failed_renderings_total").unwrap();
+    assert!(failed.parse::<u64>().unwrap() >= 1, "{text}");
+    daemon.stop();
 }
 
 fn json_log() {

@@ -39,15 +39,22 @@ impl Unprivileged {
 
     /// As [`Unprivileged::daemon`], with these variables in its environment.
     pub fn daemon_with(&self, variables: &[(&str, &str)]) -> Daemon {
-        let mut command = Command::new("setpriv");
-        let nobody = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
-        command
-            .args(nobody)
-            .arg("--clear-groups")
-            .arg(&self.program);
-        command.args(["run", "--config"]).arg(&self.world.config);
+        let mut command = self.command(NOBODY, &["run"]);
         command.envs(variables.iter().copied());
         Daemon::start(command)
+    }
+
+    /// The program as this user, with the world's configuration.
+    pub fn command(&self, user: u32, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args([format!("--reuid={user}"), format!("--regid={user}")])
+            .arg("--clear-groups")
+            .arg(&self.program)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.world.config);
+        command
     }
 
     /// Drops an image that belongs to nobody.
