@@ -1,7 +1,8 @@
-//! Whoever is told of outcomes, and waited for by nobody: boot configurations, hooks, metrics, and
-//! systemd's status line. Each is a task that runs until the publisher ends. Uses all below it.
+//! Whoever is told of outcomes, or asks what waits, and is waited for by nobody: boot
+//! configurations, hooks, metrics, systemd's status line, and commands that ask. Each is a task that runs until the publisher ends. Uses all below it.
 //! Start with [`render_boot_configs`].
 
+mod answers;
 mod boot_configs;
 mod hooks;
 mod metrics;
@@ -9,6 +10,7 @@ mod render;
 mod status_text;
 mod template;
 
+pub(crate) use answers::answer_questions;
 pub(crate) use boot_configs::render_boot_configs;
 pub(crate) use hooks::run_hooks;
 pub(crate) use metrics::count_outcomes;

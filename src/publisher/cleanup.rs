@@ -13,6 +13,7 @@ use super::steps::Steps;
 use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
+use crate::log::MessageId;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
@@ -154,7 +155,8 @@ impl Cleanup {
             tracing::warn!("{failure}, going on by looking at locks and open files only");
         }
         for (target, generation) in vacuum.removed() {
-            tracing::info!(%target, %generation, "removed, no longer kept");
+            let message_id = MessageId::GenerationRemoved;
+            tracing::info!(%message_id, %target, %generation, "removed, no longer kept");
         }
         self.vacuum = vacuum;
         for (target, next) in cleaned {

@@ -69,6 +69,8 @@ enum Wanted {
     Image(Image),
     /// A generation that is kept.
     Kept(Generation, Box<Record>),
+    /// One generation less, which isn't current.
+    Without(Generation),
     Nothing,
 }
 
@@ -89,7 +91,7 @@ impl Checked {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
             // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
-            Wanted::Nothing => 0,
+            Wanted::Without(_) | Wanted::Nothing => 0,
         };
         weight >= HEAVY
     }
@@ -195,6 +197,7 @@ impl Workshop {
         let decision = match checked.wanted {
             Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
             Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
+            Wanted::Without(generation) => request.withdraw_one(generation),
             Wanted::Nothing => request.withdraw(checked.current),
         };
         let target = checked.manifest.target;
@@ -220,7 +223,7 @@ impl Request<'_> {
             return Ok(Found::Done(done));
         }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
-        if self.manifest.action != Action::Withdraw {
+        if !matches!(self.manifest.action, Action::Withdraw(_)) {
             self.check_place()?;
         }
         let current = self.shop.staging.tree().current(&self.manifest.target)?;
@@ -236,9 +239,12 @@ impl Request<'_> {
                 let (kept, record) = self.find_older(to.as_ref())?;
                 Wanted::Kept(kept, record)
             }
-            Action::Withdraw => {
+            Action::Withdraw(generation) => {
                 spool.check_no_image(claimed)?;
-                Wanted::Nothing
+                match generation {
+                    Some(generation) => Wanted::Without(self.find_old(generation)?),
+                    None => Wanted::Nothing,
+                }
             }
         };
         self.check_replaces(&current)?;

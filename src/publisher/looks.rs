@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::overview::Overview;
 use crate::spool::Seen;
 use crate::words::Target;
 
@@ -194,6 +195,13 @@ impl Looks {
     /// How many drops wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What the drops lack that are not whole.
+    pub(super) fn tell(&self, overview: &mut Overview) {
+        for seen in self.waiting.values() {
+            overview.tell_of(seen);
+        }
     }
 
     /// Whether a drop waits for nothing but that it was not changed for a while.

@@ -23,6 +23,7 @@ mod decision;
 mod lines;
 mod looks;
 mod orders;
+mod overview;
 mod pipeline;
 mod publication;
 mod queue;
@@ -34,7 +35,7 @@ mod steps;
 mod troubles;
 mod workshop;
 
-pub(crate) use report::{Activity, News, Report};
+pub(crate) use report::{Activity, Inquiry, News, Report};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,7 @@ use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Scan, Spool};
+use crate::spool::{Leaving, Peeked, Scan, Spool, Waiting};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::tree::Pointers;
 use crate::words::Target;
@@ -167,6 +168,11 @@ impl Publisher {
                     }
                 }
                 () = self.scanner.changed() => self.scanner.is_wanted = true,
+                // After the work: who asks again and again is served in between.
+                Some(reply) = self.report.asked() => {
+                    // Who has asked may have gone.
+                    let _ = reply.send(self.overview());
+                }
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -252,8 +258,15 @@ impl Publisher {
     /// Hands a drop of the user `owner` for `target` to a heavy lane, which the queue counts as taken
     /// already.
     fn begin_heavy(&mut self, heavy: Heavy, target: Target, owner: u32) {
-        self.report.doing.begin(&target, &self.shop.progress);
-        let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, owner);
+        let progress = Arc::new(Progress::part_of(&self.shop.progress));
+        self.report.begin(&target, &progress, &self.shop.progress);
+        let work = move |shop: &Workshop| {
+            let shop = Workshop {
+                progress,
+                ..shop.clone()
+            };
+            (shop.begin_heavy(heavy, &target), target, owner)
+        };
         self.begin(Some(work), Done::BegunHeavy);
     }
 
@@ -287,7 +300,7 @@ impl Publisher {
             }
             Done::BegunHeavy((begun, target, owner)) => {
                 self.queue.leave_heavy_lane(owner);
-                self.report.doing.end(&target);
+                self.report.end(&target);
                 self.take_begun((Some(target), begun));
             }
             Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped)?,
@@ -413,6 +426,15 @@ impl Publisher {
     fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
         self.troubles.meet(seen.claim_name(), &fault);
         self.queue.postpone(seen, line);
+    }
+
+    /// What waits, and for what.
+    fn overview(&self) -> Vec<Waiting> {
+        let mut overview = self.queue.overview(&self.troubles);
+        self.report
+            .tell_works(&mut overview, |target| self.queue.head(target));
+        self.steps.tell(&mut overview);
+        overview.all()
     }
 
     /// When there will be something to begin even if nothing happens. What can't be begun yet has

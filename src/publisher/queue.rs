@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use super::decision::Decided;
 use super::lines::Lines;
 use super::looks::{Looks, Next};
+use super::overview::Overview;
+use super::troubles::Troubles;
 use crate::fault::Fault;
-use crate::spool::{Claimed, Leaving, Ready, Seen};
+use crate::spool::{Claimed, Leaving, Ready, Seen, WaitState};
 use crate::sys::processors;
 use crate::words::{Moment, Target};
 
@@ -56,6 +58,8 @@ pub(super) struct Queue {
 /// How far a drop has come.
 #[derive(Debug)]
 struct OnItsWay {
+    /// The user whose drop it is.
+    owner: u32,
     /// When the drop became complete.
     since: Moment,
     /// The drop is in `processing/`, or about to be.
@@ -71,10 +75,10 @@ impl Queue {
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
         let mut queue = Self::default();
         for seen in &claimed {
-            queue.set_out(seen.claim_name(), seen.completed, true);
+            queue.set_out(seen.claim_name(), seen.owner, seen.completed, true);
         }
         for drop in leaving {
-            queue.set_out(&drop.claim_name, Moment::now(), true);
+            queue.set_out(&drop.claim_name, 0, Moment::now(), true);
             queue.settle(&drop.claim_name, None);
         }
         for seen in claimed {
@@ -84,14 +88,40 @@ impl Queue {
     }
 
     /// Notes that a drop is on its way.
-    fn set_out(&mut self, claim_name: &Arc<str>, since: Moment, is_claimed: bool) {
+    fn set_out(&mut self, claim_name: &Arc<str>, owner: u32, since: Moment, is_claimed: bool) {
         let drop = OnItsWay {
+            owner,
             since,
             is_claimed,
             is_settled: false,
             another_waits: false,
         };
         self.on_their_way.insert(Arc::clone(claim_name), drop);
+    }
+
+    /// Every drop that has no outcome yet, and what it waits for, as far as that shows here.
+    pub(super) fn overview(&self, troubles: &Troubles) -> Overview {
+        let mut overview = Overview::default();
+        let on_their_way = self.on_their_way.iter();
+        for (name, drop) in on_their_way.filter(|(_, drop)| !drop.is_settled) {
+            overview.add(name, drop.owner, drop.since, drop.is_claimed);
+        }
+        self.lines.tell(&mut overview);
+        for (seen, _) in &self.heavy {
+            let why = "its turn among large images";
+            overview.tell(seen.claim_name(), WaitState::Queued, why);
+        }
+        for (seen, _) in &self.postponed {
+            let why = troubles.of(seen.claim_name()).unwrap_or("the next try");
+            overview.tell(seen.claim_name(), WaitState::Trouble, why);
+        }
+        self.looks.tell(&mut overview);
+        overview
+    }
+
+    /// The claim name of the drop for `target` that is worked on.
+    pub(super) fn head(&self, target: &Target) -> Option<&Arc<str>> {
+        self.lines.head(target)
     }
 
     /// Every drop that is on its way, by its claim name.
@@ -173,7 +203,7 @@ impl Queue {
         // Two names may have one claim name: the second drop has to wait until the first is gone.
         for seen in found {
             if !self.on_their_way.contains_key(seen.claim_name()) {
-                self.set_out(seen.claim_name(), seen.completed, false);
+                self.set_out(seen.claim_name(), seen.owner, seen.completed, false);
                 self.looks.add_new(seen);
             }
         }
@@ -660,7 +690,7 @@ mod tests {
             }
             let bad = || Rejection::new(Reason::BadManifest, "");
             let target = self.drops[number].target.clone().ok_or_else(bad);
-            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw));
+            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw(None)));
             let ready = Ready::for_test(self.drops[number].seen.clone(), manifest);
             self.queue.take_ready(ready, line);
         }
@@ -853,7 +883,7 @@ mod tests {
         let (owner, peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         for (seen, line) in peeked {
-            let manifest = Manifest::new(target(0), Action::Withdraw);
+            let manifest = Manifest::new(target(0), Action::Withdraw(None));
             queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
         }
         assert_eq!(queue.next_light().unwrap().len(), 1);

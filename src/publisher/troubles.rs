@@ -1,6 +1,6 @@
 //! What can't be done at the moment: said once, tried again, further and further apart.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,8 +15,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// The troubles of drops that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
-    /// Who is in trouble.
-    who: HashSet<String>,
+    /// Who is in trouble, and in what.
+    who: HashMap<String, String>,
     /// What was said already. Many drops have the same trouble when a disk is full.
     said: HashSet<String>,
     /// Tries since the last trouble began.
@@ -40,7 +40,7 @@ impl Troubles {
             Fault::Reject(_) | Fault::Interrupted => return,
         };
         let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
-        self.who.insert(who.to_string());
+        self.who.insert(who.to_string(), fault.to_string());
         if self.said.insert(what) {
             let (message_id, who) = (MessageId::Waiting, quoted(who));
             let delay = humantime::format_duration(delay);
@@ -70,7 +70,7 @@ impl Troubles {
 
     /// `who` could go on.
     pub(crate) fn is_over(&mut self, who: &str) {
-        if self.who.remove(who) && self.who.is_empty() {
+        if self.who.remove(who).is_some() && self.who.is_empty() {
             tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
             self.said.clear();
             self.tries = 0;
@@ -89,6 +89,11 @@ impl Troubles {
             }
         }
         is_time
+    }
+
+    /// The trouble that `who` is in.
+    pub(super) fn of(&self, who: &str) -> Option<&str> {
+        self.who.get(who).map(String::as_str)
     }
 
     /// How many could not go on.

@@ -171,6 +171,7 @@ impl Looker<'_> {
                 seen.completed = completed;
                 if let Some(waits) = &mut seen.waits {
                     waits.holds_up = may_be_renamed;
+                    waits.changed = open.began.checked_sub(motion.age);
                 }
                 return Ok(Stage::Waiting);
             }
@@ -246,6 +247,8 @@ impl Looker<'_> {
         }
         open.wait(seen, lack.probe, self.pause(), false);
         if let Some(waits) = &mut seen.waits {
+            let mut lacks = lack.rejection.detail.split("; expected");
+            waits.lacks = lacks.next().unwrap_or_default().into();
             waits.next = waits.next.min(until);
             waits.overdue = Some(until);
         }
@@ -305,6 +308,8 @@ impl Open<'_> {
             probe,
             is_settling,
             holds_up: false,
+            lacks: "".into(),
+            changed: None,
         });
     }
 }

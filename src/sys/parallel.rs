@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 /// How far long work has come, and whether it is to end before it is done.
@@ -12,26 +12,39 @@ pub(crate) struct Progress {
     stop: AtomicBool,
     bytes: AtomicU64,
     expected: AtomicU64,
+    /// The work that this is a part of.
+    whole: Option<Arc<Self>>,
 }
 
 impl Progress {
+    /// How far a part of that work has come; it ends when the whole is to end.
+    pub(crate) fn part_of(whole: &Arc<Self>) -> Self {
+        Self {
+            whole: Some(Arc::clone(whole)),
+            ..Self::default()
+        }
+    }
+
     /// Asks for the work to end at the next block of a file.
     pub(crate) fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        let of_whole = self.whole.as_ref();
+        self.stop.load(Ordering::Relaxed) || of_whole.is_some_and(|it| it.is_stop_requested())
     }
 
     /// So many more bytes will be copied or hashed.
     pub(crate) fn expect(&self, bytes: u64) {
         self.expected.fetch_add(bytes, Ordering::Relaxed);
+        self.whole.iter().for_each(|whole| whole.expect(bytes));
     }
 
     /// So many more bytes were copied or hashed.
     pub(crate) fn advance(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.whole.iter().for_each(|whole| whole.advance(bytes));
     }
 
     /// All bytes that were copied or hashed until now.
@@ -42,6 +55,16 @@ impl Progress {
     /// All bytes that were to be copied or hashed until now.
     pub(crate) fn expected(&self) -> u64 {
         self.expected.load(Ordering::Relaxed)
+    }
+
+    /// How much of what is to be copied or hashed is done, besides so many bytes `done` of so many
+    /// `expected` before; `None` while nothing is known to be. All of it is done when the image is
+    /// current: that is never said here.
+    pub(crate) fn percent(&self, (done, expected): (u64, u64)) -> Option<u64> {
+        let expected = self.expected().saturating_sub(expected);
+        let done = self.bytes().saturating_sub(done);
+        let percent = done.saturating_mul(100).checked_div(expected);
+        percent.map(|percent| percent.min(99))
     }
 }
 

@@ -15,12 +15,14 @@
 //! knows nothing of the spool.
 
 mod catalog;
+mod find;
 mod folder;
 mod history;
 mod lookout;
 mod pointers;
 mod record;
 mod staging;
+mod usage;
 mod vacuum;
 mod verification;
 
@@ -33,6 +35,7 @@ pub(crate) use record::Origin;
 pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
+pub(crate) use usage::DiskUse;
 pub(crate) use vacuum::Vacuum;
 pub(crate) use verification::{Verification, Verified};
 

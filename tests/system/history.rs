@@ -582,7 +582,7 @@ fn without_history() {
     );
     let outcome = order(&world, "back", ROLLBACK, "rejected unknown-generation");
     let detail = outcome["detail"].as_str().unwrap();
-    assert!(detail.contains("expected `to`"), "{detail}");
+    assert!(detail.contains("expected a generation"), "{detail}");
 }
 
 /// Runs the daemon under another clock, and hands in drops, until a failpoint kills it.
