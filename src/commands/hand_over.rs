@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::terminal::{Bar, Line, print, say, text_or};
-use super::waiting::{DaemonSays, waiting_drop};
+use super::waiting::{DaemonSays, waiting};
 use crate::image::Image;
 use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
@@ -137,7 +137,7 @@ impl Shown {
         }
     }
 
-    fn show(&mut self, drop: &str, (daemon, waiting): (DaemonSays, Option<Waiting>)) {
+    fn show(&mut self, drop: &str, daemon: DaemonSays, waiting: Option<Waiting>) {
         let (state, why) = match (daemon.note(), waiting) {
             (Some(note), _) => (note.to_string(), note.to_string()),
             (None, Some(waiting)) => (waiting.state.to_string(), waiting.why),
@@ -195,14 +195,14 @@ async fn wait(
             }
             // What takes longer has a reason. A daemon that hangs is waited for by a thread.
             let (view, name) = (Arc::clone(&view), drop.to_string());
-            let ask = tokio::task::spawn_blocking(move || waiting_drop(&view, &name));
+            let ask = tokio::task::spawn_blocking(move || waiting(&view, Some(&name)));
             let asked = tokio::select! {
                 asked = ask => asked?,
                 () = look.notified() => continue,
             };
             // What can't be read tells nothing.
-            if let Ok(waiting) = asked {
-                shown.show(drop, waiting);
+            if let Ok((daemon, waiting, _)) = asked {
+                shown.show(drop, daemon, waiting.into_iter().next());
             }
         }
     };

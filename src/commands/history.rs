@@ -11,7 +11,7 @@ use super::status::{plain, with_head};
 use super::terminal::{print_as, text_or, width};
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::text::age;
+use crate::text::short;
 use crate::tree::{Happened, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
 
@@ -94,7 +94,9 @@ impl History {
     /// The text for people.
     fn to_text(&self, width: Option<usize>) -> String {
         let rows = self.generations.iter().map(|kept| {
-            let superseded = kept.superseded_at.map(|at| format!("{} ago", age(at)));
+            let superseded = kept
+                .superseded_at
+                .map(|at| format!("{} ago", short(at.age())));
             [
                 if kept.is_current { "*" } else { "" }.to_string(),
                 kept.generation.to_string(),

@@ -1,17 +1,18 @@
 //! `show`: all that is known of one drop.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::status::plain;
 use super::terminal::{print_as, text_or};
-use super::waiting::{DaemonSays, waiting_drop};
+use super::waiting::{DaemonSays, waiting};
 use crate::settings::Settings;
-use crate::spool::{Outcome, Place, SpoolView, Waiting};
+use crate::spool::{Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
-use crate::text::age;
+use crate::text::short;
 use crate::tree::{Happened, Tree};
 use crate::words::{Moment, Target};
 
@@ -48,7 +49,7 @@ struct KnownDrop {
     drop: String,
     daemon: DaemonSays,
     /// Where it is in the spool.
-    places: Vec<Place>,
+    places: Vec<PathBuf>,
     /// Missing where the drop has an outcome.
     waiting: Option<Waiting>,
     outcome: Option<Outcome>,
@@ -60,12 +61,9 @@ struct KnownDrop {
 
 impl KnownDrop {
     fn read(settings: &Settings, spool: &SpoolView, drop: String) -> anyhow::Result<Self> {
-        let (daemon, waiting) = waiting_drop(spool, &drop)?;
-        let mut places = spool.places(&drop)?;
-        let manifest = places
-            .iter_mut()
-            .rev()
-            .find_map(|place| place.manifest.take());
+        let (daemon, mut waiting, _) = waiting(spool, Some(&drop))?;
+        let waiting = waiting.pop();
+        let (places, manifest) = spool.places(&drop)?;
         let outcome = match spool.outcome(&drop).ok().flatten() {
             None => spool.kept_outcome(&drop)?,
             outcome => outcome,
@@ -99,9 +97,9 @@ impl KnownDrop {
             let value = value.trim_end().replace('\n', "\n            ");
             let _ = writeln!(text, "{name:>10}: {value}");
         };
-        let ago = |at: Moment| format!("{} ({} ago)", at.to_seconds(), age(at));
+        let ago = |at: Moment| format!("{} ({} ago)", at.to_seconds(), short(at.age()));
         for place in &self.places {
-            line("Place", &plain(&place.path.to_string_lossy()));
+            line("Place", &plain(&place.to_string_lossy()));
         }
         if let Some(waiting) = &self.waiting {
             line("Target", &text_or(waiting.target.as_ref(), "not known yet"));

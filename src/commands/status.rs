@@ -11,10 +11,10 @@ use super::terminal::{print_as, text_or, width};
 use super::waiting::{DaemonSays, waiting};
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{DraftLeft, Outcome, SpoolView, Waiting};
+use crate::spool::{Outcome, SpoolView, Waiting};
 use crate::sys::try_map;
-use crate::text::{age, counted, cut, quoted, table};
-use crate::tree::{DiskUse, Head, Tree};
+use crate::text::{counted, quoted, short, table};
+use crate::tree::{Head, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target, TargetPattern};
 
 /// How many targets one thread reads.
@@ -60,7 +60,7 @@ struct Status {
     /// Of those there are so many.
     rejected_count: usize,
     /// What was begun and not handed over, the oldest first.
-    drafts: Vec<DraftLeft>,
+    drafts: Vec<Waiting>,
     /// What this user may not see.
     unseen: Vec<&'static str>,
 }
@@ -75,6 +75,13 @@ struct TargetStatus {
     /// Of all generations; only where some targets are asked for: each file is looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<DiskUse>,
+}
+
+/// Room on the disk, in bytes: of what only one generation has, and of what several share.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct DiskUse {
+    own: u64,
+    shared: u64,
 }
 
 /// What is shown of a record.
@@ -111,7 +118,7 @@ impl Status {
             Some(_) => spool.rejected(most, Some(&is_meant_outcome))?,
             None => spool.rejected(most, None)?,
         };
-        let (daemon, mut waiting, others_waiting) = waiting(&spool)?;
+        let (daemon, mut waiting, others_waiting) = waiting(&spool, None)?;
         waiting.retain(|drop| is_meant(drop.target.as_ref()));
         let drafts = match only {
             Some(_) => Vec::new(),
@@ -146,7 +153,7 @@ impl Status {
                     plain(&drop.drop),
                     text_or(drop.target.as_ref(), "-"),
                     drop.importer.name.clone(),
-                    age(drop.since),
+                    short(drop.since.age()),
                     first_line(&drop.why),
                 ]
             });
@@ -165,7 +172,7 @@ impl Status {
                     plain(&outcome.drop),
                     text_or(outcome.target.as_ref(), "-"),
                     outcome.importer.name.clone(),
-                    age(outcome.finished_at),
+                    short(outcome.finished_at.age()),
                     format!("{}: {}", text_or(outcome.reason, ""), first_line(detail)),
                 ]
             });
@@ -177,7 +184,7 @@ impl Status {
             let shown = self.drafts.iter().take(MAX_SHOWN);
             let rows = shown.map(|draft| {
                 let importer = draft.importer.name.clone();
-                [plain(&draft.name), importer, age(draft.since)]
+                [plain(&draft.drop), importer, short(draft.since.age())]
             });
             text += "\n";
             text += &with_head(
@@ -206,7 +213,7 @@ impl Status {
                 status.target.to_string(),
                 status.generation.to_string(),
                 text_or(version, "?"),
-                text_or(head.map(|head| age(head.published_at)), "?"),
+                text_or(head.map(|head| short(head.published_at.age())), "?"),
                 text_or(head.map(|head| ByteSize(head.bytes)), "?"),
             ]
         });
@@ -268,11 +275,7 @@ pub(super) fn with_head<const N: usize>(
     let rows: Vec<_> = std::iter::once(head.map(String::from))
         .chain(rows)
         .collect();
-    let text = table(&rows, width, least);
-    // Where not even the least fits, the lines are cut.
-    let Some(width) = width else { return text };
-    let lines: Vec<_> = text.lines().map(|line| cut(line, width)).collect();
-    lines.join("\n") + "\n"
+    table(&rows, width, least)
 }
 
 /// A name from outside, as it is where that moves no cursor.
@@ -307,6 +310,7 @@ fn target_status(
     };
     let head = tree.head(&target, &generation)?.map(shown);
     let disk = with_disk.then(|| tree.disk_use(&target)).transpose()?;
+    let disk = disk.map(|(own, shared)| DiskUse { own, shared });
     Ok(Some(TargetStatus {
         target,
         generation,

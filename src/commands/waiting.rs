@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spool::{Asked, SpoolView, Waiting};
+use crate::spool::{SpoolView, Waiting};
 use crate::sys::{Failure, Importer};
 
 /// Whether there is a daemon that says why drops wait.
@@ -25,35 +25,23 @@ impl DaemonSays {
     }
 }
 
-/// Every drop without an outcome that this user may see, and how many others there are.
-pub(super) fn waiting(spool: &SpoolView) -> Result<(DaemonSays, Vec<Waiting>, usize), Failure> {
-    let says = match spool.ask(None) {
-        Asked::Answered(answer) => {
-            let waiting = answer.waiting.into_iter().map(named).collect();
-            return Ok((DaemonSays::Running, waiting, answer.others));
-        }
-        Asked::Absent => DaemonSays::NotRunning,
-        Asked::Silent => DaemonSays::NoAnswer,
-    };
-    Ok((says, spool.waiting()?, 0))
-}
-
-/// The drop of this claim name, if it has no outcome.
-pub(super) fn waiting_drop(
+/// Every drop without an outcome that this user may see, or the one of this claim name; and how many
+/// others there are.
+pub(super) fn waiting(
     spool: &SpoolView,
-    drop: &str,
-) -> Result<(DaemonSays, Option<Waiting>), Failure> {
-    let says = match spool.ask(Some(drop)) {
-        Asked::Answered(answer) => {
-            let waiting = answer.waiting.into_iter().next().map(named);
-            return Ok((DaemonSays::Running, waiting));
+    only: Option<&str>,
+) -> Result<(DaemonSays, Vec<Waiting>, usize), Failure> {
+    let says = match spool.ask(only) {
+        Ok(Some((waiting, others))) => {
+            let waiting = waiting.into_iter().map(named).collect();
+            return Ok((DaemonSays::Running, waiting, others));
         }
-        Asked::Absent => DaemonSays::NotRunning,
-        Asked::Silent => DaemonSays::NoAnswer,
+        Ok(None) => DaemonSays::NotRunning,
+        Err(_) => DaemonSays::NoAnswer,
     };
     let mut waiting = spool.waiting()?;
-    waiting.retain(|waiting| waiting.drop == drop);
-    Ok((says, waiting.pop()))
+    waiting.retain(|waiting| only.is_none_or(|only| waiting.drop == only));
+    Ok((says, waiting, 0))
 }
 
 /// The daemon tells numbers: to look up a name may take long.

@@ -11,7 +11,7 @@ mod listing;
 mod reading;
 
 pub(crate) use copy::Base;
-pub(crate) use entry::{Content, Entry};
+pub(crate) use entry::Content;
 pub use listing::{FileMark, Listing};
 pub(crate) use reading::hash_file;
 
@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use bytesize::ByteSize;
 use rustix::io::Errno;
 
-use self::entry::check_links;
+use self::entry::{Entry, check_links};
 use crate::fault::{Fault, reject};
 use crate::settings::Limits;
 use crate::sys::{Dir, Failure, Kind, Ownership, Stat};

@@ -11,11 +11,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::publisher::Inquiry;
 use crate::spool::Waiting;
 
 /// So many are answered at a time; others wait for one of them.
@@ -36,6 +35,9 @@ const MAX_QUESTION: u64 = 1 << 10;
 /// So many drops are written at a time: in between others have their turn.
 const TOGETHER: usize = 64;
 
+/// Asks the publisher.
+type Inquiry = mpsc::Sender<oneshot::Sender<Vec<Waiting>>>;
+
 /// What the publisher has said last.
 struct Answers {
     inquiry: Inquiry,
@@ -55,7 +57,7 @@ pub(crate) async fn answer_questions(socket: OwnedFd, inquiry: Inquiry) -> anyho
     let mut asking = JoinSet::new();
     loop {
         tokio::select! {
-            () = answers.inquiry.ended() => return Ok(()),
+            () = answers.inquiry.closed() => return Ok(()),
             Some(_) = asking.join_next() => {}
             accepted = listener.accept(), if asking.len() < MAX_ASKING => match accepted {
                 Ok((stream, _)) => {
@@ -113,7 +115,9 @@ impl Answers {
         {
             return Some(Arc::clone(waiting));
         }
-        let waiting = Arc::new(self.inquiry.ask().await?);
+        let (reply, answer) = oneshot::channel();
+        self.inquiry.send(reply).await.ok()?;
+        let waiting = Arc::new(answer.await.ok()?);
         *last = Some((Instant::now(), Arc::clone(&waiting)));
         Some(waiting)
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::decision::{Decided, Decision, Postponed, Request};
 use super::looks::Next;
+use super::orders::find_old;
 use super::queue::MAX_LISTED;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
@@ -223,10 +224,11 @@ impl Request<'_> {
             return Ok(Found::Done(done));
         }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
+        let tree = self.shop.staging.tree();
         if !matches!(self.manifest.action, Action::Withdraw(_)) {
             self.check_place()?;
         }
-        let current = self.shop.staging.tree().current(&self.manifest.target)?;
+        let current = tree.current(&self.manifest.target)?;
         let wanted = match &self.manifest.action {
             Action::Publish => {
                 let limits = &self.shop.settings.limits;
@@ -242,7 +244,9 @@ impl Request<'_> {
             Action::Withdraw(generation) => {
                 spool.check_no_image(claimed)?;
                 match generation {
-                    Some(generation) => Wanted::Without(self.find_old(generation)?),
+                    Some(generation) => {
+                        Wanted::Without(find_old(tree, &self.manifest.target, generation)?)
+                    }
                     None => Wanted::Nothing,
                 }
             }

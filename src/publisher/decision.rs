@@ -155,7 +155,7 @@ impl Request<'_> {
         } else {
             let kept = tree.names(target)?.unwrap_or_default();
             let removal = tree.removal_by(target, claim)?;
-            removal.filter(|removal| !removal.from.iter().any(|name| kept.contains(name)))
+            removal.filter(|it| !it.from.iter().any(|name| kept.contains(name)))
         };
         Ok(done.and_then(|done| {
             let image = done.image?;

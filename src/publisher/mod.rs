@@ -35,7 +35,7 @@ mod steps;
 mod troubles;
 mod workshop;
 
-pub(crate) use report::{Activity, Inquiry, News, Report};
+pub(crate) use report::{Activity, News, Report};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,11 +168,8 @@ impl Publisher {
                     }
                 }
                 () = self.scanner.changed() => self.scanner.is_wanted = true,
-                // After the work: who asks again and again is served in between.
-                Some(reply) = self.report.asked() => {
-                    // Who has asked may have gone.
-                    let _ = reply.send(self.overview());
-                }
+                // After the work: who asks again and again is served in between, and may have gone.
+                Some(reply) = self.report.asked() => drop(reply.send(overview(&self))),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -258,15 +255,10 @@ impl Publisher {
     /// Hands a drop of the user `owner` for `target` to a heavy lane, which the queue counts as taken
     /// already.
     fn begin_heavy(&mut self, heavy: Heavy, target: Target, owner: u32) {
-        let progress = Arc::new(Progress::part_of(&self.shop.progress));
-        self.report.begin(&target, &progress, &self.shop.progress);
-        let work = move |shop: &Workshop| {
-            let shop = Workshop {
-                progress,
-                ..shop.clone()
-            };
-            (shop.begin_heavy(heavy, &target), target, owner)
-        };
+        let shop = self
+            .shop
+            .telling(self.report.begin(&target, &self.shop.progress));
+        let work = move |_: &Workshop| (shop.begin_heavy(heavy, &target), target, owner);
         self.begin(Some(work), Done::BegunHeavy);
     }
 
@@ -329,9 +321,8 @@ impl Publisher {
                 self.troubles.is_over(Troubles::SPOOL);
                 let looks_again = self.queue.take_found(scan.found, &scan.known);
                 self.scanner.is_wanted |= looks_again;
-                let doing = &mut self.report.doing;
-                doing.scans += 1;
-                doing.oldest = self.queue.oldest();
+                self.report.doing.scans += 1;
+                self.report.doing.oldest = self.queue.oldest();
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
                 return Err(failure.into());
@@ -428,15 +419,6 @@ impl Publisher {
         self.queue.postpone(seen, line);
     }
 
-    /// What waits, and for what.
-    fn overview(&self) -> Vec<Waiting> {
-        let mut overview = self.queue.overview(&self.troubles);
-        self.report
-            .tell_works(&mut overview, |target| self.queue.head(target));
-        self.steps.tell(&mut overview);
-        overview.all()
-    }
-
     /// When there will be something to begin even if nothing happens. What can't be begun yet has
     /// no say in it: it would wake the task again and again.
     fn wake_up(&self, fed_until: Option<Instant>) -> Instant {
@@ -454,6 +436,15 @@ impl Publisher {
         let waits = is_pending || self.steps.held() > 0;
         self.work.is_empty() && self.steps.is_idle() && !waits
     }
+}
+
+/// What waits, and for what.
+fn overview(publisher: &Publisher) -> Vec<Waiting> {
+    let Publisher { queue, report, .. } = publisher;
+    let mut overview = queue.overview(&publisher.troubles);
+    report.tell_works(&mut overview, |target| queue.head(target));
+    publisher.steps.tell(&mut overview);
+    overview.all()
 }
 
 /// # Errors

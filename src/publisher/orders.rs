@@ -2,10 +2,11 @@
 
 use super::decision::{Decision, Request, origin, published};
 use crate::fault::{Fault, reject};
-use crate::image::Image;
+use crate::image::{Image, Listing};
 use crate::spool::Replaces;
-use crate::tree::{Change, Current, Generation, Record, Tree};
-use crate::words::{GenerationHint, Reason, Target};
+use crate::sys::Progress;
+use crate::tree::{Change, Current, Generation, Head, Record, Tree};
+use crate::words::{GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
     fn tree(&self) -> &Tree {
@@ -52,9 +53,7 @@ impl Request<'_> {
         to: Option<&GenerationHint>,
     ) -> Result<(Generation, Box<Record>), Fault> {
         let (tree, target) = (self.tree(), &self.manifest.target);
-        if tree.pointed(target)?.is_none() && tree.names(target)?.is_none() {
-            return Err(unknown_target(target));
-        }
+        check_known(tree, target)?;
         let name = match to {
             Some(to) => tree.find(target, to)?,
             None => tree.find_replaced(target)?,
@@ -85,7 +84,7 @@ impl Request<'_> {
             }
             Current::Generation(current) => Change::Replace(current.name),
             Current::Nothing => Change::Make,
-            Current::Plain(_) => return Err(self.occupied()),
+            Current::Plain(_) => return Err(occupied(&self.manifest.target)),
         };
         let image = Image::read(kept.dir, record.head.owner_now(Some(staging.ownership())))?;
         let digest = &record.head.digest;
@@ -105,7 +104,7 @@ impl Request<'_> {
         let target = &self.manifest.target;
         let generation = match current {
             Current::Generation(generation) => generation,
-            Current::Plain(_) => return Err(self.occupied()),
+            Current::Plain(_) => return Err(occupied(&self.manifest.target)),
             Current::Nothing => return Err(unknown_target(target)),
         };
         let lost = match &generation.record {
@@ -113,9 +112,7 @@ impl Request<'_> {
             // The record is lost: what is there will be what is known of the generation.
             None => {
                 let listing = Image::read(generation.dir, None)?.hash(&self.shop.progress)?;
-                let mut record = Record::new(target, listing, &[], None, None);
-                record.head.generation = generation.name;
-                Some(record)
+                Some(record_of(target, generation.name, listing))
             }
         };
         let record = generation.record.as_ref().or(lost.as_ref());
@@ -125,46 +122,10 @@ impl Request<'_> {
         Ok(Decision::Change(Box::new(staged)))
     }
 
-    /// The generation, not the current one, that a withdrawal names.
-    pub(super) fn find_old(&self, hint: &GenerationHint) -> Result<Generation, Fault> {
-        let (tree, target) = (self.tree(), &self.manifest.target);
-        let pointed = tree.pointed(target)?;
-        if pointed.is_none() && tree.names(target)?.is_none() {
-            return Err(unknown_target(target));
-        }
-        let name = tree.find(target, hint)?;
-        if pointed.as_ref() == Some(&name) {
-            let detail = format!(
-                "{name} is current; expected an older generation: go back to another one first, \
-                 publish the image again, or withdraw the target"
-            );
-            return Err(reject(Reason::Conflict, detail));
-        }
-        let found = tree.generation(target, name.clone())?;
-        let gone = || {
-            let detail = format!("{target} keeps no generation {name}; expected one that is kept");
-            reject(Reason::UnknownGeneration, detail)
-        };
-        found.ok_or_else(gone)
-    }
-
     /// Removes a generation that isn't current, whatever state it is in.
     pub(super) fn withdraw_one(&self, generation: Generation) -> Result<Decision, Fault> {
         let (staging, target) = (&self.shop.staging, &self.manifest.target);
-        let head = match generation.record {
-            Some(record) => record.head,
-            // What is left of it is what will be known of it.
-            None => {
-                let image = Image::read(generation.dir, None);
-                let listing = match image.and_then(|image| image.hash(&self.shop.progress)) {
-                    Err(Fault::Interrupted) => return Err(Fault::Interrupted),
-                    listing => listing.unwrap_or_default(),
-                };
-                let mut record = Record::new(target, listing, &[], None, None);
-                record.head.generation = generation.name;
-                record.head
-            }
-        };
+        let head = head_of(generation, target, &self.shop.progress)?;
         // A crash may have come between the line of the history and the removal.
         let is_told = self
             .tree()
@@ -173,18 +134,66 @@ impl Request<'_> {
         let staged = staging.stage_removal(head, origin(self.claimed), is_told);
         Ok(Decision::Change(Box::new(staged)))
     }
+}
 
-    fn occupied(&self) -> Fault {
-        let target = &self.manifest.target;
-        let detail =
-            format!("{target} is a folder that the daemon did not make; expected its own link");
-        reject(Reason::TargetOccupied, detail)
+/// The generation of `target`, not the current one, that a withdrawal names.
+pub(super) fn find_old(
+    tree: &Tree,
+    target: &Target,
+    hint: &GenerationHint,
+) -> Result<Generation, Fault> {
+    check_known(tree, target)?;
+    let name = tree.find(target, hint)?;
+    if tree.pointed(target)?.as_ref() == Some(&name) {
+        let detail = format!(
+            "{name} is current; expected an older generation: go back to another one first, \
+             publish the image again, or withdraw the target"
+        );
+        return Err(reject(Reason::Conflict, detail));
     }
+    let found = tree.generation(target, name.clone())?;
+    let gone = || {
+        let detail = format!("{target} keeps no generation {name}; expected one that is kept");
+        reject(Reason::UnknownGeneration, detail)
+    };
+    found.ok_or_else(gone)
+}
+
+/// What is known of a generation. Where its record is lost that is what is left of it.
+fn head_of(generation: Generation, target: &Target, progress: &Progress) -> Result<Head, Fault> {
+    if let Some(record) = generation.record {
+        return Ok(record.head);
+    }
+    let image = Image::read(generation.dir, None);
+    let listing = match image.and_then(|image| image.hash(progress)) {
+        Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+        listing => listing.unwrap_or_default(),
+    };
+    Ok(record_of(target, generation.name, listing).head)
+}
+
+/// What stands for the lost record of a generation.
+fn record_of(target: &Target, name: GenerationName, listing: Listing) -> Record {
+    let mut record = Record::new(target, listing, &[], None, None);
+    record.head.generation = name;
+    record
 }
 
 pub(super) fn conflict(current: &str, replaces: &Replaces) -> Fault {
     let detail = format!("{current} is current; the drop replaces {replaces}");
     reject(Reason::Conflict, detail)
+}
+
+fn occupied(target: &Target) -> Fault {
+    let detail =
+        format!("{target} is a folder that the daemon did not make; expected its own link");
+    reject(Reason::TargetOccupied, detail)
+}
+
+/// Whether the tree has anything of a target.
+fn check_known(tree: &Tree, target: &Target) -> Result<(), Fault> {
+    let is_known = tree.pointed(target)?.is_some() || tree.names(target)?.is_some();
+    is_known.then_some(()).ok_or_else(|| unknown_target(target))
 }
 
 fn unknown_target(target: &Target) -> Fault {

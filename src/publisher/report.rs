@@ -164,24 +164,6 @@ impl Default for Inquiries {
     }
 }
 
-/// Asks the publisher which drops are on their way, and what each waits for.
-#[derive(Debug)]
-pub(crate) struct Inquiry(mpsc::Sender<Reply>);
-
-impl Inquiry {
-    /// `None` when the publisher has ended.
-    pub(crate) async fn ask(&self) -> Option<Vec<Waiting>> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(reply).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Waits until the publisher has ended.
-    pub(crate) async fn ended(&self) {
-        self.0.closed().await;
-    }
-}
-
 impl Report {
     /// One more listener. It hears of whatever is told from now on, in order, until the publisher
     /// ends.
@@ -191,9 +173,10 @@ impl Report {
         listen
     }
 
-    /// For whoever asks what waits.
-    pub(crate) fn inquiry(&self) -> Inquiry {
-        Inquiry(self.inquiries.ask.clone())
+    /// For whoever asks which drops are on their way, and what each waits for: what is sent there is
+    /// answered. It is closed when the publisher has ended.
+    pub(crate) fn inquiry(&self) -> mpsc::Sender<oneshot::Sender<Vec<Waiting>>> {
+        self.inquiries.ask.clone()
     }
 
     /// Waits until somebody asks.
@@ -201,10 +184,12 @@ impl Report {
         self.inquiries.asked.recv().await
     }
 
-    /// Work on a large image begins, a part of all work on those.
-    pub(super) fn begin(&mut self, target: &Target, part: &Arc<Progress>, all: &Progress) {
+    /// Work on a large image begins. Returns what is to tell how far that comes, a part of `all`.
+    pub(super) fn begin(&mut self, target: &Target, all: &Arc<Progress>) -> Arc<Progress> {
         self.doing.begin(target, all);
-        self.works.insert(target.clone(), Arc::clone(part));
+        let part = Arc::new(Progress::part_of(all));
+        self.works.insert(target.clone(), Arc::clone(&part));
+        part
     }
 
     /// Work on a large image has ended.

@@ -33,7 +33,7 @@ pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
 pub(crate) use scan::Scan;
-pub(crate) use view::{Asked, DraftLeft, Place, SpoolView};
+pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
 pub(crate) use watch::Watch;
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::manifest::{MANIFEST, MAX_SIZE};
 use super::names::parse_place;
@@ -29,39 +29,12 @@ pub(crate) struct SpoolView {
     root: Dir,
 }
 
-/// A name in `incoming/` that begins with a dot: a drop that nobody has handed over.
-#[derive(Debug, Serialize)]
-pub(crate) struct DraftLeft {
-    pub name: String,
-    pub importer: Importer,
-    pub since: Moment,
-}
-
 /// What the daemon says of the drops on their way.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Answer {
-    pub waiting: Vec<Waiting>,
+#[derive(Deserialize)]
+struct Answer {
+    waiting: Vec<Waiting>,
     /// So many more are not for this user to see.
-    pub others: usize,
-}
-
-/// What became of a question to the daemon.
-#[derive(Debug)]
-pub(crate) enum Asked {
-    Answered(Answer),
-    /// Nobody listens: no daemon runs on this spool.
-    Absent,
-    /// Somebody listens, and doesn't answer.
-    Silent,
-}
-
-/// Where a drop, or what is left of it, is in the spool.
-#[derive(Debug, Serialize)]
-pub(crate) struct Place {
-    /// From the spool's root.
-    pub path: PathBuf,
-    #[serde(skip)]
-    pub manifest: Option<String>,
+    others: usize,
 }
 
 impl SpoolView {
@@ -72,27 +45,27 @@ impl SpoolView {
         Dir::enter(path).map(|root| Self { root })
     }
 
-    /// Asks the daemon of the drops on their way, or of one, by its claim name.
-    pub(crate) fn ask(&self, drop: Option<&str>) -> Asked {
-        match self.root.connect(SOCKET) {
-            Ok(None) => return Asked::Absent,
-            Ok(Some(mut stream)) => {
-                let mut answer = Vec::new();
-                let mut asked = || {
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    writeln!(stream, "{}", drop.unwrap_or_default())?;
-                    stream.read_to_end(&mut answer)
-                };
-                if asked().is_ok()
-                    && let Ok(answer) = serde_json::from_slice(&answer)
-                {
-                    return Asked::Answered(answer);
-                }
-            }
-            Err(_) => {}
-        }
-        Asked::Silent
+    /// Asks the daemon of the drops on their way, or of one, by its claim name: those that this user
+    /// may see, and how many others there are. `None` where nobody listens: no daemon runs here.
+    ///
+    /// # Errors
+    /// When somebody listens, and doesn't answer.
+    pub(crate) fn ask(&self, drop: Option<&str>) -> Result<Option<(Vec<Waiting>, usize)>, Failure> {
+        let Some(mut stream) = self.root.connect(SOCKET)? else {
+            return Ok(None);
+        };
+        let mut ask = || {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            writeln!(stream, "{}", drop.unwrap_or_default())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(serde_json::from_slice::<Answer>(&answer)?)
+        };
+        let answer = ask().map_err(|error: std::io::Error| {
+            Failure::new("asking the daemon at", self.root.path().join(SOCKET), error)
+        })?;
+        Ok(Some((answer.waiting, answer.others)))
     }
 
     /// Drops that were claimed, then those that are complete or still written, as the folders show
@@ -123,13 +96,16 @@ impl SpoolView {
     }
 
     /// What was begun in `incoming/` and has not been handed over, the oldest first.
-    pub(crate) fn drafts(&self) -> Result<Vec<DraftLeft>, Failure> {
+    pub(crate) fn drafts(&self) -> Result<Vec<Waiting>, Failure> {
         let mut drafts = Vec::new();
-        self.look(INCOMING, true, |name, importer, since, _| {
-            drafts.push(DraftLeft {
-                name: name.to_string_lossy().to_string(),
+        self.look(INCOMING, true, |name, importer, since, why| {
+            drafts.push(Waiting {
+                drop: name.to_string_lossy().to_string(),
+                target: None,
                 importer,
                 since,
+                state: WaitState::Draft,
+                why,
             });
         })?;
         drafts.sort_by_key(|draft| draft.since);
@@ -250,10 +226,10 @@ impl SpoolView {
         Ok(found)
     }
 
-    /// Where a drop is: in `incoming/`, `processing/` or `rejected/`, with its manifest as it stands
-    /// where this user may read that. Several drops may have had one name.
-    pub(crate) fn places(&self, drop: &str) -> Result<Vec<Place>, Failure> {
-        let mut places = Vec::new();
+    /// Where a drop is: in `incoming/`, `processing/` or `rejected/`, from the spool's root; and its
+    /// manifest as it stands where this user may read that. Several drops may have had one name.
+    pub(crate) fn places(&self, drop: &str) -> Result<(Vec<PathBuf>, Option<String>), Failure> {
+        let (mut places, mut found) = (Vec::new(), None);
         for folder in [INCOMING, PROCESSING, REJECTED] {
             // A drop of one's own is there also for whoever may not list all.
             let Ok(Some(dir)) = self.root.dir_to_enter(folder) else {
@@ -280,13 +256,12 @@ impl SpoolView {
                 }
                 let manifest = dir.read(Path::new(&name).join(MANIFEST), MAX_SIZE);
                 let manifest = manifest.ok().flatten();
-                places.push(Place {
-                    path: Path::new(folder).join(&name),
-                    manifest: manifest.map(|it| String::from_utf8_lossy(&it).to_string()),
-                });
+                // The drop that is on its way comes before one that was rejected.
+                found = found.or(manifest.map(|it| String::from_utf8_lossy(&it).to_string()));
+                places.push(Path::new(folder).join(&name));
             }
         }
-        Ok(places)
+        Ok((places, found))
     }
 
     /// The file that the outcome of a drop is written to.

@@ -35,6 +35,8 @@ pub(crate) struct Waiting {
 )]
 #[strum(serialize_all = "kebab-case")]
 pub(crate) enum WaitState {
+    /// Nobody has handed it over: its name in `incoming/` begins with a dot.
+    Draft,
     /// It is in `incoming/`, and nobody is there who would look into it.
     Incoming,
     /// It is in `processing/`, as a daemon that has ended has left it.

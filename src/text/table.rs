@@ -6,15 +6,8 @@ use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::words::Moment;
-
 /// Between two columns.
 const GAP: &str = "  ";
-
-/// How long ago `since` was, as [`short`].
-pub(crate) fn age(since: Moment) -> String {
-    short(since.age())
-}
 
 /// A duration in its two largest units, down to seconds: `3h20m`.
 pub(crate) fn short(duration: Duration) -> String {
@@ -42,7 +35,7 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
 }
 
 /// Rows of cells, each column as wide as its widest cell. The rows fit into `width` where that can be:
-/// columns become narrower, but none than its `least`, and what is cut ends in `…`.
+/// columns become narrower, down to their `least`, and what is cut ends in `…`.
 pub(crate) fn table<const N: usize>(
     rows: &[[String; N]],
     width: Option<usize>,
@@ -71,14 +64,16 @@ pub(crate) fn table<const N: usize>(
             line.push_str(&cell);
             line.extend(std::iter::repeat_n(' ', width - cell.width()));
         }
-        text.push_str(line.trim_end());
+        // Where not even the least fits, lines are cut.
+        let line = line.trim_end();
+        text.push_str(&width.map_or(line.into(), |width| cut(line, width)));
         text.push('\n');
     }
     text
 }
 
 /// A text that is no wider than so many columns of a terminal.
-pub(crate) fn cut(text: &str, width: usize) -> Cow<'_, str> {
+fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.width() <= width {
         return text.into();
     }
@@ -112,17 +107,16 @@ mod tests {
         assert_eq!(fitted(21), "a2345678  b23  c2345\nä2345678       界界界\n");
         assert_eq!(fitted(17), "a2345…  b23  c23…\nä2345…       界…\n");
         // Less than what is least is not possible.
-        assert_eq!(fitted(1), "a23…  b23  c…\nä23…       …\n");
+        assert_eq!(fitted(12), "a23…  b23  …\nä23…       …\n");
     }
 
     #[test]
     fn an_age_has_two_units() {
-        let ago = |seconds| age(Moment::now().earlier(Duration::from_secs(seconds)));
-        // Half a minute is left until the next one.
+        let ago = |seconds| short(Duration::from_secs(seconds));
         assert_eq!(ago(3 * 3_600 + 20 * 60 + 30), "3h20m");
         assert_eq!(ago(26 * 3_600 + 30 * 60), "1d2h");
         assert_eq!(ago(400 * 86_400 + 1_800), "400d");
-        assert_eq!(age(Moment::now().later(Duration::from_secs(3_600))), "0s");
+        assert_eq!((ago(0), ago(60)), ("0s".into(), "1m".into()));
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub(crate) use record::Origin;
 pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
-pub(crate) use usage::DiskUse;
 pub(crate) use vacuum::Vacuum;
 pub(crate) use verification::{Verification, Verified};
 

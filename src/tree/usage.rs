@@ -4,28 +4,18 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use super::Tree;
 use crate::sys::{Dir, Failure, Kind};
 use crate::words::Target;
 
-/// Room on the disk, in bytes, as du(1) counts it: holes take none, and a file of several names counts
-/// once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct DiskUse {
-    /// What only one of the target's generations takes.
-    pub own: u64,
-    /// Of files that several of them have.
-    pub shared: u64,
-}
-
 impl Tree {
-    /// What all generations of `target` take. Each of their files is looked at.
-    pub(crate) fn disk_use(&self, target: &Target) -> Result<DiskUse, Failure> {
-        let mut used = DiskUse::default();
+    /// Room on the disk, in bytes, as du(1) counts it: holes take none, and a file of several names
+    /// counts once. First what only one of the generations of `target` has, then what several of
+    /// them share. Each of their files is looked at.
+    pub(crate) fn disk_use(&self, target: &Target) -> Result<(u64, u64), Failure> {
+        let (mut own, mut shared) = (0, 0);
         let Some(top) = self.generations(target)? else {
-            return Ok(used);
+            return Ok((own, shared));
         };
         let mut files = HashMap::<_, (u64, u32)>::new();
         let mut folders = vec![PathBuf::new()];
@@ -39,7 +29,7 @@ impl Tree {
                 let Some(folder) = &opened else { continue };
                 folder
             };
-            used.own += folder.stat_self()?.allocated;
+            own += folder.stat_self()?.allocated;
             for (name, kind) in listed(folder)? {
                 if kind == Kind::Dir {
                     folders.push(path.join(name));
@@ -49,14 +39,10 @@ impl Tree {
             }
         }
         for (allocated, count) in files.into_values() {
-            let sum = if count > 1 {
-                &mut used.shared
-            } else {
-                &mut used.own
-            };
+            let sum = if count > 1 { &mut shared } else { &mut own };
             *sum += allocated;
         }
-        Ok(used)
+        Ok((own, shared))
     }
 }
 
