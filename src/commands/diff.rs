@@ -1,5 +1,6 @@
 //! `diff`: what differs between two generations of a target, as their records tell.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -166,15 +167,15 @@ impl Diff {
         let count = |kind| self.changes.iter().filter(|it| it.kind == kind).count();
         let [added, changed, removed] = [Kind::Added, Kind::Changed, Kind::Removed].map(count);
         let (before, after) = (self.from.bytes, self.to.bytes);
-        let grown = if after < before {
-            format!("{} less", ByteSize(before - after))
-        } else {
-            format!("{} more", ByteSize(after - before))
+        let grown = match after.cmp(&before) {
+            Ordering::Less => format!("; {} less", ByteSize(before - after)),
+            Ordering::Equal => String::new(),
+            Ordering::Greater => format!("; {} more", ByteSize(after - before)),
         };
         let unchanged = self.unchanged;
         let _ = writeln!(
             text,
-            "\n{added} added, {changed} changed, {removed} removed, {unchanged} unchanged; {grown}"
+            "\n{added} added, {changed} changed, {removed} removed, {unchanged} unchanged{grown}"
         );
         text
     }

@@ -10,7 +10,7 @@ use super::status::plain;
 use super::terminal::{print_as, text_or};
 use super::waiting::{DaemonSays, waiting};
 use crate::settings::Settings;
-use crate::spool::{Outcome, SpoolView, Waiting};
+use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
 use crate::text::short;
 use crate::tree::{Happened, Tree};
@@ -62,8 +62,16 @@ struct KnownDrop {
 impl KnownDrop {
     fn read(settings: &Settings, spool: &SpoolView, drop: String) -> anyhow::Result<Self> {
         let (daemon, mut waiting, _) = waiting(spool, Some(&drop))?;
-        let waiting = waiting.pop();
+        let mut waiting = waiting.pop();
         let (places, manifest) = spool.places(&drop)?;
+        // Nobody has looked into it yet, perhaps because no daemon runs.
+        let read = manifest
+            .as_deref()
+            .and_then(|text| Manifest::parse(text).ok());
+        if let Some(waiting) = &mut waiting {
+            let target = waiting.target.take();
+            waiting.target = target.or(read.map(|manifest| manifest.target));
+        }
         let outcome = match spool.outcome(&drop).ok().flatten() {
             None => spool.kept_outcome(&drop)?,
             outcome => outcome,
@@ -105,9 +113,9 @@ impl KnownDrop {
             line("Target", &text_or(waiting.target.as_ref(), "not known yet"));
             line("Importer", &waiting.importer.name);
             line("Since", &ago(waiting.since));
-            line("State", &waiting.state.to_string());
-            if !waiting.why.is_empty() {
-                line("Why", &waiting.why);
+            match &*waiting.why {
+                "" => line("State", &waiting.state.to_string()),
+                why => line("Why", why),
             }
         }
         if let Some(outcome) = &self.outcome {

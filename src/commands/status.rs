@@ -124,13 +124,6 @@ impl Status {
             Some(_) => Vec::new(),
             None => spool.drafts()?,
         };
-        // What waits is the daemon's to tell, where it does.
-        let mut unseen = spool.unseen()?;
-        let told: &[&str] = match daemon {
-            DaemonSays::Running => &["processing"],
-            _ => &[],
-        };
-        unseen.retain(|folder| !told.contains(folder));
         Ok(Self {
             daemon,
             targets: statuses.into_iter().flatten().collect(),
@@ -139,7 +132,7 @@ impl Status {
             rejected,
             rejected_count,
             drafts,
-            unseen,
+            unseen: spool.unseen()?,
         })
     }
 
@@ -154,11 +147,11 @@ impl Status {
                     text_or(drop.target.as_ref(), "-"),
                     drop.importer.name.clone(),
                     short(drop.since.age()),
-                    first_line(&drop.why),
+                    why(drop),
                 ]
             });
             text += "\n";
-            text += &with_head(head, rows, width, [12, 12, 8, 5, 30]);
+            text += &with_head(head, rows, width, [14, 14, 8, 5, 30]);
         }
         if self.others_waiting > 0 {
             let others = counted(self.others_waiting, "drop");
@@ -177,7 +170,7 @@ impl Status {
                 ]
             });
             text += "\n";
-            text += &with_head(head, rows, width, [12, 12, 8, 5, 30]);
+            text += &with_head(head, rows, width, [14, 14, 8, 5, 30]);
             text += &more(self.rejected_count - self.rejected.len());
         }
         if !self.drafts.is_empty() {
@@ -250,7 +243,7 @@ impl Status {
         if !self.unseen.is_empty() {
             let folders = self.unseen.join(", ");
             notes.push(format!(
-                "not readable for this user: {folders}; root and the daemon's user see all"
+                "not for this user to read: {folders}; of drops only its own are shown"
             ));
         }
         notes
@@ -289,7 +282,17 @@ pub(super) fn plain(name: &str) -> String {
 /// The first line of a text, where nothing moves a cursor.
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
+    // As a bad manifest is explained.
+    let line = line.strip_prefix("error: ").unwrap_or(line);
     line.replace(char::is_control, "\u{fffd}")
+}
+
+/// What a drop waits for; where nobody says, where it is.
+fn why(drop: &Waiting) -> String {
+    match &*drop.why {
+        "" => drop.state.to_string(),
+        why => first_line(why),
+    }
 }
 
 /// The status of one target; `None` where nothing is current.

@@ -11,7 +11,7 @@ use crate::log::MessageId;
 use crate::settings::SwapSettings;
 use crate::spool::{Claimed, WaitState};
 use crate::sys::OpenFiles;
-use crate::text::short;
+use crate::text::short_until;
 use crate::tree::{Lookout, Placed, Staged, Tree, Watched};
 
 /// A held drop is looked at again after this where a file of the current generation was open.
@@ -131,7 +131,7 @@ impl Held {
         let Claimed { name, importer, .. } = &self.decided.claimed;
         let (drop, importer) = (name, &importer.name);
         let period = humantime::format_duration(period);
-        let left = short(self.deadline.saturating_duration_since(Instant::now()));
+        let left = short_until(self.deadline.into_std());
         tracing::info!(
             %message_id, %target, generation, drop, importer,
             "swap held until the current generation is not used for {period}, at the latest in {left}"
@@ -140,13 +140,13 @@ impl Held {
 
     /// What the drop waits for.
     fn tell(&self, overview: &mut Overview) {
-        let left = short(self.deadline.saturating_duration_since(Instant::now()));
+        let left = short_until(self.deadline.into_std());
         let what = if self.is_in_use {
-            "in use by machines"
+            "machines use what it replaces"
         } else {
             "quiet period"
         };
-        let why = format!("{what}, at the latest in {left}");
+        let why = format!("{what}, at most {left}");
         overview.tell(&self.decided.claimed.claim_name, WaitState::Held, why);
     }
 

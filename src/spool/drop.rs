@@ -13,7 +13,7 @@ use super::outcome::Outcome;
 use super::waiting::WaitState;
 use crate::fault::Rejection;
 use crate::sys::{Importer, Stat};
-use crate::text::short;
+use crate::text::{short, short_until};
 use crate::words::{ClaimId, Moment, Target, Verdict};
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
@@ -115,7 +115,7 @@ impl Seen {
     pub(crate) fn why(&self) -> Option<(WaitState, String)> {
         let waits = self.waits.as_ref()?;
         let rejected = waits.overdue.map(|at| {
-            let left = short(at.saturating_duration_since(Instant::now()));
+            let left = short_until(at);
             format!(", rejected in {left}")
         });
         if !waits.lacks.is_empty() {
@@ -123,7 +123,7 @@ impl Seen {
             let why = format!("incomplete: {}{rejected}", waits.lacks);
             return Some((WaitState::Incomplete, why));
         }
-        let left = short(waits.next.saturating_duration_since(Instant::now()));
+        let left = short_until(waits.next);
         let changed = waits
             .changed
             .map(|at| format!("changed {} ago, ", short(at.elapsed())));

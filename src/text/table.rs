@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -24,6 +24,12 @@ pub(crate) fn short(duration: Duration) -> String {
         rest %= unit;
     }
     text
+}
+
+/// As [`short`], of what is left until a time comes: 0 only when it has come.
+pub(crate) fn short_until(deadline: Instant) -> String {
+    let left = deadline.saturating_duration_since(Instant::now());
+    short(left + Duration::from_nanos(999_999_999))
 }
 
 /// `1 target`, `2 targets`.

@@ -35,6 +35,7 @@ mod power;
 mod quiet;
 mod rights;
 mod sameness;
+mod seen;
 mod service;
 mod storm;
 mod supervision;
@@ -67,6 +68,7 @@ fn main() {
         hooks::tests(),
         orders::tests(),
         commands::tests(),
+        seen::tests(),
         changes::tests(),
         sameness::tests(),
         adoption::tests(),

@@ -289,7 +289,7 @@ fn one_target() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         format!(
-            "netboot-publisher: {} is not in the tree; expected one that is\n",
+            "netboot-publisher: no such target: {}\n",
             target("other")
         )
     );

@@ -4,13 +4,14 @@
 //! `world` has a spool, a tree and the daemon between them; `scene` has a spool and a tree in the
 //! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
 //! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog`
-//! disks as a power cut leaves them; `trace` tells which system calls a program made, and in what
-//! order.
+//! disks as a power cut leaves them; `terminal` is one of any width; `trace` tells which system calls
+//! a program made, and in what order.
 
 pub mod blocklog;
 pub mod container;
 pub mod importers;
 pub mod scene;
+pub mod terminal;
 pub mod tftp;
 pub mod trace;
 pub mod world;
