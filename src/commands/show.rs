@@ -12,7 +12,7 @@ use super::waiting::{DaemonSays, waiting};
 use crate::settings::Settings;
 use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
-use crate::text::short;
+use crate::text::{quoted, short};
 use crate::tree::{Happened, Tree};
 use crate::words::{Moment, Target};
 
@@ -29,13 +29,13 @@ pub(super) fn show(settings: &Settings, drop: &str, json: bool) -> anyhow::Resul
     anyhow::ensure!(
         names.len() < 2,
         "{} may be any of {} drops; expected more of its name",
-        plain(drop),
+        quoted(drop),
         names.len()
     );
     let name = names.pop().unwrap_or_else(|| drop.to_string());
     let shown = KnownDrop::read(settings, &spool, name)?;
     if shown.is_nothing() {
-        let kept = humantime::format_duration(settings.spool.keep_outcomes);
+        let kept = short(settings.spool.keep_outcomes);
         anyhow::bail!(
             "no such drop: {}; outcomes are kept for {kept}",
             plain(drop)
@@ -72,9 +72,10 @@ impl KnownDrop {
             let target = waiting.target.take();
             waiting.target = target.or(read.map(|manifest| manifest.target));
         }
-        let outcome = match spool.outcome(&drop).ok().flatten() {
-            None => spool.kept_outcome(&drop)?,
-            outcome => outcome,
+        // What is no name of a file has no outcome either, and some may read none.
+        let outcome = match spool.outcome(&drop) {
+            Ok(Some(outcome)) => Some(outcome),
+            _ => spool.kept_outcome(&drop).ok().flatten(),
         };
         let happened = if outcome.is_none() && waiting.is_none() && places.is_empty() {
             find_in_histories(settings, &drop)?

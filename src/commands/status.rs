@@ -233,7 +233,7 @@ impl Status {
             "OWN",
             "SHARED",
         ];
-        with_head(head, rows, width, [20, 16, 7, 5, 8, 8, 8])
+        with_head(head, rows, width, [18, 15, 7, 5, 7, 7, 6])
     }
 
     /// What else there is to say, a line each.

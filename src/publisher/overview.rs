@@ -61,7 +61,8 @@ impl Overview {
         if let Some((state, why)) = seen.why() {
             self.tell(seen.claim_name(), state, why);
             if let Some(drop) = self.0.get_mut(&**seen.claim_name()) {
-                drop.since = seen.completed;
+                drop.since = seen.last_change();
+                drop.target = seen.aim().cloned();
             }
         }
     }

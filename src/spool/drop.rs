@@ -61,6 +61,8 @@ pub(crate) struct Waits {
     pub(super) lacks: Box<str>,
     /// When something in the drop was changed last, as far as a look has shown.
     pub(super) changed: Option<Instant>,
+    /// What the drop is for, once its manifest is there.
+    pub(super) target: Option<Target>,
 }
 
 /// What makes a further look worth its while: few calls tell.
@@ -132,6 +134,17 @@ impl Seen {
             WaitState::Settling,
             format!("still: {changed}whole in {left}"),
         ))
+    }
+
+    /// What a drop is for that is not whole, as far as is known.
+    pub(crate) fn aim(&self) -> Option<&Target> {
+        self.waits.as_ref()?.target.as_ref()
+    }
+
+    /// When a drop that is not whole was changed last.
+    pub(crate) fn last_change(&self) -> Moment {
+        let changed = self.waits.as_ref().and_then(|waits| waits.changed);
+        changed.map_or(self.completed, |at| Moment::now().earlier(at.elapsed()))
     }
 
     /// Whether what its importer has dropped later has to wait for this drop.
@@ -344,6 +357,7 @@ mod tests {
                 holds_up: false,
                 lacks: "".into(),
                 changed: None,
+                target: None,
             };
             Self {
                 waits: Some(waits),

@@ -21,7 +21,7 @@ use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::text::quoted;
-use crate::words::{Moment, Reason};
+use crate::words::{Moment, Reason, Target};
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
@@ -62,6 +62,8 @@ struct Lack {
     probe: Probe,
     /// A drop that says that it is finished is not waited for.
     is_final: bool,
+    /// What the drop is for, where its manifest is there.
+    target: Option<Target>,
 }
 
 /// A drop that is being looked at.
@@ -127,7 +129,13 @@ impl Looker<'_> {
             Inside::Complete(manifest) if seen.is_finished() => Ok(Some(manifest)),
             Inside::Complete(manifest) => Ok(match self.settle(seen, &open)? {
                 Stage::Whole => Some(manifest),
-                Stage::Waiting => None,
+                Stage::Waiting => {
+                    let target = manifest.ok().map(|manifest| manifest.target);
+                    seen.waits
+                        .iter_mut()
+                        .for_each(|waits| waits.target.clone_from(&target));
+                    None
+                }
                 Stage::Late(rejection) => Some(Err(rejection)),
             }),
             Inside::Lacking(lack) => {
@@ -213,6 +221,7 @@ impl Looker<'_> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::Writer(path),
             is_final: false,
+            target: None,
         };
         let late = self.wait_for(lack, seen, open)?;
         Ok(late.map_or(Stage::Waiting, Stage::Late))
@@ -248,6 +257,7 @@ impl Looker<'_> {
         open.wait(seen, lack.probe, self.pause(), false);
         if let Some(waits) = &mut seen.waits {
             let mut lacks = lack.rejection.detail.split("; expected");
+            waits.target = lack.target;
             waits.lacks = lacks.next().unwrap_or_default().into();
             waits.next = waits.next.min(until);
             waits.overdue = Some(until);
@@ -310,6 +320,7 @@ impl Open<'_> {
             holds_up: false,
             lacks: "".into(),
             changed: None,
+            target: None,
         });
     }
 }
@@ -357,6 +368,7 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
                 rejection: Rejection::new(Reason::Incomplete, detail),
                 probe: Probe::below(dir, Path::new(MANIFEST)),
                 is_final: false,
+                target: None,
             }));
         }
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
@@ -380,6 +392,7 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::below(dir, &in_drop),
             is_final: true,
+            target: Some(manifest.target),
         }));
     }
     Ok(Inside::Complete(Ok(manifest)))

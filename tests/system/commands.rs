@@ -13,7 +13,7 @@ use notify::Watcher as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, output, test, text, wait_for_names,
+    Daemon, Needs, PATIENCE, PROGRAM, World, output, test, text, wait_for_names,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -373,7 +373,7 @@ fn wrong_usage() {
             vec!["status", "amd64/noble"],
             format!(
                 "error: invalid value 'amd64/noble' for '[TARGET]': expected \
-                 arch/subarch/release/purpose, each {rule}\n"
+                 arch/subarch/release/purpose, each {rule}; `*` stands for any part of one\n"
             ),
         ),
         (

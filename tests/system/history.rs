@@ -400,7 +400,7 @@ fn outlives() {
     assert_eq!(of_drop["image"]["bytes"], 3);
     assert_eq!(of_drop["claim"], world.outcome("gone").unwrap()["claim"]);
     let shown = text(&world.run(&["history", TARGET]));
-    for word in ["withdrawn", "removed", &one, "drop `gone`"] {
+    for word in ["withdrawn", "removed", &one, "drop gone"] {
         assert!(shown.contains(word), "{shown}");
     }
     order(&world, "late", ROLLBACK, "rejected unknown-target");

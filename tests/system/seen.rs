@@ -2,12 +2,12 @@
 //! widths and where there is none.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Trial;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::lab::terminal::{errors_on_terminal, on_terminal, steady};
 use crate::lab::world::{
-    Daemon, Needs, PROGRAM, World, manifest, names, output, test, text, until,
+    Daemon, Ended, Needs, PROGRAM, World, manifest, output, test, text, until,
 };
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -25,8 +25,11 @@ const OTHER: &str = "arm64/rpi4/trixie/rescue";
 /// A user that is neither root nor the daemon's.
 const IMPORTER: u32 = 4_711;
 
+/// A drop as `submit` calls it.
+const LONG: &str = "20261122T161500.250000Z-amd64-generic-noble-install-0123456789";
+
 /// Nothing that replaces something is swapped in, and nothing that is written in place is whole.
-const NOTHING_ENDS: &str = "#spool settle = \"1d\"\n#spool incomplete_timeout = \"2d\"\n[limits]\n\
+const NOTHING_ENDS: &str = "#spool incomplete_timeout = \"2d\"\n[limits]\n\
     min_free_space = \"0B\"\n[swap]\nquiet_period = \"1d\"\nmax_delay = \"2d\"\n";
 
 pub fn tests() -> Vec<Trial> {
@@ -83,11 +86,7 @@ fn of_one() -> Vec<Trial> {
             &[],
             diff_shows_what_differs,
         ),
-        test(
-            "history fits the terminal",
-            &[Needs::Root],
-            history_fits,
-        ),
+        test("history fits the terminal", &[Needs::Root], history_fits),
     ]
 }
 
@@ -157,7 +156,10 @@ fn shown(world: &World, columns: Option<u16>, arguments: &[&str]) -> String {
 #[track_caller]
 fn assert_shown(world: &World, columns: Option<u16>, arguments: &[&str], expected: &str) {
     let shown = shown(world, columns, arguments);
-    assert_eq!(shown, expected, "at {columns:?}:\n{shown}instead of\n{expected}");
+    assert_eq!(
+        shown, expected,
+        "at {columns:?}:\n{shown}instead of\n{expected}"
+    );
 }
 
 fn json(world: &World, arguments: &[&str]) -> Value {
@@ -184,7 +186,10 @@ fn wait_for_state(world: &World, drop: &str, state: &str) -> Value {
 /// Five and a half days ago.
 fn long_ago() -> String {
     let ago = SystemTime::now() - Duration::from_secs(5 * 86_400 + 43_200);
-    let seconds = ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let seconds = ago
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     let text = Command::new("date")
         .args(["--utc", "--date", &format!("@{seconds}")])
         .arg("+%Y-%m-%dT%H:%M:%S.000000Z")
@@ -198,7 +203,11 @@ fn set_time(file: &Path, key: &str) {
     let old = fs::read_to_string(file).unwrap();
     let (before, rest) = old.split_once(key).unwrap();
     let (gap, rest) = rest.split_once("20").unwrap();
-    let text = format!("{before}{key}{gap}{}{}", long_ago(), &rest["26-11-22T16:15:00.250000Z".len()..]);
+    let text = format!(
+        "{before}{key}{gap}{}{}",
+        long_ago(),
+        &rest["26-11-22T16:15:00.250000Z".len()..]
+    );
     fs::write(file, text).unwrap();
 }
 
@@ -228,111 +237,649 @@ fn settled(settings: &str) -> (World, [String; 2]) {
 /// As [`settled`], with a daemon and a drop in each state that lasts.
 fn eventful() -> (World, Daemon, [String; 2]) {
     let (world, generations) = settled(NOTHING_ENDS);
+    let settings = fs::read_to_string(&world.config).unwrap();
+    let settings = settings.replace("settle = \"300ms\"", "settle = \"1d\"");
+    fs::write(&world.config, settings).unwrap();
     let daemon = world.daemon();
     world.drop_image("held", TARGET, &[("linux", b"new")]);
     wait_for_state(&world, "held", "held");
-    world.drop_image("next", TARGET, &[("linux", b"newer")]);
-    wait_for_state(&world, "next", "behind");
+    world.drop_image(LONG, TARGET, &[("linux", b"newer")]);
+    wait_for_state(&world, LONG, "behind");
     fs::create_dir(world.incoming("begun")).unwrap();
     wait_for_state(&world, "begun", "incomplete");
-    fs::create_dir_all(world.incoming("written/image")).unwrap();
-    fs::write(world.incoming("written/image/linux"), "x").unwrap();
-    fs::write(world.incoming("written/manifest.toml"), manifest(OTHER)).unwrap();
-    wait_for_state(&world, "written", "settling");
     fs::create_dir(world.incoming(".draft")).unwrap();
     (world, daemon, generations)
 }
 
 fn status_shows_everything() {
     let (world, daemon, [a, b]) = eventful();
-    for columns in [None, Some(160), Some(80)] {
-        println!("{columns:?}\n{}", shown(&world, columns, &["status"]));
-    }
-    let _ = (a, b);
+    let wide = format!(
+        "\
+TARGET                       GENERATION                     VERSION          AGE    SIZE
+amd64/generic/noble/install  {a}  2026-11-22 (GA)  AGE    2.0 KiB
+arm64/rpi4/trixie/rescue     {b}  -                AGE    6 B
+
+WAITING                                                         TARGET                       IMPORTER  SINCE  WHY
+held                                                            amd64/generic/noble/install  root      AGE    quiet period, at most AGE
+{LONG}  amd64/generic/noble/install  root      AGE    behind held
+begun                                                           -                            root      AGE    incomplete: no manifest.toml, rejected in AGE
+
+REJECTED  TARGET                    IMPORTER  AGE    REASON
+empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: the image holds no regular file; expected at least one
+
+NOT HANDED OVER  IMPORTER  AGE
+.draft           root      AGE
+"
+    );
+    assert_shown(&world, None, &["status"], &wide);
+    assert_shown(&world, Some(160), &["status"], &wide);
+    let narrow = format!(
+        "\
+TARGET                      GENERATION              VERSION       AGE    SIZE
+amd64/generic/noble/insta…  {}…  2026-11-22 …  AGE    2.0 KiB
+arm64/rpi4/trixie/rescue    {}…  -             AGE    6 B
+
+WAITING          TARGET          IMPORTER  SINCE  WHY
+held             amd64/generic…  root      AGE    quiet period, at most AGE
+20261122T16150…  amd64/generic…  root      AGE    behind held
+begun            -               root      AGE    incomplete: no manifest.toml,…
+
+REJECTED  TARGET              IMPORTER  AGE    REASON
+empty     arm64/rpi4/trixie…  root      AGE    empty-image: the image holds no …
+
+NOT HANDED OVER  IMPORTER  AGE
+.draft           root      AGE
+",
+        &a[..21],
+        &b[..21]
+    );
+    assert_shown(&world, Some(80), &["status"], &narrow);
     daemon.stop();
-    panic!();
 }
 
 fn status_without_a_daemon() {
     let (world, daemon, _) = eventful();
+    let expected = |note: &str| {
+        format!(
+            "\
+WAITING                                                         TARGET  IMPORTER  SINCE  WHY
+held                                                            -       root      AGE    claimed
+{LONG}  -       root      AGE    incoming
+begun                                                           -       root      AGE    incoming
+
+REJECTED  TARGET                    IMPORTER  AGE    REASON
+empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: the image holds no regular file; expected at least one
+
+NOT HANDED OVER  IMPORTER  AGE
+.draft           root      AGE
+
+{note}
+"
+        )
+    };
+    let below = || {
+        let shown = shown(&world, None, &["status"]);
+        shown.split_once("\n\n").unwrap().1.to_string()
+    };
     daemon.signal(Signal::STOP);
-    println!("{}", shown(&world, None, &["status"]));
+    let note = "the daemon doesn't answer: why drops wait isn't known";
+    assert_eq!(below(), expected(note));
     daemon.signal(Signal::CONT);
     daemon.stop();
-    println!("{}", shown(&world, None, &["status"]));
-    println!("{}", shown(&world, Some(80), &["show", "held"]));
-    panic!();
+    let note = "the daemon isn't running: drops wait until it is";
+    assert_eq!(below(), expected(note));
+    // A daemon that was killed leaves its socket.
+    world.daemon().kill();
+    assert_eq!(below(), expected(note));
 }
 
 fn status_of_some() {
-    let (world, daemon, _) = eventful();
-    for columns in [None, Some(160), Some(80)] {
-        println!("{columns:?}\n{}", shown(&world, columns, &["status", "*/*/noble/*"]));
-    }
+    let (world, daemon, [a, _]) = eventful();
+    let disk = || {
+        let generations = world.published(&format!("{TARGET}@"));
+        let output = output(
+            Command::new("du")
+                .args(["--summarize", "--block-size=1"])
+                .arg(generations),
+        );
+        let bytes = String::from_utf8(output.stdout).unwrap();
+        bytes
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let status = json(&world, &["status", "--json", TARGET]);
+    let used = &status["targets"][0]["disk"];
+    let bytes = |key: &str| used[key].as_u64().unwrap();
+    assert_eq!(
+        bytes("own") + bytes("shared"),
+        disk(),
+        "{status:#}\n{world}"
+    );
+    assert_eq!(bytes("shared"), 0, "{status:#}");
+    let own = format!("{:.1} KiB", bytes("own") as f64 / 1_024.0);
+    let wide = format!(
+        "\
+TARGET                       GENERATION                     VERSION          AGE    SIZE     {:own_width$}  SHARED
+amd64/generic/noble/install  {a}  2026-11-22 (GA)  AGE    2.0 KiB  {own}  0 B
+
+WAITING                                                         TARGET                       IMPORTER  SINCE  WHY
+held                                                            amd64/generic/noble/install  root      AGE    quiet period, at most AGE
+{LONG}  amd64/generic/noble/install  root      AGE    behind held
+",
+        "OWN",
+        own_width = own.len()
+    );
+    assert_shown(&world, Some(160), &["status", "amd*/*/noble/*"], &wide);
+    let narrow = shown(&world, Some(80), &["status", TARGET]);
+    assert!(narrow.lines().next().unwrap().contains(" OWN "), "{narrow}");
     daemon.stop();
-    panic!();
+
+    // A file that two generations share counts once.
+    let world = World::new();
+    let large = vec![1; 100_000];
+    world.drop_image("one", TARGET, &[("linux", b"1"), ("initrd.gz", &large)]);
+    world.run_once();
+    world.drop_image("two", TARGET, &[("linux", b"2"), ("initrd.gz", &large)]);
+    world.run_once();
+    let initrd = fs::metadata(world.published(TARGET).join("initrd.gz")).unwrap();
+    let status = json(&world, &["status", "--json", "*/*/*/*"]);
+    let shared = &status["targets"][0]["disk"]["shared"];
+    assert_eq!(*shared, initrd.blocks() * 512, "{status:#}");
+    // What nobody has heard of is an error.
+    for (meant, said) in [
+        (OTHER, format!("no such target: {OTHER}")),
+        ("*/*/*/rescue", "no target matches */*/*/rescue".to_string()),
+    ] {
+        for command in ["status", "verify"] {
+            let output = world.run(&[command, meant]);
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let found = (output.status.code(), stderr);
+            assert_eq!(found, (Some(1), format!("netboot-publisher: {said}\n")));
+        }
+    }
+    let verified = json(&world, &["verify", "--json", "amd64/*/*/*"]);
+    assert_eq!(verified["targets"], 1, "{verified:#}");
 }
 
 fn status_for_programs() {
-    let (world, daemon, _) = eventful();
-    println!("{:#}", json(&world, &["status", "--json", TARGET]));
-    println!("{:#}", json(&world, &["status", "--json"]));
+    let (world, daemon, [a, b]) = eventful();
+    let status = json(&world, &["status", "--json"]);
+    assert_eq!(status["daemon"], "running", "{status:#}");
+    let targets = &status["targets"];
+    for (number, (target, generation, bytes)) in
+        [(TARGET, a, 2_049), (OTHER, b, 6)].into_iter().enumerate()
+    {
+        let shown = &targets[number];
+        assert_eq!(shown["target"], target, "{status:#}");
+        assert_eq!(shown["generation"], generation, "{status:#}");
+        assert_eq!(shown["bytes"], bytes, "{status:#}");
+        assert!(shown.get("disk").is_none(), "{status:#}");
+    }
+    let root = serde_json::json!({"uid": 0, "name": "root"});
+    let of = |list: &str, keys: [&str; 4]| -> Vec<Vec<Value>> {
+        let all = status[list].as_array().unwrap().iter();
+        all.map(|it| keys.map(|key| it[key].clone()).to_vec())
+            .collect()
+    };
+    let expected = serde_json::json!([
+        ["held", TARGET, root, "held"],
+        [LONG, TARGET, root, "behind"],
+        ["begun", null, root, "incomplete"],
+    ]);
+    let waiting = of("waiting", ["drop", "target", "importer", "state"]);
+    assert_eq!(serde_json::json!(waiting), expected, "{status:#}");
+    let drafts = of("drafts", ["drop", "target", "importer", "state"]);
+    assert_eq!(
+        serde_json::json!(drafts),
+        serde_json::json!([[".draft", null, root, "draft"]])
+    );
+    let rejected = of("rejected", ["drop", "target", "importer", "reason"]);
+    let expected = serde_json::json!([["empty", OTHER, root, "empty-image"]]);
+    assert_eq!(serde_json::json!(rejected), expected, "{status:#}");
+    let counts = [&status["rejected_count"], &status["others_waiting"]];
+    assert_eq!(counts, [1, 0], "{status:#}");
+    // A damaged record is shown as such.
+    let record = world.published(OTHER).canonicalize().unwrap();
+    fs::write(format!("{}.toml", record.display()), "x").unwrap();
+    let shown = shown(&world, None, &["status", OTHER]);
+    assert!(shown.contains("  ?        ?    ?     "), "{shown}");
     daemon.stop();
-    panic!();
+}
+
+/// The program, run by somebody else: the build's folder may be closed to others.
+fn by_importer(world: &World, program: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--config").arg(&world.config);
+    output(command.uid(IMPORTER).gid(IMPORTER))
 }
 
 fn status_of_an_importer() {
-    panic!();
+    let (world, daemon, _) = eventful();
+    fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = world.root.join("program");
+    fs::copy(PROGRAM, &copy).unwrap();
+    // As the package makes the spool.
+    for (folder, mode) in [
+        ("incoming", 0o1733),
+        ("processing", 0o700),
+        ("rejected", 0o700),
+    ] {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(world.spool.join(folder), mode).unwrap();
+    }
+    world.drop_with("theirs", &manifest("no/such/target/yet"), |_| {});
+    let hidden = world.incoming(".own");
+    fs::create_dir(&hidden).unwrap();
+    chown(&hidden, Some(IMPORTER), Some(IMPORTER)).unwrap();
+    fs::rename(&hidden, world.incoming("own")).unwrap();
+    let state = |drop: &str| waiting(&world, drop)["state"].clone();
+    until("the importer's drop to be seen", || {
+        state("own") == "incomplete"
+    });
+    until("the other drop to be rejected", || {
+        world.outcome("theirs").is_some()
+    });
+    let bad = world.incoming(".bad");
+    fs::create_dir(&bad).unwrap();
+    fs::write(bad.join("manifest.toml"), "x").unwrap();
+    for path in [&bad, &bad.join("manifest.toml")] {
+        chown(path, Some(IMPORTER), Some(IMPORTER)).unwrap();
+    }
+    fs::rename(&bad, world.incoming("bad")).unwrap();
+    until("the bad drop to be rejected", || {
+        world.outcome("bad").is_some()
+    });
+
+    let output = by_importer(&world, &copy, &["status"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let shown = steady(&String::from_utf8(output.stdout).unwrap());
+    let expected = "\
+WAITING  TARGET  IMPORTER  SINCE  WHY
+own      -       4711      AGE    incomplete: no manifest.toml, rejected in AGE
+
+3 drops of other importers on the way
+
+REJECTED  TARGET  IMPORTER  AGE  REASON
+bad       -       4711      AGE  bad-manifest: key with no value, expected `=`
+
+not for this user to read: incoming, processing, rejected; of drops only its own are shown
+";
+    let (_, below) = shown.split_once("\n\n").unwrap();
+    assert_eq!(below.replace("AGE   bad", "AGE  bad"), expected);
+    // One's own drop is found by its whole name.
+    let shows = |drop: &str| {
+        let output = by_importer(&world, &copy, &["show", drop]);
+        (
+            output.status.code(),
+            steady(&String::from_utf8(output.stdout).unwrap()),
+        )
+    };
+    let own = "\
+own
+     Place: incoming/own
+    Target: not known yet
+  Importer: 4711
+     Since: 0000-00-00T00:00:00Z (AGE ago)
+       Why: incomplete: no manifest.toml, rejected in AGE
+";
+    assert_eq!(shows("own"), (Some(0), own.to_string()));
+    assert_eq!(shows("nobody's").0, Some(1));
+    daemon.stop();
 }
 
 fn many_are_rejected() {
-    panic!();
+    let world = World::new();
+    for number in 0..13 {
+        world.drop_image(&format!("bad-{number:02}"), TARGET, &[]);
+    }
+    world.run_once();
+    let shown = shown(&world, None, &["status"]);
+    let rows: Vec<_> = shown
+        .lines()
+        .filter(|line| line.starts_with("bad-"))
+        .collect();
+    assert_eq!(rows.len(), 10, "{shown}");
+    assert!(
+        rows[0].starts_with("bad-12 ") && rows[9].starts_with("bad-03 "),
+        "{shown}"
+    );
+    let more = "\nand 3 more; `status --json` has all, `show DROP` tells of one\n";
+    assert!(shown.contains(more), "{shown}");
+    let status = json(&world, &["status", "--json"]);
+    assert_eq!(
+        status["rejected"].as_array().unwrap().len(),
+        13,
+        "{status:#}"
+    );
 }
 
+const MANIFEST: &str = "
+manifest.toml:
+    format = 1
+    arch = \"amd64\"
+    subarch = \"generic\"
+    release = \"noble\"
+    purpose = \"install\"
+";
+
 fn show_tells_all() {
-    let (world, daemon, _) = eventful();
-    for drop in ["held", "next", "begun", "written", "empty", "first"] {
-        println!("{}", shown(&world, Some(80), &["show", drop]));
+    let (world, daemon, [a, _]) = eventful();
+    fs::create_dir_all(world.incoming("written/image")).unwrap();
+    fs::write(world.incoming("written/image/linux"), "x").unwrap();
+    fs::write(world.incoming("written/manifest.toml"), manifest(TARGET)).unwrap();
+    wait_for_state(&world, "written", "settling");
+    let claimed = world.place("held").unwrap();
+    let claimed = claimed.strip_prefix(&world.spool).unwrap().display();
+    let waits = |place: &str, why: &str| {
+        format!(
+            "     Place: {place}\n    Target: {TARGET}\n  Importer: root\n     \
+             Since: 0000-00-00T00:00:00Z (AGE ago)\n       Why: {why}\n"
+        )
+    };
+    let ended = "  Importer: root\n  Received: 0000-00-00T00:00:00Z (AGE ago)\n  \
+                 Finished: 0000-00-00T00:00:00Z (AGE ago)\n";
+    let digest = world.outcome("first").unwrap()["digest"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    let other = MANIFEST
+        .replace("amd64", "arm64")
+        .replace("generic", "rpi4");
+    let other = other
+        .replace("noble", "trixie")
+        .replace("install", "rescue");
+    for (drop, name, expected) in [
+        (
+            "held",
+            "held",
+            waits(&claimed.to_string(), "quiet period, at most AGE") + MANIFEST,
+        ),
+        (
+            "2026",
+            LONG,
+            waits(&format!("incoming/{LONG}"), "behind held") + MANIFEST,
+        ),
+        (
+            "begun",
+            "begun",
+            waits(
+                "incoming/begun",
+                "incomplete: no manifest.toml, rejected in AGE",
+            )
+            .replace(TARGET, "not known yet"),
+        ),
+        (
+            "writ",
+            "written",
+            waits("incoming/written", "still: changed AGE ago, whole in AGE") + MANIFEST,
+        ),
+        (
+            "empty",
+            "empty",
+            format!(
+                "     Place: rejected/empty\n   Outcome: rejected, empty-image\n    Detail: the image \
+                 holds no regular file; expected at least one\n    Target: {OTHER}\n{ended}{other}"
+            ),
+        ),
+        (
+            "first",
+            "first",
+            format!(
+                "   Outcome: published\n    Target: {TARGET}\nGeneration: {a}\n    Digest: {digest}\n{ended}"
+            ),
+        ),
+    ] {
+        assert_shown(
+            &world,
+            None,
+            &["show", drop],
+            &format!("{name}\n{expected}"),
+        );
     }
+    let shown = json(&world, &["show", "held", "--json"]);
+    assert_eq!(shown["waiting"]["state"], "held", "{shown:#}");
+
+    // An outcome goes before what the history tells of its drop.
+    fs::remove_file(world.spool.join("outcomes/first.json")).unwrap();
+    let expected = format!(
+        "first\n   Outcome: not kept any more\n    Target: {TARGET}\n   History: published {a}\n      \
+         When: 0000-00-00T00:00:00Z (AGE ago)\n"
+    );
+    assert_shown(&world, None, &["show", "first"], &expected);
     daemon.stop();
-    panic!();
+    let expected = waits(&claimed.to_string(), "claimed").replace("  Why:", "State:");
+    let note = "    Daemon: the daemon isn't running: drops wait until it is\n";
+    let expected = format!("held\n{expected}{note}{MANIFEST}");
+    assert_shown(&world, None, &["show", "held"], &expected);
+    for (drop, said) in [
+        ("x", "no such drop: x; outcomes are kept for 7d"),
+        ("../x", "no such drop: ../x; outcomes are kept for 7d"),
+        ("", "`` may be any of"),
+    ] {
+        let output = world.run(&["show", drop]);
+        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(stderr.contains(said), "{stderr}");
+    }
 }
 
 fn diff_shows_what_differs() {
+    const MODULE: &str = "a-rather-long-name-of-a-module-for-a-card-that-nobody-has.ko";
     let world = World::new();
-    world.drop_image("one", TARGET, &[("linux", b"kernel"), ("initrd.gz", b"initrd"), ("boot/menu", b"menu")]);
+    let generation = |drop: &str| {
+        let outcome = world.assert_outcome(drop, "published");
+        outcome["generation"].as_str().unwrap().to_string()
+    };
+    let files: &[(&str, &[u8])] = &[
+        ("linux", b"kernel"),
+        ("initrd.gz", b"initrd"),
+        ("boot/menu", b"menu"),
+    ];
+    world.drop_image("one", TARGET, files);
     world.run_once();
-    world.drop_with("two", &format!("{}version = \"2\"\n", manifest(TARGET)), |image| {
-        fs::write(image.join("linux"), [7; 3_000]).unwrap();
-        fs::write(image.join("initrd.gz"), "initrd").unwrap();
-        fs::write(image.join("a-rather-long-name-of-a-module-for-a-card-that-nobody-has.ko"), "x").unwrap();
-        std::os::unix::fs::symlink("linux", image.join("vmlinuz")).unwrap();
-    });
+    let one = generation("one");
+    assert_eq!(
+        world.run(&["diff", TARGET]).status.code(),
+        Some(1),
+        "there is one only"
+    );
+    world.drop_with(
+        "two",
+        &format!("{}version = \"2\"\n", manifest(TARGET)),
+        |image| {
+            fs::write(image.join("linux"), [7; 3_000]).unwrap();
+            fs::write(image.join("initrd.gz"), "initrd").unwrap();
+            fs::write(image.join(MODULE), "x").unwrap();
+            std::os::unix::fs::symlink("linux", image.join("vmlinuz")).unwrap();
+        },
+    );
     world.run_once();
-    for columns in [None, Some(160), Some(80)] {
-        println!("{columns:?}\n{}", shown(&world, columns, &["diff", TARGET]));
-    }
-    panic!();
+    let two = generation("two");
+    let expected = |path: &str| {
+        let gap = path.chars().count();
+        format!(
+            "\
+from {one}: 3 files, 16 B
+to   {two}: 3 files, 2.9 KiB, version 2
+
+         {:gap$}  FROM    TO
+added    {path}  -       1 B
+removed  {:gap$}  folder  -
+removed  {:gap$}  4 B     -
+changed  {:gap$}  6 B     2.9 KiB
+added    {:gap$}  -       -> linux
+
+2 added, 1 changed, 2 removed, 1 unchanged; 2.9 KiB more
+",
+            "PATH", "boot", "boot/menu", "linux", "vmlinuz"
+        )
+    };
+    assert_shown(&world, None, &["diff", TARGET], &expected(MODULE));
+    assert_shown(&world, Some(160), &["diff", TARGET], &expected(MODULE));
+    let cut = format!("{}…", &MODULE[..52]);
+    assert_shown(&world, Some(80), &["diff", TARGET], &expected(&cut));
+    // By digest, by the beginning of the name, the other way round, and with itself.
+    let same = shown(&world, None, &["diff", TARGET, &two[17..], &two]);
+    assert!(
+        same.ends_with("\n\n0 added, 0 changed, 0 removed, 4 unchanged\n"),
+        "{same}"
+    );
+    let back = json(&world, &["diff", TARGET, &two, &one[..20], "--json"]);
+    let ends = [&back["from"]["generation"], &back["to"]["generation"]];
+    assert_eq!(ends, [&two, &one], "{back:#}");
+    let changes = back["changes"].as_array().unwrap();
+    let linux = changes
+        .iter()
+        .find(|change| change["path"] == "linux")
+        .unwrap();
+    assert_eq!(linux["change"], "changed", "{back:#}");
+    assert_eq!(linux["from"]["file"]["size"], 3_000, "{back:#}");
+    let unknown = world.run(&["diff", OTHER]);
+    let said = format!("netboot-publisher: no such target: {OTHER}\n");
+    assert_eq!(String::from_utf8(unknown.stderr).unwrap(), said);
 }
 
 fn history_fits() {
-    let (world, _) = settled(NOTHING_ENDS);
-    for columns in [None, Some(160), Some(80)] {
-        println!("{columns:?}\n{}", shown(&world, columns, &["history", TARGET]));
-    }
-    panic!();
+    let (world, [a, _]) = settled("[limits]\nmin_free_space = \"0B\"\n");
+    // Of two generations of one second the one with this digest comes last.
+    world.drop_image(LONG, TARGET, &[("linux", b"kernel")]);
+    world.run_once();
+    let outcome = world.assert_outcome(LONG, "published");
+    let b = outcome["generation"].as_str().unwrap();
+    let wide = format!(
+        "{:3}\
+GENERATION                     VERSION          SUPERSEDED  FILES  SIZE
+   {a}  2026-11-22 (GA)  AGE ago     2      2.0 KiB
+*  {b}  -                -           1      6 B
+
+WHEN                  WHAT       FROM                           TO                             BY
+0000-00-00T00:00:00Z  published  -                              {a}  root, drop first
+0000-00-00T00:00:00Z  published  {a}  {b}  root, drop {LONG}
+",
+        ""
+    );
+    assert_shown(&world, None, &["history", TARGET], &wide);
+    let narrow = format!(
+        "{:3}\
+GENERATION                     VERSION          SUPERSEDED  FILES  SIZE
+   {a}  2026-11-22 (GA)  AGE ago     2      2.0 KiB
+*  {b}  -                -           1      6 B
+
+WHEN                  WHAT       FROM              TO               BY
+0000-00-00T00:00:00Z  published  -                 {}…  root, drop …
+0000-00-00T00:00:00Z  published  {}…  {}…  root, drop …
+",
+        "",
+        &a[..14],
+        &a[..15],
+        &b[..14]
+    );
+    assert_shown(&world, Some(80), &["history", TARGET], &narrow);
+}
+
+/// `submit` of an image with this kernel, which waits so long.
+fn submit(world: &World, kernel: &str, wait: &str) -> Command {
+    let image = world.root.join("image");
+    fs::create_dir_all(&image).unwrap();
+    fs::write(image.join("linux"), kernel).unwrap();
+    let target: Vec<_> = TARGET.split('/').collect();
+    let mut command = world.command(&["submit", "--arch", target[0], "--release", target[2]]);
+    command.args(["--purpose", target[3], wait]).arg(image);
+    command
+}
+
+/// The only drop that waits.
+fn waiting_drop(world: &World) -> String {
+    let status = json(world, &["status", "--json"]);
+    let drops = status["waiting"].as_array().unwrap();
+    assert_eq!(drops.len(), 1, "{status:#}");
+    drops[0]["drop"].as_str().unwrap().to_string()
 }
 
 fn submit_shows_what_it_waits_for() {
-    panic!();
+    let (world, _) = settled(NOTHING_ENDS);
+    let daemon = world.daemon();
+    let output = output(&mut submit(&world, "new", "--wait=3s"));
+    let drop = waiting_drop(&world);
+    let said = steady(&String::from_utf8(output.stderr.clone()).unwrap());
+    let expected = format!(
+        "netboot-publisher: {drop} waits: quiet period, at most AGE\n\
+         netboot-publisher: {drop} has no outcome yet: quiet period, at most AGE\n"
+    );
+    assert_eq!((output.status.code(), said), (Some(4), expected));
+    assert!(output.stdout.is_empty(), "{}", text(&output));
+
+    // The first one has its outcome, and the second no longer waits for it.
+    let mut second = submit(&world, "newer", "--wait=100");
+    let child = second.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = Ended(child.unwrap());
+    let both = || {
+        json(&world, &["status", "--json"])["waiting"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    };
+    until("the second drop to be seen", both);
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let said = lines.next().unwrap();
+    assert!(said.ends_with(&format!(" waits: behind {drop}")), "{said}");
+    let settings = fs::read_to_string(&world.config).unwrap();
+    let quiet = "quiet_period = \"1d\"\nmax_delay = \"2d\"";
+    assert!(settings.contains(quiet), "{settings}");
+    fs::write(
+        &world.config,
+        settings.replace(quiet, "quiet_period = \"0s\""),
+    )
+    .unwrap();
+    daemon.stop();
+    let daemon = world.daemon();
+    let mut published = String::new();
+    BufReader::new(child.0.stdout.take().unwrap())
+        .read_line(&mut published)
+        .unwrap();
+    assert!(
+        published.starts_with(&format!("published {TARGET} ")),
+        "{published}"
+    );
+    daemon.stop();
 }
 
 fn submit_on_a_terminal() {
-    panic!();
+    let (world, _) = settled(NOTHING_ENDS);
+    let daemon = world.daemon();
+    for columns in [160, 80] {
+        let mut command = submit(&world, "new", "--wait=3");
+        let (output, shown) = errors_on_terminal(&mut command, columns);
+        assert_eq!(output.status.code(), Some(4), "{shown}");
+        // The line was there, and has gone before the last one came.
+        let shown = steady(&shown);
+        let (changing, last) = shown.rsplit_once("netboot-publisher: ").unwrap();
+        assert!(changing.contains(" waits: "), "{shown:?}");
+        assert!(!changing.contains("has no outcome"), "{shown:?}");
+        assert_eq!(last.matches('\n').count(), 1, "{shown:?}");
+        assert!(last.contains(" has no outcome yet: "), "{shown:?}");
+    }
+    daemon.stop();
 }
 
 fn submit_without_a_daemon() {
-    panic!();
+    let world = World::new();
+    world.run_once();
+    let output = output(&mut submit(&world, "kernel", "--wait=3"));
+    let drop = waiting_drop(&world);
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    let note = "the daemon isn't running: drops wait until it is";
+    let expected = format!(
+        "netboot-publisher: {drop} waits: {note}\n\
+         netboot-publisher: {drop} has no outcome yet: {note}\n"
+    );
+    assert_eq!((output.status.code(), said), (Some(4), expected));
 }
 
 fn seen_at(place: &str, size: u64, state: &str, why: &str) {
@@ -341,31 +888,81 @@ fn seen_at(place: &str, size: u64, state: &str, why: &str) {
     command.env("NETBOOT_PUBLISHER_FAILPOINT", format!("{place}:1:hang"));
     let daemon = Daemon::start(command);
     world.drop_with("large", &manifest(TARGET), |image| {
-        fs::File::create(image.join("linux")).unwrap().set_len(size).unwrap();
+        fs::File::create(image.join("linux"))
+            .unwrap()
+            .set_len(size)
+            .unwrap();
     });
     let drop = wait_for_state(&world, "large", state);
-    until("it to come as far as that", || waiting(&world, "large")["why"] == why);
+    until("it to come as far as that", || {
+        waiting(&world, "large")["why"] == why
+    });
     assert_eq!(drop["target"], TARGET, "{drop:#}");
     daemon.kill();
 }
 
 fn no_room_is_seen() {
-    panic!();
+    let world = World::with("[limits]\nmin_free_space = \"1000000GiB\"\n");
+    let daemon = world.daemon();
+    world.drop_image("large", TARGET, &[("linux", b"kernel")]);
+    let drop = wait_for_state(&world, "large", "no-space");
+    let why = drop["why"].as_str().unwrap();
+    assert!(why.starts_with("no space: 6 B needed"), "{drop:#}");
+    daemon.stop();
 }
 
 fn nobody_is_held_up() {
-    panic!();
+    let world = World::new();
+    let mut daemon = world.daemon();
+    let socket = world.spool.join("status.socket");
+    let connect = || UnixStream::connect(&socket).unwrap();
+    let silent: Vec<_> = (0..20).map(|_| connect()).collect();
+    world.drop_image("a", TARGET, &[("linux", b"kernel")]);
+    daemon.wait_for_drop("a");
+    world.assert_outcome("a", "published");
+    // Those that ask for nothing are left at last, and whoever asks is answered.
+    for stream in silent {
+        let mut answer = Vec::new();
+        (&stream).read_to_end(&mut answer).unwrap();
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    for (question, is_answered) in [
+        ("\n".to_string(), true),
+        (format!("{}\n", "x".repeat(2_000)), false),
+    ] {
+        let mut stream = connect();
+        let _ = stream.write_all(question.as_bytes());
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        let has_answer = read.is_ok() && !answer.is_empty();
+        assert_eq!(has_answer, is_answered, "{answer}");
+        let expected = "{\"others\":0,\"waiting\":[]}\n";
+        assert!(!is_answered || answer == expected, "{answer}");
+    }
+    daemon.stop();
 }
 
 fn the_log_tells() {
-    panic!();
-}
-
-fn _unused(_: Child, _: Output, _: UnixStream, _: fs::Metadata) {
-    let _ = (PROGRAM, IMPORTER, Stdio::null(), names(Path::new("")), errors_on_terminal);
-    let _ = fs::metadata("").unwrap().mode();
-    let _ = fs::metadata("").unwrap().permissions().mode();
-    let _ = chown("", None, None);
-    let _ = Command::new("").uid(0);
-    let _ = std::io::stderr().write(b"");
+    let settings = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 0\n\
+                    [swap]\nquiet_period = \"300ms\"\nmax_delay = \"10m\"\n";
+    let world = World::with(settings);
+    let mut daemon = world.daemon();
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    daemon.wait_for_drop("one");
+    let one = world.assert_outcome("one", "published")["generation"].clone();
+    world.drop_image("two", TARGET, &[("linux", b"two")]);
+    let held = daemon.wait_for("swap held");
+    let text = "INFO swap held until the current generation is not used for 300ms, at the latest in \
+                10m target=";
+    assert!(
+        held.contains(text) && held.contains(" drop=\"two\" "),
+        "{held}"
+    );
+    let published = daemon.wait_for(" INFO published ");
+    assert!(published.contains("drop=\"two\""), "{published}");
+    let removed = daemon.wait_for("removed, no longer kept");
+    assert!(removed.contains(one.as_str().unwrap()), "{removed}");
+    let log = daemon.log.join("\n");
+    assert_eq!(log.matches("swap held").count(), 1, "{log}");
+    daemon.stop();
 }

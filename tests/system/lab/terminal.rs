@@ -21,7 +21,11 @@ fn open(columns: u16) -> (File, std::thread::JoinHandle<String>) {
     };
     tcsetwinsize(&shown, size).unwrap();
     let name = name.to_str().unwrap();
-    let terminal = OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name)
+        .unwrap();
     let reading = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         // The last program that has the terminal open has closed it: an error.
@@ -57,7 +61,8 @@ pub fn errors_on_terminal(command: &mut Command, columns: u16) -> (Output, Strin
 pub fn steady(text: &str) -> String {
     let mut steady = String::new();
     for line in text.split_inclusive('\n') {
-        let mut rest = line;
+        // How much wider the next gap between two columns has to be, so that they stay in place.
+        let (mut rest, mut wider) = (line, 0);
         while !rest.is_empty() {
             let end = rest.find([' ', '\n']).unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
@@ -65,18 +70,17 @@ pub fn steady(text: &str) -> String {
             let blanks = after.len() - after.trim_start_matches(' ').len();
             if is_age(bare) {
                 steady.push_str(&word.replace(bare, "AGE"));
-                // The next column stays where it was.
-                let width = (bare.len() + blanks).saturating_sub("AGE".len());
-                let kept = if blanks > 1 { width } else { blanks };
-                steady.extend(std::iter::repeat_n(' ', kept));
+                wider += bare.len() as isize - "AGE".len() as isize;
+            } else if is_time(bare) {
+                steady.push_str(&word.replace(|c: char| c.is_ascii_digit(), "0"));
             } else {
-                if is_time(bare) {
-                    steady.push_str(&word.replace(|c: char| c.is_ascii_digit(), "0"));
-                } else {
-                    steady.push_str(word);
-                }
-                steady.extend(std::iter::repeat_n(' ', blanks));
+                steady.push_str(word);
             }
+            let mut gap = blanks;
+            if blanks > 1 {
+                gap = blanks.saturating_add_signed(std::mem::take(&mut wider));
+            }
+            steady.extend(std::iter::repeat_n(' ', gap));
             rest = &after[blanks..];
             if let Some(next) = rest.strip_prefix('\n') {
                 steady.push('\n');
