@@ -19,6 +19,9 @@ _netboot__publisher() {
             netboot__publisher,check-config)
                 cmd="netboot__publisher__subcmd__check__subcmd__config"
                 ;;
+            netboot__publisher,diff)
+                cmd="netboot__publisher__subcmd__diff"
+                ;;
             netboot__publisher,help)
                 cmd="netboot__publisher__subcmd__help"
                 ;;
@@ -30,6 +33,9 @@ _netboot__publisher() {
                 ;;
             netboot__publisher,run)
                 cmd="netboot__publisher__subcmd__run"
+                ;;
+            netboot__publisher,show)
+                cmd="netboot__publisher__subcmd__show"
                 ;;
             netboot__publisher,status)
                 cmd="netboot__publisher__subcmd__status"
@@ -46,6 +52,9 @@ _netboot__publisher() {
             netboot__publisher__subcmd__help,check-config)
                 cmd="netboot__publisher__subcmd__help__subcmd__check__subcmd__config"
                 ;;
+            netboot__publisher__subcmd__help,diff)
+                cmd="netboot__publisher__subcmd__help__subcmd__diff"
+                ;;
             netboot__publisher__subcmd__help,help)
                 cmd="netboot__publisher__subcmd__help__subcmd__help"
                 ;;
@@ -57,6 +66,9 @@ _netboot__publisher() {
                 ;;
             netboot__publisher__subcmd__help,run)
                 cmd="netboot__publisher__subcmd__help__subcmd__run"
+                ;;
+            netboot__publisher__subcmd__help,show)
+                cmd="netboot__publisher__subcmd__help__subcmd__show"
                 ;;
             netboot__publisher__subcmd__help,status)
                 cmd="netboot__publisher__subcmd__help__subcmd__status"
@@ -77,7 +89,7 @@ _netboot__publisher() {
 
     case "${cmd}" in
         netboot__publisher)
-            opts="-h -V --config --help --version run submit rollback withdraw history status verify check-config help"
+            opts="-h -V --config --help --version run submit rollback withdraw history status show diff verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -112,8 +124,26 @@ _netboot__publisher() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        netboot__subcmd__publisher__subcmd__diff)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         netboot__subcmd__publisher__subcmd__help)
-            opts="run submit rollback withdraw history status verify check-config help"
+            opts="run submit rollback withdraw history status show diff verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -127,6 +157,20 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__help__subcmd__check__subcmd__config)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__diff)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -183,6 +227,20 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__help__subcmd__run)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__subcmd__publisher__subcmd__help__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -326,6 +384,24 @@ _netboot__publisher() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        netboot__subcmd__publisher__subcmd__show)
+            opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         netboot__subcmd__publisher__subcmd__status)
             opts="-h --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -413,12 +489,16 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__subcmd__publisher__subcmd__withdraw)
-            opts="-h --wait --spool --config --help"
+            opts="-h --generation --wait --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --generation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --wait)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
