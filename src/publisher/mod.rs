@@ -440,9 +440,8 @@ impl Publisher {
 
 /// What waits, and for what.
 fn overview(publisher: &Publisher) -> Vec<Waiting> {
-    let Publisher { queue, report, .. } = publisher;
-    let mut overview = queue.overview(&publisher.troubles);
-    report.tell_works(&mut overview, |target| queue.head(target));
+    let (queue, troubles) = (&publisher.queue, &publisher.troubles);
+    let mut overview = queue.overview(troubles, &publisher.report);
     publisher.steps.tell(&mut overview);
     overview.all()
 }

@@ -14,6 +14,7 @@ use super::decision::Decided;
 use super::lines::Lines;
 use super::looks::{Looks, Next};
 use super::overview::Overview;
+use super::report::Report;
 use super::troubles::Troubles;
 use crate::fault::Fault;
 use crate::spool::{Claimed, Leaving, Ready, Seen, WaitState};
@@ -100,7 +101,7 @@ impl Queue {
     }
 
     /// Every drop that has no outcome yet, and what it waits for, as far as that shows here.
-    pub(super) fn overview(&self, troubles: &Troubles) -> Overview {
+    pub(super) fn overview(&self, troubles: &Troubles, report: &Report) -> Overview {
         let mut overview = Overview::default();
         let on_their_way = self.on_their_way.iter();
         for (name, drop) in on_their_way.filter(|(_, drop)| !drop.is_settled) {
@@ -116,12 +117,8 @@ impl Queue {
             overview.tell(seen.claim_name(), WaitState::Trouble, why);
         }
         self.looks.tell(&mut overview);
+        report.tell_works(&mut overview, |target| self.lines.head(target));
         overview
-    }
-
-    /// The claim name of the drop for `target` that is worked on.
-    pub(super) fn head(&self, target: &Target) -> Option<&Arc<str>> {
-        self.lines.head(target)
     }
 
     /// Every drop that is on its way, by its claim name.

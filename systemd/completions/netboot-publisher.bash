@@ -526,3 +526,33 @@ if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERS
 else
     complete -F _netboot__publisher -o bashdefault -o default netboot-publisher
 fi
+
+# Targets, generations and drops, as the commands show them.
+_netboot_publisher_names() {
+    local word verb="" target="" names=""
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        case "$word" in
+            rollback|withdraw|history|status|show|diff|verify) verb="${verb:-$word}" ;;
+            /*) ;;
+            */*/*/*) target="$word" ;;
+        esac
+    done
+    case "$verb,$3,$target" in
+        show,*)
+            names=$(netboot-publisher status 2>/dev/null |
+                awk '/^(WAITING|REJECTED) /{on = 1; next} !NF{on = 0} on{print $1}') ;;
+        rollback,--to,?*|withdraw,--generation,?*|diff,*,?*)
+            names=$(netboot-publisher history "$target" 2>/dev/null |
+                awk '!NF{exit} NR > 1{sub(/^\*/, ""); print $1}') ;;
+        *,--*) ;;
+        ?*,*,)
+            names=$(netboot-publisher status 2>/dev/null | awk '!NF{exit} NR > 1{print $1}') ;;
+    esac
+    if [[ -n "$names" && "$2" != -* ]]; then
+        COMPREPLY=( $(compgen -W "$names" -- "$2") )
+        return 0
+    fi
+    _netboot__publisher "$@"
+}
+
+complete -F _netboot_publisher_names -o bashdefault -o default netboot-publisher

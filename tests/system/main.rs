@@ -44,6 +44,7 @@ mod threats;
 mod tools;
 mod unprivileged;
 mod verify;
+mod waits;
 
 use libtest_mimic::Arguments;
 
@@ -69,6 +70,7 @@ fn main() {
         orders::tests(),
         commands::tests(),
         seen::tests(),
+        waits::tests(),
         changes::tests(),
         sameness::tests(),
         adoption::tests(),

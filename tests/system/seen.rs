@@ -2,24 +2,20 @@
 //! widths and where there is none.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lab::terminal::{errors_on_terminal, on_terminal, steady};
-use crate::lab::world::{
-    Daemon, Ended, Needs, PROGRAM, World, manifest, output, test, text, until,
-};
+use crate::lab::terminal::{on_terminal, steady};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, output, test, text, until};
 
-const TARGET: &str = "amd64/generic/noble/install";
+pub const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/rpi4/trixie/rescue";
 
 /// A user that is neither root nor the daemon's.
@@ -29,13 +25,12 @@ const IMPORTER: u32 = 4_711;
 const LONG: &str = "20261122T161500.250000Z-amd64-generic-noble-install-0123456789";
 
 /// Nothing that replaces something is swapped in, and nothing that is written in place is whole.
-const NOTHING_ENDS: &str = "#spool incomplete_timeout = \"2d\"\n[limits]\n\
+pub const NOTHING_ENDS: &str = "#spool incomplete_timeout = \"2d\"\n[limits]\n\
     min_free_space = \"0B\"\n[swap]\nquiet_period = \"1d\"\nmax_delay = \"2d\"\n";
 
 pub fn tests() -> Vec<Trial> {
     let mut tests = of_status();
     tests.extend(of_one());
-    tests.extend(of_waiting());
     tests
 }
 
@@ -86,52 +81,12 @@ fn of_one() -> Vec<Trial> {
             &[],
             diff_shows_what_differs,
         ),
+        test(
+            "bash completes targets, generations and drops",
+            &[Needs::Program("bash"), Needs::Program("awk")],
+            bash_completes,
+        ),
         test("history fits the terminal", &[Needs::Root], history_fits),
-    ]
-}
-
-fn of_waiting() -> Vec<Trial> {
-    vec![
-        test(
-            "submit that waits shows what for, and ends with the reason",
-            &[],
-            submit_shows_what_it_waits_for,
-        ),
-        test(
-            "submit shows what it waits for in one line of a terminal",
-            &[],
-            submit_on_a_terminal,
-        ),
-        test(
-            "submit says that no daemon runs",
-            &[],
-            submit_without_a_daemon,
-        ),
-        test(
-            "how far a large image was copied is seen",
-            &[Needs::Failpoints],
-            || seen_at("stage-record", 70 << 20, "working", "copying 99 %"),
-        ),
-        test(
-            "that a drop is checked is seen",
-            &[Needs::Failpoints],
-            || seen_at("claim", 5, "checked", "checking"),
-        ),
-        test(
-            "that there is no room for a drop is seen",
-            &[],
-            no_room_is_seen,
-        ),
-        test(
-            "whoever asks and doesn't read holds up nobody",
-            &[],
-            nobody_is_held_up,
-        ),
-        test(
-            "the log tells of a swap that waits, and of a generation that goes",
-            &[],
-            the_log_tells,
-        ),
     ]
 }
 
@@ -162,21 +117,21 @@ fn assert_shown(world: &World, columns: Option<u16>, arguments: &[&str], expecte
     );
 }
 
-fn json(world: &World, arguments: &[&str]) -> Value {
+pub fn json(world: &World, arguments: &[&str]) -> Value {
     let output = world.run(arguments);
     assert!(output.status.success(), "{}", text(&output));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// What waits and has this name.
-fn waiting(world: &World, drop: &str) -> Value {
+pub fn waiting(world: &World, drop: &str) -> Value {
     let status = json(world, &["status", "--json"]);
     let drops = status["waiting"].as_array().unwrap();
     let found = drops.iter().find(|it| it["drop"] == drop);
     found.cloned().unwrap_or_default()
 }
 
-fn wait_for_state(world: &World, drop: &str, state: &str) -> Value {
+pub fn wait_for_state(world: &World, drop: &str, state: &str) -> Value {
     until(&format!("{drop} to be {state}"), || {
         waiting(world, drop)["state"] == state
     });
@@ -212,7 +167,7 @@ fn set_time(file: &Path, key: &str) {
 }
 
 /// Two targets published long ago, one drop rejected then.
-fn settled(settings: &str) -> (World, [String; 2]) {
+pub fn settled(settings: &str) -> (World, [String; 2]) {
     let world = World::with(settings);
     let versioned = format!("{}version = \"2026-11-22 (GA)\"\n", manifest(TARGET));
     world.drop_with("first", &versioned, |image| {
@@ -780,189 +735,36 @@ WHEN                  WHAT       FROM              TO               BY
     assert_shown(&world, Some(80), &["history", TARGET], &narrow);
 }
 
-/// `submit` of an image with this kernel, which waits so long.
-fn submit(world: &World, kernel: &str, wait: &str) -> Command {
-    let image = world.root.join("image");
-    fs::create_dir_all(&image).unwrap();
-    fs::write(image.join("linux"), kernel).unwrap();
-    let target: Vec<_> = TARGET.split('/').collect();
-    let mut command = world.command(&["submit", "--arch", target[0], "--release", target[2]]);
-    command.args(["--purpose", target[3], wait]).arg(image);
-    command
-}
-
-/// The only drop that waits.
-fn waiting_drop(world: &World) -> String {
-    let status = json(world, &["status", "--json"]);
-    let drops = status["waiting"].as_array().unwrap();
-    assert_eq!(drops.len(), 1, "{status:#}");
-    drops[0]["drop"].as_str().unwrap().to_string()
-}
-
-fn submit_shows_what_it_waits_for() {
-    let (world, _) = settled(NOTHING_ENDS);
-    let daemon = world.daemon();
-    let output = output(&mut submit(&world, "new", "--wait=3s"));
-    let drop = waiting_drop(&world);
-    let said = steady(&String::from_utf8(output.stderr.clone()).unwrap());
-    let expected = format!(
-        "netboot-publisher: {drop} waits: quiet period, at most AGE\n\
-         netboot-publisher: {drop} has no outcome yet: quiet period, at most AGE\n"
+fn bash_completes() {
+    let (world, [a, _]) = settled("[limits]\nmin_free_space = \"0B\"\n");
+    let script = format!(
+        "#!/bin/sh\nexec {PROGRAM} \"$@\" --config {:?}\n",
+        world.config
     );
-    assert_eq!((output.status.code(), said), (Some(4), expected));
-    assert!(output.stdout.is_empty(), "{}", text(&output));
-
-    // The first one has its outcome, and the second no longer waits for it.
-    let mut second = submit(&world, "newer", "--wait=100");
-    let child = second.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = Ended(child.unwrap());
-    let both = || {
-        json(&world, &["status", "--json"])["waiting"]
-            .as_array()
-            .unwrap()
-            .len()
-            == 2
+    let program = world.root.join("netboot-publisher");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/completions");
+    let complete = |before: &[&str], last: &str| {
+        let script = format!(
+            "source {folder:?}/netboot-publisher.bash; PATH={:?}:$PATH; \
+             COMP_WORDS=(netboot-publisher {} '{last}'); COMP_CWORD={}; \
+             _netboot_publisher_names netboot-publisher '{last}' {}; echo \"${{COMPREPLY[@]}}\"",
+            world.root,
+            before.join(" "),
+            before.len() + 1,
+            before.last().unwrap_or(&"netboot-publisher")
+        );
+        let output = output(Command::new("bash").args(["-c", &script]));
+        assert!(output.stderr.is_empty(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
     };
-    until("the second drop to be seen", both);
-    let mut lines = BufReader::new(child.0.stderr.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
-    let said = lines.next().unwrap();
-    assert!(said.ends_with(&format!(" waits: behind {drop}")), "{said}");
-    let settings = fs::read_to_string(&world.config).unwrap();
-    let quiet = "quiet_period = \"1d\"\nmax_delay = \"2d\"";
-    assert!(settings.contains(quiet), "{settings}");
-    fs::write(
-        &world.config,
-        settings.replace(quiet, "quiet_period = \"0s\""),
-    )
-    .unwrap();
-    daemon.stop();
-    let daemon = world.daemon();
-    let mut published = String::new();
-    BufReader::new(child.0.stdout.take().unwrap())
-        .read_line(&mut published)
-        .unwrap();
-    assert!(
-        published.starts_with(&format!("published {TARGET} ")),
-        "{published}"
-    );
-    daemon.stop();
-}
-
-fn submit_on_a_terminal() {
-    let (world, _) = settled(NOTHING_ENDS);
-    let daemon = world.daemon();
-    for columns in [160, 80] {
-        let mut command = submit(&world, "new", "--wait=3");
-        let (output, shown) = errors_on_terminal(&mut command, columns);
-        assert_eq!(output.status.code(), Some(4), "{shown}");
-        // The line was there, and has gone before the last one came.
-        let shown = steady(&shown);
-        let (changing, last) = shown.rsplit_once("netboot-publisher: ").unwrap();
-        assert!(changing.contains(" waits: "), "{shown:?}");
-        assert!(!changing.contains("has no outcome"), "{shown:?}");
-        assert_eq!(last.matches('\n').count(), 1, "{shown:?}");
-        assert!(last.contains(" has no outcome yet: "), "{shown:?}");
-    }
-    daemon.stop();
-}
-
-fn submit_without_a_daemon() {
-    let world = World::new();
-    world.run_once();
-    let output = output(&mut submit(&world, "kernel", "--wait=3"));
-    let drop = waiting_drop(&world);
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    let note = "the daemon isn't running: drops wait until it is";
-    let expected = format!(
-        "netboot-publisher: {drop} waits: {note}\n\
-         netboot-publisher: {drop} has no outcome yet: {note}\n"
-    );
-    assert_eq!((output.status.code(), said), (Some(4), expected));
-}
-
-fn seen_at(place: &str, size: u64, state: &str, why: &str) {
-    let world = World::new();
-    let mut command = world.command(&["run"]);
-    command.env("NETBOOT_PUBLISHER_FAILPOINT", format!("{place}:1:hang"));
-    let daemon = Daemon::start(command);
-    world.drop_with("large", &manifest(TARGET), |image| {
-        fs::File::create(image.join("linux"))
-            .unwrap()
-            .set_len(size)
-            .unwrap();
-    });
-    let drop = wait_for_state(&world, "large", state);
-    until("it to come as far as that", || {
-        waiting(&world, "large")["why"] == why
-    });
-    assert_eq!(drop["target"], TARGET, "{drop:#}");
-    daemon.kill();
-}
-
-fn no_room_is_seen() {
-    let world = World::with("[limits]\nmin_free_space = \"1000000GiB\"\n");
-    let daemon = world.daemon();
-    world.drop_image("large", TARGET, &[("linux", b"kernel")]);
-    let drop = wait_for_state(&world, "large", "no-space");
-    let why = drop["why"].as_str().unwrap();
-    assert!(why.starts_with("no space: 6 B needed"), "{drop:#}");
-    daemon.stop();
-}
-
-fn nobody_is_held_up() {
-    let world = World::new();
-    let mut daemon = world.daemon();
-    let socket = world.spool.join("status.socket");
-    let connect = || UnixStream::connect(&socket).unwrap();
-    let silent: Vec<_> = (0..20).map(|_| connect()).collect();
-    world.drop_image("a", TARGET, &[("linux", b"kernel")]);
-    daemon.wait_for_drop("a");
-    world.assert_outcome("a", "published");
-    // Those that ask for nothing are left at last, and whoever asks is answered.
-    for stream in silent {
-        let mut answer = Vec::new();
-        (&stream).read_to_end(&mut answer).unwrap();
-        assert!(answer.is_empty(), "{answer:?}");
-    }
-    for (question, is_answered) in [
-        ("\n".to_string(), true),
-        (format!("{}\n", "x".repeat(2_000)), false),
-    ] {
-        let mut stream = connect();
-        let _ = stream.write_all(question.as_bytes());
-        let mut answer = String::new();
-        let read = stream.read_to_string(&mut answer);
-        let has_answer = read.is_ok() && !answer.is_empty();
-        assert_eq!(has_answer, is_answered, "{answer}");
-        let expected = "{\"others\":0,\"waiting\":[]}\n";
-        assert!(!is_answered || answer == expected, "{answer}");
-    }
-    daemon.stop();
-}
-
-fn the_log_tells() {
-    let settings = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 0\n\
-                    [swap]\nquiet_period = \"300ms\"\nmax_delay = \"10m\"\n";
-    let world = World::with(settings);
-    let mut daemon = world.daemon();
-    world.drop_image("one", TARGET, &[("linux", b"one")]);
-    daemon.wait_for_drop("one");
-    let one = world.assert_outcome("one", "published")["generation"].clone();
-    world.drop_image("two", TARGET, &[("linux", b"two")]);
-    let held = daemon.wait_for("swap held");
-    let text = "INFO swap held until the current generation is not used for 300ms, at the latest in \
-                10m target=";
-    assert!(
-        held.contains(text) && held.contains(" drop=\"two\" "),
-        "{held}"
-    );
-    let published = daemon.wait_for(" INFO published ");
-    assert!(published.contains("drop=\"two\""), "{published}");
-    let removed = daemon.wait_for("removed, no longer kept");
-    assert!(removed.contains(one.as_str().unwrap()), "{removed}");
-    let log = daemon.log.join("\n");
-    assert_eq!(log.matches("swap held").count(), 1, "{log}");
-    daemon.stop();
+    assert_eq!(complete(&["status"], "am"), TARGET);
+    assert_eq!(complete(&["verify"], ""), format!("{TARGET} {OTHER}"));
+    assert_eq!(complete(&["rollback", TARGET, "--to"], "20"), a);
+    assert_eq!(complete(&["withdraw", TARGET, "--generation"], ""), a);
+    assert_eq!(complete(&["diff", TARGET], "2"), a);
+    assert_eq!(complete(&["show"], "em"), "empty");
+    assert_eq!(complete(&[], "with"), "withdraw");
+    assert_eq!(complete(&["status"], "--j"), "--json");
 }
