@@ -215,6 +215,8 @@ fn the_completions_know_what_the_program_takes() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let mut text = fs::read_to_string(&path).unwrap();
         if shell == Shell::Bash {
+            // Of a program with a dash in its name `clap_complete` 4.6 writes the commands in two ways.
+            text = text.replace("netboot__subcmd__publisher__", "netboot__publisher__");
             text += NAMES_IN_BASH;
         }
         files.insert(name.to_string(), text);

@@ -136,6 +136,25 @@ mod tests {
     }
 
     #[test]
+    fn a_part_counts_for_the_whole_and_ends_with_it() {
+        let whole = Arc::new(Progress::default());
+        whole.expect(100);
+        whole.advance(100);
+        let part = Progress::part_of(&whole);
+        assert_eq!(part.percent((0, 0)), None);
+        part.expect(200);
+        part.advance(86);
+        assert_eq!(part.percent((0, 0)), Some(43));
+        assert_eq!((whole.bytes(), whole.expected()), (186, 300));
+        assert_eq!(whole.percent((100, 100)), Some(43));
+        part.advance(114);
+        assert_eq!(part.percent((0, 0)), Some(99), "it is not current yet");
+        assert!(!part.is_stop_requested());
+        whole.request_stop();
+        assert!(part.is_stop_requested());
+    }
+
+    #[test]
     fn an_error_of_any_thread_is_returned_and_ends_the_work() {
         for few in [0, 100_000] {
             let begun = AtomicU64::new(0);
