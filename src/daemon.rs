@@ -11,7 +11,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::listeners::{BootConfigs, count_outcomes, render_boot_configs, run_hooks, tell_status};
+use crate::listeners::{
+    BootConfigs, answer_questions, count_outcomes, render_boot_configs, run_hooks, tell_status,
+};
 use crate::log::{Log, MessageId};
 use crate::publisher::{Publisher, Report};
 use crate::settings::Settings;
@@ -137,18 +139,23 @@ async fn publish(
     let settings = Arc::clone(&changes.borrow());
     let mut report = Report::default();
     let (of_metrics, of_hooks, of_rendering) = (report.listen(), report.listen(), report.listen());
-    let activity = report.activity();
+    let (activity, inquiry) = (report.activity(), report.inquiry());
     let progress = Arc::new(Progress::default());
     let (of_publisher, of_work) = (changes.clone(), Arc::clone(&progress));
     let start = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         let settings = Arc::clone(&of_publisher.borrow());
         let spool = Spool::open(&settings.spool.path).context("opening the spool")?;
         let pointers = Pointers::open(&settings).context("opening the tree")?;
+        // Before the start takes up what a crash left: whoever asks meanwhile waits for the answer.
+        let socket = spool.listen().inspect_err(|failure| {
+            tracing::warn!("{failure}, going on without: commands can't say why drops wait");
+        });
         let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), &settings);
         let publisher = Publisher::new(spool, pointers, report, of_work, of_publisher, once)?;
-        Ok((publisher, boot_configs))
+        Ok((publisher, boot_configs, socket.ok()))
     });
-    let (publisher, boot_configs) = starting(start).await.context("recovery broke off")??;
+    let (publisher, boot_configs, socket) =
+        starting(start).await.context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
     tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
     tell_systemd(&[NotifyState::Ready]);
@@ -164,6 +171,9 @@ async fn publish(
     let counted = (activity, reloads, renderings);
     others.spawn(count_outcomes(of_metrics, counted, changes.clone()));
     others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
+    if let Some(socket) = socket {
+        others.spawn(answer_questions(socket, inquiry));
+    }
     tokio::select! {
         // The process waits for work that is still under way: after an error none of it is of use.
         ended = publisher.run(shutdown) => ended.inspect_err(|_| work.request_stop())?,

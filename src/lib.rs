@@ -33,7 +33,7 @@
 //! | `spool` | the spool's folders: scans, when a drop is whole, claims, manifests, outcomes | all above |
 //! | `tree` | what machines see: pointers, generations, records, histories, the catalog; what goes again | all above but `log` and `spool` |
 //! | `publisher` | the one task that moves drops from `spool` to `tree`: order, side by side, retries | all above |
-//! | `listeners` | whoever is told of outcomes, and waited for by nobody | all above |
+//! | `listeners` | whoever is told of outcomes or asks what waits, and is waited for by nobody | all above |
 //! | `daemon` | the life of a daemon: opened, started, reloaded, ended | all above |
 //! | `commands` | the verbs: what each takes, what it prints, how it exits | all above |
 //!

@@ -15,10 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::terminal::{print, say, show, text_or};
+use super::terminal::{Bar, Line, print, say, text_or};
+use super::waiting::{DaemonSays, waiting};
 use crate::image::Image;
 use crate::settings::Settings;
-use crate::spool::{Manifest, NewDrop, Outcome, SpoolView};
+use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
 use crate::sys::Progress;
 use crate::words::Verdict;
 
@@ -33,14 +34,11 @@ const POLL: Duration = Duration::from_secs(1);
 /// Where a drop goes, and whether somebody waits for it.
 #[derive(Debug, Args)]
 pub(super) struct HandOver {
-    /// Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is
-    /// rejected, 4 when there is no outcome in time
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    #[expect(
-        clippy::option_option,
-        reason = "not given, without a number, with one"
-    )]
-    wait: Option<Option<u64>>,
+    /// Wait for the outcome, and show what for; at most so long if that is given, `10m` or in
+    /// seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = time)]
+    #[expect(clippy::option_option, reason = "not given, without a time, with one")]
+    wait: Option<Option<Duration>>,
     /// The spool, instead of the configured one
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
@@ -70,15 +68,19 @@ impl HandOver {
             let Some(limit) = self.wait else {
                 return print(&format!("{drop}\n"));
             };
-            let limit = limit.map_or(Duration::MAX, Duration::from_secs);
+            let mut shown = Shown::new();
             let outcome = tokio::select! {
-                outcome = wait(spool, &drop, limit) => outcome?,
-                () = &mut end => return Ok(interrupted(&format!("{drop} has no outcome yet"))),
+                outcome = wait(spool, &drop, limit.unwrap_or(Duration::MAX), &mut shown) => outcome,
+                () = &mut end => {
+                    let left = shown.end(&drop);
+                    return Ok(interrupted(&left));
+                }
             };
-            if let Some(outcome) = outcome {
+            let left = shown.end(&drop);
+            if let Some(outcome) = outcome? {
                 return tell(&outcome);
             }
-            say(&format!("{drop} has no outcome yet"));
+            say(&left);
             Ok(ExitCode::from(TIMED_OUT))
         })
     }
@@ -94,7 +96,8 @@ async fn put_in(
     let drop = NewDrop::begin(spool, &manifest.target).context("opening the spool")?;
     let progress = Arc::new(Progress::default());
     let (shown, copying) = (Arc::clone(&progress), Arc::clone(&progress));
-    let bar = tokio::spawn(show(image.as_ref().map_or(0, Image::bytes), shown));
+    let bytes = image.as_ref().map(Image::bytes);
+    let bar = bytes.map(|bytes| Bar::begin(bytes, shown));
     let mut finish = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         if let Some(image) = image {
             drop.add_image(&image, &mut manifest, &copying)?;
@@ -102,11 +105,8 @@ async fn put_in(
         let name = drop.finish(&manifest)?;
         name.context("the spool has a drop of that name already; expected none")
     });
-    tokio::select! {
-        finished = &mut finish => {
-            bar.abort();
-            finished?.map(Ok)
-        }
+    let put_in = tokio::select! {
+        finished = &mut finish => finished?.map(Ok),
         () = end => {
             progress.request_stop();
             // The part of a drop that is there is removed before the program ends.
@@ -115,12 +115,64 @@ async fn put_in(
                 Err(_) => "nothing is left in the spool".to_string(),
             }))
         }
+    };
+    if let Some(bar) = bar {
+        bar.end(matches!(put_in, Ok(Ok(_)))).await;
+    }
+    put_in
+}
+
+/// What a drop waits for, as it is shown to whoever waits for the outcome.
+struct Shown {
+    line: Line,
+    /// What was shown last; empty as long as nobody knows.
+    why: String,
+}
+
+impl Shown {
+    fn new() -> Self {
+        Self {
+            line: Line::new(),
+            why: String::new(),
+        }
+    }
+
+    fn show(&mut self, drop: &str, daemon: DaemonSays, waiting: Option<Waiting>) {
+        let (state, why) = match (daemon.note(), waiting) {
+            (Some(note), _) => (note.to_string(), note.to_string()),
+            (None, Some(waiting)) => (waiting.state.to_string(), waiting.why),
+            // Its outcome is about to come, or it was not seen yet.
+            (None, None) => return,
+        };
+        self.line.show(&state, &format!("{drop} waits: {why}"));
+        self.why = why;
+    }
+
+    /// That there is no outcome, and why, as far as that is known.
+    fn end(self, drop: &str) -> String {
+        self.line.end();
+        match &*self.why {
+            "" => format!("{drop} has no outcome yet"),
+            why => format!("{drop} has no outcome yet: {why}"),
+        }
     }
 }
 
+/// A duration as the configuration has them, or a number of seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(Duration::from_secs);
+    let parsed = seconds.or_else(|_| humantime::parse_duration(text));
+    parsed.map_err(|_| "expected a time such as \"10m\", or seconds".to_string())
+}
+
 /// Waits for the outcome of a drop; `None` when there is none after `limit`.
-async fn wait(spool: &Path, drop: &str, limit: Duration) -> anyhow::Result<Option<Outcome>> {
-    let view = SpoolView::open(spool).context("opening the spool")?;
+async fn wait(
+    spool: &Path,
+    drop: &str,
+    limit: Duration,
+    shown: &mut Shown,
+) -> anyhow::Result<Option<Outcome>> {
+    let view = Arc::new(SpoolView::open(spool).context("opening the spool")?);
     let file = view.outcome_file(drop);
     let (look, awaited) = (Arc::new(Notify::new()), file.clone());
     let hint = Arc::clone(&look);
@@ -138,7 +190,20 @@ async fn wait(spool: &Path, drop: &str, limit: Duration) -> anyhow::Result<Optio
             if let Some(outcome) = view.outcome(drop).context("reading the outcome")? {
                 return Ok(Some(outcome));
             }
-            let _ = timeout(POLL, look.notified()).await;
+            if timeout(POLL, look.notified()).await.is_ok() {
+                continue;
+            }
+            // What takes longer has a reason. A daemon that hangs is waited for by a thread.
+            let (view, name) = (Arc::clone(&view), drop.to_string());
+            let ask = tokio::task::spawn_blocking(move || waiting(&view, Some(&name)));
+            let asked = tokio::select! {
+                asked = ask => asked?,
+                () = look.notified() => continue,
+            };
+            // What can't be read tells nothing.
+            if let Ok((daemon, waiting, _)) = asked {
+                shown.show(drop, daemon, waiting.into_iter().next());
+            }
         }
     };
     timeout(limit, found).await.unwrap_or(Ok(None))

@@ -7,10 +7,11 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::terminal::{print_as, text_or};
+use super::status::{plain, with_head};
+use super::terminal::{print_as, text_or, width};
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::text::{age, quoted, table};
+use crate::text::short;
 use crate::tree::{Happened, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
 
@@ -20,9 +21,8 @@ const MAX_SHOWN: usize = 1_000;
 /// Shows the history of a target.
 pub(super) fn show(settings: &Settings, target: &Target, json: bool) -> anyhow::Result<ExitCode> {
     let history = History::read(&settings.tree.path, target)?;
-    let history =
-        history.with_context(|| format!("{target} is not in the tree; expected one that is"))?;
-    print_as(json, &history, History::to_text)
+    let history = history.with_context(|| format!("no such target: {target}"))?;
+    print_as(json, &history, |history| history.to_text(width()))
 }
 
 /// A target's generations, and what happened to it.
@@ -92,24 +92,24 @@ impl History {
     }
 
     /// The text for people.
-    fn to_text(&self) -> String {
-        let head = ["", "GENERATION", "VERSION", "SUPERSEDED", "FILES", "SIZE"];
-        let mut rows = vec![head.map(String::from)];
-        for kept in &self.generations {
-            let superseded = kept.superseded_at.map(|at| format!("{} ago", age(at)));
-            rows.push([
+    fn to_text(&self, width: Option<usize>) -> String {
+        let rows = self.generations.iter().map(|kept| {
+            let superseded = kept
+                .superseded_at
+                .map(|at| format!("{} ago", short(at.age())));
+            [
                 if kept.is_current { "*" } else { "" }.to_string(),
                 kept.generation.to_string(),
                 text_or(kept.version.as_ref(), "-"),
                 text_or(superseded, "-"),
                 text_or(kept.files, "?"),
                 text_or(kept.bytes.map(ByteSize), "?"),
-            ]);
-        }
+            ]
+        });
         let happened = self.events.iter().map(|event| {
-            let by = event.importer.as_ref().map(|it| format!("by {}", it.name));
+            let by = event.importer.as_ref().map(|it| it.name.clone());
             let drop = event.drop.as_ref();
-            let drop = drop.map(|it| format!(", drop {}", quoted(it)));
+            let drop = drop.map(|it| format!(", drop {}", plain(it)));
             [
                 event.at.to_seconds(),
                 event.event.to_string(),
@@ -118,11 +118,13 @@ impl History {
                 text_or(by, "") + &text_or(drop, ""),
             ]
         });
-        let head = ["WHEN", "WHAT", "FROM", "TO", ""].map(String::from);
-        let happened: Vec<_> = std::iter::once(head).chain(happened).collect();
+        let head = ["WHEN", "WHAT", "FROM", "TO", "BY"];
+        let happened = with_head(head, happened, width, [20, 9, 13, 13, 10]);
         if self.generations.is_empty() {
-            return table(&happened);
+            return happened;
         }
-        format!("{}\n{}", table(&rows), table(&happened))
+        let head = ["", "GENERATION", "VERSION", "SUPERSEDED", "FILES", "SIZE"];
+        let kept = with_head(head, rows, width, [1, 16, 7, 10, 5, 8]);
+        format!("{kept}\n{happened}")
     }
 }

@@ -3,13 +3,16 @@
 
 mod check_config;
 mod configuration;
+mod diff;
 mod hand_over;
 mod history;
 mod run_daemon;
+mod show;
 mod status;
 mod submit;
 mod terminal;
 mod verify;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,7 +27,7 @@ use self::submit::Submit;
 use self::terminal::say;
 use crate::listeners::keep_hook;
 use crate::spool::{Action, Manifest};
-use crate::words::{GenerationHint, Target};
+use crate::words::{GenerationHint, Target, TargetPattern};
 
 /// Publishes network-boot images: takes them from a spool, compares each with what is published,
 /// and swaps what changed into the tree that a TFTP or HTTP server serves.
@@ -56,10 +59,13 @@ enum Command {
         #[command(flatten)]
         drop: HandOver,
     },
-    /// Take a target out of the tree
+    /// Take a target out of the tree, or remove one of its older generations
     Withdraw {
         /// arch/subarch/release/purpose
         target: Target,
+        /// Remove nothing but this generation, which isn't current: named as for `rollback --to`
+        #[arg(long, value_name = "GENERATION")]
+        generation: Option<GenerationHint>,
         #[command(flatten)]
         drop: HandOver,
     },
@@ -71,18 +77,40 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what is published, what waits and what was rejected
+    /// Show what is published, what waits and why, and what was rejected
     Status {
+        /// arch/subarch/release/purpose; `*` stands for any part of one: `amd64/*/noble/*`. What is
+        /// named is shown with its use of the disk
+        target: Option<TargetPattern>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show all that is known of one drop: where it is, what it waits for, its outcome, its manifest
+    Show {
+        /// The name of the drop, or the beginning of that
+        drop: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which files differ between two generations of a target, as the records tell
+    Diff {
         /// arch/subarch/release/purpose
-        target: Option<Target>,
+        target: Target,
+        /// The one generation, named as for `rollback --to`; without it the one that the last swap
+        /// replaced
+        from: Option<GenerationHint>,
+        /// The other one; without it the current one
+        to: Option<GenerationHint>,
         /// For programs
         #[arg(long)]
         json: bool,
     },
     /// Read every published file again and compare with the records; exit 1 names what is damaged
     Verify {
-        /// arch/subarch/release/purpose
-        target: Option<Target>,
+        /// arch/subarch/release/purpose; `*` stands for any part of one
+        target: Option<TargetPattern>,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -127,11 +155,24 @@ impl Command {
                 let order = Manifest::new(target, Action::Rollback(to));
                 drop.hand_over(&settings?, order, None)
             }
-            Self::Withdraw { target, drop } => {
-                drop.hand_over(&settings?, Manifest::new(target, Action::Withdraw), None)
-            }
+            Self::Withdraw {
+                target,
+                generation,
+                drop,
+            } => drop.hand_over(
+                &settings?,
+                Manifest::new(target, Action::Withdraw(generation)),
+                None,
+            ),
             Self::History { target, json } => history::show(&settings?, &target, json),
             Self::Status { target, json } => status::show(&settings?, target.as_ref(), json),
+            Self::Show { drop, json } => show::show(&settings?, &drop, json),
+            Self::Diff {
+                target,
+                from,
+                to,
+                json,
+            } => diff::show(&settings?, &target, from.as_ref(), to.as_ref(), json),
             Self::Verify { target, json } => verify::verify(&settings?, target.as_ref(), json),
             Self::CheckConfig(check) => check.run(settings, config, is_configured),
         }

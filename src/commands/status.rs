@@ -1,128 +1,306 @@
-//! `status`: what is published, what waits and what was rejected; read from names, records and
-//! outcomes.
+//! `status`: what is published, what waits and why, and what was rejected; read from names, records and
+//! outcomes, and from the daemon, who knows why.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::terminal::{print_as, text_or};
+use super::terminal::{print_as, text_or, width};
+use super::waiting::{DaemonSays, waiting};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::{Outcome, SpoolView, Waiting};
 use crate::sys::try_map;
-use crate::text::{age, quoted, table};
+use crate::text::{counted, quoted, short, table};
 use crate::tree::{Head, Tree};
-use crate::words::{Digest, GenerationName, Moment, Target};
+use crate::words::{Digest, GenerationName, Moment, Target, TargetPattern};
 
 /// How many targets one thread reads.
 const FEW: usize = 256;
 
-/// Shows the status of every target, or of one.
+/// So many drafts and rejected drops are shown; the others are counted.
+const MAX_SHOWN: usize = 10;
+
+/// Shows the status of every target, or of those that are meant.
 pub(super) fn show(
     settings: &Settings,
-    target: Option<&Target>,
+    only: Option<&TargetPattern>,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let (tree, spool) = (&settings.tree.path, &settings.spool.path);
-    let status = Status::read(tree, spool, target)?;
-    print_as(json, &status, Status::to_text)
+    let most = if json { usize::MAX } else { MAX_SHOWN };
+    let status = Status::read(settings, only, most)?;
+    if let Some(only) = only {
+        let is_empty = status.targets.is_empty() && status.waiting.is_empty();
+        let is_unknown = is_empty && status.rejected.is_empty();
+        anyhow::ensure!(!is_unknown, "{}", no_such(only));
+    }
+    print_as(json, &status, |status| status.to_text(width()))
+}
+
+/// That there is nothing of a target or of several.
+pub(super) fn no_such(pattern: &TargetPattern) -> String {
+    match pattern.single() {
+        Some(target) => format!("no such target: {target}"),
+        None => format!("no target matches {pattern}"),
+    }
 }
 
 #[derive(Debug, Serialize)]
 struct Status {
-    pub targets: Vec<TargetStatus>,
-    /// Drops that are complete or still written, and those that were claimed.
-    pub waiting: Vec<Waiting>,
-    pub rejected: Vec<Outcome>,
+    daemon: DaemonSays,
+    targets: Vec<TargetStatus>,
+    /// Drops that have no outcome yet.
+    waiting: Vec<Waiting>,
+    /// So many more wait that are not for this user to see.
+    others_waiting: usize,
+    /// The newest first.
+    rejected: Vec<Outcome>,
+    /// Of those there are so many.
+    rejected_count: usize,
+    /// What was begun and not handed over, the oldest first.
+    drafts: Vec<Waiting>,
+    /// What this user may not see.
+    unseen: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
 struct TargetStatus {
-    pub target: Target,
-    pub generation: GenerationName,
+    target: Target,
+    generation: GenerationName,
     /// Missing when the record is damaged.
     #[serde(flatten)]
-    pub head: Option<Shown>,
+    head: Option<Shown>,
+    /// Of all generations; only where some targets are asked for: each file is looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskUse>,
+}
+
+/// Room on the disk, in bytes: of what only one generation has, and of what several share.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct DiskUse {
+    own: u64,
+    shared: u64,
 }
 
 /// What is shown of a record.
 #[derive(Debug, Serialize)]
 struct Shown {
-    pub version: Option<String>,
-    pub published_at: Moment,
-    pub digest: Digest,
-    pub files: usize,
-    pub bytes: u64,
+    version: Option<String>,
+    published_at: Moment,
+    digest: Digest,
+    files: usize,
+    bytes: u64,
 }
 
 impl Status {
-    /// Reads the status of every target, or of one, and of the spool.
+    /// Reads the status of every target, or of those that are meant, and of the spool; `most` drops
+    /// that were rejected.
     ///
     /// # Errors
     /// When the tree or the spool can't be read. What this user may not see is left out.
-    fn read(tree: &Path, spool: &Path, only: Option<&Target>) -> Result<Self, Fault> {
-        let tree = Tree::open(tree)?;
-        let targets = match only {
-            Some(target) => vec![target.clone()],
+    fn read(settings: &Settings, only: Option<&TargetPattern>, most: usize) -> Result<Self, Fault> {
+        let tree = Tree::open(&settings.tree.path)?;
+        let mut targets = match only.and_then(TargetPattern::single) {
+            Some(target) => vec![target],
             None => tree.targets()?,
         };
-        let statuses = try_map(targets, FEW, |target| target_status(&tree, target))?;
-        let spool = SpoolView::open(spool)?;
-        let mut rejected = spool.rejected()?;
-        rejected.retain(|outcome| only.is_none() || outcome.target.as_ref() == only);
+        targets.retain(|target| only.is_none_or(|only| only.fits(target)));
+        let look = |target| target_status(&tree, target, only.is_some());
+        let statuses = try_map(targets, if only.is_some() { 1 } else { FEW }, look)?;
+        let spool = SpoolView::open(&settings.spool.path)?;
+        let is_meant = |target: Option<&Target>| {
+            only.is_none_or(|only| target.is_some_and(|target| only.fits(target)))
+        };
+        let is_meant_outcome = |outcome: &Outcome| is_meant(outcome.target.as_ref());
+        let (rejected, rejected_count) = match only {
+            Some(_) => spool.rejected(most, Some(&is_meant_outcome))?,
+            None => spool.rejected(most, None)?,
+        };
+        let (daemon, mut waiting, others_waiting) = waiting(&spool, None)?;
+        waiting.retain(|drop| is_meant(drop.target.as_ref()));
+        let drafts = match only {
+            Some(_) => Vec::new(),
+            None => spool.drafts()?,
+        };
         Ok(Self {
+            daemon,
             targets: statuses.into_iter().flatten().collect(),
-            waiting: spool.waiting()?,
+            waiting,
+            others_waiting,
             rejected,
+            rejected_count,
+            drafts,
+            unseen: spool.unseen()?,
         })
     }
 
     /// The text for people.
-    fn to_text(&self) -> String {
-        let head = ["TARGET", "GENERATION", "VERSION", "AGE", "FILES", "SIZE"];
-        let mut rows = vec![head.map(String::from)];
-        for status in &self.targets {
+    fn to_text(&self, width: Option<usize>) -> String {
+        let mut text = self.published(width);
+        if !self.waiting.is_empty() {
+            let head = ["WAITING", "TARGET", "IMPORTER", "SINCE", "WHY"];
+            let rows = self.waiting.iter().map(|drop| {
+                [
+                    plain(&drop.drop),
+                    text_or(drop.target.as_ref(), "-"),
+                    drop.importer.name.clone(),
+                    short(drop.since.age()),
+                    why(drop),
+                ]
+            });
+            text += "\n";
+            text += &with_head(head, rows, width, [14, 14, 8, 5, 30]);
+        }
+        if self.others_waiting > 0 {
+            let others = counted(self.others_waiting, "drop");
+            let _ = writeln!(text, "\n{others} of other importers on the way");
+        }
+        if !self.rejected.is_empty() {
+            let head = ["REJECTED", "TARGET", "IMPORTER", "AGE", "REASON"];
+            let rows = self.rejected.iter().map(|outcome| {
+                let detail = outcome.detail.as_deref().unwrap_or_default();
+                [
+                    plain(&outcome.drop),
+                    text_or(outcome.target.as_ref(), "-"),
+                    outcome.importer.name.clone(),
+                    short(outcome.finished_at.age()),
+                    format!("{}: {}", text_or(outcome.reason, ""), first_line(detail)),
+                ]
+            });
+            text += "\n";
+            text += &with_head(head, rows, width, [14, 14, 8, 5, 30]);
+            text += &more(self.rejected_count - self.rejected.len());
+        }
+        if !self.drafts.is_empty() {
+            let shown = self.drafts.iter().take(MAX_SHOWN);
+            let rows = shown.map(|draft| {
+                let importer = draft.importer.name.clone();
+                [plain(&draft.drop), importer, short(draft.since.age())]
+            });
+            text += "\n";
+            text += &with_head(
+                ["NOT HANDED OVER", "IMPORTER", "AGE"],
+                rows,
+                width,
+                [15, 8, 5],
+            );
+            text += &more(self.drafts.len().saturating_sub(MAX_SHOWN));
+        }
+        for line in self.notes() {
+            let _ = writeln!(text, "\n{line}");
+        }
+        text
+    }
+
+    /// The table of what is published.
+    fn published(&self, width: Option<usize>) -> String {
+        if self.targets.is_empty() {
+            return "nothing is published\n".to_string();
+        }
+        let rows = self.targets.iter().map(|status| {
             let head = status.head.as_ref();
             let version = head.map(|head| text_or(head.version.as_ref(), "-"));
-            rows.push([
+            [
                 status.target.to_string(),
                 status.generation.to_string(),
                 text_or(version, "?"),
-                text_or(head.map(|head| age(head.published_at)), "?"),
-                text_or(head.map(|head| head.files), "?"),
+                text_or(head.map(|head| short(head.published_at.age())), "?"),
                 text_or(head.map(|head| ByteSize(head.bytes)), "?"),
-            ]);
+            ]
+        });
+        let disk = |used: DiskUse| [used.own, used.shared].map(|bytes| ByteSize(bytes).to_string());
+        if self.targets.iter().all(|status| status.disk.is_none()) {
+            let head = ["TARGET", "GENERATION", "VERSION", "AGE", "SIZE"];
+            return with_head(head, rows, width, [20, 16, 7, 5, 8]);
         }
-        let mut text = table(&rows);
-        if !self.waiting.is_empty() {
-            let _ = writeln!(text, "\nwaiting: {}", self.waiting.len());
-            for waiting in &self.waiting {
-                let state = if waiting.is_claimed {
-                    "claimed"
-                } else {
-                    "incoming"
-                };
-                let (drop, age) = (quoted(&waiting.drop), age(waiting.since));
-                let _ = writeln!(text, "  {drop} {state} for {age}");
-            }
+        let used = self
+            .targets
+            .iter()
+            .map(|status| disk(status.disk.unwrap_or_default()));
+        let rows = rows.zip(used).map(|(row, used)| {
+            let [target, generation, version, age, size] = row;
+            let [own, shared] = used;
+            [target, generation, version, age, size, own, shared]
+        });
+        let head = [
+            "TARGET",
+            "GENERATION",
+            "VERSION",
+            "AGE",
+            "SIZE",
+            "OWN",
+            "SHARED",
+        ];
+        with_head(head, rows, width, [18, 15, 7, 5, 7, 7, 6])
+    }
+
+    /// What else there is to say, a line each.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        notes.extend(self.daemon.note().map(String::from));
+        if !self.unseen.is_empty() {
+            let folders = self.unseen.join(", ");
+            notes.push(format!(
+                "not for this user to read: {folders}; of drops only its own are shown"
+            ));
         }
-        if !self.rejected.is_empty() {
-            let _ = writeln!(text, "\nrejected: {}", self.rejected.len());
-            for outcome in &self.rejected {
-                let (drop, by) = (quoted(&outcome.drop), &outcome.importer.name);
-                let (reason, age) = (text_or(outcome.reason, ""), age(outcome.finished_at));
-                let _ = writeln!(text, "  {drop} of {by} {reason}, {age} ago");
-            }
-        }
-        text
+        notes
+    }
+}
+
+/// How many of a kind are not shown.
+fn more(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        count => format!("and {count} more; `status --json` has all, `show DROP` tells of one\n"),
+    }
+}
+
+/// A table with its head.
+pub(super) fn with_head<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    width: Option<usize>,
+    least: [usize; N],
+) -> String {
+    let rows: Vec<_> = std::iter::once(head.map(String::from))
+        .chain(rows)
+        .collect();
+    table(&rows, width, least)
+}
+
+/// A name from outside, as it is where that moves no cursor.
+pub(super) fn plain(name: &str) -> String {
+    if name.contains(char::is_control) {
+        return quoted(name);
+    }
+    name.to_string()
+}
+
+/// The first line of a text, where nothing moves a cursor.
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    // As a bad manifest is explained.
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    line.replace(char::is_control, "\u{fffd}")
+}
+
+/// What a drop waits for; where nobody says, where it is.
+fn why(drop: &Waiting) -> String {
+    match &*drop.why {
+        "" => drop.state.to_string(),
+        why => first_line(why),
     }
 }
 
 /// The status of one target; `None` where nothing is current.
-fn target_status(tree: &Tree, target: Target) -> Result<Option<TargetStatus>, Fault> {
+fn target_status(
+    tree: &Tree,
+    target: Target,
+    with_disk: bool,
+) -> Result<Option<TargetStatus>, Fault> {
     let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);
     };
@@ -134,9 +312,12 @@ fn target_status(tree: &Tree, target: Target) -> Result<Option<TargetStatus>, Fa
         bytes: head.bytes,
     };
     let head = tree.head(&target, &generation)?.map(shown);
+    let disk = with_disk.then(|| tree.disk_use(&target)).transpose()?;
+    let disk = disk.map(|(own, shared)| DiskUse { own, shared });
     Ok(Some(TargetStatus {
         target,
         generation,
         head,
+        disk,
     }))
 }

@@ -1,6 +1,6 @@
 //! What commands write: to standard output, to standard error, and a bar on a terminal.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::sys::Progress;
 
@@ -44,14 +45,88 @@ pub(super) fn say(message: &str) {
     let _ = writeln!(std::io::stderr(), "netboot-publisher: {message}");
 }
 
-/// A bar on a terminal, until it is aborted.
-pub(super) async fn show(bytes: u64, progress: Arc<Progress>) {
-    let bar = ProgressBar::new(bytes);
-    let style = "{bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-    bar.set_style(ProgressStyle::with_template(style).expect("the template is good"));
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        tick.tick().await;
-        bar.set_position(progress.bytes());
+/// How many columns the terminal has that standard output is; `None` where it is none.
+pub(super) fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    let size = stdout
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(stdout).ok());
+    let columns = size?.map_or(0, |size| size.ws_col);
+    // A serial line knows no size.
+    Some(if columns == 0 { 80 } else { columns.into() })
+}
+
+/// A bar on standard error where that is a terminal.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    moving: JoinHandle<()>,
+}
+
+impl Bar {
+    pub(super) fn begin(bytes: u64, progress: Arc<Progress>) -> Self {
+        let bar = ProgressBar::new(bytes);
+        let style = "{bar:40} {percent:>3} % {binary_bytes}/{binary_total_bytes} \
+                     {binary_bytes_per_sec} {eta}";
+        bar.set_style(ProgressStyle::with_template(style).expect("the template is good"));
+        let shown = bar.clone();
+        let moving = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                tick.tick().await;
+                // What has grown since is read as well, and the bar ends when all is done.
+                shown.set_position(progress.bytes().min(bytes));
+            }
+        });
+        Self { bar, moving }
+    }
+
+    /// The bar ends at its end where all `is_done`, on a line of its own, whatever was read of it.
+    pub(super) async fn end(self, is_done: bool) {
+        self.moving.abort();
+        let _ = self.moving.await;
+        if is_done {
+            self.bar.finish();
+        } else {
+            self.bar.abandon();
+        }
+    }
+}
+
+/// One thing that is waited for: on a terminal a line that changes, elsewhere one for each change.
+pub(super) struct Line {
+    /// `None` where standard error is no terminal.
+    spinner: Option<ProgressBar>,
+    said: String,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let spinner = is_terminal.then(|| {
+            let style = ProgressStyle::with_template("{msg}").expect("the template is good");
+            ProgressBar::new_spinner().with_style(style)
+        });
+        Self {
+            spinner,
+            said: String::new(),
+        }
+    }
+
+    /// Shows `text`; where lines stay, only when the state is `another`: a percentage would fill the
+    /// screen.
+    pub(super) fn show(&mut self, another: &str, text: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.set_message(text.to_string()),
+            None if self.said != another => say(text),
+            None => {}
+        }
+        self.said = another.to_string();
+    }
+
+    /// Nothing is left of a line that changes.
+    pub(super) fn end(self) {
+        if let Some(spinner) = self.spinner {
+            spinner.finish_and_clear();
+        }
     }
 }

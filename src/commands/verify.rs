@@ -6,29 +6,28 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
-use super::terminal::{print_as, show};
+use super::status::no_such;
+use super::terminal::{Bar, print_as};
 use crate::log::{Log, MessageId};
 use crate::settings::Settings;
 use crate::sys::Progress;
 use crate::text::counted;
 use crate::tree::{Tree, Verification, Verified};
-use crate::words::Target;
+use crate::words::TargetPattern;
 
 /// Verifies every target, or one.
 pub(super) fn verify(
     settings: &Settings,
-    target: Option<&Target>,
+    only: Option<&TargetPattern>,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let tree = Tree::open(&settings.tree.path)?;
-    let targets = match target {
-        Some(target) if tree.names(target)?.is_none() => {
-            anyhow::bail!("{target} is not in the tree; expected one that is");
-        }
-        Some(target) => vec![target.clone()],
-        None => tree.targets()?,
-    };
+    let mut targets = tree.targets()?;
+    if let Some(only) = only {
+        targets.retain(|target| only.fits(target));
+        anyhow::ensure!(!targets.is_empty(), "{}", no_such(only));
+    }
     let ownership = tree.ownership(&settings.tree)?;
     let verification = Verification::read(tree, &targets, ownership)?;
     let progress = Arc::new(Progress::default());
@@ -36,9 +35,9 @@ pub(super) fn verify(
         .enable_time()
         .build()?;
     let verified = runtime.block_on(async {
-        let bar = tokio::spawn(show(verification.bytes(), Arc::clone(&progress)));
+        let bar = Bar::begin(verification.bytes(), Arc::clone(&progress));
         let verified = tokio::task::spawn_blocking(move || verification.run(&progress)).await;
-        bar.abort();
+        bar.end(matches!(verified, Ok(Ok(_)))).await;
         verified
     })??;
     let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis())?);

@@ -57,6 +57,12 @@ pub enum MessageId {
     /// Somebody has set the machine's clock.
     #[strum(to_string = "c3b2f6a1e07d4d52a0d3c5f9be7a1864")]
     ClockSet,
+    /// A changed image waits until no machine uses the one before.
+    #[strum(to_string = "0d7f5b0b3f6a4c1e9a52c8e1d7a4b396")]
+    SwapHeld,
+    /// Retention no longer kept a generation.
+    #[strum(to_string = "b1c9e07d64f24f6c8d3a5e90f2a7416b")]
+    GenerationRemoved,
     /// A changed image was swapped in though machines may still be using the one before.
     #[strum(to_string = "6dcb2e3eff7f4920b949716c6b102da6")]
     SwapDelayed,

@@ -170,7 +170,8 @@ impl Cleanup {
                     "removed, no longer kept, though in use for {lasts} after its time: {how}"
                 );
             } else {
-                tracing::info!(%target, %generation, "removed, no longer kept");
+                let message_id = MessageId::GenerationRemoved;
+                tracing::info!(%message_id, %target, %generation, "removed, no longer kept");
             }
         }
         self.vacuum = vacuum;

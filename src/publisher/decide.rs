@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::decision::{Decided, Decision, Postponed, Request};
 use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
+use super::orders::find_old;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
@@ -71,6 +72,8 @@ enum Wanted {
     Image(Image),
     /// A generation that is kept.
     Kept(Generation, Box<Record>),
+    /// One generation less, which isn't current.
+    Without(Generation),
     Nothing,
 }
 
@@ -91,7 +94,7 @@ impl Checked {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
             // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
-            Wanted::Nothing => 0,
+            Wanted::Without(_) | Wanted::Nothing => 0,
         };
         Weight::of(bytes)
     }
@@ -206,6 +209,7 @@ impl Workshop {
         let decision = match checked.wanted {
             Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
             Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
+            Wanted::Without(generation) => request.withdraw_one(generation),
             Wanted::Nothing => request.withdraw(checked.current),
         };
         let target = checked.manifest.target;
@@ -230,14 +234,15 @@ impl Workshop {
 impl Request<'_> {
     /// What is to be current; a drop whose claim is new has done nothing yet.
     fn find_wanted(&self, is_new: bool) -> Result<Found, Fault> {
-        if !is_new && let Some(done) = self.find_done()? {
+        if !is_new && let Some(done) = self.shop.find_done(self.claimed.claim, self.manifest)? {
             return Ok(Found::Done(done));
         }
         let (spool, claimed) = (&self.shop.spool, self.claimed);
-        if self.manifest.action != Action::Withdraw {
-            self.check_place()?;
+        let tree = self.shop.staging.tree();
+        if !matches!(self.manifest.action, Action::Withdraw(_)) {
+            self.shop.check_place(&self.manifest.target)?;
         }
-        let current = self.shop.staging.tree().current(&self.manifest.target)?;
+        let current = tree.current(&self.manifest.target)?;
         let wanted = match &self.manifest.action {
             Action::Publish => {
                 let limits = &self.shop.settings.limits;
@@ -250,20 +255,26 @@ impl Request<'_> {
                 let (kept, record) = self.find_older(to.as_ref())?;
                 Wanted::Kept(kept, record)
             }
-            Action::Withdraw => {
+            Action::Withdraw(generation) => {
                 spool.check_no_image(claimed)?;
-                Wanted::Nothing
+                match generation {
+                    Some(generation) => {
+                        Wanted::Without(find_old(tree, &self.manifest.target, generation)?)
+                    }
+                    None => Wanted::Nothing,
+                }
             }
         };
         self.check_replaces(&current)?;
         Ok(Found::Wanted(wanted, current))
     }
+}
 
+impl Workshop {
     /// Whether the target can be beside what else the daemon writes. One that is there already can
     /// still be withdrawn.
-    fn check_place(&self) -> Result<(), Fault> {
-        let target = &self.manifest.target;
-        let in_place = self.shop.settings.in_place_of(target, Dir::without_links);
+    fn check_place(&self, target: &Target) -> Result<(), Fault> {
+        let in_place = self.settings.in_place_of(target, Dir::without_links);
         let Some((key, path)) = in_place else {
             return Ok(());
         };

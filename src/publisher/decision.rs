@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::workshop::Workshop;
 use crate::fault::{Fault, Rejection};
-use crate::spool::{Claimed, Manifest, Outcome, Published, Seen};
+use crate::spool::{Action, Claimed, Manifest, Outcome, Published, Seen};
 use crate::tree::{Head, Origin, Staged};
-use crate::words::{Moment, Target, Verdict};
+use crate::words::{ClaimId, Moment, Target, Verdict};
 
 /// A claimed drop and its manifest, which says what is to become current. What is done about that
 /// stands in `orders` and `publication`.
@@ -33,9 +33,9 @@ pub(super) struct Decided {
 #[derive(Debug)]
 pub(super) enum Decision {
     Change(Box<Staged>),
-    /// This very drop did what it asks for, by a swap at that time, before a crash kept its outcome
-    /// from being written.
-    Again(Verdict, Published, Moment),
+    /// This very drop did what it asks for, by a swap at that time if it asks for one, before a crash
+    /// kept its outcome from being written.
+    Again(Verdict, Published, Option<Moment>),
     Unchanged(Published),
     Reject(Rejection),
 }
@@ -68,7 +68,7 @@ impl Decided {
             Err(fault) => return Err(Postponed::new(claimed.again(), fault)),
         };
         let swapped_at = match &decision {
-            Decision::Again(_, _, at) => Some(*at),
+            Decision::Again(_, _, at) => *at,
             _ => None,
         };
         Ok(Self {
@@ -102,7 +102,7 @@ impl Decided {
     /// Whether vacuum may have to do with the target afterwards.
     pub(super) fn has_replaced(&self) -> bool {
         match &self.decision {
-            Decision::Change(staged) => staged.has_previous(),
+            Decision::Change(staged) => staged.has_previous() || !staged.is_swap(),
             // What was current before is not known any more.
             Decision::Again(..) => true,
             Decision::Unchanged(_) | Decision::Reject(_) => false,
@@ -139,27 +139,37 @@ impl Decided {
     }
 }
 
-impl Request<'_> {
-    /// What this very drop has done already, before a crash, or before there was no room for its
-    /// outcome: a swap was by its claim, and came to pass.
-    pub(super) fn find_done(&self) -> Result<Option<Decision>, Fault> {
-        let (tree, target) = (self.shop.staging.tree(), &self.manifest.target);
-        let claim = self.claimed.claim;
-        let Some((swap, is_last)) = tree.swap_by(target, claim)? else {
-            return Ok(None);
+impl Workshop {
+    /// What the very drop of this claim has done already, before a crash, or before there was no room
+    /// for its outcome: a swap was by its claim, and came to pass.
+    pub(super) fn find_done(
+        &self,
+        claim: ClaimId,
+        manifest: &Manifest,
+    ) -> Result<Option<Decision>, Fault> {
+        let (tree, target) = (self.staging.tree(), &manifest.target);
+        let is_swap = !matches!(manifest.action, Action::Withdraw(Some(_)));
+        let done = if is_swap {
+            let swap = tree.swap_by(target, claim)?;
+            // Only the last one may have been announced and not made.
+            let pointed = tree.pointed(target)?;
+            swap.filter(|(swap, is_last)| !is_last || pointed == swap.to)
+                .map(|(swap, _)| swap)
+        } else {
+            let kept = tree.names(target)?.unwrap_or_default();
+            let removal = tree.removal_by(target, claim)?;
+            removal.filter(|it| !it.from.iter().any(|name| kept.contains(name)))
         };
-        // Only the last one may have been announced and not made.
-        if is_last && tree.pointed(target)? != swap.to {
-            return Ok(None);
-        }
-        Ok(swap.image.map(|image| {
+        Ok(done.and_then(|done| {
+            let image = done.image?;
             let published = Published {
-                generation: swap.to.or(swap.from),
+                generation: done.to.or(done.from),
                 digest: image.digest,
                 files: image.files,
                 bytes: image.bytes,
             };
-            Decision::Again(swap.event.verdict(), published, swap.at)
+            let at = is_swap.then_some(done.at);
+            Some(Decision::Again(done.event.verdict(), published, at))
         }))
     }
 }

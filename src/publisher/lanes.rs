@@ -139,6 +139,14 @@ impl Lanes {
             })
     }
 
+    /// Heads of a line that wait for their lane.
+    pub(super) fn held_back(&self) -> impl Iterator<Item = &Seen> {
+        self.middle
+            .all()
+            .chain(self.heavy.all())
+            .map(|(seen, _)| seen)
+    }
+
     /// A lane, which a drop of this importer had, is free again.
     pub(super) fn leave(&mut self, weight: Weight, owner: u32) {
         self.of(weight).leave(owner);

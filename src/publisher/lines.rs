@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::Decided;
+use super::overview::Overview;
 use crate::fault::Rejection;
-use crate::spool::{Claimed, Seen};
+use crate::spool::{Claimed, Seen, WaitState};
 use crate::words::{ClaimId, Target};
 
 #[derive(Debug, Default)]
@@ -69,6 +70,11 @@ impl Lines {
         self.0.get(target).is_none_or(|line| line.head.is_none())
     }
 
+    /// The claim name of the drop that is worked on.
+    pub(super) fn head(&self, target: &Target) -> Option<&Arc<str>> {
+        self.0.get(target)?.head.as_ref()
+    }
+
     /// Whether a drop is the head of its line.
     pub(super) fn is_head(&self, target: &Target, claim_name: &str) -> bool {
         let line = self.0.get(target);
@@ -119,6 +125,31 @@ impl Lines {
             }
         }
         (again, late)
+    }
+
+    /// What drops are for, and which wait for another of their target, or for room.
+    pub(super) fn tell(&self, overview: &mut Overview) {
+        for (target, line) in &self.0 {
+            let aside = line.aside.iter();
+            let first = line.head.as_ref();
+            let first = first.or_else(|| line.aside.first().map(|it| &it.claimed.claim_name));
+            if let Some(head) = &line.head {
+                overview.aim(head, target);
+            }
+            for Aside { claimed, rejection } in aside {
+                let name = &claimed.claim_name;
+                overview.aim(name, target);
+                let why = format!("no space: {}", rejection.detail);
+                overview.tell(name, WaitState::NoSpace, why);
+            }
+            for seen in &line.others {
+                overview.aim(seen.claim_name(), target);
+                if let Some(first) = first {
+                    let why = format!("behind {first}");
+                    overview.tell(seen.claim_name(), WaitState::Behind, why);
+                }
+            }
+        }
     }
 
     /// How many drops can't go on.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::overview::Overview;
 use crate::spool::Seen;
 use crate::words::{Moment, Target};
 
@@ -193,6 +194,13 @@ impl Looks {
     pub(super) fn waiting_of(&self, owner: u32) -> usize {
         let waiting = self.waiting.values();
         waiting.filter(|seen| seen.owner == owner).count()
+    }
+
+    /// What the drops lack that are not whole.
+    pub(super) fn tell(&self, overview: &mut Overview) {
+        for seen in self.waiting.values() {
+            overview.tell_of(seen);
+        }
     }
 
     /// Whether a drop waits for nothing but that it was not changed for a while.

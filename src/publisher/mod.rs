@@ -25,6 +25,7 @@ mod lanes;
 mod lines;
 mod looks;
 mod orders;
+mod overview;
 mod pipeline;
 mod publication;
 mod queue;
@@ -65,7 +66,7 @@ use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Ready, Scan, Spool};
+use crate::spool::{Leaving, Peeked, Ready, Scan, Spool, Waiting};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::text::counted;
 use crate::tree::Pointers;
@@ -177,6 +178,8 @@ impl Publisher {
                     }
                 }
                 () = self.scanner.changed() => self.scanner.hear(),
+                // After the work: who asks again and again is served in between, and may have gone.
+                Some(reply) = self.report.asked() => drop(reply.send(overview(&self))),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -256,11 +259,13 @@ impl Publisher {
     /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
     /// taken already.
     fn begin_heavy(&mut self, heavy: Heavy, target: Target, weight: Weight, owner: u32) {
-        self.report.doing.begin(&target, &self.shop.progress);
-        let about = About::new("publishing", [&target]);
+        let progress = self.report.begin(&target, &self.shop.progress);
+        let (shop, about) = (
+            self.shop.telling(progress),
+            About::new("publishing", [&target]),
+        );
         let work = move |shop: &Workshop| (shop.begin_heavy(heavy, &target), target, weight, owner);
-        self.work
-            .begin(&self.shop, about, Some(work), Done::BegunHeavy);
+        self.work.begin(&shop, about, Some(work), Done::BegunHeavy);
     }
 
     /// Lets what was decided into the pipeline, and all that is in it go on, if it is time to.
@@ -295,7 +300,7 @@ impl Publisher {
             }
             Done::BegunHeavy((begun, target, weight, owner)) => {
                 self.queue.leave_lane(weight, owner);
-                self.report.doing.end(&target);
+                self.report.end(&target);
                 self.take_begun((Some(target), begun));
             }
             Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped)?,
@@ -324,9 +329,8 @@ impl Publisher {
                 self.troubles.is_over(Troubles::SPOOL);
                 let looks_again = self.queue.take_found(scan.found, &scan.known);
                 self.scanner.is_wanted |= looks_again;
-                let doing = &mut self.report.doing;
-                doing.scans += 1;
-                doing.oldest = self.queue.oldest();
+                self.report.doing.scans += 1;
+                self.report.doing.oldest = self.queue.oldest();
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
                 return Err(failure.into());
@@ -441,6 +445,14 @@ impl Publisher {
         let waits = is_pending || self.steps.held() > 0;
         self.work.is_empty() && self.steps.is_idle() && !waits
     }
+}
+
+/// What waits, and for what.
+fn overview(publisher: &Publisher) -> Vec<Waiting> {
+    let (queue, troubles) = (&publisher.queue, &publisher.troubles);
+    let mut overview = queue.overview(troubles, &publisher.report);
+    publisher.steps.tell(&mut overview);
+    overview.all()
 }
 
 /// # Errors

@@ -1,12 +1,11 @@
 //! Orders: drops that bring no image, and what a drop expects to be current.
 
-use std::collections::BTreeSet;
-
 use super::decision::{Decision, Request, origin, published};
 use crate::fault::{Fault, reject};
-use crate::image::Image;
+use crate::image::{Image, Listing};
 use crate::spool::Replaces;
-use crate::tree::{Change, Current, Generation, Record, Tree};
+use crate::sys::Progress;
+use crate::tree::{Change, Current, Generation, Head, Record, Tree};
 use crate::words::{GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
@@ -54,19 +53,10 @@ impl Request<'_> {
         to: Option<&GenerationHint>,
     ) -> Result<(Generation, Box<Record>), Fault> {
         let (tree, target) = (self.tree(), &self.manifest.target);
-        let pointed = tree.pointed(target)?;
-        let names = tree.names(target)?;
-        if pointed.is_none() && names.is_none() {
-            return Err(unknown_target(target));
-        }
+        check_known(tree, target)?;
         let name = match to {
-            Some(to) => find_meant(
-                (tree, target),
-                to,
-                names.unwrap_or_default(),
-                pointed.as_ref(),
-            )?,
-            None => find_replaced((tree, target), pointed.as_ref())?,
+            Some(to) => tree.find(target, to)?,
+            None => tree.find_replaced(target)?,
         };
         let unknown = || {
             let why = to.map_or("which was current before", |_| "or its record is damaged");
@@ -94,7 +84,7 @@ impl Request<'_> {
             }
             Current::Generation(current) => Change::Replace(current.name),
             Current::Nothing => Change::Make,
-            Current::Plain(_) => return Err(self.occupied()),
+            Current::Plain(_) => return Err(occupied(&self.manifest.target)),
         };
         let image = Image::read(kept.dir, record.head.owner_now(Some(staging.ownership())))?;
         let digest = &record.head.digest;
@@ -114,7 +104,7 @@ impl Request<'_> {
         let target = &self.manifest.target;
         let generation = match current {
             Current::Generation(generation) => generation,
-            Current::Plain(_) => return Err(self.occupied()),
+            Current::Plain(_) => return Err(occupied(&self.manifest.target)),
             Current::Nothing => return Err(unknown_target(target)),
         };
         let lost = match &generation.record {
@@ -122,9 +112,7 @@ impl Request<'_> {
             // The record is lost: what is there will be what is known of the generation.
             None => {
                 let listing = Image::read(generation.dir, None)?.hash(&self.shop.progress)?;
-                let mut record = Record::new(target, listing, &[], None, None);
-                record.head.generation = generation.name;
-                Some(record)
+                Some(record_of(target, generation.name, listing))
             }
         };
         let record = generation.record.as_ref().or(lost.as_ref());
@@ -134,84 +122,78 @@ impl Request<'_> {
         Ok(Decision::Change(Box::new(staged)))
     }
 
-    fn occupied(&self) -> Fault {
-        let target = &self.manifest.target;
-        let detail =
-            format!("{target} is a folder that the daemon did not make; expected its own link");
-        reject(Reason::TargetOccupied, detail)
+    /// Removes a generation that isn't current, whatever state it is in.
+    pub(super) fn withdraw_one(&self, generation: Generation) -> Result<Decision, Fault> {
+        let (staging, target) = (&self.shop.staging, &self.manifest.target);
+        let head = head_of(generation, target, &self.shop.progress)?;
+        // A crash may have come between the line of the history and the removal.
+        let is_told = self
+            .tree()
+            .removal_by(target, self.claimed.claim)?
+            .is_some();
+        let staged = staging.stage_removal(head, origin(self.claimed), is_told);
+        Ok(Decision::Change(Box::new(staged)))
     }
 }
 
-/// The one of the kept generations that is meant by `to`. Of several with one digest that is the
-/// current one, or the last.
-fn find_meant(
-    (tree, target): (&Tree, &Target),
-    to: &GenerationHint,
-    mut names: Vec<GenerationName>,
-    pointed: Option<&GenerationName>,
-) -> Result<GenerationName, Fault> {
-    names.retain(|name| to.may_be(name));
-    let mut digests = BTreeSet::new();
-    if let Some(digits) = to.digits() {
-        let mut meant = Vec::new();
-        for name in names {
-            let head = tree.head(target, &name)?;
-            let digest = head.map(|head| head.digest.to_string());
-            if let Some(digest) = digest.filter(|digest| digest.starts_with(digits)) {
-                digests.insert(digest);
-                meant.push(name);
-            }
-        }
-        names = meant;
+/// The generation of `target`, not the current one, that a withdrawal names.
+pub(super) fn find_old(
+    tree: &Tree,
+    target: &Target,
+    hint: &GenerationHint,
+) -> Result<Generation, Fault> {
+    check_known(tree, target)?;
+    let name = tree.find(target, hint)?;
+    if tree.pointed(target)?.as_ref() == Some(&name) {
+        let detail = format!(
+            "{name} is current; expected an older generation: go back to another one first, \
+             publish the image again, or withdraw the target"
+        );
+        return Err(reject(Reason::Conflict, detail));
     }
-    let is_one = names.len() == 1 || digests.len() == 1;
-    let current = names.iter().position(|name| Some(name) == pointed);
-    let last = names.len().checked_sub(1);
-    match current.or(last).filter(|_| is_one) {
-        Some(at) => Ok(names.swap_remove(at)),
-        None => {
-            let detail = match last {
-                None => format!("{target} keeps no generation {to}; expected one that is kept"),
-                Some(_) => format!(
-                    "{to} may be any of {} generations of {target}; expected more of its name",
-                    names.len()
-                ),
-            };
-            Err(reject(Reason::UnknownGeneration, detail))
-        }
-    }
+    let found = tree.generation(target, name.clone())?;
+    let gone = || {
+        let detail = format!("{target} keeps no generation {name}; expected one that is kept");
+        reject(Reason::UnknownGeneration, detail)
+    };
+    found.ok_or_else(gone)
 }
 
-/// The generation that the last swap replaced, which made the `pointed` one current; where nothing
-/// is current, the one that was current last.
-fn find_replaced(
-    (tree, target): (&Tree, &Target),
-    pointed: Option<&GenerationName>,
-) -> Result<GenerationName, Fault> {
-    for line in tree.history(target)?.into_iter().flatten() {
-        let line = line?;
-        if !line.is_swap() {
-            continue;
-        }
-        let replaced = match (pointed, &line.to) {
-            (None, Some(_)) => line.to,
-            (None, None) => line.from,
-            (Some(pointed), Some(to)) if pointed == to => line.from,
-            _ => continue,
-        };
-        let nothing = format!("nothing was current at {target} before; expected a generation");
-        return replaced.ok_or_else(|| reject(Reason::UnknownGeneration, nothing));
+/// What is known of a generation. Where its record is lost that is what is left of it.
+fn head_of(generation: Generation, target: &Target, progress: &Progress) -> Result<Head, Fault> {
+    if let Some(record) = generation.record {
+        return Ok(record.head);
     }
-    let detail = format!(
-        "the history of {target} doesn't tell what was current before; expected `to`, the \
-         generation to go back to"
-    );
-    Err(reject(Reason::UnknownGeneration, detail))
+    let image = Image::read(generation.dir, None);
+    let listing = match image.and_then(|image| image.hash(progress)) {
+        Err(Fault::Interrupted) => return Err(Fault::Interrupted),
+        listing => listing.unwrap_or_default(),
+    };
+    Ok(record_of(target, generation.name, listing).head)
+}
+
+/// What stands for the lost record of a generation.
+fn record_of(target: &Target, name: GenerationName, listing: Listing) -> Record {
+    let mut record = Record::new(target, listing, &[], None, None);
+    record.head.generation = name;
+    record
 }
 
 pub(super) fn conflict(current: &str, replaces: &Replaces) -> Fault {
     let detail = format!("{current} is current; the drop replaces {replaces}");
     reject(Reason::Conflict, detail)
+}
+
+fn occupied(target: &Target) -> Fault {
+    let detail =
+        format!("{target} is a folder that the daemon did not make; expected its own link");
+    reject(Reason::TargetOccupied, detail)
+}
+
+/// Whether the tree has anything of a target.
+fn check_known(tree: &Tree, target: &Target) -> Result<(), Fault> {
+    let is_known = tree.pointed(target)?.is_some() || tree.names(target)?.is_some();
+    is_known.then_some(()).ok_or_else(|| unknown_target(target))
 }
 
 fn unknown_target(target: &Target) -> Fault {

@@ -17,7 +17,7 @@ use super::quiet::{Held, Look, waits};
 use super::workshop::Workshop;
 use crate::spool::{Outcome, Seen, Spool};
 use crate::sys::{Failure, map};
-use crate::tree::{Lookout, Placed, Pointers};
+use crate::tree::{Lookout, Placed, Pointers, Staged};
 use crate::words::{Moment, Target};
 
 /// So many drops one thread takes on by one step: each costs a few system calls.
@@ -265,7 +265,8 @@ impl Pipeline {
                     let Some(placed) = placed else {
                         return (decided, Ok(()));
                     };
-                    decided.swapped_at = placed.swapped_at;
+                    let is_swap = decided.staged().is_some_and(Staged::is_swap);
+                    decided.swapped_at = placed.swapped_at.filter(|_| is_swap);
                     let result = pointers.swap(&placed);
                     (decided, result)
                 };

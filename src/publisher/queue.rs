@@ -14,9 +14,12 @@ use super::decision::Decided;
 use super::lanes::{Lanes, Weight};
 use super::lines::Lines;
 use super::looks::{Looks, Next};
+use super::overview::Overview;
+use super::report::Report;
 use super::shares::Shares;
+use super::troubles::Troubles;
 use crate::fault::{Fault, Rejection};
-use crate::spool::{Claimed, Leaving, Ready, Seen};
+use crate::spool::{Claimed, Leaving, Ready, Seen, WaitState};
 use crate::words::{Moment, Reason, Target};
 
 /// Drops that are complete and were not put away yet, but for those that the scan will bring later.
@@ -39,6 +42,7 @@ pub(super) struct Queue {
 /// How far a drop has come.
 #[derive(Debug)]
 struct OnItsWay {
+    /// The user whose drop it is.
     owner: u32,
     /// When the drop became complete.
     since: Moment,
@@ -78,6 +82,27 @@ impl Queue {
             another_waits: false,
         };
         self.on_their_way.insert(Arc::clone(claim_name), drop);
+    }
+
+    /// Every drop that has no outcome yet, and what it waits for, as far as that shows here.
+    pub(super) fn overview(&self, troubles: &Troubles, report: &Report) -> Overview {
+        let mut overview = Overview::default();
+        let on_their_way = self.on_their_way.iter();
+        for (name, drop) in on_their_way.filter(|(_, drop)| !drop.is_settled) {
+            overview.add(name, drop.owner, drop.since, drop.is_claimed);
+        }
+        self.lines.tell(&mut overview);
+        for seen in self.lanes.held_back() {
+            let why = "its turn among large images";
+            overview.tell(seen.claim_name(), WaitState::Queued, why);
+        }
+        for (seen, _) in &self.postponed {
+            let why = troubles.of(seen.claim_name()).unwrap_or("the next try");
+            overview.tell(seen.claim_name(), WaitState::Trouble, why);
+        }
+        self.looks.tell(&mut overview);
+        report.tell_works(&mut overview, |target| self.lines.head(target));
+        overview
     }
 
     /// Every drop that is on its way, by its claim name.
@@ -654,7 +679,7 @@ mod tests {
             }
             let bad = || Rejection::new(Reason::BadManifest, "");
             let target = self.drops[number].target.clone().ok_or_else(bad);
-            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw));
+            let manifest = target.map(|target| Manifest::new(target, Action::Withdraw(None)));
             let ready = Ready::for_test(self.drops[number].seen.clone(), manifest);
             self.queue.take_ready(ready, line);
         }
@@ -883,7 +908,7 @@ mod tests {
         let (owner, peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         for (seen, line) in peeked {
-            let manifest = Manifest::new(target(0), Action::Withdraw);
+            let manifest = Manifest::new(target(0), Action::Withdraw(None));
             queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
         }
         assert_eq!(queue.next_light().unwrap().1.len(), 1);

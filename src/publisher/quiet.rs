@@ -6,8 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::decision::Decided;
+use super::overview::Overview;
+use crate::log::MessageId;
 use crate::settings::SwapSettings;
+use crate::spool::{Claimed, WaitState};
 use crate::sys::OpenFiles;
+use crate::text::short_until;
 use crate::tree::{Lookout, Placed, Staged, Tree, Watched};
 
 /// A held drop is looked at again after this where a file of the current generation was open.
@@ -31,6 +35,10 @@ pub(super) struct Held {
     deadline: Instant,
     /// Earlier than this a look is in vain.
     not_before: Instant,
+    /// A look has shown that machines use the current generation.
+    is_in_use: bool,
+    /// The log tells of the wait.
+    is_said: bool,
 }
 
 /// What a look has shown.
@@ -72,6 +80,8 @@ impl Held {
             decided,
             placed,
             deadline: now + left.max(least),
+            is_in_use: false,
+            is_said: false,
         }
     }
 
@@ -99,11 +109,45 @@ impl Held {
         } else if self.is_overdue() {
             Look::Overdue(self)
         } else {
+            self.is_in_use = true;
             if is_open {
                 self.not_before = Instant::now() + OPEN_STILL;
             }
             Look::InUse(self)
         }
+    }
+
+    /// Says once that the drop waits, and how long it may.
+    fn say(&mut self, swap: &SwapSettings) {
+        if std::mem::replace(&mut self.is_said, true) {
+            return;
+        }
+        let (message_id, target, period) =
+            (MessageId::SwapHeld, &self.placed.target, swap.quiet_period);
+        let generation = self
+            .decided
+            .staged()
+            .map(|it| tracing::field::display(&it.head.generation));
+        let Claimed { name, importer, .. } = &self.decided.claimed;
+        let (drop, importer) = (name, &importer.name);
+        let period = humantime::format_duration(period);
+        let left = short_until(self.deadline.into_std());
+        tracing::info!(
+            %message_id, %target, generation, drop, importer,
+            "swap held until the current generation is not used for {period}, at the latest in {left}"
+        );
+    }
+
+    /// What the drop waits for.
+    fn tell(&self, overview: &mut Overview) {
+        let left = short_until(self.deadline.into_std());
+        let what = if self.is_in_use {
+            "machines use what it replaces"
+        } else {
+            "quiet period"
+        };
+        let why = format!("{what}, at most {left}");
+        overview.tell(&self.decided.claimed.claim_name, WaitState::Held, why);
     }
 
     /// Whether a file of the current generation is open, as far as this process may know.
@@ -143,6 +187,21 @@ impl Quiet {
         self.lookout.look();
         let is_due = |held: &mut Held| held.is_due();
         self.held.extract_if(.., is_due).collect()
+    }
+
+    /// Holds what a step has held back.
+    pub(super) fn hold(&mut self, held: &mut Vec<Held>, swap: &SwapSettings) {
+        for held in held.iter_mut() {
+            held.say(swap);
+        }
+        self.held.append(held);
+    }
+
+    /// What those that are held wait for.
+    pub(super) fn tell(&self, overview: &mut Overview) {
+        for held in &self.held {
+            held.tell(overview);
+        }
     }
 
     /// When those that are held are to be looked at.

@@ -1,16 +1,17 @@
 //! What became of drops, and what the publisher is doing, for whoever wants to know: the log, hooks,
 //! boot configurations, metrics, systemd. The publisher tells it and waits for nobody.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::flood::{self, Floods};
+use super::overview::Overview;
 use crate::log::MessageId;
-use crate::spool::Outcome;
+use crate::spool::{Outcome, WaitState, Waiting};
 use crate::sys::Progress;
 use crate::text::counted;
 use crate::words::{ClockSteps, Moment, Target, Verdict};
@@ -109,7 +110,7 @@ impl Activity {
         } else {
             let targets: Vec<_> = self.large.keys().map(ToString::to_string).collect();
             let targets = targets.join(" and ");
-            parts.push(match self.percent(progress) {
+            parts.push(match progress.percent(self.began) {
                 None => format!("comparing {targets}"),
                 Some(percent) => format!("publishing {targets}, {percent} %"),
             });
@@ -132,16 +133,6 @@ impl Activity {
         }
         parts.join(", ")
     }
-
-    /// How much of what is to be copied is copied; `None` while nothing is known to be.
-    fn percent(&self, progress: &Progress) -> Option<u64> {
-        let (done, expected) = self.began;
-        let expected = progress.expected().saturating_sub(expected);
-        let done = progress.bytes().saturating_sub(done);
-        let percent = done.saturating_mul(100).checked_div(expected);
-        // All of it is done when the image is current.
-        percent.map(|percent| percent.min(99))
-    }
 }
 
 /// Tells everybody who wants to know.
@@ -155,6 +146,26 @@ pub(crate) struct Report {
     pub(super) targets: HashSet<Target>,
     clock: ClockSteps,
     pub(super) floods: Floods,
+    /// How far each large image has come that is being compared or copied.
+    works: HashMap<Target, Arc<Progress>>,
+    inquiries: Inquiries,
+}
+
+/// What somebody asks is answered there.
+type Reply = oneshot::Sender<Vec<Waiting>>;
+
+/// Those who ask what waits.
+#[derive(Debug)]
+struct Inquiries {
+    ask: mpsc::Sender<Reply>,
+    asked: mpsc::Receiver<Reply>,
+}
+
+impl Default for Inquiries {
+    fn default() -> Self {
+        let (ask, asked) = mpsc::channel(1);
+        Self { ask, asked }
+    }
 }
 
 impl Report {
@@ -164,6 +175,49 @@ impl Report {
         let (tell, listen) = unbounded_channel();
         self.listeners.push(tell);
         listen
+    }
+
+    /// For whoever asks which drops are on their way, and what each waits for: what is sent there is
+    /// answered. It is closed when the publisher has ended.
+    pub(crate) fn inquiry(&self) -> mpsc::Sender<oneshot::Sender<Vec<Waiting>>> {
+        self.inquiries.ask.clone()
+    }
+
+    /// Waits until somebody asks.
+    pub(super) async fn asked(&mut self) -> Option<Reply> {
+        self.inquiries.asked.recv().await
+    }
+
+    /// Work on a large image begins. Returns what is to tell how far that comes, a part of `all`.
+    pub(super) fn begin(&mut self, target: &Target, all: &Arc<Progress>) -> Arc<Progress> {
+        self.doing.begin(target, all);
+        let part = Arc::new(Progress::part_of(all));
+        self.works.insert(target.clone(), Arc::clone(&part));
+        part
+    }
+
+    /// Work on a large image has ended.
+    pub(super) fn end(&mut self, target: &Target) {
+        self.doing.end(target);
+        self.works.remove(target);
+    }
+
+    /// How far the large images have come that are worked on, each for the drop of this claim name
+    /// that `head_of` its target's line tells.
+    pub(super) fn tell_works<'a>(
+        &self,
+        overview: &mut Overview,
+        head_of: impl Fn(&Target) -> Option<&'a Arc<str>>,
+    ) {
+        for (target, progress) in &self.works {
+            let why = match progress.percent((0, 0)) {
+                None => "comparing".to_string(),
+                Some(percent) => format!("copying {percent} %"),
+            };
+            if let Some(claim_name) = head_of(target) {
+                overview.tell(claim_name, WaitState::Working, why);
+            }
+        }
     }
 
     /// What the publisher is doing, until it ends.
@@ -196,7 +250,10 @@ impl Report {
                 self.targets.insert(target.clone());
                 self.doing.last_published = self.doing.last_published.max(swapped_at);
             }
-            (Verdict::Withdrawn, Some(target)) => drop(self.targets.remove(target)),
+            // Not a generation that was not current.
+            (Verdict::Withdrawn, Some(target)) if swapped_at.is_some() => {
+                self.targets.remove(target);
+            }
             _ => {}
         }
         let news = Arc::new(News { outcome, took });

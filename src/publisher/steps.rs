@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::decision::Decided;
+use super::overview::Overview;
 use super::pipeline::{Pipeline, Stepped};
 use super::quiet::Quiet;
 use super::workshop::Workshop;
@@ -117,7 +118,12 @@ impl Steps {
             let delay = humantime::format_duration(swap.max_delay);
             tracing::warn!(%message_id, %target, "swapping after {delay} though machines use what is replaced");
         }
-        self.quiet.held.append(&mut stepped.held);
+        self.quiet.hold(&mut stepped.held, swap);
+    }
+
+    /// What the drops wait for that are held.
+    pub(super) fn tell(&self, overview: &mut Overview) {
+        self.quiet.tell(overview);
     }
 
     /// The daemon ends: what was not let in yet, and what is held, stays for the next start.

@@ -20,8 +20,8 @@ const ONCE_MORE: Duration = Duration::from_secs(60);
 /// The troubles of drops that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
-    /// Who is in trouble.
-    who: HashSet<String>,
+    /// Who is in trouble, and in what.
+    who: HashMap<String, String>,
     /// What was said already. Many drops have the same trouble when a disk is full.
     said: HashMap<String, Said>,
     /// Something was said since nobody was in trouble.
@@ -84,7 +84,7 @@ impl Troubles {
             Fault::Reject(_) | Fault::Interrupted => return,
         };
         let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
-        self.who.insert(who.to_string());
+        self.who.insert(who.to_string(), fault.to_string());
         if self.said.entry(what).or_insert_with(Said::nothing).meet() {
             self.has_said = true;
             let (message_id, who) = (MessageId::Waiting, quoted(who));
@@ -115,7 +115,7 @@ impl Troubles {
 
     /// `who` could go on.
     pub(crate) fn is_over(&mut self, who: &str) {
-        if self.who.remove(who) && self.who.is_empty() {
+        if self.who.remove(who).is_some() && self.who.is_empty() {
             if std::mem::take(&mut self.has_said) {
                 tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
             }
@@ -139,6 +139,11 @@ impl Troubles {
             }
         }
         is_time
+    }
+
+    /// The trouble that `who` is in.
+    pub(super) fn of(&self, who: &str) -> Option<&str> {
+        self.who.get(who).map(String::as_str)
     }
 
     /// How many could not go on.

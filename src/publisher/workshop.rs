@@ -19,6 +19,14 @@ pub(super) struct Workshop {
 }
 
 impl Workshop {
+    /// The same, where work tells how far it has come.
+    pub(super) fn telling(&self, progress: Arc<Progress>) -> Self {
+        Self {
+            progress,
+            ..self.clone()
+        }
+    }
+
     /// Makes sure that spool and tree are still the folders that they were at the start: what is
     /// published into others, no machine sees.
     ///

@@ -10,8 +10,10 @@ use std::time::Instant;
 use super::manifest::Manifest;
 use super::names::{check_name, place_of};
 use super::outcome::Outcome;
+use super::waiting::WaitState;
 use crate::fault::Rejection;
 use crate::sys::{Importer, Stat};
+use crate::text::{short, short_until};
 use crate::words::{ClaimId, Moment, Target, Verdict};
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
@@ -58,6 +60,12 @@ pub(crate) struct Waits {
     pub(super) is_settling: bool,
     /// The drop is whole, or perhaps so since it was renamed: what came after it has to wait.
     pub(super) holds_up: bool,
+    /// For people: what the drop lacks; empty where that is nothing but the time.
+    pub(super) lacks: Box<str>,
+    /// When something in the drop was changed last, as far as a look has shown.
+    pub(super) changed: Option<Instant>,
+    /// What the drop is for, once its manifest is there.
+    pub(super) target: Option<Target>,
 }
 
 /// What makes a further look worth its while: few calls tell.
@@ -107,6 +115,40 @@ impl Seen {
     pub(crate) fn waits_for_time(&self) -> bool {
         let mut waits = self.waits.iter();
         waits.any(|waits| waits.probe == Probe::Time)
+    }
+
+    /// What the drop waits for that is not whole, and, where the time tells, what then.
+    pub(crate) fn why(&self) -> Option<(WaitState, String)> {
+        let waits = self.waits.as_ref()?;
+        let rejected = waits.overdue.map(|at| {
+            let left = short_until(at);
+            format!(", rejected in {left}")
+        });
+        if !waits.lacks.is_empty() {
+            let rejected = rejected.unwrap_or_default();
+            let why = format!("incomplete: {}{rejected}", waits.lacks);
+            return Some((WaitState::Incomplete, why));
+        }
+        let left = short_until(waits.next);
+        let changed = waits
+            .changed
+            .map(|at| format!("changed {} ago, ", short(at.elapsed())));
+        let changed = changed.unwrap_or_default();
+        Some((
+            WaitState::Settling,
+            format!("still: {changed}whole in {left}"),
+        ))
+    }
+
+    /// What a drop is for that is not whole, as far as is known.
+    pub(crate) fn aim(&self) -> Option<&Target> {
+        self.waits.as_ref()?.target.as_ref()
+    }
+
+    /// When a drop that is not whole was changed last.
+    pub(crate) fn last_change(&self) -> Moment {
+        let changed = self.waits.as_ref().and_then(|waits| waits.changed);
+        changed.map_or(self.completed, |at| Moment::now().earlier(at.elapsed()))
     }
 
     /// Whether what its importer has dropped later has to wait for this drop.
@@ -242,7 +284,7 @@ pub(crate) struct Claimed {
     /// As outcomes and logs show it.
     pub name: String,
     /// Another than `name` only where that is not fit for a file.
-    pub(super) claim_name: Arc<str>,
+    pub claim_name: Arc<str>,
     pub claim: ClaimId,
     /// There was no room for the drop, for so long.
     pub aside_since: Option<Instant>,
@@ -318,6 +360,9 @@ mod tests {
                 probe: Probe::Time,
                 is_settling: false,
                 holds_up: false,
+                lacks: "".into(),
+                changed: None,
+                target: None,
             };
             Self {
                 waits: Some(waits),

@@ -42,8 +42,8 @@ pub(crate) enum Action {
     Publish,
     /// An older generation becomes the current one: this, or the one before.
     Rollback(Option<GenerationHint>),
-    /// The target is taken out of the tree.
-    Withdraw,
+    /// The target is taken out of the tree; or only this generation, which isn't current, goes.
+    Withdraw(Option<GenerationHint>),
 }
 
 /// Compare-and-set: what a drop expects to be current.
@@ -127,10 +127,10 @@ impl Manifest {
     /// As TOML, with every file on a line of its own.
     pub fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
-        let (action, to) = match &self.action {
-            Action::Publish => (None, None),
-            Action::Rollback(to) => (Some("rollback"), to.as_ref()),
-            Action::Withdraw => (Some("withdraw"), None),
+        let (action, to, generation) = match &self.action {
+            Action::Publish => (None, None, None),
+            Action::Rollback(to) => (Some("rollback"), to.as_ref(), None),
+            Action::Withdraw(generation) => (Some("withdraw"), None, generation.as_ref()),
         };
         let keys = [
             ("arch", arch),
@@ -139,6 +139,7 @@ impl Manifest {
             ("purpose", Some(self.target.purpose().to_string())),
             ("action", action.map(str::to_string)),
             ("to", to.map(ToString::to_string)),
+            ("generation", generation.map(ToString::to_string)),
             ("replaces", self.replaces.as_ref().map(ToString::to_string)),
             ("version", self.version.clone()),
         ];
@@ -217,7 +218,7 @@ fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
     parsed(value, Name::RULE)
 }
 
-/// `action`, and for a rollback `to`. `None` after a complaint.
+/// `action`, and for a rollback `to`, for a withdrawal `generation`. `None` after a complaint.
 fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
     // What stands where the key is missing; a complaint takes it away.
@@ -226,14 +227,17 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
         let given = value.parsed(RULE, |word| match word {
             "publish" => Some(Action::Publish),
             "rollback" => Some(Action::Rollback(None)),
-            "withdraw" => Some(Action::Withdraw),
+            "withdraw" => Some(Action::Withdraw(None)),
             _ => None,
         });
         action = given.as_ref().ok().cloned();
         given
     });
-    if let Some(Action::Rollback(to)) = &mut action {
-        *to = top.optional("to", |value| parsed(value, GenerationHint::RULE));
+    let mut hint = |key| top.optional(key, |value| parsed(value, GenerationHint::RULE));
+    match &mut action {
+        Some(Action::Rollback(to)) => *to = hint("to"),
+        Some(Action::Withdraw(generation)) => *generation = hint("generation"),
+        Some(Action::Publish) | None => {}
     }
     action
 }
@@ -294,7 +298,13 @@ mod tests {
             Ok(Action::Rollback(Some(generation.parse().unwrap())))
         );
         assert_eq!(action("action = \"rollback\""), Ok(Action::Rollback(None)));
-        assert_eq!(action("action = \"withdraw\""), Ok(Action::Withdraw));
+        assert_eq!(
+            action(&format!(
+                "action = \"withdraw\"\ngeneration = \"{generation}\"\n"
+            )),
+            Ok(Action::Withdraw(Some(generation.parse().unwrap())))
+        );
+        assert_eq!(action("action = \"withdraw\""), Ok(Action::Withdraw(None)));
         assert_eq!(action("action = \"publish\""), Ok(Action::Publish));
         for (bad, problem) in [
             ("action = \"remove\"", "invalid `action`"),
@@ -473,7 +483,7 @@ error: invalid `files.linux`
         let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
         let action = prop_oneof![
             Just(Action::Publish),
-            Just(Action::Withdraw),
+            Just(Action::Withdraw(None)),
             to.prop_map(|to| Action::Rollback(to.map(|to| to.parse().unwrap()))),
         ];
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");

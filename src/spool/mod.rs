@@ -5,6 +5,7 @@
 //! processing/<claim>.<drop>/     claimed
 //! rejected/<drop>/               whole, beside its outcome
 //! outcomes/<drop>.json           one for a drop
+//! status.socket                  the daemon tells what waits, and why
 //! ```
 //! A drop comes in as [`Seen`], is looked into until it is whole (`peek`), and goes on as [`Ready`],
 //! [`Claimed`] and [`Leaving`] (`drop`). The room owns these folders, and what stands in them for
@@ -22,6 +23,7 @@ mod peek;
 mod scan;
 mod stillness;
 mod view;
+mod waiting;
 mod watch;
 
 pub(crate) use drop::{Claimed, Leaving, Peeked, Ready, Seen};
@@ -31,12 +33,14 @@ pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
 pub(crate) use scan::Scan;
-pub(crate) use view::{SpoolView, Waiting};
+pub(crate) use view::SpoolView;
+pub(crate) use waiting::{WaitState, Waiting};
 pub(crate) use watch::Watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +65,9 @@ const INCOMING: &str = "incoming";
 const PROCESSING: &str = "processing";
 const REJECTED: &str = "rejected";
 const OUTCOMES: &str = "outcomes";
+
+/// Where the daemon answers what waits, and why.
+const SOCKET: &str = "status.socket";
 
 /// Ends the names of files that are being written.
 const TEMPORARY: &str = ".tmp";
@@ -400,6 +407,11 @@ impl Spool {
         let outcomes = expire(&self.outcomes, settings.keep_outcomes, clock);
         let rejected = expire(&self.rejected, settings.keep_rejected, clock);
         Ok([outcomes?, rejected?].into_iter().flatten().min())
+    }
+
+    /// Listens for whoever asks what waits, as [`SpoolView::ask`] does.
+    pub(crate) fn listen(&self) -> Result<OwnedFd, Failure> {
+        self.root.listen(SOCKET)
     }
 
     /// The folder that importers put drops into.

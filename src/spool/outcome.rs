@@ -56,6 +56,10 @@ impl Outcome {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.verdict == Verdict::Rejected
+    }
+
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("an outcome is plain data");
         text.push('\n');

@@ -21,7 +21,7 @@ use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::text::quoted;
-use crate::words::{Moment, Reason};
+use crate::words::{Moment, Reason, Target};
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
@@ -62,6 +62,8 @@ struct Lack {
     probe: Probe,
     /// A drop that says that it is finished is not waited for.
     is_final: bool,
+    /// What the drop is for, where its manifest is there.
+    target: Option<Target>,
 }
 
 /// A drop that is being looked at.
@@ -133,7 +135,13 @@ impl Looker<'_> {
             Inside::Complete(manifest) if seen.is_finished() => Ok(Some(manifest)),
             Inside::Complete(manifest) => Ok(match self.settle(seen, &open)? {
                 Stage::Whole => Some(manifest),
-                Stage::Waiting => None,
+                Stage::Waiting => {
+                    let target = manifest.ok().map(|manifest| manifest.target);
+                    seen.waits
+                        .iter_mut()
+                        .for_each(|waits| waits.target.clone_from(&target));
+                    None
+                }
                 Stage::Late(rejection) => Some(Err(rejection)),
             }),
             Inside::Lacking(lack) => {
@@ -177,6 +185,7 @@ impl Looker<'_> {
                 seen.completed = completed;
                 if let Some(waits) = &mut seen.waits {
                     waits.holds_up = may_be_renamed;
+                    waits.changed = open.began.checked_sub(motion.age);
                 }
                 return Ok(Stage::Waiting);
             }
@@ -218,6 +227,7 @@ impl Looker<'_> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::Writer(path),
             is_final: false,
+            target: None,
         };
         let late = self.wait_for(lack, seen, open)?;
         Ok(late.map_or(Stage::Waiting, Stage::Late))
@@ -253,6 +263,9 @@ impl Looker<'_> {
         let pause = self.pause(&lack.probe);
         open.wait(seen, lack.probe, pause, false);
         if let Some(waits) = &mut seen.waits {
+            let mut lacks = lack.rejection.detail.split("; expected");
+            waits.target = lack.target;
+            waits.lacks = lacks.next().unwrap_or_default().into();
             waits.next = waits.next.min(until);
             waits.overdue = Some(until);
         }
@@ -325,6 +338,9 @@ impl Open<'_> {
             probe,
             is_settling,
             holds_up: false,
+            lacks: "".into(),
+            changed: None,
+            target: None,
         });
     }
 }
@@ -372,6 +388,7 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
                 rejection: Rejection::new(Reason::Incomplete, detail),
                 probe: Probe::below(dir, Path::new(MANIFEST)),
                 is_final: false,
+                target: None,
             }));
         }
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
@@ -395,6 +412,7 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::below(dir, &in_drop),
             is_final: true,
+            target: Some(manifest.target),
         }));
     }
     Ok(Inside::Complete(Ok(manifest)))

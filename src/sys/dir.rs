@@ -83,6 +83,8 @@ pub(crate) struct Stat {
     pub modified: Moment,
     /// The nanoseconds of `modified`, which itself is to the microsecond.
     pub nanoseconds: u32,
+    /// Room on the disk, in bytes.
+    pub allocated: u64,
     /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
     pub is_sparse: bool,
     /// When the inode changed last: a time that nobody can forge.
@@ -106,6 +108,7 @@ impl From<fs::Stat> for Stat {
     #[expect(clippy::cast_possible_truncation, reason = "below 10^9")]
     fn from(stat: fs::Stat) -> Self {
         let size = stat.st_size.unsigned_abs();
+        let allocated = stat.st_blocks.unsigned_abs() * 512;
         Self {
             kind: fs::FileType::from_raw_mode(stat.st_mode).into(),
             size,
@@ -117,7 +120,8 @@ impl From<fs::Stat> for Stat {
             id: (stat.st_dev, stat.st_ino),
             modified: Moment::from_stat(stat.st_mtime, stat.st_mtime_nsec as u32),
             nanoseconds: stat.st_mtime_nsec as u32,
-            is_sparse: stat.st_blocks.unsigned_abs() * 512 < size,
+            allocated,
+            is_sparse: allocated < size,
             changed: Moment::from_stat(stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
@@ -211,6 +215,18 @@ impl Dir {
     /// The directory `path` beneath this one; `None` when nothing has that name.
     pub(crate) fn dir(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
         let opened = self.open_dir(path.as_ref());
+        self.explain("opening directory", path, found(opened))
+    }
+
+    /// As [`Dir::dir`], for a directory that this user may not list, as [`Dir::enter`] opens it.
+    pub(crate) fn dir_to_enter(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = self.open_beneath(path.as_ref(), flags).map(|fd| Self {
+            fd,
+            path: self.path.join(path.as_ref()),
+            keep_atime: self.keep_atime,
+            is_listed: AtomicBool::new(false),
+        });
         self.explain("opening directory", path, found(opened))
     }
 

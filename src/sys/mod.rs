@@ -16,6 +16,7 @@ mod lease;
 mod open_files;
 mod parallel;
 mod removal;
+mod sockets;
 mod systemd;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};

@@ -73,6 +73,16 @@ impl Progress {
     pub(crate) fn expected(&self) -> u64 {
         self.expected.load(Ordering::Relaxed)
     }
+
+    /// How much of what is to be copied or hashed is done, besides so many bytes `done` of so many
+    /// `expected` before; `None` while nothing is known to be. All of it is done when the image is
+    /// current: that is never said here.
+    pub(crate) fn percent(&self, (done, expected): (u64, u64)) -> Option<u64> {
+        let expected = self.expected().saturating_sub(expected);
+        let done = self.bytes().saturating_sub(done);
+        let percent = done.saturating_mul(100).checked_div(expected);
+        percent.map(|percent| percent.min(99))
+    }
 }
 
 /// How many threads the machine runs at once.
@@ -140,6 +150,25 @@ mod tests {
         for few in [0, 1_000] {
             assert_eq!(map((0..1_000).collect(), few, |n| n * n), squares);
         }
+    }
+
+    #[test]
+    fn a_part_counts_for_the_whole_and_ends_with_it() {
+        let whole = Arc::new(Progress::default());
+        whole.expect(100);
+        whole.advance(100);
+        let part = Progress::part_of(&whole);
+        assert_eq!(part.percent((0, 0)), None);
+        part.expect(200);
+        part.advance(86);
+        assert_eq!(part.percent((0, 0)), Some(43));
+        assert_eq!((whole.bytes(), whole.expected()), (186, 300));
+        assert_eq!(whole.percent((100, 100)), Some(43));
+        part.advance(114);
+        assert_eq!(part.percent((0, 0)), Some(99), "it is not current yet");
+        assert!(!part.is_stop_requested());
+        whole.request_stop();
+        assert!(part.is_stop_requested());
     }
 
     #[test]

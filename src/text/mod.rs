@@ -13,7 +13,7 @@ mod document;
 mod table;
 
 pub(crate) use document::{Expected, Table, ValueExt, read_toml, toml_key};
-pub(crate) use table::{age, counted, table};
+pub(crate) use table::{counted, short, short_until, table};
 
 use std::ops::Range;
 

@@ -96,7 +96,7 @@ pub(crate) enum Event {
     Withdrawn,
     /// A folder that somebody else had made became a generation, right before another took its place.
     Adopted,
-    /// Retention no longer kept a generation.
+    /// Retention no longer kept a generation, or a drop has asked for its removal.
     Removed,
 }
 
@@ -104,9 +104,9 @@ impl Event {
     /// What has become of the drop that made it happen.
     pub(crate) fn verdict(self) -> Verdict {
         match self {
-            Self::Published | Self::Adopted | Self::Removed => Verdict::Published,
+            Self::Published | Self::Adopted => Verdict::Published,
             Self::RolledBack => Verdict::RolledBack,
-            Self::Withdrawn => Verdict::Withdrawn,
+            Self::Withdrawn | Self::Removed => Verdict::Withdrawn,
         }
     }
 }

@@ -15,12 +15,14 @@
 //! knows nothing of the spool.
 
 mod catalog;
+mod find;
 mod folder;
 mod history;
 mod lookout;
 mod pointers;
 mod record;
 mod staging;
+mod usage;
 mod vacuum;
 mod verification;
 

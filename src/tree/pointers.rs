@@ -47,6 +47,10 @@ impl Pointers {
                 return folder.exchange(target.purpose(), &generations, adopted);
             }
             Change::Remove => return folder.remove_file(target.purpose()).map(drop),
+            Change::Forget { .. } => {
+                let generations = folder.existing_dir(target.generations())?;
+                return self.remove(&generations, generation);
+            }
             Change::Make | Change::Replace(_) => {}
         }
         let staging = &self.0.folder;

@@ -77,6 +77,9 @@ pub(crate) enum Change {
     Exchange(Arc<Record>),
     /// The pointer is removed: the target is taken out of the tree.
     Remove,
+    /// The generation, which isn't current, is removed, and the pointer stays. The history may tell
+    /// that already.
+    Forget { is_told: bool },
 }
 
 /// A generation that stands in its place with its record.
@@ -220,6 +223,19 @@ impl Staging {
         })
     }
 
+    /// The removal of the generation of this head, which isn't current.
+    pub(crate) fn stage_removal(&self, head: Head, by: Origin, is_told: bool) -> Staged {
+        Staged {
+            number: self.next_number(),
+            head,
+            is_new: false,
+            time_at: None,
+            change: Change::Forget { is_told },
+            event: Event::Removed,
+            by: Some(by),
+        }
+    }
+
     fn stage(
         &self,
         number: u64,
@@ -334,7 +350,7 @@ impl Staging {
         folder: &Dir,
         generations: &Dir,
     ) -> Result<(), Failure> {
-        let at = lines[0].at;
+        let at = lines.first().map_or_else(Moment::now, |line| line.at);
         if let Change::Exchange(record) = &placed.change {
             // The pointer, which is there already.
             generations.set_modified(record.head.generation.as_str(), at)?;
@@ -396,7 +412,8 @@ impl Staged {
             // A pointer that leads nowhere may be there.
             Change::Make | Change::Replace(_) => (linked.as_ref(), Some(generation)),
             Change::Exchange(adopted) => (Some(&adopted.head.generation), Some(generation)),
-            Change::Remove => (Some(generation), None),
+            Change::Remove | Change::Forget { is_told: false } => (Some(generation), None),
+            Change::Forget { is_told: true } => return Ok(Vec::new()),
         };
         let swap = Happened::now(self.event, from, to).of_image(&self.head);
         let swap = self.by.iter().fold(swap, Happened::by);
@@ -409,7 +426,12 @@ impl Staged {
 
     /// Whether something that machines may be using is current until now.
     pub(crate) fn has_previous(&self) -> bool {
-        !matches!(self.change, Change::Make)
+        !matches!(self.change, Change::Make | Change::Forget { .. })
+    }
+
+    /// Whether another generation than before, or none, will be current.
+    pub(crate) fn is_swap(&self) -> bool {
+        !matches!(self.change, Change::Forget { .. })
     }
 }
 

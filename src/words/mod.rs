@@ -6,6 +6,7 @@ mod clock_steps;
 mod digest;
 mod generation;
 mod moment;
+mod pattern;
 mod target;
 mod verdict;
 
@@ -15,5 +16,6 @@ pub use digest::Digest;
 pub(crate) use digest::Hasher;
 pub(crate) use generation::{GenerationHint, GenerationName};
 pub(crate) use moment::Moment;
+pub(crate) use pattern::TargetPattern;
 pub(crate) use target::{Name, Target};
 pub(crate) use verdict::{Reason, Verdict};

@@ -52,7 +52,6 @@ impl Moment {
     }
 
     /// No earlier than 1970.
-    #[cfg(test)]
     pub(crate) fn earlier(&self, by: Duration) -> Self {
         let earlier = self.0.checked_sub(by);
         Self(earlier.map_or(UNIX_EPOCH, |time| time.max(UNIX_EPOCH)))

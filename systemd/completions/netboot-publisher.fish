@@ -30,9 +30,11 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -s V -
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "run" -d 'Watch the spool and publish what is dropped there'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "submit" -d 'Make a drop from a directory'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "rollback" -d 'Make an older generation of a target current again'
-complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "withdraw" -d 'Take a target out of the tree'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "withdraw" -d 'Take a target out of the tree, or remove one of its older generations'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
-complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "status" -d 'Show what is published, what waits and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "status" -d 'Show what is published, what waits and why, and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "show" -d 'Show all that is known of one drop: where it is, what it waits for, its outcome, its manifest'
+complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "diff" -d 'Show which files differ between two generations of a target, as the records tell'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "check-config" -d 'Say all that is wrong with the configuration'
 complete -c netboot-publisher -n "__fish_netboot_publisher_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -53,16 +55,17 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand subm
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l purpose -d 'What machines boot it for, such as `install`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l version -d 'The version that `status` and menus show' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l replaces -d 'Refuse (`conflict`) unless the current generation\'s digest begins so; `none`: unless the target is new' -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l to -d 'The generation, as `history` shows it, the beginning of its name, or the first digits of its digest; without it the one that the last swap replaced' -r
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -s h -l help -d 'Print help'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l wait -d 'Wait for the outcome, at most so many seconds if a number is given; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l generation -d 'Remove nothing but this generation, which isn\'t current: named as for `rollback --to`' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -s h -l help -d 'Print help'
@@ -72,18 +75,26 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand hist
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand status" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand show" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand show" -l json -d 'For programs'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand show" -s h -l help -d 'Print help'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand diff" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand diff" -l json -d 'For programs'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand diff" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s q -l quiet -d 'Say nothing: only the exit code tells'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "submit" -d 'Make a drop from a directory'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "withdraw" -d 'Take a target out of the tree'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "status" -d 'Show what is published, what waits and what was rejected'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "check-config" -d 'Say all that is wrong with the configuration'
-complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status verify check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "run" -d 'Watch the spool and publish what is dropped there'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "submit" -d 'Make a drop from a directory'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "rollback" -d 'Make an older generation of a target current again'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "withdraw" -d 'Take a target out of the tree, or remove one of its older generations'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "history" -d 'Show which generations of a target are kept, and what happened when'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "status" -d 'Show what is published, what waits and why, and what was rejected'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "show" -d 'Show all that is known of one drop: where it is, what it waits for, its outcome, its manifest'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "diff" -d 'Show which files differ between two generations of a target, as the records tell'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "verify" -d 'Read every published file again and compare with the records; exit 1 names what is damaged'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "check-config" -d 'Say all that is wrong with the configuration'
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand help; and not __fish_seen_subcommand_from run submit rollback withdraw history status show diff verify check-config help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

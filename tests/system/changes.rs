@@ -8,7 +8,9 @@ use std::process::{Output, Stdio};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::lab::world::{Ended, World, manifest, names, snapshot, test, text, until};
+use crate::lab::world::{
+    Ended, Needs, World, manifest, names, output, snapshot, test, text, until,
+};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -41,6 +43,16 @@ pub fn tests() -> Vec<Trial> {
             "a withdrawal takes the target out of the tree, and pinned paths go on",
             &[],
             withdraw,
+        ),
+        test(
+            "a withdrawal removes a damaged generation by its name, and never the current one",
+            &[],
+            withdraw_a_generation,
+        ),
+        test(
+            "a generation that a crash kept from being withdrawn goes later, and is told of once",
+            &[Needs::Failpoints],
+            withdrawal_of_a_generation_cut_short,
         ),
         test(
             "vacuum removes all of a withdrawn target in time",
@@ -226,6 +238,109 @@ fn withdraw() {
     publish(&world, "three");
     assert_eq!(shown(&world).as_deref(), Some("three"), "{world}");
     world.assert_at_rest();
+}
+
+fn withdraw_a_generation() {
+    let world = World::with(KEEP_ALL);
+    let [one, two, three, four] = ["one", "two", "three", "four"].map(|text| publish(&world, text));
+    fs::write(generation(&world, &one).join("linux"), "damaged").unwrap();
+    fs::remove_file(generation(&world, &two).with_extension("toml")).unwrap();
+    assert_eq!(world.run(&["verify"]).status.code(), Some(1), "{world}");
+    let mut daemon = world.daemon();
+    let withdraw =
+        |name: &str| world.run(&["withdraw", TARGET, "--generation", name, "--wait=100"]);
+    for name in [&one, &three] {
+        let done = withdraw(name);
+        assert_exit(&done, 0, &world);
+        let said = String::from_utf8(done.stdout).unwrap();
+        assert_eq!(said, format!("withdrawn {TARGET} {name}\n"));
+        daemon.wait_for(&format!("generation={name}"));
+        assert!(!generation(&world, name).exists(), "{world}");
+    }
+    // What the current one is stays, and the daemon says what to do.
+    let refused = withdraw(&four);
+    assert_exit(&refused, 3, &world);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let expected =
+        format!("rejected {TARGET} conflict: {four} is current; expected an older generation");
+    assert!(said.contains(&expected), "{said}");
+    assert_exit(&withdraw(&one), 3, &world);
+    assert_eq!(shown(&world).as_deref(), Some("four"), "{world}");
+    assert_exit(
+        &world.run(&["withdraw", OTHER, "--generation", &one, "--wait=100"]),
+        3,
+        &world,
+    );
+    // Of the last one nobody knew what it was.
+    let status = serde_json::from_slice::<Value>(&world.run(&["status", "--json"]).stdout).unwrap();
+    assert_eq!(status["targets"][0]["generation"], *four, "{status:#}");
+    daemon.stop();
+    let output = world.run(&["history", TARGET, "--json"]);
+    let history: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let events = history["events"].as_array().unwrap();
+    let removed = events.iter().filter(|event| event["event"] == "removed");
+    let removed: Vec<_> = removed
+        .map(|event| (&event["from"], event["drop"].is_string()))
+        .collect();
+    assert_eq!(
+        removed,
+        [(&one.clone().into(), true), (&three.clone().into(), true)],
+        "{history:#}"
+    );
+    let kept = history["generations"].as_array().unwrap().iter();
+    let kept: Vec<_> = kept
+        .map(|kept| kept["generation"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kept,
+        [&four],
+        "a start sweeps what has no record\n{history:#}"
+    );
+    let verified = world.run(&["verify"]);
+    assert_eq!(
+        verified.status.code(),
+        Some(0),
+        "{}\n{world}",
+        text(&verified)
+    );
+    world.assert_at_rest();
+}
+
+fn withdrawal_of_a_generation_cut_short() {
+    for place in [
+        "stage",
+        "history",
+        "swap",
+        "vacuum",
+        "tree-sync",
+        "outcome",
+        "spool-sync",
+    ] {
+        let world = World::with(KEEP_ALL);
+        let [one, two] = ["one", "two"].map(|text| publish(&world, text));
+        let order = format!("action = \"withdraw\"\ngeneration = {one:?}\n");
+        world.drop_with("gone", &(manifest(TARGET) + &order), |image| {
+            fs::remove_dir(image).unwrap();
+        });
+        for number in 1..3 {
+            let mut command = world.command(&["run", "--once"]);
+            command.env(
+                "NETBOOT_PUBLISHER_FAILPOINT",
+                format!("{place}:{number}:kill"),
+            );
+            let _ = output(&mut command);
+            world.assert_pointers_whole();
+        }
+        world.run_once();
+        world.assert_outcome("gone", "withdrawn");
+        assert!(!generation(&world, &one).exists(), "{place}\n{world}");
+        assert_eq!(shown(&world).as_deref(), Some("two"), "{place}\n{world}");
+        let file = world.tree.join(format!(".history/{TARGET}.jsonl"));
+        let lines = fs::read_to_string(file).unwrap();
+        assert_eq!(lines.matches("\"removed\"").count(), 1, "{place}\n{lines}");
+        assert!(generation(&world, &two).is_dir(), "{place}\n{world}");
+        world.assert_at_rest();
+    }
 }
 
 fn withdrawn_for_good() {
@@ -495,7 +610,7 @@ fn history() {
     assert_eq!(superseded, rolled_back, "{history:#}");
 
     let shown = text(&world.run(&["history", TARGET]));
-    for word in [&*one, &*two, "rolled-back", "withdrawn", "drop `one`"] {
+    for word in [&*one, &*two, "rolled-back", "withdrawn", "drop one"] {
         assert!(shown.contains(word), "{shown}");
     }
     let unknown = world.run(&["history", OTHER]);
@@ -503,7 +618,7 @@ fn history() {
     let said = String::from_utf8_lossy(&unknown.stderr).to_string();
     assert_eq!(
         said,
-        format!("netboot-publisher: {OTHER} is not in the tree; expected one that is\n")
+        format!("netboot-publisher: no such target: {OTHER}\n")
     );
 }
 

@@ -38,6 +38,7 @@ mod power;
 mod quiet;
 mod rights;
 mod sameness;
+mod seen;
 mod service;
 mod storm;
 mod supervision;
@@ -46,6 +47,7 @@ mod threats;
 mod tools;
 mod unprivileged;
 mod verify;
+mod waits;
 mod writers;
 
 use libtest_mimic::Arguments;
@@ -72,6 +74,8 @@ fn main() {
         hooks::tests(),
         orders::tests(),
         commands::tests(),
+        seen::tests(),
+        waits::tests(),
         changes::tests(),
         check_config::tests(),
         sameness::tests(),

@@ -4,14 +4,15 @@
 //! `world` has a spool, a tree and the daemon between them; `scene` has a spool and a tree in the
 //! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
 //! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog`
-//! disks as a power cut leaves them; `trace` tells which system calls a program made, and in what
-//! order; `clock` gives a program a wall clock of its own.
+//! disks as a power cut leaves them; `terminal` is one of any width, `clock` a wall clock of one's own
+//! for a program; `trace` tells which system calls a program made, and in what order.
 
 pub mod blocklog;
 pub mod clock;
 pub mod container;
 pub mod importers;
 pub mod scene;
+pub mod terminal;
 pub mod tftp;
 pub mod trace;
 pub mod world;

@@ -391,7 +391,14 @@ impl Daemon {
 
     /// Waits until the outcome of a drop is logged, and returns the line.
     pub fn wait_for_drop(&mut self, drop: &str) -> String {
-        self.wait_for(&format!("drop=\"{drop}\""))
+        let named = format!("drop=\"{drop}\"");
+        loop {
+            let line = self.wait_for(&named);
+            // That a drop waits for machines is said before.
+            if !line.contains(" swap held ") {
+                return line;
+            }
+        }
     }
 
     pub fn pid(&self) -> rustix::process::Pid {

@@ -1,0 +1,129 @@
+//! Which targets are meant: `amd64/*/noble/*`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::target::{Name, Target};
+
+/// Several targets: four parts, in each of which `*` stands for any characters or none. A target is
+/// the pattern of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetPattern([String; 4]);
+
+/// A text that is no [`TargetPattern`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected arch/subarch/release/purpose, each {}; `*` stands for any part of one",
+    Name::RULE
+)]
+pub(crate) struct TargetPatternError;
+
+impl TargetPattern {
+    /// Whether `target` is meant.
+    pub(crate) fn fits(&self, target: &Target) -> bool {
+        let [arch, subarch, release] = target.folders();
+        let names = [arch, subarch, release, target.purpose()];
+        let mut parts = self.0.iter().zip(names);
+        parts.all(|(pattern, name)| fits(pattern, name))
+    }
+
+    /// The target that is meant, where it can be only one.
+    pub(crate) fn single(&self) -> Option<Target> {
+        self.to_string().parse().ok()
+    }
+}
+
+/// Whether `name` is what `pattern` says. Each piece between stars is looked for as far in front as
+/// can be: where one fits at all, it fits there.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(first) else {
+        return false;
+    };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for piece in middle.split('*') {
+        match name.find(piece) {
+            Some(at) => name = &name[at + piece.len()..],
+            None => return false,
+        }
+    }
+    name.ends_with(last)
+}
+
+impl FromStr for TargetPattern {
+    type Err = TargetPatternError;
+
+    fn from_str(text: &str) -> Result<Self, TargetPatternError> {
+        let is_good = |part: &&str| {
+            // A part that could stand for no name, whatever the stars are, is a slip.
+            !part.is_empty() && part.replace('*', "0").parse::<Name>().is_ok()
+        };
+        let parts: Vec<_> = text.split('/').filter(is_good).map(String::from).collect();
+        let count = text.split('/').count();
+        let parts = <[String; 4]>::try_from(parts).map_err(|_| TargetPatternError)?;
+        (count == 4)
+            .then_some(Self(parts))
+            .ok_or(TargetPatternError)
+    }
+}
+
+impl fmt::Display for TargetPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("/"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters_within_one_part() {
+        let target: Target = "amd64/generic/noble-24.04/install".parse().unwrap();
+        let fits = |text: &str| text.parse::<TargetPattern>().unwrap().fits(&target);
+        for text in [
+            "amd64/generic/noble-24.04/install",
+            "*/*/*/*",
+            "amd64/*/noble*/install",
+            "*64/gen*ic/*-*/in*st*l",
+            "amd64*/**/noble-24.04*/*all",
+        ] {
+            assert!(fits(text), "{text}");
+        }
+        for text in [
+            "amd64/generic/noble/install",
+            "amd/*/*/*",
+            "*/*/*/*ins",
+            "a*a/*/*/*",
+            "*/*/noble*24*24/*",
+            "*/*/*-*-*/*",
+        ] {
+            assert!(!fits(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_has_four_parts_of_what_names_are_made_of() {
+        for bad in [
+            "",
+            "*",
+            "*/*/*",
+            "*/*/*/*/*",
+            "a//b/c",
+            "../*/*/*",
+            "a/b/c/d e",
+            "a/b/c/-*",
+        ] {
+            assert_eq!(
+                bad.parse::<TargetPattern>(),
+                Err(TargetPatternError),
+                "{bad}"
+            );
+        }
+        let single = |text: &str| text.parse::<TargetPattern>().unwrap().single();
+        assert_eq!(single("a/b/c/d"), "a/b/c/d".parse().ok());
+        assert_eq!(single("a/b/c/d*"), None);
+    }
+}
