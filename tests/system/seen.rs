@@ -448,6 +448,11 @@ fn status_of_an_importer() {
         world.outcome("bad").is_some()
     });
 
+    // What was rejected is still told of for a moment.
+    until("nothing else to wait", || {
+        let status = json(&world, &["status", "--json"]);
+        status["waiting"].as_array().unwrap().len() == 4
+    });
     let output = by_importer(&world, &copy, &["status"]);
     assert!(output.status.success(), "{}", text(&output));
     let shown = steady(&String::from_utf8(output.stdout).unwrap());
