@@ -219,6 +219,7 @@ mod tests {
             spool: Arc::new(Spool::open(folder).unwrap()),
             staging: Arc::clone(pointers.staging()),
             progress: Arc::default(),
+            room: Arc::default(),
         }
     }
 
