@@ -26,6 +26,7 @@ mod lines;
 mod looks;
 mod orders;
 mod overview;
+mod parts;
 mod pipeline;
 mod publication;
 mod queue;
@@ -51,22 +52,19 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::cleanup::{Cleanup, PutAway, Vacuumed};
+use self::cleanup::{PutAway, Vacuumed};
 use self::decide::{Begun, BegunDrop, BegunDrops, Heavy, PeekedDrops};
 use self::decision::Postponed;
 use self::lanes::Weight;
-use self::looks::Next;
-use self::pipeline::{Pipeline, Stepped, Written};
-use self::queue::Queue;
+use self::parts::{InLane, Parts};
+use self::pipeline::{Pipeline, Stepped};
 use self::recovery::recover;
 use self::running::{About, Running};
 use self::scanner::Scanner;
 use self::steps::Steps;
-use self::troubles::Troubles;
 use self::workshop::Workshop;
-use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Ready, Scan, Spool, Waiting};
+use crate::spool::{Ready, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::text::counted;
 use crate::tree::Pointers;
@@ -81,12 +79,7 @@ pub(crate) struct Publisher {
     shop: Arc<Workshop>,
     changes: watch::Receiver<Arc<Settings>>,
     work: Running<Done>,
-    scanner: Scanner,
-    queue: Queue,
-    steps: Steps,
-    cleanup: Cleanup,
-    troubles: Troubles,
-    report: Report,
+    parts: Parts,
     /// The publisher ends when nothing is left to do.
     once: bool,
 }
@@ -135,12 +128,14 @@ impl Publisher {
             }),
             changes,
             work: Running::new(),
-            scanner,
-            queue,
-            steps: Steps::new(pointers),
-            cleanup,
-            troubles,
-            report,
+            parts: Parts {
+                scanner,
+                queue,
+                steps: Steps::new(pointers),
+                cleanup,
+                troubles,
+                report,
+            },
             once,
         })
     }
@@ -154,15 +149,12 @@ impl Publisher {
         let mut watchdog = Watchdog::of_this_process();
         loop {
             failpoint("publisher", "publishing from", "the spool")?;
-            self.report.look_at_clock();
+            self.parts.report.look_at_clock();
             let fed_until = self.work.watch(watchdog.as_mut());
             self.hand_out();
-            let (waiting, held) = (self.queue.waiting(), self.steps.held());
-            self.report.doing.incomplete = self.queue.incomplete();
-            self.report.doing.no_space = self.queue.aside();
-            self.report.show(waiting, held, self.troubles.count());
-            if self.once && self.is_idle() {
-                return all_finished(self.queue.postponed() + self.cleanup.stuck.len());
+            self.parts.show();
+            if self.once && self.work.is_empty() && self.parts.is_idle() {
+                return all_finished(self.parts.left());
             }
             let wake_up = self.wake_up(fed_until);
             tokio::select! {
@@ -177,9 +169,9 @@ impl Publisher {
                         self.take(ended)?;
                     }
                 }
-                () = self.scanner.changed() => self.scanner.hear(),
+                () = self.parts.scanner.changed() => self.parts.scanner.hear(),
                 // After the work: who asks again and again is served in between, and may have gone.
-                Some(reply) = self.report.asked() => drop(reply.send(overview(&self))),
+                Some(reply) = self.parts.report.asked() => drop(reply.send(self.parts.overview())),
                 () = tokio::time::sleep_until(wake_up) => {}
             }
         }
@@ -190,13 +182,14 @@ impl Publisher {
     async fn finish(mut self) -> anyhow::Result<()> {
         self.shop.progress.request_stop();
         loop {
-            self.steps.close();
+            self.parts.steps.close();
             self.begin_step(false);
             let Some(ended) = self.work.ended().await else {
                 break;
             };
             if let Done::Stepped((pipeline, stepped)) = ended.context(BROKE_OFF)? {
-                self.take_stepped(pipeline, stepped)?;
+                self.parts
+                    .take_stepped(pipeline, stepped, &self.shop.settings)?;
             }
         }
         self.begin_to_put_away(false);
@@ -209,57 +202,68 @@ impl Publisher {
     fn take_settings(&mut self) {
         let settings = Arc::clone(&self.changes.borrow_and_update());
         let is_other = settings.retention != self.shop.settings.retention;
-        let targets = self.report.targets.iter().filter(|_| is_other);
-        self.cleanup.begin_anew(targets.cloned());
+        let targets = self.parts.report.targets.iter().filter(|_| is_other);
+        self.parts.cleanup.begin_anew(targets.cloned());
         Arc::make_mut(&mut self.shop).settings = settings;
-        self.queue.begin_anew();
-        self.scanner.begin_anew(&self.shop.settings);
+        self.parts.queue.begin_anew();
+        self.parts.scanner.begin_anew(&self.shop.settings);
     }
 
     /// Begins whatever can be begun.
     fn hand_out(&mut self) {
-        if self.troubles.is_time() {
-            self.scanner.is_wanted = true;
+        if self.parts.troubles.is_time() {
+            self.parts.scanner.is_wanted = true;
             let timeout = self.shop.settings.spool.incomplete_timeout;
-            self.steps.add_all(self.queue.retry_postponed(timeout));
-            self.cleanup.leaving.append(&mut self.cleanup.stuck);
+            self.parts
+                .steps
+                .add_all(self.parts.queue.retry_postponed(timeout));
+            self.parts
+                .cleanup
+                .leaving
+                .append(&mut self.parts.cleanup.stuck);
         }
-        let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
+        let scan = self
+            .parts
+            .scanner
+            .begin(&self.parts.queue, &self.shop.settings.spool);
         self.work
             .begin(&self.shop, "looking at the spool", scan, Done::Scanned);
-        while let Some((weight, seen, target)) = self.queue.next_in_lane() {
+        while let Some((weight, seen, target)) = self.parts.queue.next_in_lane() {
             let owner = seen.owner;
-            self.begin_heavy(Heavy::Seen(seen), target, weight, owner);
+            self.begin_heavy((Heavy::Seen(seen), target, weight, owner));
         }
         // So that the targets of the next drops are known.
-        while let Some((owner, drops)) = self.queue.next_to_peek() {
+        while let Some((owner, drops)) = self.parts.queue.next_to_peek() {
             let peek = move |shop: &Workshop| (shop.peek(drops), owner);
             self.work
                 .begin(&self.shop, "looking into drops", Some(peek), Done::Peeked);
         }
         // A step makes room for what comes next.
-        if !self.begin_step(self.queue.is_busy()) {
-            let vacuum = self.cleanup.begin_vacuum(&mut self.steps, &self.queue);
+        if !self.begin_step(self.parts.queue.is_busy()) {
+            let vacuum = self
+                .parts
+                .cleanup
+                .begin_vacuum(&mut self.parts.steps, &self.parts.queue);
             self.work
                 .begin(&self.shop, "removing generations", vacuum, Done::Vacuumed);
         }
-        while !self.steps.is_full()
-            && let Some(drops) = self.queue.next_light()
+        while !self.parts.steps.is_full()
+            && let Some(drops) = self.parts.queue.next_light()
         {
             let about = About::new("publishing", drops.1.iter().filter_map(Ready::target));
             let work = |shop: &Workshop| shop.begin(drops);
             self.work.begin(&self.shop, about, Some(work), Done::Begun);
         }
-        self.begin_to_put_away(self.queue.is_busy() || !self.steps.decided.is_empty());
-        let expiry = self.cleanup.begin_expiry();
+        self.begin_to_put_away(self.parts.queue.is_busy() || !self.parts.steps.decided.is_empty());
+        let expiry = self.parts.cleanup.begin_expiry();
         self.work
             .begin(&self.shop, "removing old outcomes", expiry, Done::Expired);
     }
 
     /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
     /// taken already.
-    fn begin_heavy(&mut self, heavy: Heavy, target: Target, weight: Weight, owner: u32) {
-        let progress = self.report.begin(&target, &self.shop.progress);
+    fn begin_heavy(&mut self, (heavy, target, weight, owner): InLane) {
+        let progress = self.parts.report.begin(&target, &self.shop.progress);
         let (shop, about) = (
             self.shop.telling(progress),
             About::new("publishing", [&target]),
@@ -271,13 +275,16 @@ impl Publisher {
     /// Lets what was decided into the pipeline, and all that is in it go on, if it is time to.
     /// Returns whether it is.
     fn begin_step(&mut self, is_more_to_come: bool) -> bool {
-        let about = About::new("making durable and swapping", self.steps.targets());
-        let step = self.steps.begin(is_more_to_come, &self.shop.settings.swap);
+        let about = About::new("making durable and swapping", self.parts.steps.targets());
+        let step = self
+            .parts
+            .steps
+            .begin(is_more_to_come, &self.shop.settings.swap);
         self.work.begin(&self.shop, about, step, Done::Stepped)
     }
 
     fn begin_to_put_away(&mut self, is_busy: bool) {
-        let put_away = self.cleanup.begin_to_put_away(is_busy);
+        let put_away = self.parts.cleanup.begin_to_put_away(is_busy);
         self.work
             .begin(&self.shop, "removing drops", put_away, Done::PutAway);
     }
@@ -285,174 +292,63 @@ impl Publisher {
     /// Takes back a piece of work.
     fn take(&mut self, ended: Result<Done, JoinError>) -> anyhow::Result<()> {
         match ended.context(BROKE_OFF)? {
-            Done::Scanned(scan) => self.take_scan(scan)?,
+            Done::Scanned(scan) => self.parts.take_scan(scan)?,
             Done::Peeked(((drops, rest), owner)) => {
-                self.queue.end_peeking(owner, rest);
+                self.parts.queue.end_peeking(owner, rest);
                 for (next, peeked) in drops {
-                    self.take_peeked(next, peeked);
+                    self.parts.take_peeked(next, peeked);
                 }
             }
             Done::Begun((owner, drops, rest)) => {
-                self.queue.leave_light_lane(owner, rest);
+                self.parts.queue.leave_light_lane(owner, rest);
                 for drop in drops {
                     self.take_begun(drop);
                 }
             }
             Done::BegunHeavy((begun, target, weight, owner)) => {
-                self.queue.leave_lane(weight, owner);
-                self.report.end(&target);
+                self.parts.queue.leave_lane(weight, owner);
+                self.parts.report.end(&target);
                 self.take_begun((Some(target), begun));
             }
-            Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped)?,
+            Done::Stepped((pipeline, stepped)) => {
+                self.parts
+                    .take_stepped(pipeline, stepped, &self.shop.settings)?
+            }
             Done::Vacuumed((pipeline, vacuum, cleaned)) => {
-                self.steps.pipeline = Some(pipeline);
-                let (settings, troubles) = (&self.shop.settings, &mut self.troubles);
-                self.cleanup
+                self.parts.steps.pipeline = Some(pipeline);
+                let (settings, troubles) = (&self.shop.settings, &mut self.parts.troubles);
+                self.parts
+                    .cleanup
                     .take_vacuumed(vacuum, cleaned, settings, troubles);
             }
             Done::Expired(next) => {
-                let (settings, troubles) = (&self.shop.settings.spool, &mut self.troubles);
-                self.cleanup.take_expired(next, settings, troubles);
+                let (settings, troubles) = (&self.shop.settings.spool, &mut self.parts.troubles);
+                self.parts.cleanup.take_expired(next, settings, troubles);
             }
             Done::PutAway(drops) => {
-                for gone in self.cleanup.take_put_away(drops, &mut self.troubles) {
-                    self.let_go(&gone);
+                for gone in self
+                    .parts
+                    .cleanup
+                    .take_put_away(drops, &mut self.parts.troubles)
+                {
+                    self.parts.let_go(&gone);
                 }
             }
         }
         Ok(())
     }
 
-    fn take_scan(&mut self, scan: Result<Scan, Failure>) -> anyhow::Result<()> {
-        match self.scanner.take(scan) {
-            Ok(scan) => {
-                self.troubles.is_over(Troubles::SPOOL);
-                let looks_again = self.queue.take_found(scan.found, &scan.known);
-                self.scanner.is_wanted |= looks_again;
-                self.report.doing.scans += 1;
-                self.report.doing.oldest = self.queue.oldest();
-            }
-            Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
-                return Err(failure.into());
-            }
-            Err(failure) => self.troubles.meet(Troubles::SPOOL, &failure.into()),
-        }
-        Ok(())
-    }
-
-    fn take_peeked(&mut self, (seen, line): Next, peeked: Result<Peeked, Fault>) {
-        match peeked {
-            Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
-            Ok(Peeked::Waits(seen)) => self.queue.take_waiting(seen, line),
-            Ok(Peeked::Gone) => self.take_gone(seen.claim_name(), line),
-            Err(fault) => self.postpone(Postponed { seen, fault }, line),
+    fn take_begun(&mut self, drop: BegunDrop) {
+        if let Some(heavy) = self.parts.take_begun(drop) {
+            self.begin_heavy(heavy);
         }
     }
 
-    /// Takes back a drop that was begun; `line` is the line that the drop is the head of.
-    fn take_begun(&mut self, (line, begun): BegunDrop) {
-        match begun {
-            Ok(Begun::Checked(checked)) => {
-                let (target, weight) = (checked.target().clone(), checked.weight());
-                let (seen, owner) = (checked.claimed.again(), checked.claimed.importer.uid);
-                if self.queue.enter_lane(weight, seen, &target) {
-                    self.begin_heavy(Heavy::Checked(checked), target, weight, owner);
-                }
-            }
-            Ok(Begun::Aside(claimed, target, (fault, reason))) => {
-                self.troubles.meet(&claimed.name, &fault);
-                self.queue.step_aside(target, claimed, reason, &fault);
-            }
-            Ok(Begun::Decided(decided)) => {
-                // They have their outcome before this one is swapped in: a step later.
-                self.steps.add_all(self.queue.passed(&decided));
-                // A drop that was replaced while it was claimed is for no target any more: the line
-                // of what was there before goes on.
-                if decided.target.is_none() {
-                    self.queue.advance(line);
-                }
-                self.steps.add(decided);
-            }
-            Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
-            Err(postponed) => self.postpone(postponed, line),
-        }
-    }
-
-    /// # Errors
-    /// When spool or tree was replaced.
-    fn take_stepped(&mut self, pipeline: Pipeline, mut stepped: Stepped) -> anyhow::Result<()> {
-        self.steps
-            .take(pipeline, &mut stepped, &self.shop.settings.swap);
-        for (line, postponed) in stepped.postponed {
-            self.postpone(postponed, line);
-        }
-        for written in stepped.settled {
-            self.settle(written);
-        }
-        stepped.misplaced.map_or(Ok(()), |it| Err(it.into()))
-    }
-
-    /// Takes a drop that has its outcome: tells of it, and has the drop put away.
-    fn settle(&mut self, written: Written) {
-        let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
-        let target = outcome.target.clone();
-        let took = written.started.elapsed();
-        self.report.tell(outcome.clone(), written.swapped_at, took);
-        if let Some(target) = target.clone().filter(|_| written.has_replaced) {
-            self.cleanup.take_replaced(target, &self.shop.settings);
-        }
-        if let Some(failure) = written.trouble {
-            self.troubles.meet(&claim_name, &failure.into());
-        }
-        self.queue.settle(&claim_name, target);
-        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
-    }
-
-    /// A drop has gone before it was decided. The next one in the line may go on.
-    fn take_gone(&mut self, claim_name: &str, line: Option<Target>) {
-        self.let_go(claim_name);
-        self.queue.advance(line);
-    }
-
-    /// Forgets a drop that was put away or has gone, and looks for another of its name.
-    fn let_go(&mut self, claim_name: &str) {
-        self.troubles.is_over(claim_name);
-        self.scanner.is_wanted |= self.queue.let_go(claim_name);
-    }
-
-    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
-    fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
-        self.troubles.meet(seen.claim_name(), &fault);
-        self.queue.postpone(seen, line);
-    }
-
-    /// When there will be something to begin even if nothing happens. What can't be begun yet has
-    /// no say in it: it would wake the task again and again.
     fn wake_up(&self, fed_until: Option<Instant>) -> Instant {
         let far = Instant::now() + self.shop.settings.spool.rescan_interval;
-        let scan = self.scanner.wake_up(&self.queue);
-        let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
-        let (look, step) = (self.queue.next_look(), self.steps.wake_up());
-        let others = [self.report.floods.next(), self.work.next_look()];
-        let all = [fed_until, scan, look, step, cleanup, self.troubles.next];
-        let all = all.into_iter().chain(others).flatten();
-        all.fold(far, Instant::min)
+        let all = [fed_until, self.parts.wake_up(), self.work.next_look()];
+        all.into_iter().flatten().fold(far, Instant::min)
     }
-
-    /// Nothing runs, and nothing could be begun before somebody drops something.
-    fn is_idle(&self) -> bool {
-        let is_pending = self.scanner.is_pending(&self.queue) || self.queue.is_settling();
-        let waits = is_pending || self.steps.held() > 0;
-        self.work.is_empty() && self.steps.is_idle() && !waits
-    }
-}
-
-/// What waits, and for what.
-fn overview(publisher: &Publisher) -> Vec<Waiting> {
-    let (queue, troubles) = (&publisher.queue, &publisher.troubles);
-    let mut overview = queue.overview(troubles, &publisher.report);
-    publisher.steps.tell(&mut overview);
-    overview.all()
 }
 
 /// # Errors

@@ -1,0 +1,185 @@
+//! The parts of the publisher, and what goes from one to the other when a piece of work has ended.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::cleanup::Cleanup;
+use super::decide::{Begun, BegunDrop, Heavy};
+use super::decision::Postponed;
+use super::lanes::Weight;
+use super::looks::Next;
+use super::pipeline::{Pipeline, Stepped, Written};
+use super::queue::Queue;
+use super::report::Report;
+use super::scanner::Scanner;
+use super::steps::Steps;
+use super::troubles::Troubles;
+use crate::fault::Fault;
+use crate::settings::Settings;
+use crate::spool::{Leaving, Peeked, Scan, Waiting};
+use crate::sys::Failure;
+use crate::words::Target;
+
+pub(super) struct Parts {
+    pub(super) scanner: Scanner,
+    pub(super) queue: Queue,
+    pub(super) steps: Steps,
+    pub(super) cleanup: Cleanup,
+    pub(super) troubles: Troubles,
+    pub(super) report: Report,
+}
+
+/// A drop that is not light, with its target, its weight, and the user whose it is.
+pub(super) type InLane = (Heavy, Target, Weight, u32);
+
+impl Parts {
+    /// # Errors
+    /// When spool or tree was replaced.
+    pub(super) fn take_scan(&mut self, scan: Result<Scan, Failure>) -> anyhow::Result<()> {
+        match self.scanner.take(scan) {
+            Ok(scan) => {
+                self.troubles.is_over(Troubles::SPOOL);
+                let looks_again = self.queue.take_found(scan.found, &scan.known);
+                self.scanner.is_wanted |= looks_again;
+                self.report.doing.scans += 1;
+                self.report.doing.oldest = self.queue.oldest();
+            }
+            Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
+                return Err(failure.into());
+            }
+            Err(failure) => self.troubles.meet(Troubles::SPOOL, &failure.into()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_peeked(&mut self, (seen, line): Next, peeked: Result<Peeked, Fault>) {
+        match peeked {
+            Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
+            Ok(Peeked::Waits(seen)) => self.queue.take_waiting(seen, line),
+            Ok(Peeked::Gone) => self.take_gone(seen.claim_name(), line),
+            Err(fault) => self.postpone(Postponed { seen, fault }, line),
+        }
+    }
+
+    /// Takes back a drop that was begun; `line` is the line that the drop is the head of. Returns a drop
+    /// that is to be worked on in a lane of its weight, which the queue counts as taken already.
+    pub(super) fn take_begun(&mut self, (line, begun): BegunDrop) -> Option<InLane> {
+        match begun {
+            Ok(Begun::Checked(checked)) => {
+                let (target, weight) = (checked.target().clone(), checked.weight());
+                let (seen, owner) = (checked.claimed.again(), checked.claimed.importer.uid);
+                if self.queue.enter_lane(weight, seen, &target) {
+                    return Some((Heavy::Checked(checked), target, weight, owner));
+                }
+            }
+            Ok(Begun::Aside(claimed, target, (fault, reason))) => {
+                self.troubles.meet(&claimed.name, &fault);
+                self.queue.step_aside(target, claimed, reason, &fault);
+            }
+            Ok(Begun::Decided(decided)) => {
+                // They have their outcome before this one is swapped in: a step later.
+                self.steps.add_all(self.queue.passed(&decided));
+                // A drop that was replaced while it was claimed is for no target any more: the line
+                // of what was there before goes on.
+                if decided.target.is_none() {
+                    self.queue.advance(line);
+                }
+                self.steps.add(decided);
+            }
+            Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
+            Err(postponed) => self.postpone(postponed, line),
+        }
+        None
+    }
+
+    /// # Errors
+    /// When spool or tree was replaced.
+    pub(super) fn take_stepped(
+        &mut self,
+        pipeline: Pipeline,
+        mut stepped: Stepped,
+        settings: &Settings,
+    ) -> anyhow::Result<()> {
+        self.steps.take(pipeline, &mut stepped, &settings.swap);
+        for (line, postponed) in stepped.postponed {
+            self.postpone(postponed, line);
+        }
+        for written in stepped.settled {
+            self.settle(written, settings);
+        }
+        stepped.misplaced.map_or(Ok(()), |it| Err(it.into()))
+    }
+
+    /// Takes a drop that has its outcome: tells of it, and has the drop put away.
+    fn settle(&mut self, written: Written, settings: &Settings) {
+        let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
+        let target = outcome.target.clone();
+        let took = written.started.elapsed();
+        self.report.tell(outcome.clone(), written.swapped_at, took);
+        if let Some(target) = target.clone().filter(|_| written.has_replaced) {
+            self.cleanup.take_replaced(target, settings);
+        }
+        if let Some(failure) = written.trouble {
+            self.troubles.meet(&claim_name, &failure.into());
+        }
+        self.queue.settle(&claim_name, target);
+        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
+    }
+
+    /// A drop has gone before it was decided. The next one in the line may go on.
+    fn take_gone(&mut self, claim_name: &str, line: Option<Target>) {
+        self.let_go(claim_name);
+        self.queue.advance(line);
+    }
+
+    /// Forgets a drop that was put away or has gone, and looks for another of its name.
+    pub(super) fn let_go(&mut self, claim_name: &str) {
+        self.troubles.is_over(claim_name);
+        self.scanner.is_wanted |= self.queue.let_go(claim_name);
+    }
+
+    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
+    fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
+        self.troubles.meet(seen.claim_name(), &fault);
+        self.queue.postpone(seen, line);
+    }
+
+    /// When there will be something to begin even if nothing happens. What can't be begun yet has
+    /// no say in it: it would wake the task again and again.
+    pub(super) fn wake_up(&self) -> Option<Instant> {
+        let scan = self.scanner.wake_up(&self.queue);
+        let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
+        let (look, step) = (self.queue.next_look(), self.steps.wake_up());
+        let (flood, retry) = (self.report.floods.next(), self.troubles.next);
+        let all = [scan, look, step, cleanup, flood, retry];
+        all.into_iter().flatten().min()
+    }
+
+    /// Nothing could be begun before somebody drops something.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_pending = self.scanner.is_pending(&self.queue) || self.queue.is_settling();
+        let waits = is_pending || self.steps.held() > 0;
+        self.steps.is_idle() && !waits
+    }
+
+    /// Shows what the publisher is doing.
+    pub(super) fn show(&mut self) {
+        let (waiting, held) = (self.queue.waiting(), self.steps.held());
+        self.report.doing.incomplete = self.queue.incomplete();
+        self.report.doing.no_space = self.queue.aside();
+        self.report.show(waiting, held, self.troubles.count());
+    }
+
+    /// What waits, and for what.
+    pub(super) fn overview(&self) -> Vec<Waiting> {
+        let mut overview = self.queue.overview(&self.troubles, &self.report);
+        self.steps.tell(&mut overview);
+        overview.all()
+    }
+
+    /// How many drops could not be finished.
+    pub(super) fn left(&self) -> usize {
+        self.queue.postponed() + self.cleanup.stuck.len()
+    }
+}
