@@ -105,7 +105,8 @@ impl Status {
                 } else {
                     "incoming"
                 };
-                let (drop, age) = (quoted(&waiting.drop), age(waiting.since));
+                let age = text_or(waiting.since.map(age), "?");
+                let drop = quoted(&waiting.drop);
                 let _ = writeln!(text, "  {drop} {state} for {age}");
             }
         }

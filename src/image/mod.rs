@@ -234,11 +234,12 @@ fn of_importer(fault: Fault) -> Fault {
     };
     let (reason, what) = match failure.errno() {
         // EAGAIN: somebody holds a lease on the file (fcntl(2)), and could do so again and again.
-        Some(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => (Reason::Unreadable, ""),
+        Some(Errno::AGAIN) => (Reason::Unreadable, ""),
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV) => {
             (Reason::Changed, "it changed while it was read: ")
         }
-        Some(Errno::XDEV) => (Reason::UnsafeFile, "another file system is mounted there: "),
+        Some(Errno::XDEV) => (Reason::UnsafeFile, ""),
+        _ if failure.is_by_owner() => (Reason::Unreadable, ""),
         _ => return Fault::Retry(failure),
     };
     reject(reason, format!("{what}{failure}"))

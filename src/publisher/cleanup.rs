@@ -13,9 +13,11 @@ use super::steps::Steps;
 use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
+use crate::log::MessageId;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
+use crate::text::quoted;
 use crate::tree::Vacuum;
 use crate::words::Target;
 
@@ -33,6 +35,9 @@ pub(super) struct Cleanup {
     pub(super) leaving: Vec<Leaving>,
     /// Drops that could not be put away.
     pub(super) stuck: Vec<Leaving>,
+    /// Drops that their owners keep from being put away, and when that is tried again.
+    kept: Vec<Leaving>,
+    next_kept: Option<Instant>,
     /// While the vacuum works, with the pointers, an empty one stands here.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
@@ -48,13 +53,15 @@ type Cleaned = (Target, Result<Option<Duration>, Fault>);
 pub(super) type Vacuumed = (Pipeline, Vacuum, Vec<Cleaned>);
 
 /// What putting a drop away has come to.
-pub(super) type PutAway = (Result<(), Failure>, Leaving);
+pub(super) type PutAway = (Result<(), Fault>, Leaving);
 
 impl Cleanup {
     pub(super) fn new(leaving: Vec<Leaving>) -> Self {
         Self {
             leaving,
             stuck: Vec::new(),
+            kept: Vec::new(),
+            next_kept: None,
             vacuum: Vacuum::default(),
             due: Schedule::default(),
             next_expiry: Some(Instant::now()),
@@ -100,18 +107,45 @@ impl Cleanup {
     pub(super) fn take_put_away(
         &mut self,
         drops: Vec<PutAway>,
+        settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) -> Vec<Arc<str>> {
         let mut gone = Vec::new();
         for (put_away, drop) in drops {
-            if let Err(failure) = put_away {
-                troubles.meet(&drop.claim_name, &failure.into());
-                self.stuck.push(drop);
-            } else {
-                gone.push(drop.claim_name);
+            match put_away {
+                Ok(()) => gone.push(drop.claim_name),
+                Err(Fault::Owner(failure)) => self.keep(drop, &failure, settings),
+                Err(fault) => {
+                    troubles.meet(&drop.claim_name, &fault);
+                    self.stuck.push(drop);
+                }
             }
         }
         gone
+    }
+
+    /// A drop has its outcome, and its owner keeps it from being put away: said once, and tried again
+    /// now and then. Nobody else has to do with it.
+    fn keep(&mut self, mut drop: Leaving, failure: &Failure, settings: &SpoolSettings) {
+        if !drop.is_told {
+            let (message_id, who) = (MessageId::Waiting, quoted(&drop.claim_name));
+            let pause = humantime::format_duration(settings.rescan_interval);
+            tracing::warn!(
+                %message_id,
+                "{who} has its outcome and can't be put away: {failure}; trying again each {pause}"
+            );
+        }
+        drop.is_told = true;
+        self.kept.push(drop);
+        let next = Instant::now() + settings.rescan_interval;
+        self.next_kept.get_or_insert(next);
+    }
+
+    /// Drops that their owners have kept are to be put away once more, if it is time to try.
+    pub(super) fn retry_kept(&mut self) {
+        if self.next_kept.take_if(|at| *at <= Instant::now()).is_some() {
+            self.leaving.append(&mut self.kept);
+        }
     }
 
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
@@ -210,7 +244,10 @@ impl Cleanup {
     /// When there is something to be done; vacuum can't do it without the pointers.
     pub(super) fn wake_up(&self, has_pointers: bool) -> Option<Instant> {
         let vacuum = self.due.next().filter(|_| has_pointers);
-        [vacuum, self.next_expiry].into_iter().flatten().min()
+        [vacuum, self.next_expiry, self.next_kept]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -61,7 +61,7 @@ use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
 use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Scan, Spool};
+use crate::spool::{Peeked, Scan, Spool};
 use crate::sys::{Failure, Progress, Watchdog, failpoint};
 use crate::tree::Pointers;
 use crate::words::Target;
@@ -215,6 +215,7 @@ impl Publisher {
             self.steps.add_all(self.queue.retry_postponed(timeout));
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
+        self.cleanup.retry_kept();
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
         self.begin(scan, Done::Scanned);
         while let Some((weight, seen, target)) = self.queue.next_in_lane() {
@@ -306,7 +307,8 @@ impl Publisher {
                 self.cleanup.take_expired(next, settings, troubles);
             }
             Done::PutAway(drops) => {
-                for gone in self.cleanup.take_put_away(drops, &mut self.troubles) {
+                let (settings, troubles) = (&self.shop.settings.spool, &mut self.troubles);
+                for gone in self.cleanup.take_put_away(drops, settings, troubles) {
                     self.let_go(&gone);
                 }
             }
@@ -386,7 +388,7 @@ impl Publisher {
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written) {
-        let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
+        let (claim_name, outcome) = (Arc::clone(written.claimed.claim_name()), written.outcome);
         let target = outcome.target.clone();
         let took = written.started.elapsed();
         self.report.tell(outcome.clone(), written.swapped_at, took);
@@ -397,7 +399,7 @@ impl Publisher {
             self.troubles.meet(&claim_name, &failure.into());
         }
         self.queue.settle(&claim_name, target);
-        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
+        self.cleanup.leaving.push(written.claimed.leaving(outcome));
     }
 
     /// A drop has gone before it was decided. The next one in the line may go on.
@@ -413,7 +415,13 @@ impl Publisher {
     }
 
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
-    fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
+    /// One that its owner keeps from being claimed is as one that is not whole: it holds up nobody.
+    fn postpone(&mut self, postponed: Postponed, line: Option<Target>) {
+        let Postponed { mut seen, fault } = postponed;
+        if matches!(fault, Fault::Owner(_)) {
+            seen.wait_for_owner(&self.shop.settings.spool);
+            return self.queue.take_waiting(seen, line);
+        }
         self.troubles.meet(seen.claim_name(), &fault);
         self.queue.postpone(seen, line);
     }

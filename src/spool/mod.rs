@@ -45,16 +45,16 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::clock::{Clock, Reading};
-use self::drop::Checkable;
+use self::drop::{Checkable, NOBODY, Stays};
 use self::manifest::MANIFEST;
 use self::names::{claim_name_of, parse_place, place_of};
-use self::peek::{IMAGE, Looker};
+use self::peek::{IMAGE, Looker, is_mounted, unreadable};
 use self::stillness::is_being_written;
 use crate::fault::{Fault, Rejection, StartError, reject};
 use crate::settings::{Settings, SpoolSettings};
-use crate::sys::{Dir, Failure, Importer, Kind, Stat, failpoint, random};
+use crate::sys::{Dir, Failure, Kind, Stat, failpoint, random};
 use crate::text::quoted;
-use crate::words::{ClaimId, Reason, Verdict};
+use crate::words::{ClaimId, Moment, Reason, Verdict};
 
 /// The folders of a spool.
 const INCOMING: &str = "incoming";
@@ -140,8 +140,12 @@ impl Spool {
         let (mut claimed, mut leaving) = (Vec::new(), Vec::new());
         let mut strays = Vec::<(OsString, Stat)>::new();
         for (name, _) in self.processing.names()? {
-            let Some(stat) = self.processing.stat(&name)? else {
-                continue;
+            let stat = match self.processing.stat(&name) {
+                Ok(Some(stat)) => Some(stat),
+                Ok(None) => continue,
+                // Whose drop it is can't be found out: that keeps no start from going on.
+                Err(failure) if is_mounted(&failure) => None,
+                Err(failure) => return Err(failure),
             };
             let bytes = name.as_bytes();
             if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
@@ -153,11 +157,13 @@ impl Spool {
                     place: shown().into(),
                     rejected: None,
                     bytes: 0,
+                    stays: None,
+                    is_told: false,
                 });
                 continue;
             }
             let Some((claim, claim_name)) = parse_place(&name) else {
-                strays.push((name, stat));
+                strays.extend(stat.map(|stat| (name, stat)));
                 continue;
             };
             self.next_claim
@@ -165,8 +171,9 @@ impl Spool {
             if let Some(outcome) = self.own_outcome(claim, &claim_name)? {
                 leaving.push(Leaving::new(claim_name, outcome));
             } else {
-                let owner = stat.owner.uid;
-                claimed.push(Seen::claimed(claim, claim_name, owner, stat.changed));
+                let owner = stat.map_or(NOBODY, |stat| stat.owner.uid);
+                let changed = stat.map_or(Moment::from_stat(0, 0), |stat| stat.changed);
+                claimed.push(Seen::claimed(claim, claim_name, owner, changed));
             }
         }
         for (name, stat) in strays {
@@ -216,7 +223,15 @@ impl Spool {
     }
 
     /// Claims a drop: a rename makes it the daemon's. `None` when its importer has taken it away.
-    pub(crate) fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when its owner keeps it from being renamed. A drop that is to be rejected, now
+    /// or because that has gone on for too long, is claimed where it is.
+    pub(crate) fn claim(
+        &self,
+        ready: Ready,
+        settings: &SpoolSettings,
+    ) -> Result<Option<(Claimed, Checkable)>, Fault> {
         let Ready {
             seen,
             id,
@@ -229,45 +244,87 @@ impl Spool {
         if seen.is_incoming() {
             // Whoever waits for the outcome of this drop is not to read that of an earlier one.
             let _ = self.outcomes.remove_file(file_of(&seen.claim_name));
-            let rename = || self.incoming.rename(&seen.name, processing, &place);
-            let renamed = rename().or_else(|failure| {
-                // A folder that its own user may not write can't be moved elsewhere.
-                let stat = self.incoming.stat(&seen.name).ok().flatten();
-                let is_shut = stat.is_some_and(|stat| stat.mode & 0o200 == 0);
-                if is_shut && self.incoming.unlock(&seen.name).is_ok() {
-                    return rename();
+            match self.take_in(&seen, &place) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(Fault::Owner(failure)) => {
+                    let is_rejected = manifest.is_err() || seen.is_kept_too_long(settings);
+                    if !is_rejected {
+                        return Err(Fault::Owner(failure));
+                    }
+                    return Ok(Some(self.claim_in_place(seen, claim, manifest, &failure)));
                 }
-                Err(failure)
-            });
-            match renamed {
-                Err(failure) if failure.is(ErrorKind::NotFound) => return Ok(None),
-                renamed => renamed?,
+                Err(fault) => return Err(fault),
             }
         }
-        let Some(stat) = processing.stat(&place)? else {
-            return Ok(None);
+        let stat = match processing.stat(&place) {
+            Ok(Some(stat)) => Some(stat),
+            Ok(None) => return Ok(None),
+            // What is in the drop can't be looked at either, which says what is wrong.
+            Err(failure) if is_mounted(&failure) => None,
+            Err(failure) => return Err(failure.into()),
         };
-        if id.is_some_and(|id| id != stat.id) {
+        if stat.is_some_and(|stat| id.is_some_and(|id| id != stat.id)) {
             let detail = "the drop was replaced while it was claimed";
             manifest = Err(Rejection::new(Reason::Changed, detail));
         }
+        let owner = stat.map_or(seen.owner, |stat| stat.owner.uid);
+        let is_new = seen.is_incoming();
+        let mut claimed = Claimed::new(seen, claim, owner);
         // Of what was claimed before the clock was set back nobody knows when.
-        let age = seen
-            .claim
-            .map(|_| self.clock.read(processing))
-            .transpose()?;
-        let since = age.and_then(|clock| Instant::now().checked_sub(clock.age(stat.changed)));
-        let since = since.unwrap_or_else(Instant::now);
-        let claimed = Claimed {
-            name: seen.shown_name(),
-            claim,
-            aside_since: seen.aside_since,
-            importer: Importer::of(stat.owner.uid),
-            received_at: seen.completed,
-            since,
-            claim_name: seen.claim_name,
-        };
+        if let Some(stat) = stat.filter(|_| !is_new) {
+            let age = self.clock.read(processing)?.age(stat.changed);
+            claimed.since = Instant::now().checked_sub(age).unwrap_or(claimed.since);
+        }
         Ok(Some((claimed, manifest)))
+    }
+
+    /// Renames a drop into `processing/`; `false` when its importer has taken it away.
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when it is this very drop that can't be renamed, because of its owner.
+    fn take_in(&self, seen: &Seen, place: &str) -> Result<bool, Fault> {
+        let (incoming, processing) = (&self.incoming, &self.processing);
+        let rename = || incoming.rename(&seen.name, processing, place);
+        let renamed = rename().or_else(|failure| {
+            // A folder that its own user may not write can't be moved elsewhere.
+            let stat = incoming.stat(&seen.name).ok().flatten();
+            let is_shut = stat.is_some_and(|stat| stat.mode & 0o200 == 0);
+            if is_shut && incoming.unlock(&seen.name).is_ok() {
+                return rename();
+            }
+            Err(failure)
+        });
+        match renamed {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.is(ErrorKind::NotFound) => Ok(false),
+            // Two mounts are in the way of all drops.
+            Err(failure) if is_mounted(&failure) => Err(failure.into()),
+            Err(failure) if failure.is_by_owner() && incoming.lets_move() => {
+                Err(Fault::Owner(failure))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// A drop that is to be rejected, and that its owner keeps from being moved.
+    fn claim_in_place(
+        &self,
+        seen: Seen,
+        claim: ClaimId,
+        manifest: Checkable,
+        failure: &Failure,
+    ) -> (Claimed, Checkable) {
+        let mut rejection = match manifest {
+            Err(rejection) => rejection,
+            Ok(_) => Rejection::new(Reason::Unreadable, failure.to_string()),
+        };
+        rejection.detail += "; it stays where it is, since it can't be moved";
+        let stat = self.incoming.stat(&seen.name).ok().flatten();
+        let mut claimed = Claimed::new(seen.clone(), claim, seen.owner);
+        let mark = stat.map(|stat| (stat.id, stat.changed));
+        claimed.stays = Some(Box::new(Stays { seen, mark }));
+        (claimed, Err(rejection))
     }
 
     /// Opens the image of a claimed drop.
@@ -275,15 +332,14 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
     pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
-        let drop = self.processing.existing_dir(claimed.place())?;
+        let drop = self.open_claimed(claimed)?;
         check_names(&drop, true)?;
         let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
-            Some(Errno::ACCESS) => reject(Reason::Unreadable, failure.to_string()),
             Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
                 let detail = format!("{failure}; expected {IMAGE} to be a folder of the drop");
                 reject(Reason::UnsafeFile, detail)
             }
-            _ => Fault::Retry(failure),
+            _ => unreadable(failure),
         })?;
         let missing =
             || format!("no {IMAGE}/; expected a folder that holds what is to be published");
@@ -295,8 +351,12 @@ impl Spool {
     /// # Errors
     /// [`Fault::Reject`] when something besides the manifest is in it.
     pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        let drop = self.processing.existing_dir(claimed.place())?;
-        check_names(&drop, false)
+        check_names(&self.open_claimed(claimed)?, false)
+    }
+
+    fn open_claimed(&self, claimed: &Claimed) -> Result<Dir, Fault> {
+        let opened = self.processing.existing_dir(claimed.place());
+        opened.map_err(unreadable)
     }
 
     /// Writes the outcome of a drop, in place of one of an earlier drop of this name; the outcome of
@@ -343,12 +403,46 @@ impl Spool {
     }
 
     /// Takes a drop that has its outcome out of `processing/`: a rejected drop is kept beside its
-    /// outcome, any other is removed.
-    pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
-        match &drop.rejected {
-            Some(outcome) => self.keep_rejected(drop, outcome),
-            None => self.remove(&drop.place, drop.bytes),
+    /// outcome, any other is removed. One that can't be moved stays where it is until it is another.
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when the drop's owner keeps it from being put away.
+    pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Fault> {
+        let put_away = match (&drop.stays, &drop.rejected) {
+            (Some(stays), _) => return self.check_stays(stays),
+            (None, Some(outcome)) => self.keep_rejected(drop, outcome),
+            (None, None) => self.remove(&drop.place, drop.bytes),
+        };
+        put_away.map_err(|failure| {
+            let is_in_drop = failure.path.strip_prefix(self.processing.path());
+            let is_in_drop = is_in_drop.is_ok_and(|path| !path.as_os_str().is_empty());
+            let can_move = || self.processing.lets_move() && self.rejected.lets_move();
+            if is_in_drop && failure.is_by_owner() && can_move() {
+                return Fault::Owner(failure);
+            }
+            failure.into()
+        })
+    }
+
+    /// Whether a drop that stays in `incoming/` has gone from there, or is another by now: that one
+    /// will be found by a scan.
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when it is there still, as it was.
+    fn check_stays(&self, stays: &Stays) -> Result<(), Fault> {
+        let is_same = match self.incoming.stat(&stays.seen.name) {
+            Ok(Some(stat)) => stays.mark == Some((stat.id, stat.changed)),
+            Ok(None) => false,
+            Err(failure) if is_mounted(&failure) => stays.mark.is_none(),
+            Err(failure) => return Err(failure.into()),
+        };
+        if !is_same {
+            // What tells `status` of it.
+            self.rejected.remove_file(file_of(&stays.seen.claim_name))?;
+            return Ok(());
         }
+        let path = self.incoming.path().join(&stays.seen.name);
+        Err(Fault::Owner(Failure::new("moving", path, Errno::BUSY)))
     }
 
     fn remove(&self, place: &str, bytes: u64) -> Result<(), Failure> {

@@ -22,7 +22,8 @@ pub(crate) struct SpoolView {
 pub(crate) struct Waiting {
     pub drop: String,
     pub is_claimed: bool,
-    pub since: Moment,
+    /// Missing where something is mounted on it.
+    pub since: Option<Moment>,
 }
 
 impl SpoolView {
@@ -44,15 +45,18 @@ impl SpoolView {
                 let is_claimed = folder == PROCESSING;
                 let drop = name.to_string_lossy();
                 let parsed = parse_place(&name).filter(|_| is_claimed);
-                if let Some(stat) = dir.stat(&name)?.filter(|_| !drop.starts_with('.')) {
-                    let drop =
-                        parsed.map_or_else(|| drop.to_string(), |(_, name)| name.to_string());
-                    waiting.push(Waiting {
-                        drop,
-                        is_claimed,
-                        since: stat.changed,
-                    });
-                }
+                let since = match dir.stat(&name) {
+                    _ if drop.starts_with('.') => continue,
+                    Ok(None) => continue,
+                    Ok(Some(stat)) => Some(stat.changed),
+                    Err(failure) if failure.is_by_owner() => None,
+                    Err(failure) => return Err(failure),
+                };
+                waiting.push(Waiting {
+                    drop: parsed.map_or_else(|| drop.to_string(), |(_, name)| name.to_string()),
+                    is_claimed,
+                    since,
+                });
             }
         }
         Ok(waiting)
