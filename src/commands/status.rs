@@ -12,7 +12,7 @@ use super::terminal::{print_as, text_or};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::spool::{Outcome, SpoolView, Waiting};
-use crate::sys::try_map;
+use crate::sys::{Importer, try_map};
 use crate::text::{age, quoted, table};
 use crate::tree::{Head, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
@@ -37,6 +37,26 @@ struct Status {
     /// Drops that are complete or still written, and those that were claimed.
     pub waiting: Vec<Waiting>,
     pub rejected: Vec<Outcome>,
+    /// Names in `incoming/` that begin with a dot.
+    pub drafts: Vec<Draft>,
+}
+
+/// What an importer is still writing, or has left behind.
+#[derive(Debug, Serialize)]
+struct Draft {
+    name: String,
+    importer: Importer,
+    since: Moment,
+}
+
+impl From<(String, u32, Moment)> for Draft {
+    fn from((name, owner, since): (String, u32, Moment)) -> Self {
+        Self {
+            name,
+            importer: Importer::of(owner),
+            since,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -77,6 +97,7 @@ impl Status {
             targets: statuses.into_iter().flatten().collect(),
             waiting: spool.waiting()?,
             rejected,
+            drafts: spool.drafts()?.into_iter().map(Draft::from).collect(),
         })
     }
 
@@ -116,6 +137,17 @@ impl Status {
                 let (drop, by) = (quoted(&outcome.drop), &outcome.importer.name);
                 let (reason, age) = (text_or(outcome.reason, ""), age(outcome.finished_at));
                 let _ = writeln!(text, "  {drop} of {by} {reason}, {age} ago");
+            }
+        }
+        if !self.drafts.is_empty() {
+            let _ = writeln!(text, "\ndrafts: {}", self.drafts.len());
+            for draft in &self.drafts {
+                let (name, owner) = (quoted(&draft.name), &draft.importer.name);
+                let _ = writeln!(
+                    text,
+                    "  {name} of {owner}, changed {} ago",
+                    age(draft.since)
+                );
             }
         }
         text

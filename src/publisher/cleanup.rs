@@ -1,5 +1,5 @@
-//! What is removed: drops that have their outcome, generations that retention doesn't keep, outcomes
-//! and rejected drops that were kept long enough. Nobody waits for any of this.
+//! What is removed: drops that have their outcome, and generations that retention doesn't keep. Nobody
+//! waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::pipeline::Pipeline;
 use super::queue::Queue;
 use super::steps::Steps;
+use super::sweeping::{Sweeping, Swept};
 use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
@@ -42,8 +43,7 @@ pub(super) struct Cleanup {
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
     due: Schedule,
-    /// When outcomes and rejected drops are looked at next; `None` while they are.
-    next_expiry: Option<Instant>,
+    sweeping: Sweeping,
 }
 
 /// A target that retention was kept for, and after what time there is something to do again.
@@ -64,12 +64,14 @@ impl Cleanup {
             next_kept: None,
             vacuum: Vacuum::default(),
             due: Schedule::default(),
-            next_expiry: Some(Instant::now()),
+            sweeping: Sweeping::new(),
         }
     }
 
-    /// A generation of `target` has stopped being current: vacuum will have to look at the target.
-    pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
+    /// A generation of `target`, if that is one, has stopped being current: vacuum will have to look at
+    /// the target.
+    pub(super) fn take_replaced(&mut self, target: Option<Target>, settings: &Settings) {
+        let Some(target) = target else { return };
         let first_look = Vacuum::first_look(&settings.retention);
         self.due.add(Instant::now() + first_look, target);
     }
@@ -81,7 +83,7 @@ impl Cleanup {
         for target in targets {
             self.due.add(now, target);
         }
-        self.next_expiry = self.next_expiry.map(|_| now);
+        self.sweeping.begin_anew();
     }
 
     /// Removes the drops that are to go now, or keeps them where rejected ones are kept. Nothing
@@ -93,6 +95,7 @@ impl Cleanup {
         &mut self,
         is_busy: bool,
     ) -> Option<impl FnOnce(&Workshop) -> Vec<PutAway> + use<>> {
+        self.retry_kept();
         let bytes: u64 = self.leaving.iter().map(|drop| drop.bytes).sum();
         let is_much = self.leaving.len() >= MAX_PUT_OFF || bytes > MAX_PUT_OFF_BYTES;
         if self.leaving.is_empty() || (is_busy && !is_much) {
@@ -113,7 +116,10 @@ impl Cleanup {
         let mut gone = Vec::new();
         for (put_away, drop) in drops {
             match put_away {
-                Ok(()) => gone.push(drop.claim_name),
+                Ok(()) => {
+                    self.sweeping.is_wanted |= drop.is_rejected();
+                    gone.push(drop.claim_name);
+                }
                 Err(Fault::Owner(failure)) => self.keep(drop, &failure, settings),
                 Err(fault) => {
                     troubles.meet(&drop.claim_name, &fault);
@@ -142,7 +148,7 @@ impl Cleanup {
     }
 
     /// Drops that their owners have kept are to be put away once more, if it is time to try.
-    pub(super) fn retry_kept(&mut self) {
+    fn retry_kept(&mut self) {
         if self.next_kept.take_if(|at| *at <= Instant::now()).is_some() {
             self.leaving.append(&mut self.kept);
         }
@@ -209,42 +215,32 @@ impl Cleanup {
         }
     }
 
-    /// Removes outcomes and rejected drops that were kept long enough, if it is time to.
-    /// [`Cleanup::take_expired`] ends that.
-    pub(super) fn begin_expiry(
-        &mut self,
-    ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Duration>, Failure> + use<>> {
-        self.next_expiry.take_if(|at| *at <= Instant::now())?;
-        Some(|shop: &Workshop| shop.spool.expire(&shop.settings.spool))
+    /// As [`Sweeping::look_at`].
+    pub(super) fn look_at_room(&mut self, free: u64, settings: &Settings) {
+        self.sweeping.look_at(free, &settings.spool);
     }
 
-    pub(super) fn take_expired(
+    /// As [`Sweeping::begin`].
+    pub(super) fn begin_sweep(
         &mut self,
-        next: Result<Option<Duration>, Failure>,
+    ) -> Option<impl FnOnce(&Workshop) -> Result<Swept, Failure> + use<>> {
+        self.sweeping.begin()
+    }
+
+    /// As [`Sweeping::take`].
+    pub(super) fn take_swept(
+        &mut self,
+        swept: Result<Swept, Failure>,
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
-        let now = Instant::now();
-        let soonest = now + settings.rescan_interval;
-        self.next_expiry = Some(match next {
-            Ok(next) => {
-                troubles.is_cleared(Troubles::SPOOL);
-                // What comes later than now goes later than this, and may go before what is there.
-                let newest = now + settings.keep_outcomes.min(settings.keep_rejected);
-                next.map_or(newest, |next| newest.min(now + next))
-                    .max(soonest)
-            }
-            Err(failure) => {
-                troubles.meet_leftover(Troubles::SPOOL, &failure.into());
-                soonest
-            }
-        });
+        self.sweeping.take(swept, settings, troubles);
     }
 
     /// When there is something to be done; vacuum can't do it without the pointers.
     pub(super) fn wake_up(&self, has_pointers: bool) -> Option<Instant> {
         let vacuum = self.due.next().filter(|_| has_pointers);
-        [vacuum, self.next_expiry, self.next_kept]
+        [vacuum, self.sweeping.wake_up(), self.next_kept]
             .into_iter()
             .flatten()
             .min()

@@ -33,13 +33,13 @@ mod report;
 mod room;
 mod scanner;
 mod steps;
+mod sweeping;
 mod troubles;
 mod workshop;
 
 pub(crate) use report::{Activity, News, Report};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -57,6 +57,7 @@ use self::queue::Queue;
 use self::recovery::recover;
 use self::scanner::Scanner;
 use self::steps::Steps;
+use self::sweeping::Swept;
 use self::troubles::Troubles;
 use self::workshop::Workshop;
 use crate::fault::Fault;
@@ -96,7 +97,7 @@ enum Done {
     BegunHeavy((Result<Begun, Postponed>, Target, Weight, u32)),
     Stepped((Pipeline, Stepped)),
     Vacuumed(Vacuumed),
-    Expired(Result<Option<Duration>, Failure>),
+    Swept(Result<Swept, Failure>),
     PutAway(Vec<PutAway>),
 }
 
@@ -215,7 +216,6 @@ impl Publisher {
             self.steps.add_all(self.queue.retry_postponed(timeout));
             self.cleanup.leaving.append(&mut self.cleanup.stuck);
         }
-        self.cleanup.retry_kept();
         let scan = self.scanner.begin(&self.queue, &self.shop.settings.spool);
         self.begin(scan, Done::Scanned);
         while let Some((weight, seen, target)) = self.queue.next_in_lane() {
@@ -238,8 +238,8 @@ impl Publisher {
             self.begin(Some(|shop: &Workshop| shop.begin(drops)), Done::Begun);
         }
         self.begin_to_put_away(self.queue.is_busy() || !self.steps.decided.is_empty());
-        let expiry = self.cleanup.begin_expiry();
-        self.begin(expiry, Done::Expired);
+        let sweep = self.cleanup.begin_sweep();
+        self.begin(sweep, Done::Swept);
     }
 
     /// Begins a piece of work, if there is one. Returns whether there is.
@@ -276,6 +276,8 @@ impl Publisher {
 
     /// Takes back a piece of work.
     fn take(&mut self, ended: Result<Done, JoinError>) -> anyhow::Result<()> {
+        let settings = Arc::clone(&self.shop.settings);
+        let (cleanup, troubles) = (&mut self.cleanup, &mut self.troubles);
         match ended.context(BROKE_OFF)? {
             Done::Scanned(scan) => self.take_scan(scan)?,
             Done::Peeked(((drops, rest), owner)) => {
@@ -298,17 +300,11 @@ impl Publisher {
             Done::Stepped((pipeline, stepped)) => self.take_stepped(pipeline, stepped)?,
             Done::Vacuumed((pipeline, vacuum, cleaned)) => {
                 self.steps.pipeline = Some(pipeline);
-                let (settings, troubles) = (&self.shop.settings, &mut self.troubles);
-                self.cleanup
-                    .take_vacuumed(vacuum, cleaned, settings, troubles);
+                cleanup.take_vacuumed(vacuum, cleaned, &settings, troubles);
             }
-            Done::Expired(next) => {
-                let (settings, troubles) = (&self.shop.settings.spool, &mut self.troubles);
-                self.cleanup.take_expired(next, settings, troubles);
-            }
+            Done::Swept(swept) => cleanup.take_swept(swept, &settings.spool, troubles),
             Done::PutAway(drops) => {
-                let (settings, troubles) = (&self.shop.settings.spool, &mut self.troubles);
-                for gone in self.cleanup.take_put_away(drops, settings, troubles) {
+                for gone in cleanup.take_put_away(drops, &settings.spool, troubles) {
                     self.let_go(&gone);
                 }
             }
@@ -320,11 +316,10 @@ impl Publisher {
         match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
+                self.cleanup.look_at_room(scan.free, &self.shop.settings);
                 let looks_again = self.queue.take_found(scan.found, &scan.known);
                 self.scanner.is_wanted |= looks_again;
-                let doing = &mut self.report.doing;
-                doing.scans += 1;
-                doing.oldest = self.queue.oldest();
+                self.report.doing.take_scan(self.queue.oldest());
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
                 return Err(failure.into());
@@ -392,9 +387,8 @@ impl Publisher {
         let target = outcome.target.clone();
         let took = written.started.elapsed();
         self.report.tell(outcome.clone(), written.swapped_at, took);
-        if let Some(target) = target.clone().filter(|_| written.has_replaced) {
-            self.cleanup.take_replaced(target, &self.shop.settings);
-        }
+        let replaced = target.clone().filter(|_| written.has_replaced);
+        self.cleanup.take_replaced(replaced, &self.shop.settings);
         if let Some(failure) = written.trouble {
             self.troubles.meet(&claim_name, &failure.into());
         }
@@ -417,10 +411,9 @@ impl Publisher {
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
     /// One that its owner keeps from being claimed is as one that is not whole: it holds up nobody.
     fn postpone(&mut self, postponed: Postponed, line: Option<Target>) {
-        let Postponed { mut seen, fault } = postponed;
+        let (Postponed { seen, fault }, settings) = (postponed, &self.shop.settings.spool);
         if matches!(fault, Fault::Owner(_)) {
-            seen.wait_for_owner(&self.shop.settings.spool);
-            return self.queue.take_waiting(seen, line);
+            return self.queue.wait_for_owner(seen, line, settings);
         }
         self.troubles.meet(seen.claim_name(), &fault);
         self.queue.postpone(seen, line);

@@ -259,9 +259,10 @@ impl Pipeline {
                 };
                 Done::Swapped(ready.into_iter().map(swap).collect())
             }
-            Work::Write(decided) => {
-                let outcome = decided.outcome();
-                let result = shop.spool.write_outcome(&decided.claimed, &outcome);
+            Work::Write(mut decided) => {
+                let (mut outcome, settings) = (decided.outcome(), &shop.settings.spool);
+                let claimed = &mut decided.claimed;
+                let result = shop.spool.write_outcome(claimed, &mut outcome, settings);
                 Done::Written(decided, result.map(|trouble| (outcome, trouble)))
             }
             Work::Place(decided) => {

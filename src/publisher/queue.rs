@@ -16,6 +16,7 @@ use super::lanes::{Lanes, Weight};
 use super::lines::Lines;
 use super::looks::{Looks, Next};
 use crate::fault::{Fault, Rejection};
+use crate::settings::SpoolSettings;
 use crate::spool::{Claimed, Leaving, Ready, Seen};
 use crate::words::{Moment, Reason, Target};
 
@@ -184,6 +185,17 @@ impl Queue {
     pub(super) fn take_waiting(&mut self, seen: Seen, line: Option<Target>) {
         self.looks.wait(seen);
         self.advance(line);
+    }
+
+    /// A drop is kept by its owner from being claimed, and waits.
+    pub(super) fn wait_for_owner(
+        &mut self,
+        mut seen: Seen,
+        line: Option<Target>,
+        settings: &SpoolSettings,
+    ) {
+        seen.wait_for_owner(settings);
+        self.take_waiting(seen, line);
     }
 
     /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head

@@ -295,6 +295,8 @@ pub(crate) struct Claimed {
     pub received_at: Moment,
     /// When the drop became the daemon's, as far as is known.
     pub since: Instant,
+    /// The drop is rejected, and there is no room to keep it.
+    pub(super) goes: bool,
     /// The drop as it stays in `incoming/`: its owner keeps it from being moved.
     pub(super) stays: Option<Box<Stays>>,
 }
@@ -318,8 +320,19 @@ impl Claimed {
             received_at: seen.completed,
             since: Instant::now(),
             claim_name: seen.claim_name,
+            goes: false,
             stays: None,
         }
+    }
+
+    /// A drop that is rejected and can't be moved; `stat` is what it is, unless something is mounted
+    /// there.
+    pub(super) fn in_place(seen: Seen, claim: ClaimId, stat: Option<Stat>) -> Self {
+        let owner = seen.owner;
+        let mut claimed = Self::new(seen.clone(), claim, owner);
+        let mark = stat.map(|stat| (stat.id, stat.changed));
+        claimed.stays = Some(Box::new(Stays { seen, mark }));
+        claimed
     }
 
     /// The drop as it is found again where it is now: in `processing/`, unless it can't be moved.
@@ -341,7 +354,8 @@ impl Claimed {
 
     /// The drop, which has its outcome, on its way out of the spool.
     pub(crate) fn leaving(&self, outcome: Outcome) -> Leaving {
-        let leaving = Leaving::new(Arc::clone(&self.claim_name), outcome);
+        let mut leaving = Leaving::new(Arc::clone(&self.claim_name), outcome);
+        leaving.rejected.take_if(|_| self.goes);
         Leaving {
             stays: self.stays.clone(),
             // Its outcome says so.
@@ -386,6 +400,13 @@ impl Leaving {
             stays: None,
             is_told: false,
         }
+    }
+}
+
+impl Leaving {
+    /// Whether the drop is kept, as a rejected one.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
     }
 }
 
@@ -434,6 +455,7 @@ mod tests {
                 },
                 received_at: seen.completed,
                 since: Instant::now(),
+                goes: false,
                 stays: None,
             }
         }

@@ -63,6 +63,8 @@ pub(crate) struct Scan {
     /// When drops will be found that are so new that one which came before them may have been
     /// missed, or that an event is still to tell their place.
     pub settles: Option<Duration>,
+    /// Bytes that are free on the spool's file system.
+    pub free: u64,
     /// When the first of those of an importer came: what came later is put off with it.
     pub put_off: HashMap<u32, Moment>,
 }
@@ -78,10 +80,11 @@ impl Spool {
         let mut scan = look.all()?;
         if scan.settles.is_some() {
             // The clock is read before the names, and leaves a trace: not where there is nothing new.
-            look.clock = Some(self.clock.read(&self.processing)?);
+            look.clock = Some(self.clock.read(&self.processing.dir)?);
             scan = look.all()?;
         }
         scan.keep_first(asked);
+        (scan.free, _) = self.root.free_space()?;
         let Scan { found, put_off, .. } = &mut scan;
         found.retain(|seen| {
             put_off

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::names::parse_place;
+use super::drafts;
+use super::names::{file_of, parse_place};
 use super::outcome::Outcome;
-use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, file_of};
+use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED};
 use crate::sys::{Dir, Failure, Kind};
 use crate::words::Moment;
 
@@ -60,6 +61,13 @@ impl SpoolView {
             }
         }
         Ok(waiting)
+    }
+
+    /// Names that importers are still writing to, or have left behind: each with the user whose it is,
+    /// and when it was changed last, without what is in it.
+    pub(crate) fn drafts(&self) -> Result<Vec<(String, u32, Moment)>, Failure> {
+        let incoming = self.readable(INCOMING)?;
+        incoming.map_or(Ok(Vec::new()), |incoming| drafts::list(&incoming))
     }
 
     /// The outcomes of rejected drops that are kept, the oldest first.

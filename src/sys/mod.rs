@@ -15,6 +15,7 @@ mod open_files;
 mod parallel;
 mod removal;
 mod systemd;
+mod walk;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
 pub(crate) use boot::BootTime;

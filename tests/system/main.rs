@@ -26,6 +26,7 @@ mod hooks;
 mod images;
 mod in_use;
 mod lab;
+mod leftovers;
 mod load;
 mod machines;
 mod model;
@@ -61,6 +62,7 @@ fn main() {
         threats::tests(),
         load::tests(),
         neighbours::tests(),
+        leftovers::tests(),
         clocks::tests(),
         filesystems::tests(),
         hardship::tests(),

@@ -65,6 +65,11 @@ pub fn tests() -> Vec<Trial> {
             &NEEDS,
             mounted_in_rejected,
         ),
+        test(
+            "a draft that something is mounted in stays and keeps no other from going",
+            &NEEDS,
+            mounted_in_draft,
+        ),
     ]
 }
 
@@ -385,5 +390,25 @@ fn mounted_in_rejected() {
     let log = daemon.stop();
     let is_told = |line: &&String| line.contains("is mounted there") && !line.contains("drop=");
     assert_eq!(log.iter().filter(is_told).count(), 1, "{log:#?}");
+    world.assert_at_rest();
+}
+
+fn mounted_in_draft() {
+    let settings = format!("{OFTEN}#spool keep_drafts = \"1s\"\n{LIMITS}");
+    let world = World::with(&settings);
+    let other = world.root.join("other");
+    fs::create_dir(&other).unwrap();
+    let at = build(&world, "hung").join("image/sub");
+    let mount = Fuse::of_importer(&world, &other, &at);
+    mount.hang();
+    build(&world, "left");
+    let mut daemon = world.daemon();
+    daemon.wait_for("removed draft `.left`");
+    let kept = world.incoming(".hung");
+    assert_eq!(world.names("incoming"), [".hung"]);
+    assert_eq!(names(&kept.join("image")), ["linux", "sub"]);
+    mount.end();
+    daemon.wait_for("removed draft `.hung`");
+    daemon.stop();
     world.assert_at_rest();
 }
