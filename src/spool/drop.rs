@@ -316,7 +316,7 @@ impl Claimed {
             name: seen.shown_name(),
             claim,
             aside_since: seen.aside_since,
-            importer: Importer::of(owner),
+            importer: importer_of(owner),
             received_at: seen.completed,
             since: Instant::now(),
             claim_name: seen.claim_name,
@@ -401,6 +401,15 @@ impl Leaving {
             is_told: false,
         }
     }
+}
+
+/// Whose a drop is, as far as that can be found out.
+fn importer_of(owner: u32) -> Importer {
+    if owner == NOBODY {
+        let name = "unknown".to_string();
+        return Importer { uid: owner, name };
+    }
+    Importer::of(owner)
 }
 
 impl Leaving {
