@@ -66,7 +66,14 @@ pub(super) fn expire(
             give_back(processing, &place, incoming, &name)?;
             continue;
         }
-        processing.remove_tree(&place, 0)?;
+        if let Err(failure) = processing.remove_tree(&place, 0) {
+            // What is left of it is looked at again when that has not changed for so long.
+            give_back(processing, &place, incoming, &name)?;
+            if !failure.is_by_owner() {
+                return Err(failure);
+            }
+            continue;
+        }
         let owner = stat.owner.uid;
         gone.push(Left { name, owner, age });
     }

@@ -697,9 +697,12 @@ waiting: 1
 `d\\u{{1b}}` incoming for AGE
 
 rejected: 1
-`c` of {} empty-image, AGE ago
+`c` of {importer} empty-image, AGE ago
+
+drafts: 1
+`.hidden` of {importer}, changed AGE ago
 ",
-        world.outcome("c").unwrap()["importer"]["name"]
+        importer = world.outcome("c").unwrap()["importer"]["name"]
             .as_str()
             .unwrap()
     );

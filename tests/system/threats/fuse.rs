@@ -357,11 +357,11 @@ fn mounted_before_start() {
     let mut daemon = world.daemon();
     world.drop_image("b", TARGET, &[("linux", b"b")]);
     daemon.wait_for("can't be put away");
-    world.assert_outcome("a", "rejected unreadable");
-    assert_shown(&world, "a");
     until("b to be published", || world.outcome("b").is_some());
-    world.assert_outcome("b", "published");
+    assert_shown(&world, "a");
     mount.end();
+    world.assert_outcome("a", "rejected unreadable");
+    world.assert_outcome("b", "published");
     until("a to be kept", || world.names("rejected").len() == 2);
     assert_eq!(world.names("rejected"), ["a", "a.json"]);
     daemon.stop();
