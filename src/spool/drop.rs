@@ -47,10 +47,9 @@ pub(crate) struct Seen {
     /// When a file of the drop that somebody had open for writing was no longer, as far as looks have
     /// shown; by the clock of the spool's file system.
     pub(super) closed: Option<Moment>,
-    /// The drop could not go on, and stepped aside, since then.
+    /// The drop could not go on, and stepped aside, since then; one that isn't claimed, because its
+    /// owner keeps it from being looked into, or claimed.
     pub(super) aside_since: Option<Instant>,
-    /// The drop's owner keeps it from being looked into, or claimed, for so long.
-    pub(super) kept_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
     pub(crate) waits: Option<Waits>,
 }
@@ -105,7 +104,6 @@ impl Seen {
             is_made: false,
             closed: None,
             aside_since: None,
-            kept_since: None,
             waits: None,
         }
     }
@@ -144,7 +142,7 @@ impl Seen {
     /// ever.
     pub(crate) fn wait_for_owner(&mut self, settings: &SpoolSettings) {
         let now = Instant::now();
-        let since = *self.kept_since.get_or_insert(now);
+        let since = *self.aside_since.get_or_insert(now);
         let overdue = since + settings.incomplete_timeout;
         let next = now + settings.settle.max(SHORTEST_WAIT);
         self.waits = Some(Waits {
@@ -158,7 +156,7 @@ impl Seen {
 
     /// Whether the drop's owner has kept it so for too long.
     pub(super) fn is_kept_too_long(&self, settings: &SpoolSettings) -> bool {
-        let since = self.kept_since;
+        let since = self.aside_since;
         since.is_some_and(|since| since.elapsed() >= settings.incomplete_timeout)
     }
 
@@ -191,7 +189,6 @@ impl Seen {
             is_made: false,
             closed: None,
             aside_since: None,
-            kept_since: None,
             waits: None,
         }
     }
@@ -315,7 +312,7 @@ impl Claimed {
         Self {
             name: seen.shown_name(),
             claim,
-            aside_since: seen.aside_since,
+            aside_since: seen.aside_since.filter(|_| !seen.is_incoming()),
             importer: importer_of(owner),
             received_at: seen.completed,
             since: Instant::now(),
