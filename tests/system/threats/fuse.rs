@@ -317,7 +317,13 @@ fn mounted_before_removal() {
     let other = world.root.join("other");
     fs::create_dir(&other).unwrap();
     let mut daemon = stopped_at(&world, "remove", || {
-        build(&world, "a");
+        let hidden = build(&world, "a");
+        for number in 0..20 {
+            let folder = hidden.join(format!("image/beside-{number}"));
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("grub.cfg"), "x").unwrap();
+        }
+        own(&hidden, IMPORTER);
         hand_over(&world, "a");
     });
     let place = world.place("a").unwrap();
