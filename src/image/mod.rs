@@ -256,3 +256,31 @@ fn check_owner(path: &str, uid: u32, owner: Option<u32>) -> Result<(), Fault> {
         format!("{path} belongs to user {uid}; expected it to belong to {owner}, as the drop does");
     Err(reject(Reason::UnsafeFile, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_importer_keeps_from_being_read_ends_its_drop_and_the_machines_trouble_does_not() {
+        let fate = |errno| of_importer(Failure::new("opening", "linux", errno).into());
+        for (errno, expected) in [
+            (Errno::ACCESS, Reason::Unreadable),
+            (Errno::PERM, Reason::Unreadable),
+            (Errno::AGAIN, Reason::Unreadable),
+            // A file of a folder that is encrypted by fscrypt, and locked.
+            (Errno::NOKEY, Reason::Unreadable),
+            (Errno::KEYREVOKED, Reason::Unreadable),
+            (Errno::XDEV, Reason::UnsafeFile),
+            (Errno::LOOP, Reason::Changed),
+        ] {
+            let Fault::Reject(rejection) = fate(errno) else {
+                panic!("{errno:?}");
+            };
+            assert_eq!(rejection.reason, expected, "{errno:?}");
+        }
+        for errno in [Errno::IO, Errno::MFILE, Errno::NOMEM] {
+            assert!(matches!(fate(errno), Fault::Retry(_)), "{errno:?}");
+        }
+    }
+}
