@@ -17,6 +17,10 @@ pub(crate) enum Fault {
     /// The machine's trouble, not the drop's: the drop is tried again later.
     #[error(transparent)]
     Retry(#[from] Failure),
+    /// The trouble is one that the drop's owner makes, with a mount or a mode: the drop waits, holds
+    /// up nobody meanwhile, and is no trouble of the daemon's.
+    #[error(transparent)]
+    Owner(Failure),
     /// There is not enough room, and how much is missing: the drop is tried again later.
     #[error("{0}")]
     NoSpace(String),
@@ -37,6 +41,7 @@ impl Fault {
                     Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
                 )
             }
+            Self::Owner(_) => return Some(Reason::Unreadable),
             Self::Reject(_) | Self::Interrupted => false,
         };
         is_full.then_some(Reason::NoSpace)

@@ -40,6 +40,12 @@ pub(crate) struct SpoolSettings {
     pub(crate) incomplete_timeout: Duration,
     pub(crate) keep_outcomes: Duration,
     pub(crate) keep_rejected: Duration,
+    /// So long a name in `incoming/` that begins with a dot is left alone after its last change.
+    pub(crate) keep_drafts: Duration,
+    /// Bytes that all rejected drops take on the disk.
+    pub(crate) max_rejected: u64,
+    /// Bytes that rejected drops leave free on the spool's file system.
+    pub(crate) min_free_space: u64,
 }
 
 /// How the daemon learns of a drop before the next rescan.
@@ -166,6 +172,9 @@ impl Default for Settings {
                 incomplete_timeout: Duration::from_secs(60 * 60),
                 keep_outcomes: Duration::from_secs(7 * 24 * 60 * 60),
                 keep_rejected: Duration::from_secs(30 * 24 * 60 * 60),
+                keep_drafts: Duration::from_secs(7 * 24 * 60 * 60),
+                max_rejected: 16 << 30,
+                min_free_space: 256 << 20,
             },
             tree: TreeSettings {
                 path: "/srv/tftp/netboot".into(),
@@ -242,6 +251,9 @@ impl Settings {
             );
             table.set("keep_outcomes", &mut spool.keep_outcomes, duration);
             table.set("keep_rejected", &mut spool.keep_rejected, duration);
+            table.set("keep_drafts", &mut spool.keep_drafts, duration);
+            table.set("max_rejected", &mut spool.max_rejected, size);
+            table.set("min_free_space", &mut spool.min_free_space, size);
         });
         top.table("tree", |table| {
             table.set("path", &mut tree.path, |value| {
@@ -552,8 +564,11 @@ mod tests {
         "retention.keep",
         "retention.min_age",
         "spool.incomplete_timeout",
+        "spool.keep_drafts",
         "spool.keep_outcomes",
         "spool.keep_rejected",
+        "spool.max_rejected",
+        "spool.min_free_space",
         "spool.path",
         "spool.rescan_interval",
         "spool.settle",
@@ -580,6 +595,9 @@ mod tests {
             incomplete_timeout = "3m"
             keep_outcomes = "4h"
             keep_rejected = "5d"
+            keep_drafts = "6d"
+            max_rejected = "2GiB"
+            min_free_space = "3MiB"
             [tree]
             path = "/t"
             owner = "tftp"
@@ -627,6 +645,9 @@ mod tests {
                 incomplete_timeout: Duration::from_secs(180),
                 keep_outcomes: Duration::from_secs(4 * 3600),
                 keep_rejected: Duration::from_secs(5 * 86400),
+                keep_drafts: Duration::from_secs(6 * 86400),
+                max_rejected: 2 << 30,
+                min_free_space: 3 << 20,
             },
             tree: TreeSettings {
                 path: "/t".into(),

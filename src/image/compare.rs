@@ -180,7 +180,7 @@ fn same_range(
         left.map_or(BLOCK, |left| left.min(BLOCK))
     };
     let (mut own, mut theirs) = (vec![0; block(range.start)], vec![0; block(range.start)]);
-    let have_holes = drop.stat.is_sparse && published.stat.is_sparse;
+    let have_holes = drop.stat.is_sparse() && published.stat.is_sparse();
     let mut at = range.start;
     while at < range.end {
         if have_holes {
@@ -325,7 +325,7 @@ mod tests {
         let [own, theirs] = images
             .each_ref()
             .map(|image| image.open("disk", 1 << 20).unwrap());
-        assert!(own.stat.is_sparse && theirs.stat.is_sparse);
+        assert!(own.stat.is_sparse() && theirs.stat.is_sparse());
         assert!(same_range(&own, &theirs, 0..1 << 20).unwrap());
         let file = std::fs::File::options()
             .write(true)

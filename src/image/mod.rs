@@ -232,11 +232,12 @@ fn of_importer(fault: Fault) -> Fault {
     };
     let (reason, what) = match failure.errno() {
         // EAGAIN: somebody holds a lease on the file (fcntl(2)), and could do so again and again.
-        Some(Errno::ACCESS | Errno::PERM | Errno::AGAIN) => (Reason::Unreadable, ""),
+        Some(Errno::AGAIN) => (Reason::Unreadable, ""),
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV) => {
             (Reason::Changed, "it changed while it was read: ")
         }
-        Some(Errno::XDEV) => (Reason::UnsafeFile, "another file system is mounted there: "),
+        Some(Errno::XDEV) => (Reason::UnsafeFile, ""),
+        _ if failure.is_by_owner() => (Reason::Unreadable, ""),
         _ => return Fault::Retry(failure),
     };
     reject(reason, format!("{what}{failure}"))
@@ -251,4 +252,32 @@ fn check_owner(path: &str, uid: u32, owner: Option<u32>) -> Result<(), Fault> {
     let path = quoted(path);
     let detail = format!("{path} belongs to user {uid}, and the drop to user {owner}");
     Err(reject(Reason::UnsafeFile, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_importer_keeps_from_being_read_ends_its_drop_and_the_machines_trouble_does_not() {
+        let fate = |errno| of_importer(Failure::new("opening", "linux", errno).into());
+        for (errno, expected) in [
+            (Errno::ACCESS, Reason::Unreadable),
+            (Errno::PERM, Reason::Unreadable),
+            (Errno::AGAIN, Reason::Unreadable),
+            // A file of a folder that is encrypted by fscrypt, and locked.
+            (Errno::NOKEY, Reason::Unreadable),
+            (Errno::KEYREVOKED, Reason::Unreadable),
+            (Errno::XDEV, Reason::UnsafeFile),
+            (Errno::LOOP, Reason::Changed),
+        ] {
+            let Fault::Reject(rejection) = fate(errno) else {
+                panic!("{errno:?}");
+            };
+            assert_eq!(rejection.reason, expected, "{errno:?}");
+        }
+        for errno in [Errno::IO, Errno::MFILE, Errno::NOMEM] {
+            assert!(matches!(fate(errno), Fault::Retry(_)), "{errno:?}");
+        }
+    }
 }

@@ -92,7 +92,7 @@ impl<'f> Reader<'f> {
         Self {
             file,
             at: 0,
-            sparse: stat.is_sparse.then_some(stat.size),
+            sparse: stat.is_sparse().then_some(stat.size),
             data: 0..0,
         }
     }
@@ -220,7 +220,7 @@ impl OpenFile<'_> {
     pub(super) fn ends_at(&self, end: u64) -> Result<bool, Fault> {
         // What was cut off looks like a hole.
         let has_its_size = |stat: Stat| stat.size == self.stat.size;
-        let is_cut = self.stat.is_sparse
+        let is_cut = self.stat.is_sparse()
             && !self
                 .file
                 .stat()
@@ -323,7 +323,7 @@ mod tests {
         file.set_len(size).unwrap();
         let image = Image::read(Dir::open(folder.path()).unwrap(), None).unwrap();
         let open = image.open("file", size).unwrap();
-        assert_eq!(open.stat.is_sparse, is_sparse);
+        assert_eq!(open.stat.is_sparse(), is_sparse);
         change(&file);
         let progress = Progress::default();
         let mark = open.hash(&progress, |_, _| Ok(()))?;

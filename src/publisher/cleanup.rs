@@ -1,5 +1,5 @@
-//! What is removed: drops that have their outcome, generations that retention doesn't keep, outcomes
-//! and rejected drops that were kept long enough. Nobody waits for any of this.
+//! What is removed: drops that have their outcome, and generations that retention doesn't keep. Nobody
+//! waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::pipeline::Pipeline;
 use super::queue::Queue;
 use super::steps::Steps;
+use super::sweeping::{Sweeping, Swept};
 use super::troubles::Troubles;
 use super::workshop::Workshop;
 use crate::fault::Fault;
@@ -17,6 +18,7 @@ use crate::log::MessageId;
 use crate::settings::{Settings, SpoolSettings};
 use crate::spool::Leaving;
 use crate::sys::{Failure, OpenFiles, map};
+use crate::text::quoted;
 use crate::tree::Vacuum;
 use crate::words::Target;
 
@@ -34,12 +36,14 @@ pub(super) struct Cleanup {
     pub(super) leaving: Vec<Leaving>,
     /// Drops that could not be put away.
     pub(super) stuck: Vec<Leaving>,
+    /// Drops that their owners keep from being put away, and when that is tried again.
+    kept: Vec<Leaving>,
+    next_kept: Option<Instant>,
     /// While the vacuum works, with the pointers, an empty one stands here.
     vacuum: Vacuum,
     /// When vacuum has something to do for which target.
     due: Schedule,
-    /// When outcomes and rejected drops are looked at next; `None` while they are.
-    next_expiry: Option<Instant>,
+    sweeping: Sweeping,
 }
 
 /// A target that retention was kept for, and after what time there is something to do again.
@@ -49,21 +53,25 @@ type Cleaned = (Target, Result<Option<Duration>, Fault>);
 pub(super) type Vacuumed = (Pipeline, Vacuum, Vec<Cleaned>);
 
 /// What putting a drop away has come to.
-pub(super) type PutAway = (Result<(), Failure>, Leaving);
+pub(super) type PutAway = (Result<(), Fault>, Leaving);
 
 impl Cleanup {
     pub(super) fn new(leaving: Vec<Leaving>) -> Self {
         Self {
             leaving,
             stuck: Vec::new(),
+            kept: Vec::new(),
+            next_kept: None,
             vacuum: Vacuum::default(),
             due: Schedule::default(),
-            next_expiry: Some(Instant::now()),
+            sweeping: Sweeping::new(),
         }
     }
 
-    /// A generation of `target` has stopped being current: vacuum will have to look at the target.
-    pub(super) fn take_replaced(&mut self, target: Target, settings: &Settings) {
+    /// A generation of `target`, if that is one, has stopped being current: vacuum will have to look at
+    /// the target.
+    pub(super) fn take_replaced(&mut self, target: Option<Target>, settings: &Settings) {
+        let Some(target) = target else { return };
         let first_look = Vacuum::first_look(&settings.retention);
         self.due.add(Instant::now() + first_look, target);
     }
@@ -75,7 +83,7 @@ impl Cleanup {
         for target in targets {
             self.due.add(now, target);
         }
-        self.next_expiry = self.next_expiry.map(|_| now);
+        self.sweeping.begin_anew();
     }
 
     /// Removes the drops that are to go now, or keeps them where rejected ones are kept. Nothing
@@ -87,6 +95,7 @@ impl Cleanup {
         &mut self,
         is_busy: bool,
     ) -> Option<impl FnOnce(&Workshop) -> Vec<PutAway> + use<>> {
+        self.retry_kept();
         let bytes: u64 = self.leaving.iter().map(|drop| drop.bytes).sum();
         let is_much = self.leaving.len() >= MAX_PUT_OFF || bytes > MAX_PUT_OFF_BYTES;
         if self.leaving.is_empty() || (is_busy && !is_much) {
@@ -106,18 +115,48 @@ impl Cleanup {
     pub(super) fn take_put_away(
         &mut self,
         drops: Vec<PutAway>,
+        settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) -> Vec<Arc<str>> {
         let mut gone = Vec::new();
         for (put_away, drop) in drops {
-            if let Err(failure) = put_away {
-                troubles.meet(&drop.claim_name, &failure.into());
-                self.stuck.push(drop);
-            } else {
-                gone.push(drop.claim_name);
+            match put_away {
+                Ok(()) => {
+                    self.sweeping.is_wanted |= drop.is_rejected();
+                    gone.push(drop.claim_name);
+                }
+                Err(Fault::Owner(failure)) => self.keep(drop, &failure, settings),
+                Err(fault) => {
+                    troubles.meet(&drop.claim_name, &fault);
+                    self.stuck.push(drop);
+                }
             }
         }
         gone
+    }
+
+    /// A drop has its outcome, and its owner keeps it from being put away: said once, and tried again
+    /// now and then. Nobody else has to do with it.
+    fn keep(&mut self, mut drop: Leaving, failure: &Failure, settings: &SpoolSettings) {
+        if !drop.is_told {
+            let (message_id, who) = (MessageId::Waiting, quoted(&drop.claim_name));
+            let pause = humantime::format_duration(settings.rescan_interval);
+            tracing::warn!(
+                %message_id,
+                "{who} has its outcome and can't be put away: {failure}; trying again each {pause}"
+            );
+        }
+        drop.is_told = true;
+        self.kept.push(drop);
+        let next = Instant::now() + settings.rescan_interval;
+        self.next_kept.get_or_insert(next);
+    }
+
+    /// Drops that their owners have kept are to be put away once more, if it is time to try.
+    fn retry_kept(&mut self) {
+        if self.next_kept.take_if(|at| *at <= Instant::now()).is_some() {
+            self.leaving.append(&mut self.kept);
+        }
     }
 
     /// Removes what retention doesn't keep, and spares what may be in use, of the targets that are
@@ -193,42 +232,35 @@ impl Cleanup {
         }
     }
 
-    /// Removes outcomes and rejected drops that were kept long enough, if it is time to.
-    /// [`Cleanup::take_expired`] ends that.
-    pub(super) fn begin_expiry(
-        &mut self,
-    ) -> Option<impl FnOnce(&Workshop) -> Result<Option<Duration>, Failure> + use<>> {
-        self.next_expiry.take_if(|at| *at <= Instant::now())?;
-        Some(|shop: &Workshop| shop.spool.expire(&shop.settings.spool))
+    /// As [`Sweeping::look_at`].
+    pub(super) fn look_at_room(&mut self, free: u64, settings: &Settings) {
+        self.sweeping.look_at(free, &settings.spool);
     }
 
-    pub(super) fn take_expired(
+    /// As [`Sweeping::begin`].
+    pub(super) fn begin_sweep(
         &mut self,
-        next: Result<Option<Duration>, Failure>,
+    ) -> Option<impl FnOnce(&Workshop) -> Result<Swept, Failure> + use<>> {
+        self.sweeping.begin()
+    }
+
+    /// As [`Sweeping::take`].
+    pub(super) fn take_swept(
+        &mut self,
+        swept: Result<Swept, Failure>,
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
-        let now = Instant::now();
-        let soonest = now + settings.rescan_interval;
-        self.next_expiry = Some(match next {
-            Ok(next) => {
-                troubles.is_cleared(Troubles::SPOOL);
-                // What comes later than now goes later than this, and may go before what is there.
-                let newest = now + settings.keep_outcomes.min(settings.keep_rejected);
-                next.map_or(newest, |next| newest.min(now + next))
-                    .max(soonest)
-            }
-            Err(failure) => {
-                troubles.meet_leftover(Troubles::SPOOL, &failure.into());
-                soonest
-            }
-        });
+        self.sweeping.take(swept, settings, troubles);
     }
 
     /// When there is something to be done; vacuum can't do it without the pointers.
     pub(super) fn wake_up(&self, has_pointers: bool) -> Option<Instant> {
         let vacuum = self.due.next().filter(|_| has_pointers);
-        [vacuum, self.next_expiry].into_iter().flatten().min()
+        [vacuum, self.sweeping.wake_up(), self.next_kept]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

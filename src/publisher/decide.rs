@@ -176,10 +176,10 @@ impl Workshop {
         let started = Instant::now();
         let seen = ready.seen.clone();
         let is_new = seen.is_incoming();
-        let (claimed, manifest) = match self.spool.claim(ready) {
+        let (claimed, manifest) = match self.spool.claim(ready, &self.settings.spool) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Begun::Gone(Arc::clone(seen.claim_name()))),
-            Err(failure) => return Err(Postponed::new(seen, failure)),
+            Err(fault) => return Err(Postponed::new(seen, fault)),
         };
         let (target, fault) = match manifest {
             Ok(manifest) => match self.request(&claimed, &manifest).find_wanted(is_new) {

@@ -38,13 +38,13 @@ mod running;
 mod scanner;
 mod shares;
 mod steps;
+mod sweeping;
 mod troubles;
 mod workshop;
 
 pub(crate) use report::{Activity, News, Report};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -62,6 +62,7 @@ use self::recovery::recover;
 use self::running::{About, Running};
 use self::scanner::Scanner;
 use self::steps::Steps;
+use self::sweeping::Swept;
 use self::workshop::Workshop;
 use crate::settings::Settings;
 use crate::spool::{Ready, Scan, Spool};
@@ -95,7 +96,7 @@ enum Done {
     BegunHeavy((Result<Begun, Postponed>, Target, Weight, u32)),
     Stepped((Pipeline, Stepped)),
     Vacuumed(Vacuumed),
-    Expired(Result<Option<Duration>, Failure>),
+    Swept(Result<Swept, Failure>),
     PutAway(Vec<PutAway>),
 }
 
@@ -255,9 +256,9 @@ impl Publisher {
             self.work.begin(&self.shop, about, Some(work), Done::Begun);
         }
         self.begin_to_put_away(self.parts.queue.is_busy() || !self.parts.steps.decided.is_empty());
-        let expiry = self.parts.cleanup.begin_expiry();
+        let sweep = self.parts.cleanup.begin_sweep();
         self.work
-            .begin(&self.shop, "removing old outcomes", expiry, Done::Expired);
+            .begin(&self.shop, "removing what is old", sweep, Done::Swept);
     }
 
     /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
@@ -291,12 +292,14 @@ impl Publisher {
 
     /// Takes back a piece of work.
     fn take(&mut self, ended: Result<Done, JoinError>) -> anyhow::Result<()> {
+        let settings = Arc::clone(&self.shop.settings);
+        let (cleanup, troubles) = (&mut self.parts.cleanup, &mut self.parts.troubles);
         match ended.context(BROKE_OFF)? {
-            Done::Scanned(scan) => self.parts.take_scan(scan)?,
+            Done::Scanned(scan) => self.parts.take_scan(scan, &settings)?,
             Done::Peeked(((drops, rest), owner)) => {
                 self.parts.queue.end_peeking(owner, rest);
                 for (next, peeked) in drops {
-                    self.parts.take_peeked(next, peeked);
+                    self.parts.take_peeked(next, peeked, &settings.spool);
                 }
             }
             Done::Begun((owner, drops, rest)) => {
@@ -311,26 +314,15 @@ impl Publisher {
                 self.take_begun((Some(target), begun));
             }
             Done::Stepped((pipeline, stepped)) => {
-                self.parts
-                    .take_stepped(pipeline, stepped, &self.shop.settings)?
+                self.parts.take_stepped(pipeline, stepped, &settings)?;
             }
             Done::Vacuumed((pipeline, vacuum, cleaned)) => {
                 self.parts.steps.pipeline = Some(pipeline);
-                let (settings, troubles) = (&self.shop.settings, &mut self.parts.troubles);
-                self.parts
-                    .cleanup
-                    .take_vacuumed(vacuum, cleaned, settings, troubles);
+                cleanup.take_vacuumed(vacuum, cleaned, &settings, troubles);
             }
-            Done::Expired(next) => {
-                let (settings, troubles) = (&self.shop.settings.spool, &mut self.parts.troubles);
-                self.parts.cleanup.take_expired(next, settings, troubles);
-            }
+            Done::Swept(swept) => cleanup.take_swept(swept, &settings.spool, troubles),
             Done::PutAway(drops) => {
-                for gone in self
-                    .parts
-                    .cleanup
-                    .take_put_away(drops, &mut self.parts.troubles)
-                {
+                for gone in cleanup.take_put_away(drops, &settings.spool, troubles) {
                     self.parts.let_go(&gone);
                 }
             }
@@ -339,7 +331,7 @@ impl Publisher {
     }
 
     fn take_begun(&mut self, drop: BegunDrop) {
-        if let Some(heavy) = self.parts.take_begun(drop) {
+        if let Some(heavy) = self.parts.take_begun(drop, &self.shop.settings.spool) {
             self.begin_heavy(heavy);
         }
     }

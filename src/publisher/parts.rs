@@ -16,8 +16,8 @@ use super::scanner::Scanner;
 use super::steps::Steps;
 use super::troubles::Troubles;
 use crate::fault::Fault;
-use crate::settings::Settings;
-use crate::spool::{Leaving, Peeked, Scan, Waiting};
+use crate::settings::{Settings, SpoolSettings};
+use crate::spool::{Peeked, Scan, Waiting};
 use crate::sys::Failure;
 use crate::words::Target;
 
@@ -36,14 +36,18 @@ pub(super) type InLane = (Heavy, Target, Weight, u32);
 impl Parts {
     /// # Errors
     /// When spool or tree was replaced.
-    pub(super) fn take_scan(&mut self, scan: Result<Scan, Failure>) -> anyhow::Result<()> {
+    pub(super) fn take_scan(
+        &mut self,
+        scan: Result<Scan, Failure>,
+        settings: &Settings,
+    ) -> anyhow::Result<()> {
         match self.scanner.take(scan) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
+                self.cleanup.look_at_room(scan.free, settings);
                 let looks_again = self.queue.take_found(scan.found, &scan.known);
                 self.scanner.is_wanted |= looks_again;
-                self.report.doing.scans += 1;
-                self.report.doing.oldest = self.queue.oldest();
+                self.report.doing.take_scan(self.queue.oldest());
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
                 return Err(failure.into());
@@ -53,18 +57,27 @@ impl Parts {
         Ok(())
     }
 
-    pub(super) fn take_peeked(&mut self, (seen, line): Next, peeked: Result<Peeked, Fault>) {
+    pub(super) fn take_peeked(
+        &mut self,
+        (seen, line): Next,
+        peeked: Result<Peeked, Fault>,
+        settings: &SpoolSettings,
+    ) {
         match peeked {
             Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
             Ok(Peeked::Waits(seen)) => self.queue.take_waiting(seen, line),
             Ok(Peeked::Gone) => self.take_gone(seen.claim_name(), line),
-            Err(fault) => self.postpone(Postponed { seen, fault }, line),
+            Err(fault) => self.postpone(Postponed { seen, fault }, line, settings),
         }
     }
 
     /// Takes back a drop that was begun; `line` is the line that the drop is the head of. Returns a drop
     /// that is to be worked on in a lane of its weight, which the queue counts as taken already.
-    pub(super) fn take_begun(&mut self, (line, begun): BegunDrop) -> Option<InLane> {
+    pub(super) fn take_begun(
+        &mut self,
+        (line, begun): BegunDrop,
+        settings: &SpoolSettings,
+    ) -> Option<InLane> {
         match begun {
             Ok(Begun::Checked(checked)) => {
                 let (target, weight) = (checked.target().clone(), checked.weight());
@@ -88,7 +101,7 @@ impl Parts {
                 self.steps.add(decided);
             }
             Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
-            Err(postponed) => self.postpone(postponed, line),
+            Err(postponed) => self.postpone(postponed, line, settings),
         }
         None
     }
@@ -103,7 +116,7 @@ impl Parts {
     ) -> anyhow::Result<()> {
         self.steps.take(pipeline, &mut stepped, &settings.swap);
         for (line, postponed) in stepped.postponed {
-            self.postpone(postponed, line);
+            self.postpone(postponed, line, &settings.spool);
         }
         for written in stepped.settled {
             self.settle(written, settings);
@@ -113,18 +126,17 @@ impl Parts {
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written, settings: &Settings) {
-        let (claim_name, outcome) = (Arc::clone(written.claim_name()), written.outcome);
+        let (claim_name, outcome) = (Arc::clone(written.claimed.claim_name()), written.outcome);
         let target = outcome.target.clone();
         let took = written.started.elapsed();
         self.report.tell(outcome.clone(), written.swapped_at, took);
-        if let Some(target) = target.clone().filter(|_| written.has_replaced) {
-            self.cleanup.take_replaced(target, settings);
-        }
+        let replaced = target.clone().filter(|_| written.has_replaced);
+        self.cleanup.take_replaced(replaced, settings);
         if let Some(failure) = written.trouble {
             self.troubles.meet(&claim_name, &failure.into());
         }
         self.queue.settle(&claim_name, target);
-        self.cleanup.leaving.push(Leaving::new(claim_name, outcome));
+        self.cleanup.leaving.push(written.claimed.leaving(outcome));
     }
 
     /// A drop has gone before it was decided. The next one in the line may go on.
@@ -139,8 +151,13 @@ impl Parts {
         self.scanner.is_wanted |= self.queue.let_go(claim_name);
     }
 
-    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`].
-    fn postpone(&mut self, Postponed { seen, fault }: Postponed, line: Option<Target>) {
+    /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`]. One that its owner keeps
+    /// from being claimed is as one that is not whole: it holds up nobody.
+    fn postpone(&mut self, postponed: Postponed, line: Option<Target>, settings: &SpoolSettings) {
+        let Postponed { seen, fault } = postponed;
+        if matches!(fault, Fault::Owner(_)) {
+            return self.queue.wait_for_owner(seen, line, settings);
+        }
         self.troubles.meet(seen.claim_name(), &fault);
         self.queue.postpone(seen, line);
     }

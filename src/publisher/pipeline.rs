@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::decision::{Decided, Postponed};
 use super::quiet::{Held, Look, waits};
 use super::workshop::Workshop;
-use crate::spool::{Outcome, Seen, Spool};
+use crate::spool::{Claimed, Outcome, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers, Staged};
 use crate::words::{Moment, Target};
@@ -41,7 +41,7 @@ pub(super) struct Pipeline {
 /// A drop whose outcome was written. What was decided is forgotten: many wait for the next sync.
 #[derive(Debug)]
 pub(super) struct Written {
-    seen: Seen,
+    pub(super) claimed: Claimed,
     pub(super) outcome: Outcome,
     /// When the pointer was swapped, if it was.
     pub(super) swapped_at: Option<Moment>,
@@ -81,12 +81,6 @@ enum Done {
     Written(Decided, Result<(Outcome, Option<Failure>), Failure>),
     Placed(Decided, Result<Option<Placed>, Failure>),
     Announced(Held, Result<(), Failure>),
-}
-
-impl Written {
-    pub(super) fn claim_name(&self) -> &Arc<str> {
-        self.seen.claim_name()
-    }
 }
 
 impl Pipeline {
@@ -246,8 +240,11 @@ impl Pipeline {
         for decided in changes.chain(std::mem::take(&mut self.swapped)) {
             self.discard(&decided, failure.clone(), stepped);
         }
-        for Written { seen, outcome, .. } in self.written.drain(..) {
-            let postponed = Postponed::new(seen, failure.clone());
+        for Written {
+            claimed, outcome, ..
+        } in self.written.drain(..)
+        {
+            let postponed = Postponed::new(claimed.again(), failure.clone());
             stepped.postponed.push((outcome.target, postponed));
         }
         Vec::new()
@@ -272,9 +269,10 @@ impl Pipeline {
                 };
                 Done::Swapped(ready.into_iter().map(swap).collect())
             }
-            Work::Write(decided) => {
-                let outcome = decided.outcome();
-                let result = shop.spool.write_outcome(&decided.claimed, &outcome);
+            Work::Write(mut decided) => {
+                let (mut outcome, settings) = (decided.outcome(), &shop.settings.spool);
+                let claimed = &mut decided.claimed;
+                let result = shop.spool.write_outcome(claimed, &mut outcome, settings);
                 Done::Written(decided, result.map(|trouble| (outcome, trouble)))
             }
             Work::Place(decided) => {
@@ -305,11 +303,11 @@ impl Pipeline {
                 }
             }
             Done::Written(decided, Ok((outcome, trouble))) => self.written.push(Written {
-                seen: decided.claimed.again(),
                 outcome,
                 swapped_at: decided.swapped_at,
                 has_replaced: decided.has_replaced(),
                 started: decided.started,
+                claimed: decided.claimed,
                 trouble,
             }),
             Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),

@@ -19,6 +19,7 @@ use super::report::Report;
 use super::shares::Shares;
 use super::troubles::Troubles;
 use crate::fault::{Fault, Rejection};
+use crate::settings::SpoolSettings;
 use crate::spool::{Claimed, Leaving, Ready, Seen, WaitState};
 use crate::words::{Moment, Reason, Target};
 
@@ -215,6 +216,17 @@ impl Queue {
         self.belongs_to(&seen);
         self.looks.wait(seen);
         self.advance(line);
+    }
+
+    /// A drop is kept by its owner from being claimed, and waits.
+    pub(super) fn wait_for_owner(
+        &mut self,
+        mut seen: Seen,
+        line: Option<Target>,
+        settings: &SpoolSettings,
+    ) {
+        seen.wait_for_owner(settings);
+        self.take_waiting(seen, line);
     }
 
     /// Puts a drop whose manifest was read into the line of its target. `line`: the drop is the head

@@ -101,6 +101,12 @@ impl Activity {
         self.large.retain(|_, count| *count > 0);
     }
 
+    /// A look at the spool has ended; the first of the drops that are complete is so since then.
+    pub(crate) fn take_scan(&mut self, oldest: Option<Moment>) {
+        self.scans += 1;
+        self.oldest = oldest;
+    }
+
     /// One line for people.
     pub(crate) fn describe(&self, progress: &Progress) -> String {
         let mut parts = Vec::new();

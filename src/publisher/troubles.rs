@@ -81,7 +81,7 @@ impl Troubles {
             // Told apart without the path: that is another for each drop.
             Fault::Retry(failure) => format!("{} {}", failure.doing, failure.cause),
             Fault::NoSpace(_) => "no space".to_string(),
-            Fault::Reject(_) | Fault::Interrupted => return,
+            Fault::Reject(_) | Fault::Owner(_) | Fault::Interrupted => return,
         };
         let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
         self.who.insert(who.to_string(), fault.to_string());

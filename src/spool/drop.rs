@@ -5,16 +5,23 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::manifest::Manifest;
 use super::names::{check_name, place_of};
 use super::outcome::Outcome;
 use super::waiting::WaitState;
 use crate::fault::Rejection;
+use crate::settings::SpoolSettings;
 use crate::sys::{Importer, Stat};
 use crate::text::{short, short_until};
 use crate::words::{ClaimId, Moment, Target, Verdict};
+
+/// Whose drops are of which that can't be found out: no user has this number (chown(2)).
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// What a drop waits for is looked for no more often than this.
+pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 
 /// A name in `incoming/` or `processing/` that is to be looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +49,8 @@ pub(crate) struct Seen {
     /// When a file of the drop that somebody had open for writing was no longer, as far as looks have
     /// shown; by the clock of the spool's file system.
     pub(super) closed: Option<Moment>,
-    /// The drop could not go on, and stepped aside, since then.
+    /// The drop could not go on, and stepped aside, since then; one that isn't claimed, because its
+    /// owner keeps it from being looked into, or claimed.
     pub(super) aside_since: Option<Instant>,
     /// What the last look has shown that the drop lacks.
     pub(crate) waits: Option<Waits>,
@@ -77,6 +85,8 @@ pub(super) enum Probe {
     Changed(PathBuf, Option<Mark>),
     /// Nobody has this file open for writing any more.
     Writer(PathBuf),
+    /// The drop can be looked into, and claimed.
+    Owner,
 }
 
 /// Device and inode, and the time of the last change.
@@ -168,6 +178,41 @@ impl Seen {
             (self.arrival, self.is_renamed, self.waits) = (Some(arrival), true, None);
         }
         is_news
+    }
+
+    /// The drop's owner keeps it from being looked into, or claimed: it waits for that, but not for
+    /// ever.
+    pub(crate) fn wait_for_owner(&mut self, settings: &SpoolSettings) {
+        let now = Instant::now();
+        let since = *self.aside_since.get_or_insert(now);
+        let overdue = since + settings.incomplete_timeout;
+        let next = now + settings.settle.max(SHORTEST_WAIT);
+        self.waits = Some(Waits {
+            next: next.min(overdue),
+            overdue: Some(overdue),
+            probe: Probe::Owner,
+            is_settling: false,
+            holds_up: false,
+            lacks: "its owner keeps it from being looked into".into(),
+            changed: None,
+            target: None,
+        });
+    }
+
+    /// Whether the drop's owner has kept it so for too long.
+    pub(super) fn is_kept_too_long(&self, settings: &SpoolSettings) -> bool {
+        let since = self.aside_since;
+        since.is_some_and(|since| since.elapsed() >= settings.incomplete_timeout)
+    }
+
+    /// A name in `incoming/` that something is mounted at, seen at that moment: whose it is can't be
+    /// found out.
+    pub(super) fn covered(name: &OsStr, claim_name: Arc<str>, at: Moment) -> Self {
+        Self {
+            name: name.to_os_string(),
+            claim: None,
+            ..Self::claimed(ClaimId::new(0, 0), claim_name, NOBODY, at)
+        }
     }
 
     /// A drop in `incoming/`; `arrival` is the place of its rename, if an event told of that.
@@ -292,15 +337,72 @@ pub(crate) struct Claimed {
     pub received_at: Moment,
     /// When the drop became the daemon's, as far as is known.
     pub since: Instant,
+    /// The drop is rejected, and there is no room to keep it.
+    pub(super) goes: bool,
+    /// The drop as it stays in `incoming/`: its owner keeps it from being moved.
+    pub(super) stays: Option<Box<Stays>>,
+}
+
+/// A drop that can't be moved, and is rejected all the same.
+#[derive(Clone, Debug)]
+pub(super) struct Stays {
+    pub(super) seen: Seen,
+    /// What the drop was when it was rejected; `None` where something was mounted there.
+    pub(super) mark: Option<Mark>,
 }
 
 impl Claimed {
-    /// The drop as it is found again where it is now, in `processing/`.
+    /// The drop that was seen, with its claim, by the user that it belongs to.
+    pub(super) fn new(seen: Seen, claim: ClaimId, owner: u32) -> Self {
+        Self {
+            name: seen.shown_name(),
+            claim,
+            aside_since: seen.aside_since.filter(|_| !seen.is_incoming()),
+            importer: importer_of(owner),
+            received_at: seen.completed,
+            since: Instant::now(),
+            claim_name: seen.claim_name,
+            goes: false,
+            stays: None,
+        }
+    }
+
+    /// A drop that is rejected and can't be moved; `stat` is what it is, unless something is mounted
+    /// there.
+    pub(super) fn in_place(seen: Seen, claim: ClaimId, stat: Option<Stat>) -> Self {
+        let owner = seen.owner;
+        let mut claimed = Self::new(seen.clone(), claim, owner);
+        let mark = stat.map(|stat| (stat.id, stat.changed));
+        claimed.stays = Some(Box::new(Stays { seen, mark }));
+        claimed
+    }
+
+    /// The drop as it is found again where it is now: in `processing/`, unless it can't be moved.
     pub(crate) fn again(&self) -> Seen {
+        if let Some(stays) = &self.stays {
+            return stays.seen.clone();
+        }
         let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
         Seen {
             aside_since: self.aside_since,
             ..Seen::claimed(self.claim, name, owner, self.received_at)
+        }
+    }
+
+    /// As [`Seen::claim_name`].
+    pub(crate) fn claim_name(&self) -> &Arc<str> {
+        &self.claim_name
+    }
+
+    /// The drop, which has its outcome, on its way out of the spool.
+    pub(crate) fn leaving(&self, outcome: Outcome) -> Leaving {
+        let mut leaving = Leaving::new(Arc::clone(&self.claim_name), outcome);
+        leaving.rejected.take_if(|_| self.goes);
+        Leaving {
+            stays: self.stays.clone(),
+            // Its outcome says so.
+            is_told: self.stays.is_some(),
+            ..leaving
         }
     }
 
@@ -320,6 +422,10 @@ pub(crate) struct Leaving {
     pub(super) rejected: Option<Outcome>,
     /// Of the drop's image.
     pub bytes: u64,
+    /// The drop stays in `incoming/` until it is another.
+    pub(super) stays: Option<Box<Stays>>,
+    /// It was said that its owner keeps it from being put away.
+    pub(crate) is_told: bool,
 }
 
 impl Leaving {
@@ -333,7 +439,25 @@ impl Leaving {
             place,
             rejected,
             bytes,
+            stays: None,
+            is_told: false,
         }
+    }
+}
+
+/// Whose a drop is, as far as that can be found out.
+fn importer_of(owner: u32) -> Importer {
+    if owner == NOBODY {
+        let name = "unknown".to_string();
+        return Importer { uid: owner, name };
+    }
+    Importer::of(owner)
+}
+
+impl Leaving {
+    /// Whether the drop is kept, as a rejected one.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
     }
 }
 
@@ -385,6 +509,8 @@ mod tests {
                 },
                 received_at: seen.completed,
                 since: Instant::now(),
+                goes: false,
+                stays: None,
             }
         }
     }

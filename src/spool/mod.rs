@@ -14,14 +14,18 @@
 
 mod checksums;
 mod clock;
+mod drafts;
 mod drop;
 mod manifest;
 mod names;
 mod new_drop;
 mod outcome;
 mod peek;
+mod processing;
+mod rejected;
 mod scan;
 mod stillness;
+mod sweep;
 mod view;
 mod waiting;
 mod watch;
@@ -37,28 +41,27 @@ pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
 pub(crate) use watch::Watch;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::io::Errno;
+use bytesize::ByteSize;
 
-use self::clock::{Clock, Reading};
+use self::clock::Clock;
 use self::drop::Checkable;
-use self::manifest::MANIFEST;
-use self::names::{claim_name_of, parse_place, place_of};
-use self::peek::{IMAGE, Looker};
+use self::names::{file_of, place_of};
+use self::peek::{Looker, is_mounted};
+use self::processing::Processing;
+use self::rejected::Rejected;
 use self::stillness::is_being_written;
-use crate::fault::{Fault, Rejection, StartError, Unwritable, reject};
+use crate::fault::{Fault, Rejection, StartError, Unwritable};
 use crate::settings::{Settings, SpoolSettings};
-use crate::sys::{Dir, Failure, Importer, Kind, Stat, failpoint, random};
-use crate::text::quoted;
-use crate::words::{ClaimId, Reason, Verdict};
+use crate::sys::{Dir, Failure, Stat, failpoint};
+use crate::words::{Reason, Verdict};
 
 /// The folders of a spool.
 const INCOMING: &str = "incoming";
@@ -72,22 +75,15 @@ const SOCKET: &str = "status.socket";
 /// Ends the names of files that are being written.
 const TEMPORARY: &str = ".tmp";
 
-/// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
-const REMOVED: &str = ".";
-
-/// Files whose names begin with a dot that a drop may have beside its image.
-const MAX_HIDDEN: usize = 100;
-
 /// The open spool; locked against other daemons.
 #[derive(Debug)]
 pub(crate) struct Spool {
     root: Dir,
     incoming: Dir,
-    processing: Dir,
-    rejected: Dir,
+    processing: Processing,
+    rejected: Rejected,
     outcomes: Dir,
     next_temporary: AtomicU64,
-    next_claim: AtomicU64,
     clock: Clock,
     /// Whether the kernel tells here who has a file open for writing.
     knows_writers: bool,
@@ -114,14 +110,12 @@ impl Spool {
         Ok(Self {
             knows_writers,
             incoming: root.dir_or_make(INCOMING, 0o755)?,
-            rejected,
+            rejected: Rejected::new(rejected),
             outcomes,
             next_temporary: AtomicU64::new(0),
-            next_claim: AtomicU64::new(1),
             clock: Clock::default(),
-
             root,
-            processing,
+            processing: Processing::new(processing),
         })
     }
 
@@ -144,78 +138,27 @@ impl Spool {
     pub(crate) fn check_places(&self) -> Result<(), Failure> {
         let inside = [
             &self.incoming,
-            &self.processing,
-            &self.rejected,
+            &self.processing.dir,
+            &self.rejected.dir,
             &self.outcomes,
         ];
         self.root.check_place()?;
         inside.into_iter().try_for_each(Dir::check_place)
     }
 
-    /// What a daemon that ended has left in `processing/`: drops to be taken up again, in the order
-    /// in which they were claimed, and drops to be put away.
+    /// As [`Processing::left_behind`].
     pub(crate) fn left_behind(&self) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {
-        let (mut claimed, mut leaving) = (Vec::new(), Vec::new());
-        let mut strays = Vec::<(OsString, Stat)>::new();
-        for (name, _) in self.processing.names()? {
-            let Some(stat) = self.processing.stat(&name)? else {
-                continue;
-            };
-            let bytes = name.as_bytes();
-            if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
-                let place = OsStr::from_bytes(place);
-                let shown = || place.to_string_lossy();
-                leaving.push(Leaving {
-                    // What somebody else has put there has a name of its own as well.
-                    claim_name: parse_place(place).map_or_else(|| shown().into(), |it| it.1),
-                    place: shown().into(),
-                    rejected: None,
-                    bytes: 0,
-                });
-                continue;
-            }
-            let Some((claim, claim_name)) = parse_place(&name) else {
-                strays.push((name, stat));
-                continue;
-            };
-            self.next_claim
-                .fetch_max(claim.number() + 1, Ordering::Relaxed);
-            if let Some(outcome) = self.own_outcome(claim, &claim_name)? {
-                leaving.push(Leaving::new(claim_name, outcome));
-            } else {
-                let owner = stat.owner.uid;
-                claimed.push(Seen::claimed(claim, claim_name, owner, stat.changed));
-            }
-        }
-        for (name, stat) in strays {
-            claimed.push(self.name_stray(&name, &stat)?);
-        }
-        claimed.sort_by(Seen::in_order);
-        Ok((claimed, leaving))
+        self.processing.left_behind(&self.outcomes)
     }
 
-    /// Gives a claim to a drop that somebody else has put into `processing/`.
-    fn name_stray(&self, name: &OsStr, stat: &Stat) -> Result<Seen, Failure> {
-        let (claim, claim_name) = (self.new_claim(), claim_name_of(name));
-        let place = place_of(claim, &claim_name);
-        self.processing.rename(name, &self.processing, place)?;
-        let owner = stat.owner.uid;
-        Ok(Seen::claimed(claim, claim_name.into(), owner, stat.changed))
+    /// As [`Processing::image`].
+    pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
+        self.processing.image(claimed)
     }
 
-    fn new_claim(&self) -> ClaimId {
-        let number = self.next_claim.fetch_add(1, Ordering::Relaxed);
-        ClaimId::new(number, random())
-    }
-
-    /// The outcome of the very drop that is in `processing/`, if it was written: that of another
-    /// drop of this name has another claim.
-    ///
-    /// A drop with an outcome must not be handled a second time: a later one for its target may have
-    /// been published since.
-    fn own_outcome(&self, claim: ClaimId, claim_name: &str) -> Result<Option<Outcome>, Failure> {
-        let outcome = Outcome::read(&self.outcomes, file_of(claim_name))?;
-        Ok(outcome.filter(|outcome| outcome.claim == claim))
+    /// As [`Processing::check_no_image`].
+    pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
+        self.processing.check_no_image(claimed)
     }
 
     /// As [`Looker::peek`].
@@ -223,98 +166,101 @@ impl Spool {
         let place = if seen.is_incoming() {
             &self.incoming
         } else {
-            &self.processing
+            &self.processing.dir
         };
         let looker = Looker {
             settings,
-            clock: &|| self.clock.read(&self.processing),
+            clock: &|| self.clock.read(&self.processing.dir),
             knows_writers: self.knows_writers,
         };
         looker.peek(place, seen)
     }
 
     /// Claims a drop: a rename makes it the daemon's. `None` when its importer has taken it away.
-    pub(crate) fn claim(&self, ready: Ready) -> Result<Option<(Claimed, Checkable)>, Failure> {
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when its owner keeps it from being renamed. A drop that is to be rejected, now
+    /// or because that has gone on for too long, is claimed where it is.
+    pub(crate) fn claim(
+        &self,
+        ready: Ready,
+        settings: &SpoolSettings,
+    ) -> Result<Option<(Claimed, Checkable)>, Fault> {
         let Ready {
             seen,
             id,
             mut manifest,
         } = ready;
-        let processing = &self.processing;
+        let processing = &self.processing.dir;
         failpoint("claim", "claiming", &seen.name)?;
-        let claim = seen.claim.unwrap_or_else(|| self.new_claim());
+        let claim = seen.claim.unwrap_or_else(|| self.processing.new_claim());
         let place = place_of(claim, &seen.claim_name);
         if seen.is_incoming() {
             // Whoever waits for the outcome of this drop is not to read that of an earlier one.
             let _ = self.outcomes.remove_file(file_of(&seen.claim_name));
-            let rename = || self.incoming.rename(&seen.name, processing, &place);
-            let renamed = rename().or_else(|failure| {
-                // A folder that its own user may not write can't be moved elsewhere.
-                let stat = self.incoming.stat(&seen.name).ok().flatten();
-                let is_shut = stat.is_some_and(|stat| stat.mode & 0o200 == 0);
-                if is_shut && self.incoming.unlock(&seen.name).is_ok() {
-                    return rename();
+            match self.take_in(&seen, &place) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(Fault::Owner(failure)) => {
+                    let is_rejected = manifest.is_err() || seen.is_kept_too_long(settings);
+                    if !is_rejected {
+                        return Err(Fault::Owner(failure));
+                    }
+                    let mark = self.incoming.stat(&seen.name).ok().flatten();
+                    let claimed = Claimed::in_place(seen, claim, mark);
+                    return Ok(Some((claimed, Err(staying(manifest, &failure)))));
                 }
-                Err(failure)
-            });
-            match renamed {
-                Err(failure) if failure.is(ErrorKind::NotFound) => return Ok(None),
-                renamed => renamed?,
+                Err(fault) => return Err(fault),
             }
         }
-        let Some(stat) = processing.stat(&place)? else {
-            return Ok(None);
+        let stat = match processing.stat(&place) {
+            Ok(Some(stat)) => Some(stat),
+            Ok(None) => return Ok(None),
+            // What is in the drop can't be looked at either, which says what is wrong.
+            Err(failure) if is_mounted(&failure) => None,
+            Err(failure) => return Err(failure.into()),
         };
-        if id.is_some_and(|id| id != stat.id) {
+        if stat.is_some_and(|stat| id.is_some_and(|id| id != stat.id)) {
             let detail = "the drop was replaced while it was claimed";
             manifest = Err(Rejection::new(Reason::Changed, detail));
         }
+        let owner = stat.map_or(seen.owner, |stat| stat.owner.uid);
+        let is_new = seen.is_incoming();
+        let mut claimed = Claimed::new(seen, claim, owner);
         // Of what was claimed before the clock was set back nobody knows when.
-        let age = seen
-            .claim
-            .map(|_| self.clock.read(processing))
-            .transpose()?;
-        let since = age.and_then(|clock| Instant::now().checked_sub(clock.age(stat.changed)));
-        let since = since.unwrap_or_else(Instant::now);
-        let claimed = Claimed {
-            name: seen.shown_name(),
-            claim,
-            aside_since: seen.aside_since,
-            importer: Importer::of(stat.owner.uid),
-            received_at: seen.completed,
-            since,
-            claim_name: seen.claim_name,
-        };
+        if let Some(stat) = stat.filter(|_| !is_new) {
+            let age = self.clock.read(processing)?.age(stat.changed);
+            claimed.since = Instant::now().checked_sub(age).unwrap_or(claimed.since);
+        }
         Ok(Some((claimed, manifest)))
     }
 
-    /// Opens the image of a claimed drop.
+    /// Renames a drop into `processing/`; `false` when its importer has taken it away.
     ///
     /// # Errors
-    /// [`Fault::Reject`] when there is none, or something else is in the drop.
-    pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
-        let drop = self.processing.existing_dir(claimed.place())?;
-        check_names(&drop, true)?;
-        let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
-            Some(Errno::ACCESS) => reject(Reason::Unreadable, failure.to_string()),
-            Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
-                let detail = format!("{failure}; expected {IMAGE} to be a folder of the drop");
-                reject(Reason::UnsafeFile, detail)
+    /// [`Fault::Owner`] when it is this very drop that can't be renamed, because of its owner.
+    fn take_in(&self, seen: &Seen, place: &str) -> Result<bool, Fault> {
+        let (incoming, processing) = (&self.incoming, &self.processing.dir);
+        let rename = || incoming.rename(&seen.name, processing, place);
+        let renamed = rename().or_else(|failure| {
+            // A folder that its own user may not write can't be moved elsewhere.
+            let stat = incoming.stat(&seen.name).ok().flatten();
+            let is_shut = stat.is_some_and(|stat| stat.mode & 0o200 == 0);
+            if is_shut && incoming.unlock(&seen.name).is_ok() {
+                return rename();
             }
-            _ => Fault::Retry(failure),
-        })?;
-        let missing =
-            || format!("no {IMAGE}/; expected a folder that holds what is to be published");
-        image.ok_or_else(|| reject(Reason::EmptyImage, missing()))
-    }
-
-    /// Makes sure that a claimed drop, whose manifest asks for something else, brings no image.
-    ///
-    /// # Errors
-    /// [`Fault::Reject`] when something besides the manifest is in it.
-    pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        let drop = self.processing.existing_dir(claimed.place())?;
-        check_names(&drop, false)
+            Err(failure)
+        });
+        match renamed {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.is(ErrorKind::NotFound) => Ok(false),
+            // Two mounts are in the way of all drops.
+            Err(failure) if is_mounted(&failure) => Err(failure.into()),
+            Err(failure) if failure.is_by_owner() && incoming.lets_move() => {
+                Err(Fault::Owner(failure))
+            }
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// Writes the outcome of a drop, in place of one of an earlier drop of this name; the outcome of
@@ -323,23 +269,38 @@ impl Spool {
     /// Returns why the latter was not possible: putting the drop away tries it again.
     pub(crate) fn write_outcome(
         &self,
-        claimed: &Claimed,
-        outcome: &Outcome,
+        claimed: &mut Claimed,
+        outcome: &mut Outcome,
+        settings: &SpoolSettings,
     ) -> Result<Option<Failure>, Failure> {
         failpoint("outcome", "writing", self.outcomes.path())?;
+        let is_rejected = outcome.verdict == Verdict::Rejected;
+        claimed.goes = is_rejected && claimed.stays.is_none() && self.has_no_room_for(settings);
+        if claimed.goes {
+            let min = ByteSize(settings.min_free_space);
+            let detail = outcome.detail.take().unwrap_or_default();
+            let detail = format!("{detail}; not kept: the spool has less than {min} free");
+            outcome.detail = Some(detail);
+        }
         let text = outcome.to_json();
         self.write(&self.outcomes, &claimed.claim_name, &text)?;
-        if outcome.verdict != Verdict::Rejected {
+        if !is_rejected || claimed.goes {
             return Ok(None);
         }
         Ok(self.write_rejected(&claimed.claim_name, &text).err())
     }
 
+    /// Whether there is too little room to keep a rejected drop, and no other that could go instead.
+    fn has_no_room_for(&self, settings: &SpoolSettings) -> bool {
+        let free = self.root.free_space();
+        free.is_ok_and(|(free, _)| free < settings.min_free_space) && !self.rejected.has_any()
+    }
+
     /// Writes the outcome of a rejected drop where the drop will be kept.
     fn write_rejected(&self, claim_name: &str, text: &str) -> Result<(), Failure> {
-        failpoint("reject", "rejecting", self.rejected.path())?;
-        make_room(&self.rejected, claim_name)?;
-        self.write(&self.rejected, claim_name, text)
+        failpoint("reject", "rejecting", self.rejected.dir.path())?;
+        self.rejected.make_room(claim_name)?;
+        self.write(&self.rejected.dir, claim_name, text)
     }
 
     fn write(&self, dir: &Dir, claim_name: &str, text: &str) -> Result<(), Failure> {
@@ -356,57 +317,46 @@ impl Spool {
 
     /// Whether drops are on the file system of `stat`.
     pub(crate) fn is_on_file_system_of(&self, stat: &Stat) -> bool {
-        let own = self.processing.stat_self();
+        let own = self.processing.dir.stat_self();
         own.is_ok_and(|own| own.id.0 == stat.id.0)
     }
 
     /// Takes a drop that has its outcome out of `processing/`: a rejected drop is kept beside its
-    /// outcome, any other is removed.
-    pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Failure> {
-        match &drop.rejected {
-            Some(outcome) => self.keep_rejected(drop, outcome),
-            None => self.remove(&drop.place, drop.bytes),
-        }
-    }
-
-    fn remove(&self, place: &str, bytes: u64) -> Result<(), Failure> {
-        let processing = &self.processing;
-        failpoint("remove", "removing", processing.path())?;
-        // From this step on nobody takes it for a drop, however far the removal comes.
-        let removed = format!("{REMOVED}{place}");
-        match processing.rename(place, processing, &removed) {
-            // An earlier removal came no further.
-            Err(failure) if failure.is(ErrorKind::NotFound) => {}
-            renamed => renamed?,
-        }
-        failpoint("remove-image", "removing", processing.path())?;
-        processing.remove_tree(removed, bytes)
+    /// outcome, any other is removed. One that can't be moved stays where it is until it is another.
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when the drop's owner keeps it from being put away.
+    pub(crate) fn put_away(&self, drop: &Leaving) -> Result<(), Fault> {
+        let put_away = match (&drop.stays, &drop.rejected) {
+            (Some(stays), _) => return self.rejected.check_stays(&self.incoming, stays),
+            (None, Some(outcome)) => self.keep_rejected(drop, outcome),
+            (None, None) => self.processing.remove(&drop.place, drop.bytes),
+        };
+        put_away.map_err(|failure| {
+            let is_in_drop = failure.path.strip_prefix(self.processing.dir.path());
+            let is_in_drop = is_in_drop.is_ok_and(|path| !path.as_os_str().is_empty());
+            let can_move = || self.processing.dir.lets_move() && self.rejected.dir.lets_move();
+            if is_in_drop && failure.is_by_owner() && can_move() {
+                return Fault::Owner(failure);
+            }
+            failure.into()
+        })
     }
 
     fn keep_rejected(&self, drop: &Leaving, outcome: &Outcome) -> Result<(), Failure> {
         let claim_name = &*drop.claim_name;
         let text = outcome.to_json();
-        let written = self.rejected.read(file_of(claim_name), outcome::MAX_SIZE)?;
+        let written = self
+            .rejected
+            .dir
+            .read(file_of(claim_name), outcome::MAX_SIZE)?;
         // Where it is another, it could not be written before, or a power cut has torn it.
         if written.as_deref() != Some(text.as_bytes()) {
             self.write_rejected(claim_name, &text)?;
             self.sync()?;
         }
-        failpoint("reject-drop", "rejecting", self.rejected.path())?;
-        self.processing
-            .rename(&drop.place, &self.rejected, claim_name)
-    }
-
-    /// Removes outcomes and rejected drops that were kept long enough. Returns after how long the
-    /// next one will have to go.
-    ///
-    /// # Errors
-    /// Says why one could not be removed; the others are gone all the same.
-    pub(crate) fn expire(&self, settings: &SpoolSettings) -> Result<Option<Duration>, Failure> {
-        let clock = self.clock.read(&self.processing)?;
-        let outcomes = expire(&self.outcomes, settings.keep_outcomes, clock);
-        let rejected = expire(&self.rejected, settings.keep_rejected, clock);
-        Ok([outcomes?, rejected?].into_iter().flatten().min())
+        self.rejected
+            .take(&self.processing.dir, &drop.place, claim_name)
     }
 
     /// Listens for whoever asks what waits, as [`SpoolView::ask`] does.
@@ -418,48 +368,6 @@ impl Spool {
     pub(crate) fn incoming(&self) -> &Path {
         self.incoming.path()
     }
-}
-
-/// As [`Spool::expire`], of one folder.
-fn expire(dir: &Dir, keep: Duration, clock: Reading) -> Result<Option<Duration>, Failure> {
-    let (mut next, mut failure) = (None::<Duration>, None);
-    for (name, _) in dir.names()? {
-        // `changed` is the time of the last rename: the importer has no hand in it.
-        let Some(stat) = dir.stat(&name)? else {
-            continue;
-        };
-        // What was kept before the clock was set back is kept on: nobody knows how old it is.
-        let age = Some(clock.age(stat.changed)).filter(|age| *age < Duration::MAX);
-        let left = keep.saturating_sub(age.unwrap_or_default());
-        if left.is_zero() {
-            failure = dir.remove_tree(&name, 0).err().or(failure);
-        } else {
-            next = Some(next.map_or(left, |next| next.min(left)));
-        }
-    }
-    failure.map_or(Ok(next), Err)
-}
-
-/// The name of a drop's outcome.
-fn file_of(claim_name: &str) -> String {
-    format!("{claim_name}.json")
-}
-
-/// Renames a drop of this name that was rejected before, and its outcome.
-fn make_room(rejected: &Dir, claim_name: &str) -> Result<(), Failure> {
-    if rejected.stat(claim_name)?.is_none() {
-        return Ok(());
-    }
-    let mut number = 1;
-    while rejected.stat(format!("{claim_name}~{number}"))?.is_some() {
-        number += 1;
-    }
-    let free = format!("{claim_name}~{number}");
-    // The outcome first: once the drop has gone, another outcome takes its place.
-    if rejected.stat(file_of(claim_name))?.is_some() {
-        rejected.rename(file_of(claim_name), rejected, file_of(&free))?;
-    }
-    rejected.rename_new(claim_name, rejected, free).map(|_| ())
 }
 
 /// Whether the kernel tells who has a file open for writing on the file system of `own`, a folder of
@@ -484,32 +392,12 @@ fn sweep(dir: &Dir) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.
-fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
-    let (mut hidden, mut unexpected) = (0, None);
-    drop.each(|name, kind| {
-        // A hidden file is litter of an upload tool, an editor or an NFS server, and there are few.
-        let is_hidden = name.as_bytes().starts_with(b".");
-        let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
-        hidden += usize::from(is_litter);
-        if is_litter || name == MANIFEST || (name == IMAGE && may_have_image) {
-            return ControlFlow::Continue(());
-        }
-        let is_draft = is_hidden && kind == Kind::Dir;
-        unexpected = Some((quoted(&name.to_string_lossy()), is_draft));
-        ControlFlow::Break(())
-    })?;
-    let Some((name, is_draft)) = unexpected else {
-        return Ok(());
+/// Why a drop is rejected that its owner keeps from being moved.
+fn staying(manifest: Checkable, failure: &Failure) -> Rejection {
+    let mut rejection = match manifest {
+        Err(rejection) => rejection,
+        Ok(_) => Rejection::new(Reason::Unreadable, failure.to_string()),
     };
-    let what = if may_have_image {
-        format!("and {IMAGE}/ in a drop")
-    } else {
-        "in a drop that asks for something else than an image".to_string()
-    };
-    let mut detail = format!("{name}; expected nothing but {MANIFEST} {what}");
-    if is_draft {
-        detail += ": perhaps another drop that `mv` has moved into this one; use `mv -T`";
-    }
-    Err(reject(Reason::UnexpectedFile, detail))
+    rejection.detail += "; it stays where it is, since it can't be moved";
+    rejection
 }

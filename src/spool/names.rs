@@ -12,6 +12,9 @@ use crate::words::{ClaimId, Digest, Reason};
 /// Bytes of a drop's name: there is room for the endings that the daemon puts to it.
 const MAX_NAME: usize = 200;
 
+/// Begins the name in `processing/` of a drop that is being removed; no drop's name begins so.
+pub(super) const REMOVED: &str = ".";
+
 /// Begins the claim name of a drop whose own name is not fit for a file.
 const BAD_NAME: &str = "bad-name-";
 
@@ -42,6 +45,11 @@ pub(super) fn claim_name_of(name: &OsStr) -> Cow<'_, str> {
         // Such a name is good for no file that the daemon writes.
         Err(_) => format!("{BAD_NAME}{}", Digest::of(name.as_bytes()).short()).into(),
     }
+}
+
+/// The name of a drop's outcome.
+pub(super) fn file_of(claim_name: &str) -> String {
+    format!("{claim_name}.json")
 }
 
 /// The name in `processing/` of a drop: `12-9f3c2ab1d4e5f607.noble-1`.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::clock::Reading;
-use super::drop::{Checkable, Peeked, Probe, Ready, Seen, Waits};
+use super::drop::{Checkable, Peeked, Probe, Ready, SHORTEST_WAIT, Seen, Waits};
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
 use super::names::check_name;
 use super::stillness::{Motion, Writers, is_being_written};
@@ -25,9 +25,6 @@ use crate::words::{Moment, Reason, Target};
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
-
-/// What a drop waits for is looked for no more often than this.
-const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 
 /// A writer is asked for more often than every `spool.settle`: that begins when the file is closed.
 const LONGEST_WAIT_FOR_WRITER: Duration = Duration::from_secs(1);
@@ -88,8 +85,11 @@ impl Looker<'_> {
     /// The machine's own troubles; what is wrong with the drop is in its [`Ready`].
     pub(super) fn peek(&self, place: &Dir, mut seen: Seen) -> Result<Peeked, Fault> {
         let began = Instant::now();
-        let Some(stat) = place.stat(seen.place())? else {
-            return Ok(Peeked::Gone);
+        let stat = match place.stat(seen.place()) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(Peeked::Gone),
+            Err(failure) if is_mounted(&failure) => return Ok(self.wait_for_owner(seen, &failure)),
+            Err(failure) => return Err(failure.into()),
         };
         // Somebody may have given it to another user since it was seen.
         seen.owner = stat.owner.uid;
@@ -97,10 +97,27 @@ impl Looker<'_> {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(Peeked::Waits(seen)),
             Err(Fault::Reject(rejection)) => Err(rejection),
+            Err(Fault::Owner(failure)) => return Ok(self.wait_for_owner(seen, &failure)),
             Err(fault) => return Err(fault),
         };
         let id = (stat.kind == Kind::Dir).then_some(stat.id);
         Ok(Peeked::Ready(Ready { seen, id, manifest }))
+    }
+
+    /// The drop's owner keeps it from being looked into: it waits, or has waited too long. One that
+    /// is claimed waits for nothing any more.
+    fn wait_for_owner(&self, mut seen: Seen, failure: &Failure) -> Peeked {
+        let settings = &self.settings.spool;
+        if seen.is_incoming() && !seen.is_kept_too_long(settings) {
+            seen.wait_for_owner(settings);
+            return Peeked::Waits(seen);
+        }
+        let manifest = Err(Rejection::new(Reason::Unreadable, failure.to_string()));
+        Peeked::Ready(Ready {
+            seen,
+            id: None,
+            manifest,
+        })
     }
 
     /// `None` when the drop has to wait; `seen` says for what, then.
@@ -119,7 +136,14 @@ impl Looker<'_> {
             return Err(reject(Reason::NotADirectory, detail));
         }
         check_name(&seen.name)?;
-        let dir = &place.existing_dir(seen.place()).map_err(unreadable)?;
+        let dir = &place.existing_dir(seen.place()).map_err(|failure| {
+            // What is mounted there may go again. A drop that was renamed says that it is finished.
+            let may_change = is_mounted(&failure) || !seen.is_finished();
+            if failure.is_by_owner() && may_change {
+                return Fault::Owner(failure);
+            }
+            unreadable(failure)
+        })?;
         if let Some(waits) = &mut seen.waits {
             if !waits.is_over(dir, began) {
                 waits.next = began + self.pause(&waits.probe);
@@ -277,7 +301,7 @@ impl Looker<'_> {
         let settle = self.settings.spool.settle.max(SHORTEST_WAIT);
         match probe {
             Probe::Writer(_) => settle.min(LONGEST_WAIT_FOR_WRITER),
-            Probe::Time | Probe::Changed(..) => settle,
+            Probe::Time | Probe::Changed(..) | Probe::Owner => settle,
         }
     }
 
@@ -351,7 +375,7 @@ impl Waits {
         let is_overdue = self.overdue.is_some_and(|overdue| overdue <= now);
         is_overdue
             || match &self.probe {
-                Probe::Time => true,
+                Probe::Time | Probe::Owner => true,
                 Probe::Changed(path, mark) => Probe::mark(drop, path) != *mark,
                 Probe::Writer(path) => is_being_written(drop, path) != Some(true),
             }
@@ -372,7 +396,7 @@ impl Probe {
         let stat = if path.as_os_str().is_empty() {
             drop.stat_self().ok()
         } else {
-            drop.stat_beneath(path).ok().flatten()
+            drop.stat(path).ok().flatten()
         };
         stat.map(|stat| (stat.id, stat.changed))
     }
@@ -397,7 +421,7 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
     for (path, listed) in manifest.files.iter().flatten() {
         let in_drop = Path::new(IMAGE).join(path);
         // What can't be looked at is taken to be there: to open it says what is wrong with it.
-        let Ok(found) = dir.stat_beneath(&in_drop) else {
+        let Ok(found) = dir.stat(&in_drop) else {
             continue;
         };
         let detail = match (found, listed.size) {
@@ -418,8 +442,13 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
     Ok(Inside::Complete(Ok(manifest)))
 }
 
+/// Whether another file system is mounted at what was looked at.
+pub(super) fn is_mounted(failure: &Failure) -> bool {
+    failure.errno() == Some(Errno::XDEV)
+}
+
 /// A drop that can't be read is rejected, unless the machine is to blame.
-fn unreadable(failure: Failure) -> Fault {
+pub(super) fn unreadable(failure: Failure) -> Fault {
     match failure.errno() {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE) => {
             Fault::Retry(failure)
@@ -830,7 +859,7 @@ mod tests {
         while world.incoming.now().unwrap() <= modified.later(Moment::TICK) {}
         fs::write(world.at("image/sub/linux"), "x").unwrap();
         let dir = &world.incoming.existing_dir("drop").unwrap();
-        let newest = dir.stat_beneath("image/sub/linux").unwrap().unwrap();
+        let newest = dir.stat("image/sub/linux").unwrap().unwrap();
         let looker = Looker {
             settings: &world.settings,
             clock: &|| Ok(Reading::for_test(world.incoming.now()?)),

@@ -12,6 +12,7 @@ use super::Spool;
 use super::clock::Reading;
 use super::drop::Seen;
 use super::names::claim_name_of;
+use super::peek::is_mounted;
 use crate::sys::{Dir, Failure};
 use crate::words::Moment;
 
@@ -62,6 +63,8 @@ pub(crate) struct Scan {
     /// When drops will be found that are so new that one which came before them may have been
     /// missed, or that an event is still to tell their place.
     pub settles: Option<Duration>,
+    /// Bytes that are free on the spool's file system.
+    pub free: u64,
     /// When the first of those of an importer came: what came later is put off with it.
     pub put_off: HashMap<u32, Moment>,
 }
@@ -77,10 +80,11 @@ impl Spool {
         let mut scan = look.all()?;
         if scan.settles.is_some() {
             // The clock is read before the names, and leaves a trace: not where there is nothing new.
-            look.clock = Some(self.clock.read(&self.processing)?);
+            look.clock = Some(self.clock.read(&self.processing.dir)?);
             scan = look.all()?;
         }
         scan.keep_first(asked);
+        (scan.free, _) = self.root.free_space()?;
         let Scan { found, put_off, .. } = &mut scan;
         found.retain(|seen| {
             put_off
@@ -103,10 +107,19 @@ impl Look<'_> {
     fn all(&self) -> Result<Scan, Failure> {
         let (mut scan, mut full) = (Scan::default(), 2 * MANY);
         scan.is_of_all = self.asked.names.is_none();
+        let mut failed = Ok(());
         let mut look_at = |name: &OsStr| {
             let is_hidden = name.as_bytes().starts_with(b".");
-            if !is_hidden && self.look_at(name, &mut scan).is_break() {
-                return ControlFlow::Break(());
+            if is_hidden {
+                return ControlFlow::Continue(());
+            }
+            match self.look_at(name, &mut scan) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return ControlFlow::Break(()),
+                Err(failure) => {
+                    failed = Err(failure);
+                    return ControlFlow::Break(());
+                }
             }
             if scan.found.len() >= full {
                 scan.keep_first(self.asked);
@@ -119,16 +132,18 @@ impl Look<'_> {
         } else {
             self.incoming.each(|name, _| look_at(name))?;
         }
-        Ok(scan)
+        failed.map(|()| scan)
     }
 
-    fn look_at(&self, name: &OsStr, scan: &mut Scan) -> ControlFlow<()> {
+    /// # Errors
+    /// The machine's own troubles: what is mounted at the name is its owner's.
+    fn look_at(&self, name: &OsStr, scan: &mut Scan) -> Result<ControlFlow<()>, Failure> {
         let claim_name = claim_name_of(name);
         let arrivals = &self.asked.arrivals;
         let arrival = arrivals.renamed.get(name).copied();
         if let Some(known) = self.asked.known.get(&*claim_name) {
             scan.known.push((Arc::clone(known), arrival));
-            return ControlFlow::Continue(());
+            return Ok(ControlFlow::Continue(()));
         }
         let waits = if arrivals.is_watching {
             EVENT
@@ -137,24 +152,32 @@ impl Look<'_> {
         };
         let Some(clock) = self.clock else {
             scan.settles = Some(waits);
-            return ControlFlow::Break(());
+            return Ok(ControlFlow::Break(()));
         };
-        if let Ok(Some(stat)) = self.incoming.stat(name) {
-            let age = clock.age(stat.changed);
-            let is_made = arrivals.made.contains(name);
-            if arrival.is_some() || is_made || age >= waits {
-                let mut seen = Seen::incoming(name, claim_name.into(), &stat, arrival);
-                seen.is_made = is_made;
-                seen.is_from_future = clock.is_ahead(stat.changed);
-                scan.found.push(seen);
-            } else {
-                let rest = waits.saturating_sub(age);
-                scan.settles = Some(scan.settles.map_or(rest, |known| known.min(rest)));
-                let first = scan.put_off.entry(stat.owner.uid).or_insert(stat.changed);
-                *first = stat.changed.min(*first);
+        let stat = match self.incoming.stat(name) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(ControlFlow::Continue(())),
+            Err(failure) if is_mounted(&failure) => {
+                let covered = Seen::covered(name, claim_name.into(), clock.now());
+                scan.found.push(covered);
+                return Ok(ControlFlow::Continue(()));
             }
+            Err(failure) => return Err(failure),
+        };
+        let age = clock.age(stat.changed);
+        let is_made = arrivals.made.contains(name);
+        if arrival.is_some() || is_made || age >= waits {
+            let mut seen = Seen::incoming(name, claim_name.into(), &stat, arrival);
+            seen.is_made = is_made;
+            seen.is_from_future = clock.is_ahead(stat.changed);
+            scan.found.push(seen);
+        } else {
+            let rest = waits.saturating_sub(age);
+            scan.settles = Some(scan.settles.map_or(rest, |known| known.min(rest)));
+            let first = scan.put_off.entry(stat.owner.uid).or_insert(stat.changed);
+            *first = stat.changed.min(*first);
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 

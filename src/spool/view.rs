@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::manifest::{MANIFEST, MAX_SIZE};
-use super::names::parse_place;
+use super::names::{file_of, parse_place};
 use super::outcome::Outcome;
 use super::waiting::{WaitState, Waiting};
-use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, SOCKET, file_of};
+use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, SOCKET};
 use crate::sys::{Dir, Failure, Importer, Kind, try_map};
 use crate::words::Moment;
 

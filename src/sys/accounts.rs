@@ -1,7 +1,9 @@
 //! Users and groups of the machine.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{self, Group, Uid, User};
 use serde::{Deserialize, Serialize};
@@ -15,18 +17,97 @@ pub(crate) struct Importer {
 }
 
 impl Importer {
-    /// The user `uid`. Each name is looked up once, because that may ask another machine.
+    /// The user `uid`. The number is the name where the machine's user database doesn't answer soon.
     pub(crate) fn of(uid: u32) -> Self {
-        static NAMES: Mutex<Option<HashMap<u32, String>>> = Mutex::new(None);
-        let mut names = NAMES.lock().expect("no thread panics here");
-        let name = names.get_or_insert_default().entry(uid).or_insert_with(|| {
+        static NAMES: OnceLock<Arc<Names>> = OnceLock::new();
+        let look_up = |uid| {
             let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-            user.map_or_else(|| uid.to_string(), |user| user.name)
-        });
+            user.map(|user| user.name)
+        };
+        let names = NAMES.get_or_init(|| Names::new(FRESH, look_up));
         Self {
             uid,
-            name: name.clone(),
+            name: names.of(uid).unwrap_or_else(|| uid.to_string()),
         }
+    }
+}
+
+/// A name is looked up anew after this time.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// A name that isn't known is waited for so long, once, however many ask.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Names that are looked up at a time.
+const MAX_ASKED: usize = 8;
+
+/// The names of users. To look one up may mean to ask another machine, which takes its time or never
+/// answers (nsswitch.conf(5)): each lookup has a thread of its own.
+struct Names {
+    fresh: Duration,
+    look_up: Box<dyn Fn(u32) -> Option<String> + Send + Sync>,
+    known: Mutex<HashMap<u32, Known>>,
+    has_answered: Condvar,
+}
+
+/// What is known of a user's name.
+#[derive(Default)]
+struct Known {
+    name: Option<String>,
+    /// When the last lookup was answered.
+    answered: Option<Instant>,
+    /// Since when another one has been under way.
+    asked: Option<Instant>,
+}
+
+impl Names {
+    fn new(
+        fresh: Duration,
+        look_up: impl Fn(u32) -> Option<String> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            fresh,
+            look_up: Box::new(look_up),
+            known: Mutex::default(),
+            has_answered: Condvar::new(),
+        })
+    }
+
+    /// The name of the user `uid`, as far as it is known soon; an old one while it is looked up anew.
+    fn of(self: &Arc<Self>, uid: u32) -> Option<String> {
+        let mut known = self.known();
+        let asked = known.values().filter(|known| known.asked.is_some()).count();
+        let this = known.entry(uid).or_default();
+        let is_fresh = this.answered.is_some_and(|at| at.elapsed() < self.fresh);
+        if !is_fresh && this.asked.is_none() && asked < MAX_ASKED {
+            this.asked = Some(Instant::now());
+            let names = Arc::clone(self);
+            thread::spawn(move || names.ask(uid));
+        }
+        let is_open = |this: &Known| this.answered.is_none() && this.asked.is_some();
+        let since = this.asked.filter(|_| is_open(this));
+        let left = since.map_or(Duration::ZERO, |since| {
+            PATIENCE.saturating_sub(since.elapsed())
+        });
+        let waits = |known: &mut HashMap<u32, Known>| known.get(&uid).is_some_and(is_open);
+        let waited = self.has_answered.wait_timeout_while(known, left, waits);
+        let (known, _) = waited.expect("no thread panics here");
+        known.get(&uid).and_then(|this| this.name.clone())
+    }
+
+    fn ask(&self, uid: u32) {
+        let name = (self.look_up)(uid);
+        let answer = Known {
+            name,
+            answered: Some(Instant::now()),
+            asked: None,
+        };
+        self.known().insert(uid, answer);
+        self.has_answered.notify_all();
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
+        self.known.lock().expect("no thread panics here")
     }
 }
 
@@ -86,5 +167,86 @@ impl Ownership {
                 .as_raw();
         }
         Ok(Self { uid, gid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    /// Asks until the name is this one.
+    fn wait_for(names: &Arc<Names>, uid: u32, name: &str) {
+        let began = Instant::now();
+        while names.of(uid).as_deref() != Some(name) {
+            assert!(began.elapsed() < Duration::from_secs(60), "no answer");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_user_database_that_does_not_answer_holds_up_nobody() {
+        let (answer, answers) = mpsc::channel::<()>();
+        let answers = Mutex::new(answers);
+        let names = Names::new(FRESH, move |uid| {
+            if uid == 7 {
+                // No answer comes before the test sends one.
+                answers.lock().unwrap().recv().unwrap();
+            }
+            (uid != 9).then(|| format!("user-{uid}"))
+        });
+        assert_eq!(names.of(7), None);
+        wait_for(&names, 8, "user-8");
+        for _ in 0..1_000 {
+            // Each would take its time if it waited.
+            assert_eq!(names.of(7), None);
+        }
+        answer.send(()).unwrap();
+        wait_for(&names, 7, "user-7");
+        assert_eq!(names.of(9), None, "the machine knows no such user");
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_until_it_is_old_and_shown_until_it_is_looked_up_anew() {
+        for (fresh, is_old) in [(FRESH, false), (Duration::ZERO, true)] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let names = Names::new(fresh, move |_| {
+                Some(counted.fetch_add(1, Ordering::SeqCst).to_string())
+            });
+            wait_for(&names, 7, "0");
+            if is_old {
+                wait_for(&names, 7, "1");
+            } else {
+                (0..1_000).for_each(|_| assert_eq!(names.of(7).as_deref(), Some("0")));
+                assert_eq!(count.load(Ordering::SeqCst), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_than_a_few_names_are_looked_up_at_a_time() {
+        let (asked, all) = mpsc::channel();
+        let asked = Mutex::new(asked);
+        let names = Names::new(FRESH, move |uid| {
+            asked.lock().unwrap().send(uid).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        let users = u32::try_from(2 * MAX_ASKED).unwrap();
+        for uid in 0..users {
+            assert_eq!(names.of(uid), None);
+        }
+        let mut all: Vec<_> = (0..MAX_ASKED).map(|_| all.recv().unwrap()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..users / 2).collect::<Vec<_>>());
+        let waiting = names
+            .known()
+            .values()
+            .filter(|it| it.asked.is_some())
+            .count();
+        assert_eq!(waiting, MAX_ASKED);
     }
 }

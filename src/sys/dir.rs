@@ -2,7 +2,8 @@
 //!
 //! A name is looked up from an open directory and never leaves it: `openat2(2)` with
 //! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV`, so that no link, no `..` and no mount
-//! that somebody puts on the way leads elsewhere. The absence of a name is a value, not an error;
+//! that somebody puts on the way leads elsewhere. No call asks a file system that is mounted at a name:
+//! its server may be anybody's, and never answer. The absence of a name is a value, not an error;
 //! nothing is looked for first and used later.
 
 use std::ffi::{OsStr, OsString};
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self, Access, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags,
-    ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
+    ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -49,12 +50,26 @@ const CREATE_FILE: OFlags = OFlags::WRONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// The magic numbers of file systems that have no server (statfs(2)): ext2 to ext4, XFS, Btrfs, tmpfs,
+/// overlayfs, F2FS, ZFS.
+const LOCAL: [i64; 7] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x794c_7630,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+];
+
 /// An open directory, and the path that messages show for it.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     keep_atime: bool,
+    /// Whether it is on a file system of this machine: what the kernel knows of it is true.
+    is_local: bool,
     /// Whether it was listed: the next listing begins with a rewind then.
     is_listed: AtomicBool,
 }
@@ -83,10 +98,10 @@ pub(crate) struct Stat {
     pub modified: Moment,
     /// The nanoseconds of `modified`, which itself is to the microsecond.
     pub nanoseconds: u32,
-    /// Room on the disk, in bytes.
+    /// Bytes that it takes on the disk: a hole takes none.
     pub allocated: u64,
-    /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
-    pub is_sparse: bool,
+    /// Whether it has more names than one.
+    pub has_other_names: bool,
     /// When the inode changed last: a time that nobody can forge.
     pub changed: Moment,
 }
@@ -97,10 +112,16 @@ impl Stat {
     pub(crate) fn is_same_file(&self, other: &Self) -> bool {
         let other = Self {
             changed: self.changed,
-            is_sparse: self.is_sparse,
+            allocated: self.allocated,
+            has_other_names: self.has_other_names,
             ..*other
         };
         *self == other
+    }
+
+    /// Whether there is room on the disk for less than the size: some of it is a hole, in most cases.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.allocated < self.size
     }
 }
 
@@ -121,8 +142,32 @@ impl From<fs::Stat> for Stat {
             modified: Moment::from_stat(stat.st_mtime, stat.st_mtime_nsec as u32),
             nanoseconds: stat.st_mtime_nsec as u32,
             allocated,
-            is_sparse: allocated < size,
+            has_other_names: stat.st_nlink > 1,
             changed: Moment::from_stat(stat.st_ctime, stat.st_ctime_nsec as u32),
+        }
+    }
+}
+
+impl From<fs::Statx> for Stat {
+    fn from(stat: fs::Statx) -> Self {
+        let (modified, changed) = (stat.stx_mtime, stat.stx_ctime);
+        Self {
+            kind: fs::FileType::from_raw_mode(stat.stx_mode.into()).into(),
+            size: stat.stx_size,
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            owner: Ownership {
+                uid: stat.stx_uid,
+                gid: stat.stx_gid,
+            },
+            id: (
+                fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+                stat.stx_ino,
+            ),
+            modified: Moment::from_stat(modified.tv_sec, modified.tv_nsec),
+            nanoseconds: modified.tv_nsec,
+            allocated: stat.stx_blocks * 512,
+            has_other_names: stat.stx_nlink > 1,
+            changed: Moment::from_stat(changed.tv_sec, changed.tv_nsec),
         }
     }
 }
@@ -153,10 +198,13 @@ impl Dir {
     fn open_as(path: &Path, flags: OFlags) -> Result<Self> {
         let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = fs::openat(CWD, path, flags, Mode::empty());
+        let fd = opened.map_err(|errno| Failure::new("opening directory", path, errno))?;
+        let is_local = fs::fstatfs(&fd).is_ok_and(|stat| LOCAL.contains(&stat.f_type));
         Ok(Self {
-            fd: opened.map_err(|errno| Failure::new("opening directory", path, errno))?,
+            fd,
             path: path.to_path_buf(),
             keep_atime: false,
+            is_local,
             is_listed: AtomicBool::new(false),
         })
     }
@@ -226,6 +274,7 @@ impl Dir {
             path: self.path.join(path.as_ref()),
             keep_atime: self.keep_atime,
             is_listed: AtomicBool::new(false),
+            is_local: self.is_local,
         });
         self.explain("opening directory", path, found(opened))
     }
@@ -264,18 +313,6 @@ impl Dir {
         let flags = OPEN_FILE | OFlags::RDWR | OFlags::APPEND;
         let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
         self.explain("opening", path, found(opened.map(File::from)))
-    }
-
-    /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
-    /// name.
-    pub(crate) fn stat_beneath(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
-        let stat = match opened.and_then(fs::fstat) {
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            stat => stat.map(|stat| Some(stat.into())),
-        };
-        self.explain("looking at", path, stat)
     }
 
     /// A whole small file; `None` when nothing has that name.
@@ -366,10 +403,51 @@ impl Dir {
         self.explain("making directory", name, done(made, Errno::EXIST))
     }
 
-    /// What `name` stands for, a link for itself; `None` when nothing has that name.
-    pub(crate) fn stat(&self, name: impl AsRef<Path>) -> Result<Option<Stat>> {
-        let stat = fs::statat(&self.fd, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW);
-        self.explain("looking at", name, found(stat.map(Stat::from)))
+    /// What `path` beneath this directory stands for, a link for itself; `None` when nothing has that
+    /// name.
+    ///
+    /// # Errors
+    /// `EXDEV` where another file system is mounted: that one is not asked.
+    pub(crate) fn stat(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
+        let stat = self.stat_at_once(path.as_ref()).unwrap_or_else(|| {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = fs::openat2(&self.fd, path.as_ref(), flags, Mode::empty(), BENEATH);
+            opened.and_then(fs::fstat).map(Stat::from)
+        });
+        let found = match stat {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            stat => stat.map(Some),
+        };
+        self.explain("looking at", path, found)
+    }
+
+    /// What `name` in this directory stands for, by one call instead of three: 1.1 µs instead of 2.6,
+    /// for each file of an image. `None` where this is not the way to find out.
+    ///
+    /// statx(2) enters what is mounted at the name, and says so (Linux 5.8). `AT_STATX_DONT_SYNC`:
+    /// yet no server is asked.
+    fn stat_at_once(&self, name: &Path) -> Option<rustix::io::Result<Stat>> {
+        let is_name = !name.as_os_str().as_bytes().contains(&b'/');
+        if !(self.is_local && is_name) {
+            return None;
+        }
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        match fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat)
+                if !stat
+                    .stx_attributes_mask
+                    .contains(StatxAttributes::MOUNT_ROOT) =>
+            {
+                None
+            }
+            Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                Some(Err(Errno::XDEV))
+            }
+            Ok(stat) => Some(Ok(stat.into())),
+            // What another user has mounted by FUSE refuses others.
+            Err(Errno::ACCESS) => None,
+            Err(errno) => Some(Err(errno)),
+        }
     }
 
     /// What this directory is, whatever its name is by now.
@@ -582,6 +660,16 @@ impl Dir {
         self.explain("changing the mode of", name, changed)
     }
 
+    /// Whether this process may take names out of this directory that belong to other users.
+    pub(crate) fn lets_move(&self) -> bool {
+        const STICKY: u32 = 0o1000;
+        let access = fs::Access::WRITE_OK | fs::Access::EXEC_OK;
+        let may_write = fs::accessat(&self.fd, ".", access, AtFlags::EACCESS).is_ok();
+        let user = rustix::process::geteuid();
+        let is_sticky = |stat: Stat| stat.mode & STICKY != 0 && stat.owner.uid != user.as_raw();
+        may_write && (user.is_root() || !self.stat_self().is_ok_and(is_sticky))
+    }
+
     /// Locks this directory against other processes until it is closed; `false` when another
     /// holds it.
     pub(crate) fn lock(&self) -> Result<bool> {
@@ -610,6 +698,7 @@ impl Dir {
             fd: self.open_beneath(path, OPEN_DIR)?,
             path: self.path.join(path),
             keep_atime: self.keep_atime,
+            is_local: self.is_local,
             is_listed: AtomicBool::new(false),
         })
     }
@@ -743,11 +832,24 @@ mod tests {
     }
 
     #[test]
+    fn one_call_tells_of_a_name_what_three_do() {
+        let (_folder, dir) = folder();
+        assert!(dir.is_local);
+        let here = dir.existing_dir("d").unwrap();
+        for (name, path) in [("d", "./d"), (".", "./.")] {
+            assert_eq!(dir.stat(name).unwrap(), dir.stat(path).unwrap());
+        }
+        let at_once = here.stat_at_once(Path::new("file")).unwrap().unwrap();
+        let file = here.existing_file("file").unwrap();
+        assert_eq!(at_once, fs::fstat(file).unwrap().into());
+    }
+
+    #[test]
     fn a_name_is_there_whatever_it_stands_for_and_below_a_file_is_none() {
         let (folder, dir) = folder();
         std::os::unix::fs::symlink("nowhere", folder.path().join("d/link")).unwrap();
         let names = ["d", "d/file", "d/link", "x", "d/x", "x/y", "d/file/x"];
-        let found = names.map(|name| dir.stat_beneath(name).unwrap().is_some());
+        let found = names.map(|name| dir.stat(name).unwrap().is_some());
         assert_eq!(found, [true, true, true, false, false, false, false]);
     }
 

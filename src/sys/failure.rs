@@ -13,7 +13,7 @@ pub(super) type Result<T> = std::result::Result<T, Failure>;
 /// The display names the `cause`: as the source of this error it would stand in a chain twice. The
 /// path is shown in its debug form, which escapes what could move a cursor.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{doing} {path:?}: {}", in_words(cause))]
+#[error("{doing} {path:?}: {}", said(cause))]
 pub struct Failure {
     pub doing: &'static str,
     pub path: PathBuf,
@@ -41,6 +41,33 @@ impl Failure {
     pub(crate) fn is(&self, kind: io::ErrorKind) -> bool {
         self.cause.kind() == kind
     }
+
+    /// Whether the cause lies in what the call was made on, as its owner has left that: something is
+    /// mounted there, it is shut, or its key is not there.
+    pub(crate) fn is_by_owner(&self) -> bool {
+        let errno = self.errno();
+        let is_shut = matches!(errno, Some(Errno::ACCESS | Errno::PERM));
+        let is_mounted = matches!(errno, Some(Errno::XDEV | Errno::BUSY));
+        is_shut || is_mounted || is_locked(errno)
+    }
+}
+
+/// Whether a file is encrypted, and the kernel doesn't have its key (fscrypt).
+fn is_locked(errno: Option<Errno>) -> bool {
+    matches!(
+        errno,
+        Some(Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREVOKED | Errno::KEYREJECTED)
+    )
+}
+
+/// The cause in words that say more than the kernel's.
+fn said(cause: &io::Error) -> String {
+    match Errno::from_io_error(cause) {
+        Some(Errno::XDEV) => "another file system is mounted there".to_string(),
+        Some(Errno::BUSY) => "busy, as where something is mounted".to_string(),
+        errno if is_locked(errno) => "encrypted, and its key is not there".to_string(),
+        _ => in_words(cause),
+    }
 }
 
 /// What the kernel says, without the number that the standard library puts after it.
@@ -62,5 +89,30 @@ mod tests {
             failure.to_string(),
             "opening \"a\\u{1b}[2J\": Permission denied"
         );
+    }
+
+    #[test]
+    fn what_an_owner_keeps_from_the_daemon_is_told_from_what_the_machine_can_not_do() {
+        let failure = |errno: Errno| Failure::new("opening", "linux", errno);
+        for (errno, said) in [
+            (Errno::XDEV, "another file system is mounted there"),
+            (Errno::BUSY, "busy, as where something is mounted"),
+            (Errno::NOKEY, "encrypted, and its key is not there"),
+            (Errno::ACCESS, "Permission denied"),
+            (Errno::PERM, "Operation not permitted"),
+        ] {
+            let failure = failure(errno);
+            assert!(failure.is_by_owner(), "{failure}");
+            assert_eq!(failure.to_string(), format!("opening \"linux\": {said}"));
+        }
+        for errno in [
+            Errno::IO,
+            Errno::NOSPC,
+            Errno::MFILE,
+            Errno::NOENT,
+            Errno::ROFS,
+        ] {
+            assert!(!failure(errno).is_by_owner(), "{errno:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod parallel;
 mod removal;
 mod sockets;
 mod systemd;
+mod walk;
 
 pub(crate) use accounts::{Importer, Ownership, UnknownAccount};
 pub(crate) use boot::BootTime;

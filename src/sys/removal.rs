@@ -1,12 +1,13 @@
 //! Removing a folder with all that is in it, however deep, full or shut that is.
 
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::dir::{Dir, Kind};
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::try_map;
 
 /// The files of a folder that holds more bytes are removed side by side: to free a large file takes
@@ -22,12 +23,25 @@ const OPEN: u32 = 0o700;
 /// So many names of a folder are removed at a time: memory stays small beside a million of them.
 const AT_A_TIME: usize = 4_096;
 
+/// What a pass of a removal has left.
+#[derive(Debug, Default)]
+struct Left {
+    /// How many names had to be left.
+    count: usize,
+    /// Why the first of them could not be removed.
+    why: Option<Failure>,
+    /// Folders were lifted, and are to be emptied where they are now.
+    has_lifted: bool,
+}
+
 impl Dir {
     /// Removes `name` and everything beneath it; follows nothing. `bytes` is what the files in it
-    /// hold, about; 0 where nobody knows.
+    /// hold, about; 0 where nobody knows. What its owner keeps from being removed, with a mount or a
+    /// mode, is left, and all the rest goes.
     ///
     /// # Errors
-    /// The first name that could not be removed; the rest is still there then.
+    /// Why the first of what is left could not be removed; after an error of another kind all that was
+    /// not removed before is still there.
     pub(crate) fn remove_tree(&self, name: impl AsRef<Path>, bytes: u64) -> Result<()> {
         let top = match self.open_up(&name) {
             Ok(Some(top)) => top,
@@ -38,8 +52,16 @@ impl Dir {
             Err(failure) => return Err(failure),
         };
         let few = if bytes > LARGE { 1 } else { usize::MAX };
-        while empty(&top, &top, MAX_DESCENT, few)? {}
-        self.remove_dir(name).map(drop)
+        let mut left = Left::default();
+        empty(&top, &top, (MAX_DESCENT, few), &mut left)?;
+        while left.has_lifted {
+            left = Left::default();
+            empty(&top, &top, (MAX_DESCENT, few), &mut left)?;
+        }
+        match left.why {
+            Some(failure) => Err(failure),
+            None => self.remove_dir(name).map(drop),
+        }
     }
 
     /// The directory `name`, to be emptied; where its own user shut it, it is opened up.
@@ -69,13 +91,10 @@ fn insist<T>(dir: &Dir, act: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
-/// Removes all that is in `dir`; of more files than `few` several at a time. Deeper than `descent`
-/// folders are lifted into `top`, which is emptied until nothing comes up any more: neither the
-/// stack nor the number of open directories grows with the depth.
-///
-/// Returns whether a folder was lifted.
-fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
-    let mut has_lifted = false;
+/// Removes all that is in `dir`, but what has to be left; of more files than `few` several at a time.
+/// Deeper than `descent` folders are lifted into `top`, which is emptied until nothing comes up any
+/// more: neither the stack nor the number of open directories grows with the depth.
+fn empty(dir: &Dir, top: &Dir, (descent, few): (usize, usize), left: &mut Left) -> Result<()> {
     loop {
         let mut names = Vec::new();
         dir.each(|name, kind| {
@@ -86,34 +105,84 @@ fn empty(dir: &Dir, top: &Dir, descent: usize, few: usize) -> Result<bool> {
                 ControlFlow::Break(())
             }
         })?;
-        let is_all = names.len() < AT_A_TIME;
+        let (all, before) = (names.len(), left.count);
         let (folders, files): (Vec<_>, _) = (names.into_iter()).partition(|it| it.1 == Kind::Dir);
-        try_map(files, few, |(name, _)| {
-            insist(dir, || dir.remove_file(&name))
+        let kept = try_map(files, few, |(name, _)| {
+            kept_by_owner(insist(dir, || dir.remove_file(&name)))
         })?;
+        kept.into_iter().flatten().for_each(|why| left.take(why));
+        let mut stay = left.count - before;
         for (name, _) in folders {
-            let Some(folder) = insist(dir, || dir.open_up(&name))? else {
-                continue;
-            };
-            if descent == 0 {
-                let (device, inode) = folder.stat_self()?.id;
-                // What is removed may have names of this form already.
-                let lifted = |number| format!("lifted-{device}-{inode}-{number}");
-                let mut number = 0;
-                let lift = |number| insist(dir, || dir.rename_new(&name, top, lifted(number)));
-                // A folder that goes to another one is written to: it names the one above it.
-                while !insist(&folder, || lift(number))? {
-                    number += 1;
-                }
-                has_lifted = true;
-            } else {
-                has_lifted |= empty(&folder, top, descent - 1, few)?;
-                insist(dir, || dir.remove_dir(&name))?;
-            }
+            let is_gone = empty_folder(dir, &name, top, (descent, few), left)?;
+            stay += usize::from(!is_gone);
         }
-        if is_all {
-            return Ok(has_lifted);
+        // What stays is listed again and again.
+        if all < AT_A_TIME || stay == all {
+            return Ok(());
         }
+    }
+}
+
+/// Removes the folder `name` in `dir` as [`empty`] does, or lifts it. Returns whether it is gone from
+/// there.
+fn empty_folder(
+    dir: &Dir,
+    name: &OsStr,
+    top: &Dir,
+    (descent, few): (usize, usize),
+    left: &mut Left,
+) -> Result<bool> {
+    let before = left.count;
+    let mut go_on = || {
+        let Some(folder) = insist(dir, || dir.open_up(name))? else {
+            return Ok(true);
+        };
+        if descent == 0 {
+            lift(dir, name, &folder, top)?;
+            left.has_lifted = true;
+            return Ok(true);
+        }
+        empty(&folder, top, (descent - 1, few), left)?;
+        if left.count > before {
+            return Ok(false);
+        }
+        insist(dir, || dir.remove_dir(name)).map(|_| true)
+    };
+    match go_on() {
+        Err(failure) if failure.is_by_owner() => {
+            left.take(failure);
+            Ok(false)
+        }
+        done => done,
+    }
+}
+
+/// Moves the `folder` that is called `name` in `dir` to `top`.
+fn lift(dir: &Dir, name: &OsStr, folder: &Dir, top: &Dir) -> Result<()> {
+    let (device, inode) = folder.stat_self()?.id;
+    // What is removed may have names of this form already.
+    let lifted = |number| format!("lifted-{device}-{inode}-{number}");
+    let mut number = 0;
+    let lift = |number| insist(dir, || dir.rename_new(name, top, lifted(number)));
+    // A folder that goes to another one is written to: it names the one above it.
+    while !insist(folder, || lift(number))? {
+        number += 1;
+    }
+    Ok(())
+}
+
+/// Why the owner of what was to be `removed` has kept it; `None` when it is gone.
+fn kept_by_owner(removed: Result<bool>) -> Result<Option<Failure>> {
+    match removed {
+        Err(failure) if failure.is_by_owner() => Ok(Some(failure)),
+        removed => removed.map(|_| None),
+    }
+}
+
+impl Left {
+    fn take(&mut self, why: Failure) {
+        self.count += 1;
+        self.why.get_or_insert(why);
     }
 }
 

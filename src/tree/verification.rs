@@ -246,7 +246,7 @@ impl Verification {
     /// Whether vacuum has left the generation alone until now: it removes the record first.
     fn has_record(&self, target: &Target, name: &GenerationName) -> Result<bool, Failure> {
         let record = format!("{}.toml", name.path(target));
-        Ok(self.tree.root().stat_beneath(record)?.is_some())
+        Ok(self.tree.root().stat(record)?.is_some())
     }
 
     /// The digest of a file of the tree; `known` are those that were read already, by device and

@@ -25,6 +25,8 @@ const OTHER: &str = "arm64/generic/noble/install";
 
 const SETTINGS: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\n";
 
+const OFTEN: &str = "#spool rescan_interval = \"1s\"\n";
+
 /// What a file system on a loop device needs.
 const LOOPED: [Needs; 3] = [
     Needs::Root,
@@ -97,6 +99,11 @@ pub fn tests() -> Vec<Trial> {
             "a drop with a folder that the daemon may not empty is published once",
             &unprivileged::NEEDS,
             drop_is_forbidden,
+        ),
+        test(
+            "a drop that the daemon may not move is rejected where it is, and new once it may",
+            &unprivileged::NEEDS,
+            drop_can_not_be_moved,
         ),
     ];
     tests.push(test(
@@ -446,7 +453,7 @@ fn drop_is_immutable() {
         dir.path(),
         &disk.root.join("spool"),
         &dir.path().join("tree"),
-        SETTINGS,
+        &format!("{OFTEN}{SETTINGS}"),
     );
     let file = "image/linux";
     world.drop_image("a", TARGET, &[("linux", b"1")]);
@@ -455,39 +462,74 @@ fn drop_is_immutable() {
             .arg("+i")
             .arg(world.incoming("a").join(file)),
     );
-    let start = || world.daemon();
-    let mut trouble = Trouble::new(&world, "Operation not permitted", &start);
-    trouble.is_waited_out();
-    world.assert_outcome("a", "published");
-    trouble.is_overcome(
-        |daemon| {
-            // The drop that can't be removed is in nobody's way, not even in that of a later drop
-            // for its target.
-            world.drop_image("b", TARGET, &[("linux", b"2")]);
-            see(daemon, "drop=\"b\"");
-            let stuck = world.place("a").unwrap().join(file);
-            expect(Command::new("chattr").arg("-i").arg(stuck));
-        },
-        &[("a", "published"), ("b", "published")],
-    );
+    let mut daemon = world.daemon();
+    is_kept(&mut daemon, "Operation not permitted");
+    // The drop that can't be removed is in nobody's way, not even in that of a later drop for its
+    // target.
+    world.drop_image("b", TARGET, &[("linux", b"2")]);
+    daemon.wait_for_drop("b");
+    let stuck = world.place("a").unwrap().join(file);
+    expect(Command::new("chattr").arg("-i").arg(stuck));
+    is_put_away(&world, daemon);
     assert_eq!(generations(&world, TARGET), 2, "each once\n{world}");
 }
 
+/// The drop `a` was published, and its owner keeps it from being put away.
+fn is_kept(daemon: &mut Daemon, cause: &str) {
+    daemon.wait_for_drop("a");
+    let line = daemon.wait_for("`a` has its outcome and can't be put away: ");
+    assert!(line.contains(cause), "{line}");
+}
+
+/// What was left of a drop goes now that it can; that it could not was said once.
+fn is_put_away(world: &World, daemon: Daemon) {
+    wait_until(&world.spool.join("processing"), || {
+        world.names("processing").is_empty()
+    });
+    let log = daemon.stop();
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warnings.len(), 1, "{log:#?}");
+    world.assert_outcome("a", "published");
+    world.assert_at_rest();
+}
+
 fn drop_is_forbidden() {
-    let poor = Unprivileged::new(SETTINGS);
+    let poor = Unprivileged::new(&format!("{OFTEN}{SETTINGS}"));
     poor.drop_image("a", TARGET, b"1");
     let foreign = poor.world.incoming("a").join("image/sub");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("initrd.gz"), "1").unwrap();
     chown(foreign.join("initrd.gz"), Some(NOBODY), None).unwrap();
-    let start = || poor.daemon();
-    let mut trouble = Trouble::new(&poor.world, "Permission denied", &start);
-    trouble.is_waited_out();
-    trouble.is_overcome(
-        |_| give_away(&poor.world.place("a").unwrap()),
-        &[("a", "published")],
-    );
+    let mut daemon = poor.daemon();
+    is_kept(&mut daemon, "Permission denied");
+    give_away(&poor.world.place("a").unwrap());
+    is_put_away(&poor.world, daemon);
     assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
+}
+
+/// A folder of another user's that an unprivileged daemon can read, and not move elsewhere.
+fn drop_can_not_be_moved() {
+    let settings = format!("#spool incomplete_timeout = \"1s\"\n{OFTEN}{SETTINGS}");
+    let poor = Unprivileged::new(&settings);
+    let world = &poor.world;
+    world.drop_image("a", TARGET, &[("linux", b"1")]);
+    let mut daemon = poor.daemon();
+    poor.drop_image("b", TARGET, b"2");
+    let mut others = ["a", "b"].map(|_| daemon.wait_for("drop="));
+    others.sort();
+    let rejected = others.iter().find(|line| is_about(line, "a")).unwrap();
+    for said in ["renaming", "Permission denied", "it stays where it is"] {
+        assert!(rejected.contains(said), "{rejected}");
+    }
+    world.assert_outcome("a", "rejected unreadable");
+    world.assert_outcome("b", "published");
+    assert!(world.incoming("a").exists(), "{world}");
+    // As it is now, it is a new drop.
+    give_away(&world.incoming("a"));
+    daemon.wait_for_drop("a");
+    world.assert_outcome("a", "published");
+    daemon.stop();
+    world.assert_at_rest();
 }
 
 fn no_descriptor_is_left() {

@@ -28,6 +28,7 @@ mod hooks;
 mod images;
 mod in_use;
 mod lab;
+mod leftovers;
 mod load;
 mod machines;
 mod model;
@@ -67,6 +68,7 @@ fn main() {
         threats::tests(),
         load::tests(),
         neighbours::tests(),
+        leftovers::tests(),
         clocks::tests(),
         filesystems::tests(),
         hardship::tests(),

@@ -1,6 +1,7 @@
 //! Drops that mean harm, and the daemon that goes on beside them.
 
 mod floods;
+mod fuse;
 mod manifests;
 mod mounts;
 mod races;
@@ -48,6 +49,7 @@ pub fn tests() -> Vec<Trial> {
         races::tests(),
         floods::tests(),
         mounts::tests(),
+        fuse::tests(),
     ];
     tests.into_iter().flatten().collect()
 }

@@ -738,14 +738,16 @@ fn unremovable_rejected() {
 }
 
 fn unremovable_published() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with(&format!("#spool rescan_interval = \"1s\"\n{LIMITS}"));
     let mut stuck = None;
     siege.put_in("stuck", &manifest(TARGET), |drop| {
         stuck = Some(Immutable::new(&drop.join("image/linux")))
     });
     siege.daemon.wait_for_drop("stuck");
     siege.world.assert_outcome("stuck", "published");
-    siege.daemon.wait_for("`stuck` has to wait: removing ");
+    siege
+        .daemon
+        .wait_for("`stuck` has its outcome and can't be put away: removing ");
     siege.assert_goes_on();
     // A second drop of this name is not lost in the first, which can't go.
     siege

@@ -1,0 +1,197 @@
+//! `processing/`: drops that the daemon has claimed.
+
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use super::drop::{Claimed, Leaving, NOBODY, Seen};
+use super::manifest::MANIFEST;
+use super::names::{REMOVED, claim_name_of, file_of, parse_place, place_of};
+use super::outcome::Outcome;
+use super::peek::{IMAGE, is_mounted, unreadable};
+use crate::fault::{Fault, reject};
+use crate::sys::{Dir, Failure, Kind, Stat, failpoint, random};
+use crate::text::quoted;
+use crate::words::{ClaimId, Moment, Reason};
+
+/// Files whose names begin with a dot that a drop may have beside its image.
+const MAX_HIDDEN: usize = 100;
+
+/// The folder of claimed drops.
+#[derive(Debug)]
+pub(super) struct Processing {
+    pub(super) dir: Dir,
+    next_claim: AtomicU64,
+}
+
+impl Processing {
+    pub(super) fn new(dir: Dir) -> Self {
+        Self {
+            dir,
+            next_claim: AtomicU64::new(1),
+        }
+    }
+
+    /// What a daemon that ended has left in `processing/`: drops to be taken up again, in the order
+    /// in which they were claimed, and drops to be put away.
+    pub(super) fn left_behind(&self, outcomes: &Dir) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {
+        let (mut claimed, mut leaving) = (Vec::new(), Vec::new());
+        let mut strays = Vec::<(OsString, Stat)>::new();
+        for (name, _) in self.dir.names()? {
+            let stat = match self.dir.stat(&name) {
+                Ok(Some(stat)) => Some(stat),
+                Ok(None) => continue,
+                // Whose drop it is can't be found out: that keeps no start from going on.
+                Err(failure) if is_mounted(&failure) => None,
+                Err(failure) => return Err(failure),
+            };
+            let bytes = name.as_bytes();
+            if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
+                let place = OsStr::from_bytes(place);
+                let shown = || place.to_string_lossy();
+                leaving.push(Leaving {
+                    // What somebody else has put there has a name of its own as well.
+                    claim_name: parse_place(place).map_or_else(|| shown().into(), |it| it.1),
+                    place: shown().into(),
+                    rejected: None,
+                    bytes: 0,
+                    stays: None,
+                    is_told: false,
+                });
+                continue;
+            }
+            let Some((claim, claim_name)) = parse_place(&name) else {
+                strays.extend(stat.map(|stat| (name, stat)));
+                continue;
+            };
+            self.next_claim
+                .fetch_max(claim.number() + 1, Ordering::Relaxed);
+            if let Some(outcome) = own_outcome(outcomes, claim, &claim_name)? {
+                leaving.push(Leaving::new(claim_name, outcome));
+            } else {
+                let owner = stat.map_or(NOBODY, |stat| stat.owner.uid);
+                let changed = stat.map_or(Moment::from_stat(0, 0), |stat| stat.changed);
+                claimed.push(Seen::claimed(claim, claim_name, owner, changed));
+            }
+        }
+        for (name, stat) in strays {
+            claimed.push(self.name_stray(&name, &stat)?);
+        }
+        claimed.sort_by(Seen::in_order);
+        Ok((claimed, leaving))
+    }
+
+    /// Gives a claim to a drop that somebody else has put into `processing/`.
+    fn name_stray(&self, name: &OsStr, stat: &Stat) -> Result<Seen, Failure> {
+        let (claim, claim_name) = (self.new_claim(), claim_name_of(name));
+        let place = place_of(claim, &claim_name);
+        self.dir.rename(name, &self.dir, place)?;
+        let owner = stat.owner.uid;
+        Ok(Seen::claimed(claim, claim_name.into(), owner, stat.changed))
+    }
+
+    pub(super) fn new_claim(&self) -> ClaimId {
+        let number = self.next_claim.fetch_add(1, Ordering::Relaxed);
+        ClaimId::new(number, random())
+    }
+
+    /// A name here for what is called `name` elsewhere and is to be removed.
+    pub(super) fn place_to_remove(&self, name: &OsStr) -> String {
+        let place = place_of(self.new_claim(), &claim_name_of(name));
+        format!("{REMOVED}{place}")
+    }
+
+    /// Opens the image of a claimed drop.
+    ///
+    /// # Errors
+    /// [`Fault::Reject`] when there is none, or something else is in the drop.
+    pub(super) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
+        let drop = self.open_claimed(claimed)?;
+        check_names(&drop, true)?;
+        let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
+                let detail = format!("{failure}; expected {IMAGE} to be a folder of the drop");
+                reject(Reason::UnsafeFile, detail)
+            }
+            _ => unreadable(failure),
+        })?;
+        let missing =
+            || format!("no {IMAGE}/; expected a folder that holds what is to be published");
+        image.ok_or_else(|| reject(Reason::EmptyImage, missing()))
+    }
+
+    /// Makes sure that a claimed drop, whose manifest asks for something else, brings no image.
+    ///
+    /// # Errors
+    /// [`Fault::Reject`] when something besides the manifest is in it.
+    pub(super) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
+        check_names(&self.open_claimed(claimed)?, false)
+    }
+
+    fn open_claimed(&self, claimed: &Claimed) -> Result<Dir, Fault> {
+        let opened = self.dir.existing_dir(claimed.place());
+        opened.map_err(unreadable)
+    }
+
+    pub(super) fn remove(&self, place: &str, bytes: u64) -> Result<(), Failure> {
+        let processing = &self.dir;
+        failpoint("remove", "removing", processing.path())?;
+        // From this step on nobody takes it for a drop, however far the removal comes.
+        let removed = format!("{REMOVED}{place}");
+        match processing.rename(place, processing, &removed) {
+            // An earlier removal came no further.
+            Err(failure) if failure.is(ErrorKind::NotFound) => {}
+            renamed => renamed?,
+        }
+        failpoint("remove-image", "removing", processing.path())?;
+        processing.remove_tree(removed, bytes)
+    }
+}
+
+/// The outcome of the very drop that is in `processing/`, if it was written: that of another
+/// drop of this name has another claim.
+///
+/// A drop with an outcome must not be handled a second time: a later one for its target may have
+/// been published since.
+fn own_outcome(
+    outcomes: &Dir,
+    claim: ClaimId,
+    claim_name: &str,
+) -> Result<Option<Outcome>, Failure> {
+    let outcome = Outcome::read(outcomes, file_of(claim_name))?;
+    Ok(outcome.filter(|outcome| outcome.claim == claim))
+}
+
+/// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.
+fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
+    let (mut hidden, mut unexpected) = (0, None);
+    drop.each(|name, kind| {
+        // A hidden file is litter of an upload tool, an editor or an NFS server, and there are few.
+        let is_hidden = name.as_bytes().starts_with(b".");
+        let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
+        hidden += usize::from(is_litter);
+        if is_litter || name == MANIFEST || (name == IMAGE && may_have_image) {
+            return ControlFlow::Continue(());
+        }
+        let is_draft = is_hidden && kind == Kind::Dir;
+        unexpected = Some((quoted(&name.to_string_lossy()), is_draft));
+        ControlFlow::Break(())
+    })?;
+    let Some((name, is_draft)) = unexpected else {
+        return Ok(());
+    };
+    let what = if may_have_image {
+        format!("and {IMAGE}/ in a drop")
+    } else {
+        "in a drop that asks for something else than an image".to_string()
+    };
+    let mut detail = format!("{name}; expected nothing but {MANIFEST} {what}");
+    if is_draft {
+        detail += ": perhaps another drop that `mv` has moved into this one; use `mv -T`";
+    }
+    Err(reject(Reason::UnexpectedFile, detail))
+}

@@ -1,0 +1,356 @@
+//! Rejected drops: each is kept beside its outcome, for as long, and as many, as the settings allow.
+//!
+//! Too many are those that hold more than `spool.max_rejected` on the disk, or that leave less than
+//! `spool.min_free_space`: then, of the importer who holds most, the oldest go. Their outcomes stay.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Mutex, MutexGuard};
+
+use rustix::io::Errno;
+
+use super::drop::Stays;
+use super::names::file_of;
+use super::peek::is_mounted;
+use crate::fault::Fault;
+use crate::sys::{Dir, Failure, Kind, failpoint};
+use crate::words::Moment;
+
+/// Files of several names that are remembered while a drop is measured: more count once a name.
+const MAX_LINKED: usize = 1 << 20;
+
+/// The folder of rejected drops, and what they hold.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    pub(super) dir: Dir,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    drops: BTreeMap<OsString, Held>,
+    /// All drops in the folder were measured.
+    is_complete: bool,
+}
+
+/// A rejected drop, as it was measured when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    owner: u32,
+    /// When it was rejected: the time of its rename.
+    since: Moment,
+    /// On the disk: holes take nothing, and a file of several names counts once.
+    bytes: u64,
+    /// Its owner keeps it from being removed.
+    is_stuck: bool,
+}
+
+/// A rejected drop that was removed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) name: OsString,
+    pub(super) owner: u32,
+    pub(super) bytes: u64,
+}
+
+impl Rejected {
+    pub(super) fn new(dir: Dir) -> Self {
+        Self {
+            dir,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Takes a drop from its place in `processing/`.
+    pub(super) fn take(
+        &self,
+        processing: &Dir,
+        place: &str,
+        claim_name: &str,
+    ) -> Result<(), Failure> {
+        failpoint("reject-drop", "rejecting", self.dir.path())?;
+        processing.rename(place, &self.dir, claim_name)?;
+        self.measure(claim_name.as_ref());
+        Ok(())
+    }
+
+    /// Whether a drop that stays in `incoming/` has gone from there, or is another by now: that one
+    /// will be found by a scan.
+    ///
+    /// # Errors
+    /// [`Fault::Owner`] when it is there still, as it was.
+    pub(super) fn check_stays(&self, incoming: &Dir, stays: &Stays) -> Result<(), Fault> {
+        let is_same = match incoming.stat(&stays.seen.name) {
+            Ok(Some(stat)) => stays.mark == Some((stat.id, stat.changed)),
+            Ok(None) => false,
+            Err(failure) if is_mounted(&failure) => stays.mark.is_none(),
+            Err(failure) => return Err(failure.into()),
+        };
+        if !is_same {
+            // What tells `status` of it.
+            self.dir.remove_file(file_of(&stays.seen.claim_name))?;
+            return Ok(());
+        }
+        let path = incoming.path().join(&stays.seen.name);
+        Err(Fault::Owner(Failure::new("moving", path, Errno::BUSY)))
+    }
+
+    /// Renames a drop of this name that was rejected before, and its outcome.
+    pub(super) fn make_room(&self, claim_name: &str) -> Result<(), Failure> {
+        let dir = &self.dir;
+        if self.is_free(claim_name)? {
+            return Ok(());
+        }
+        let mut number = 1;
+        while !self.is_free(&format!("{claim_name}~{number}"))? {
+            number += 1;
+        }
+        let free = format!("{claim_name}~{number}");
+        // The outcome first: once the drop has gone, another outcome takes its place.
+        if dir.stat(file_of(claim_name))?.is_some() {
+            dir.rename(file_of(claim_name), dir, file_of(&free))?;
+        }
+        dir.rename_new(claim_name, dir, &free)?;
+        let drops = &mut self.kept().drops;
+        if let Some(held) = drops.remove(OsStr::new(claim_name)) {
+            drops.insert(free.into(), held);
+        }
+        Ok(())
+    }
+
+    fn is_free(&self, name: &str) -> Result<bool, Failure> {
+        match self.dir.stat(name) {
+            Err(failure) if failure.is_by_owner() => Ok(false),
+            stat => Ok(stat?.is_none()),
+        }
+    }
+
+    /// Measures what was not measured before, and forgets what has gone.
+    pub(super) fn look(&self) -> Result<(), Failure> {
+        let names = self.names()?;
+        let new = |name: &&OsString| !self.kept().drops.contains_key(*name);
+        for name in names.iter().filter(new).collect::<Vec<_>>() {
+            self.measure(name);
+        }
+        let mut kept = self.kept();
+        kept.drops.retain(|name, _| names.contains(name));
+        for held in kept.drops.values_mut() {
+            held.is_stuck = false;
+        }
+        kept.is_complete = true;
+        Ok(())
+    }
+
+    /// The names of the rejected drops.
+    fn names(&self) -> Result<BTreeSet<OsString>, Failure> {
+        let is_drop = |name: &[u8]| !name.starts_with(b".") && !name.ends_with(b".json");
+        let names = self.dir.names()?.into_iter().map(|(name, _)| name);
+        Ok(names.filter(|name| is_drop(name.as_bytes())).collect())
+    }
+
+    fn measure(&self, name: &OsStr) {
+        // What something is mounted on can't be removed either.
+        let Ok(Some(stat)) = self.dir.stat(name) else {
+            return;
+        };
+        let held = Held {
+            owner: stat.owner.uid,
+            since: stat.changed,
+            bytes: allocated(&self.dir, name),
+            is_stuck: false,
+        };
+        self.kept().drops.insert(name.to_os_string(), held);
+    }
+
+    /// Whether there is a drop that could be removed.
+    pub(super) fn has_any(&self) -> bool {
+        self.kept().drops.values().any(|held| !held.is_stuck)
+    }
+
+    /// Removes drops, of the importer who holds most the oldest, until what all hold together and what
+    /// was removed is not too much any more. Nothing is removed before all were measured.
+    ///
+    /// # Errors
+    /// Why one could not be removed, where its owner is not the cause.
+    pub(super) fn bound(
+        &self,
+        is_too_much: impl Fn(u64, u64) -> bool,
+    ) -> Result<Vec<Gone>, Failure> {
+        let (mut gone, mut freed, mut is_fresh) = (Vec::new(), 0, false);
+        loop {
+            let Some((name, held)) = self.kept().next_to_go(|all| is_too_much(all, freed)) else {
+                return Ok(gone);
+            };
+            if !is_fresh {
+                // Somebody may have removed drops by hand.
+                let names = self.names()?;
+                self.kept().drops.retain(|name, _| names.contains(name));
+                is_fresh = true;
+                continue;
+            }
+            self.kept().drops.remove(&name);
+            if let Err(failure) = self.dir.remove_tree(&name, held.bytes) {
+                let is_by_owner = failure.is_by_owner();
+                let bytes = allocated(&self.dir, &name);
+                freed += held.bytes.saturating_sub(bytes);
+                let stuck = Held {
+                    bytes,
+                    is_stuck: true,
+                    ..held
+                };
+                self.kept().drops.insert(name, stuck);
+                if !is_by_owner {
+                    return Err(failure);
+                }
+                continue;
+            }
+            freed += held.bytes;
+            gone.push(Gone {
+                name,
+                owner: held.owner,
+                bytes: held.bytes,
+            });
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("no thread panics here")
+    }
+}
+
+impl Kept {
+    /// The drop that goes next, if all that is held is too much.
+    fn next_to_go(&self, is_too_much: impl Fn(u64) -> bool) -> Option<(OsString, Held)> {
+        let all = self.drops.values().map(|held| held.bytes).sum();
+        if !self.is_complete || !is_too_much(all) {
+            return None;
+        }
+        let mut of_owners = BTreeMap::<u32, u64>::new();
+        for held in self.drops.values() {
+            *of_owners.entry(held.owner).or_default() += held.bytes;
+        }
+        let drops = self.drops.iter().filter(|(_, held)| !held.is_stuck);
+        let first = |(name, held): &(&OsString, &Held)| {
+            (
+                Reverse(of_owners[&held.owner]),
+                held.owner,
+                held.since,
+                (*name).clone(),
+            )
+        };
+        let (name, held) = drops.min_by_key(first)?;
+        Some((name.clone(), *held))
+    }
+}
+
+/// The bytes that a file or folder takes on the disk with all that is beneath it.
+fn allocated(dir: &Dir, name: &OsStr) -> u64 {
+    let (mut bytes, mut linked) = (0_u64, HashSet::new());
+    dir.walk(name, &mut |stat| {
+        // What can't be looked at is not counted.
+        if let Ok(stat) = stat {
+            let is_linked = stat.has_other_names && stat.kind != Kind::Dir;
+            let is_new = !is_linked || linked.len() >= MAX_LINKED || linked.insert(stat.id);
+            bytes += if is_new { stat.allocated } else { 0 };
+        }
+        ControlFlow::Continue(())
+    });
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected() -> (tempfile::TempDir, Rejected) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Dir::open(folder.path()).unwrap();
+        (folder, Rejected::new(dir))
+    }
+
+    fn put(rejected: &Rejected, name: &str, owner: u32, seconds: i64, bytes: u64) {
+        std::fs::create_dir(rejected.dir.path().join(name)).unwrap();
+        let held = Held {
+            owner,
+            since: Moment::from_stat(seconds, 0),
+            bytes,
+            is_stuck: false,
+        };
+        rejected.kept().drops.insert(name.into(), held);
+        rejected.kept().is_complete = true;
+    }
+
+    fn gone(rejected: &Rejected, max: u64) -> Vec<String> {
+        let gone = rejected.bound(|all, _| all > max).unwrap();
+        let names = gone
+            .into_iter()
+            .map(|gone| gone.name.into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn the_oldest_of_the_importer_who_holds_most_go_first() {
+        let (folder, rejected) = rejected();
+        for (name, owner, seconds, bytes) in [
+            ("a-new", 1, 9, 5),
+            ("a-old", 1, 3, 5),
+            ("b", 2, 1, 8),
+            ("c", 3, 2, 1),
+        ] {
+            put(&rejected, name, owner, seconds, bytes);
+            std::fs::write(folder.path().join(format!("{name}.json")), "{}").unwrap();
+        }
+        assert_eq!(gone(&rejected, 19), Vec::<String>::new());
+        assert_eq!(gone(&rejected, 18), ["a-old"]);
+        assert_eq!(gone(&rejected, 6), ["b"]);
+        assert_eq!(gone(&rejected, 0), ["a-new", "c"]);
+        let left = rejected.dir.names().unwrap();
+        assert_eq!(left.len(), 4, "outcomes stay: {left:?}");
+    }
+
+    #[test]
+    fn nothing_goes_before_all_were_measured_and_what_somebody_has_removed_counts_for_nothing() {
+        let (folder, rejected) = rejected();
+        put(&rejected, "a", 1, 1, 5);
+        rejected.kept().is_complete = false;
+        assert_eq!(gone(&rejected, 0), Vec::<String>::new());
+        put(&rejected, "b", 1, 2, 5);
+        std::fs::remove_dir(folder.path().join("a")).unwrap();
+        assert_eq!(gone(&rejected, 5), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_freed_counts_where_the_room_is_asked_for() {
+        let (_folder, rejected) = rejected();
+        for (name, seconds) in [("a", 1), ("b", 2), ("c", 3)] {
+            put(&rejected, name, 1, seconds, 5);
+        }
+        let gone = rejected.bound(|_, freed| freed < 6).unwrap();
+        assert_eq!(gone.len(), 2);
+    }
+
+    #[test]
+    fn a_drop_holds_what_its_blocks_do_and_a_file_of_two_names_once() {
+        let (folder, rejected) = rejected();
+        let drop = folder.path().join("drop");
+        std::fs::create_dir_all(drop.join("image")).unwrap();
+        let before = allocated(&rejected.dir, "drop".as_ref());
+        std::fs::write(drop.join("image/linux"), vec![1; 1 << 20]).unwrap();
+        std::fs::hard_link(drop.join("image/linux"), drop.join("image/again")).unwrap();
+        let hole = std::fs::File::create(drop.join("image/hole")).unwrap();
+        hole.set_len(1 << 40).unwrap();
+        let bytes = allocated(&rejected.dir, "drop".as_ref()) - before;
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+        rejected.look().unwrap();
+        let held = rejected.kept().drops[OsStr::new("drop")];
+        assert_eq!(held.bytes, before + bytes);
+        // It is not measured again.
+        std::fs::remove_file(drop.join("image/linux")).unwrap();
+        std::fs::remove_file(drop.join("image/again")).unwrap();
+        rejected.look().unwrap();
+        assert_eq!(rejected.kept().drops[OsStr::new("drop")], held);
+    }
+}
