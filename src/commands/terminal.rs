@@ -89,6 +89,10 @@ impl Bar {
         } else {
             self.bar.abandon();
         }
+        // The cursor stays behind the bar.
+        if std::io::stderr().is_terminal() {
+            let _ = writeln!(std::io::stderr());
+        }
     }
 }
 

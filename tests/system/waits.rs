@@ -24,6 +24,11 @@ pub fn tests() -> Vec<Trial> {
             submit_on_a_terminal,
         ),
         test(
+            "the bar of verify ends at its end, and damage stands on lines of its own",
+            &[],
+            verify_ends_at_its_end,
+        ),
+        test(
             "submit says that no daemon runs",
             &[],
             submit_without_a_daemon,
@@ -142,6 +147,24 @@ fn submit_on_a_terminal() {
         assert!(last.contains(" has no outcome yet: "), "{shown:?}");
     }
     daemon.stop();
+}
+
+fn verify_ends_at_its_end() {
+    let world = World::new();
+    world.drop_image(
+        "one",
+        TARGET,
+        &[("linux", &[1; 5_000]), ("initrd.gz", b"x")],
+    );
+    world.run_once();
+    fs::write(world.published(TARGET).join("initrd.gz"), "damaged").unwrap();
+    let (output, shown) = errors_on_terminal(&mut world.command(&["verify"]), 120);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    let last = shown.trim_end().rsplit(['\r', '\n']).next().unwrap();
+    assert!(last.contains("100 %"), "{shown:?}");
+    assert!(shown.ends_with('\n'), "{shown:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("damaged: "), "{said}");
 }
 
 fn submit_without_a_daemon() {
