@@ -121,6 +121,13 @@ impl Seen {
         self.waits.as_ref().is_some_and(|waits| waits.is_settling)
     }
 
+    /// Whether nobody was seen to change the drop, which will be whole then, since it was seen first: it
+    /// may be looked into sooner than it is due.
+    pub(super) fn was_settling(&self, completed: Moment) -> bool {
+        let waits = self.waits.as_ref();
+        waits.is_none_or(|waits| waits.is_settling && self.completed == completed)
+    }
+
     /// Whether the drop is whole as soon as a time has come, if nothing changes.
     pub(crate) fn waits_for_time(&self) -> bool {
         let mut waits = self.waits.iter();

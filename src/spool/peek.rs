@@ -203,7 +203,7 @@ impl Looker<'_> {
             };
             if motion.age < settle {
                 // Somebody who is seen to go on is not waited for by a daemon that runs once.
-                let is_settling = seen.waits.is_none();
+                let is_settling = seen.was_settling(completed);
                 let pause = settle.saturating_sub(motion.age) + Moment::TICK;
                 open.wait(seen, Probe::Time, pause, is_settling);
                 seen.completed = completed;
@@ -232,8 +232,9 @@ impl Looker<'_> {
             .max(Some(open.stat.changed))
             .unwrap_or(open.stat.changed);
         if writer.is_none() && (self.clock)()?.age(changed) < SHORTEST_WAIT {
-            let is_settling = seen.waits.is_none();
+            let is_settling = seen.was_settling(changed);
             open.wait(seen, Probe::Time, SHORTEST_WAIT, is_settling);
+            seen.completed = changed;
             return Ok(Stage::Waiting);
         }
         Ok(open.whole_since(seen, changed))
@@ -615,6 +616,27 @@ mod tests {
         assert_eq!(world.in_place(Duration::ZERO), Shown::Waits(100));
         assert_eq!(world.in_place(SECOND * 90), Shown::Waits(10));
         assert_eq!(world.in_place(SETTLE), Shown::Whole);
+    }
+
+    #[test]
+    fn a_drop_settles_until_somebody_is_seen_to_go_on_with_it_however_often_it_is_looked_at() {
+        for settle in [SETTLE, Duration::ZERO] {
+            let mut world = World::with(TARGET);
+            world.knows_writers = false;
+            world.settings.spool.settle = settle;
+            let look = |seen: Seen| match world.peek(seen, Duration::ZERO) {
+                Peeked::Waits(seen) => seen,
+                peeked => panic!("{peeked:?}"),
+            };
+            let mut seen = world.seen(None);
+            seen.is_made = true;
+            let again = look(look(seen));
+            assert!(again.is_settling());
+            let before = world.incoming.now().unwrap();
+            while world.incoming.now().unwrap() <= before.later(Moment::TICK) {}
+            fs::write(world.at("manifest.toml"), TARGET).unwrap();
+            assert!(!look(again).is_settling());
+        }
     }
 
     #[test]
