@@ -11,9 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::listeners::{
-    BootConfigs, answer_questions, count_outcomes, render_boot_configs, run_hooks, tell_status,
-};
+use crate::listeners::{BootConfigs, Listeners};
 use crate::log::{Log, MessageId};
 use crate::publisher::{Publisher, Report};
 use crate::settings::Settings;
@@ -138,8 +136,7 @@ async fn publish(
 ) -> anyhow::Result<()> {
     let settings = Arc::clone(&changes.borrow());
     let mut report = Report::default();
-    let (of_metrics, of_hooks, of_rendering) = (report.listen(), report.listen(), report.listen());
-    let (activity, inquiry) = (report.activity(), report.inquiry());
+    let listeners = Listeners::of(&mut report);
     let progress = Arc::new(Progress::default());
     let (of_publisher, of_work) = (changes.clone(), Arc::clone(&progress));
     let start = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -163,17 +160,8 @@ async fn publish(
     let _ = is_ready.send(());
 
     let work = Arc::clone(&progress);
-    let status = tokio::spawn(tell_status(activity.clone(), progress));
-    let mut others = JoinSet::new();
-    let (failing, renderings) = watch::channel((0, 0));
-    let rendering = render_boot_configs(boot_configs, of_rendering, changes.clone(), failing);
-    others.spawn(rendering);
-    let counted = (activity, reloads, renderings);
-    others.spawn(count_outcomes(of_metrics, counted, changes.clone()));
-    others.spawn(run_hooks(changes, of_hooks, shutdown.clone()));
-    if let Some(socket) = socket {
-        others.spawn(answer_questions(socket, inquiry));
-    }
+    let (changes, stop) = ((changes, reloads), shutdown.clone());
+    let (mut others, status) = listeners.start(boot_configs, socket, changes, progress, stop);
     tokio::select! {
         // The process waits for work that is still under way: after an error none of it is of use.
         ended = publisher.run(shutdown) => ended.inspect_err(|_| work.request_stop())?,

@@ -36,7 +36,7 @@ const MAX_QUESTION: u64 = 1 << 10;
 const TOGETHER: usize = 64;
 
 /// Asks the publisher.
-type Inquiry = mpsc::Sender<oneshot::Sender<Vec<Waiting>>>;
+pub(super) type Inquiry = mpsc::Sender<oneshot::Sender<Vec<Waiting>>>;
 
 /// What the publisher has said last.
 struct Answers {
@@ -48,7 +48,7 @@ struct Answers {
 ///
 /// # Errors
 /// When the socket is none.
-pub(crate) async fn answer_questions(socket: OwnedFd, inquiry: Inquiry) -> anyhow::Result<()> {
+pub(super) async fn answer_questions(socket: OwnedFd, inquiry: Inquiry) -> anyhow::Result<()> {
     let listener = UnixListener::from_std(socket.into()).context("listening for questions")?;
     let answers = Arc::new(Answers {
         inquiry,

@@ -34,7 +34,7 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a rendering panicked; when not all went well the last time.
-pub(crate) async fn render_boot_configs(
+pub(super) async fn render_boot_configs(
     boot_configs: BootConfigs,
     mut news: UnboundedReceiver<Arc<News>>,
     mut settings: watch::Receiver<Arc<Settings>>,

@@ -46,7 +46,7 @@ const LAST: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a hook's task panicked.
-pub(crate) async fn run_hooks(
+pub(super) async fn run_hooks(
     mut settings: watch::Receiver<Arc<Settings>>,
     mut news: UnboundedReceiver<Arc<News>>,
     stop: CancellationToken,

@@ -230,7 +230,7 @@ type Shown = (
 ///
 /// # Errors
 /// When the figures themselves are no good; a file that can't be written is a warning.
-pub(crate) async fn count_outcomes(
+pub(super) async fn count_outcomes(
     mut news: UnboundedReceiver<Arc<News>>,
     (mut activity, mut reloads, mut renderings): Shown,
     mut settings: watch::Receiver<Arc<Settings>>,

@@ -13,7 +13,7 @@ use crate::sys::{Progress, tell_systemd};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells systemd what the publisher is doing, until the publisher ends.
-pub(crate) async fn tell_status(mut activity: watch::Receiver<Activity>, progress: Arc<Progress>) {
+pub(super) async fn tell_status(mut activity: watch::Receiver<Activity>, progress: Arc<Progress>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
