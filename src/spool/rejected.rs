@@ -32,6 +32,8 @@ pub(super) struct Rejected {
 #[derive(Debug, Default)]
 struct Kept {
     drops: BTreeMap<OsString, Held>,
+    /// Drops that are to be measured.
+    new: Vec<OsString>,
     /// All drops in the folder were measured.
     is_complete: bool,
 }
@@ -73,8 +75,15 @@ impl Rejected {
     ) -> Result<(), Failure> {
         failpoint("reject-drop", "rejecting", self.dir.path())?;
         processing.rename(place, &self.dir, claim_name)?;
-        self.measure(claim_name.as_ref());
+        // To measure it may take long, and whoever puts drops away is waited for.
+        self.kept().new.push(claim_name.into());
         Ok(())
+    }
+
+    /// Measures the drops that were taken since.
+    pub(super) fn measure_new(&self) {
+        let new = std::mem::take(&mut self.kept().new);
+        new.iter().for_each(|name| self.measure(name));
     }
 
     /// Whether a drop that stays in `incoming/` has gone from there, or is another by now: that one

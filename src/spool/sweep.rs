@@ -56,6 +56,7 @@ impl Spool {
         settings: &SpoolSettings,
     ) -> Result<(Removed, Option<String>), Failure> {
         let (max, min) = (settings.max_rejected, settings.min_free_space);
+        self.rejected.measure_new();
         let gone = self.rejected.bound(|all, _| all > max)?;
         let max = ByteSize(max);
         let why = format!("all together take more than {max} (`spool.max_rejected`)");
