@@ -99,6 +99,15 @@ impl KnownDrop {
         !is_known && self.places.is_empty() && self.happened.is_empty()
     }
 
+    /// What is said of a drop that has no outcome, or none any more.
+    fn without_outcome(&self) -> &'static str {
+        let mut places = self.places.iter();
+        if places.any(|place| !place.starts_with("rejected")) {
+            return "none yet";
+        }
+        "not kept any more"
+    }
+
     /// The text for people, as `systemctl status` shows a unit.
     fn to_text(&self) -> String {
         let mut text = format!("{}\n", plain(&self.drop));
@@ -135,7 +144,7 @@ impl KnownDrop {
             line("Received", &ago(outcome.received_at));
             line("Finished", &ago(outcome.finished_at));
         } else if self.waiting.is_none() {
-            line("Outcome", "not kept any more");
+            line("Outcome", self.without_outcome());
         }
         for (target, happened) in &self.happened {
             let generation = happened.to.as_ref().or(happened.from.as_ref());

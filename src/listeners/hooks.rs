@@ -55,7 +55,7 @@ pub(super) async fn run_hooks(
     let mut begin = |settings: &Settings| -> Vec<_> {
         let begin = |hook: &Hook| {
             let (queue, news) = unbounded_channel();
-            let (hook, tree, stop) = (hook.clone(), settings.tree.path.clone(), stop.clone());
+            let (hook, tree, stop) = (hook.clone(), absolute(&settings.tree.path), stop.clone());
             tasks.spawn(HookTask { hook, tree, stop }.run(news));
             queue
         };
@@ -258,4 +258,8 @@ fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
         ("NETBOOT_GENERATION", text(generation)),
         ("NETBOOT_DIGEST", text(image.map(|image| image.digest))),
     ]
+}
+/// A hook runs in another folder than the daemon.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

@@ -26,6 +26,9 @@ use crate::words::Target;
 const MAX_PUT_OFF: usize = 512;
 const MAX_PUT_OFF_BYTES: u64 = 256 << 20;
 
+/// Pieces of work that put drops away side by side: one of them may take long.
+const MAX_PUTTING_AWAY: usize = 2;
+
 /// So many drops one thread puts away.
 const FEW: usize = 16;
 
@@ -44,6 +47,8 @@ pub(super) struct Cleanup {
     /// When vacuum has something to do for which target.
     due: Schedule,
     sweeping: Sweeping,
+    /// Pieces of work that put drops away.
+    putting_away: usize,
 }
 
 /// A target that retention was kept for, and after what time there is something to do again.
@@ -65,6 +70,7 @@ impl Cleanup {
             vacuum: Vacuum::default(),
             due: Schedule::default(),
             sweeping: Sweeping::new(),
+            putting_away: 0,
         }
     }
 
@@ -98,9 +104,11 @@ impl Cleanup {
         self.retry_kept();
         let bytes: u64 = self.leaving.iter().map(|drop| drop.bytes).sum();
         let is_much = self.leaving.len() >= MAX_PUT_OFF || bytes > MAX_PUT_OFF_BYTES;
-        if self.leaving.is_empty() || (is_busy && !is_much) {
+        let is_full = self.putting_away >= MAX_PUTTING_AWAY;
+        if is_full || self.leaving.is_empty() || (is_busy && !is_much) {
             return None;
         }
+        self.putting_away += 1;
         let drops = std::mem::take(&mut self.leaving);
         Some(|shop: &Workshop| {
             map(drops, FEW, |drop| {
@@ -118,6 +126,7 @@ impl Cleanup {
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) -> Vec<Arc<str>> {
+        self.putting_away -= 1;
         let mut gone = Vec::new();
         for (put_away, drop) in drops {
             match put_away {
@@ -169,12 +178,16 @@ impl Cleanup {
     ) -> Option<impl FnOnce(&Workshop) -> Vacuumed + use<>> {
         let now = Instant::now();
         self.due.next().filter(|at| *at <= now)?;
-        let mut pipeline = steps.pipeline.take()?;
+        steps.pipeline.as_ref()?;
         let due = self.due.take_due(now).into_iter();
-        let (busy, free): (Vec<_>, Vec<_>) = due.partition(|target| queue.has_line(target));
+        let (free, busy): (Vec<_>, Vec<_>) = due.partition(|target| queue.is_free(target));
         for target in busy {
             self.due.add(now + Duration::from_secs(1), target);
         }
+        if free.is_empty() {
+            return None;
+        }
+        let mut pipeline = steps.pipeline.take()?;
         let mut vacuum = std::mem::take(&mut self.vacuum);
         Some(move |shop: &Workshop| {
             let (retention, open) = (&shop.settings.retention, OpenFiles::now());

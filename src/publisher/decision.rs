@@ -81,10 +81,10 @@ impl Decided {
     }
 
     /// A claimed drop that is rejected without having been looked at once more.
-    pub(super) fn reject(claimed: Claimed, target: Target, rejection: Rejection) -> Self {
+    pub(super) fn reject(claimed: Claimed, target: Option<Target>, rejection: Rejection) -> Self {
         Self {
             claimed,
-            target: Some(target),
+            target,
             decision: Decision::Reject(rejection),
             swapped_at: None,
             started: Instant::now(),

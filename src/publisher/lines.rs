@@ -25,6 +25,8 @@ struct Line {
     others: VecDeque<Seen>,
     /// Drops that can't go on, in the order of their claims.
     aside: Vec<Aside>,
+    /// The claim that was tried last of those.
+    tried: u64,
 }
 
 /// A claimed drop that can't go on.
@@ -35,11 +37,6 @@ struct Aside {
 }
 
 impl Lines {
-    /// Whether a drop for `target` is on its way.
-    pub(super) fn has(&self, target: &Target) -> bool {
-        self.0.contains_key(target)
-    }
-
     /// Puts a drop into the line of its target. Returns the drop if it is the head.
     pub(super) fn enter(&mut self, target: &Target, seen: &Seen) -> bool {
         let line = self.0.entry(target.clone()).or_default();
@@ -118,10 +115,14 @@ impl Lines {
             };
             let all = line.aside.extract_if(.., is_late);
             late.extend(all.map(|aside| aside.reject(target)));
-            if line.head.is_none() && !line.aside.is_empty() {
-                let first = line.aside.remove(0).claimed.again();
-                line.head = Some(Arc::clone(first.claim_name()));
-                again.push((first, target.clone()));
+            if line.head.is_none()
+                && let Some(next) = line.next_to_try()
+            {
+                let next = line.aside.remove(next).claimed;
+                line.tried = next.claim.number();
+                let next = next.again();
+                line.head = Some(Arc::clone(next.claim_name()));
+                again.push((next, target.clone()));
             }
         }
         (again, late)
@@ -160,11 +161,20 @@ impl Lines {
 
 impl Aside {
     fn reject(self, target: &Target) -> Decided {
-        Decided::reject(self.claimed, target.clone(), self.rejection)
+        Decided::reject(self.claimed, Some(target.clone()), self.rejection)
     }
 }
 
 impl Line {
+    /// Which of those aside is tried next: of each importer the first one, in turn.
+    fn next_to_try(&self) -> Option<usize> {
+        let uid = |at: usize| self.aside[at].claimed.importer.uid;
+        let is_first = |at: &usize| (0..*at).all(|before| uid(before) != uid(*at));
+        let mut firsts = (0..self.aside.len()).filter(is_first);
+        let is_later = |at: &usize| self.aside[*at].claimed.claim.number() > self.tried;
+        firsts.clone().find(is_later).or_else(|| firsts.next())
+    }
+
     /// Whether a drop has none of its own importer's to wait for that stepped aside.
     fn may_pass(&self, seen: &Seen) -> bool {
         let mut aside = self.aside.iter();

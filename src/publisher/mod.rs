@@ -214,6 +214,7 @@ impl Publisher {
     fn hand_out(&mut self) {
         if self.parts.troubles.is_time() {
             self.parts.scanner.is_wanted = true;
+            self.parts.steps.retry();
             let timeout = self.shop.settings.spool.incomplete_timeout;
             self.parts
                 .steps
@@ -257,8 +258,12 @@ impl Publisher {
         }
         self.begin_to_put_away(self.parts.queue.is_busy() || !self.parts.steps.decided.is_empty());
         let sweep = self.parts.cleanup.begin_sweep();
-        self.work
-            .begin(&self.shop, "removing what is old", sweep, Done::Swept);
+        self.work.begin(
+            &self.shop,
+            About::unhurried("removing what is old"),
+            sweep,
+            Done::Swept,
+        );
     }
 
     /// Hands a drop of the user `owner` for `target` to a lane of its weight, which the queue counts as
@@ -286,8 +291,12 @@ impl Publisher {
 
     fn begin_to_put_away(&mut self, is_busy: bool) {
         let put_away = self.parts.cleanup.begin_to_put_away(is_busy);
-        self.work
-            .begin(&self.shop, "removing drops", put_away, Done::PutAway);
+        self.work.begin(
+            &self.shop,
+            About::unhurried("removing drops"),
+            put_away,
+            Done::PutAway,
+        );
     }
 
     /// Takes back a piece of work.

@@ -42,6 +42,14 @@ impl Overview {
         self.0.insert(Arc::clone(claim_name), drop);
     }
 
+    /// An importer has more drops than may wait, which nobody has looked at.
+    pub(super) fn more(&mut self, owner: u32, max_waiting: usize) {
+        let name: Arc<str> = format!("(more of {owner})").into();
+        self.add(&name, owner, Moment::now(), false);
+        let why = format!("unread in incoming/: limits.max_waiting = {max_waiting}");
+        self.tell(&name, WaitState::Queued, why);
+    }
+
     /// What a drop is for.
     pub(super) fn aim(&mut self, claim_name: &str, target: &Target) {
         if let Some(drop) = self.0.get_mut(claim_name) {

@@ -91,14 +91,13 @@ impl Parts {
                 self.queue.step_aside(target, claimed, reason, &fault);
             }
             Ok(Begun::Decided(decided)) => {
-                // They have their outcome before this one is swapped in: a step later.
-                self.steps.add_all(self.queue.passed(&decided));
+                let passed = self.queue.passed(&decided);
                 // A drop that was replaced while it was claimed is for no target any more: the line
                 // of what was there before goes on.
                 if decided.target.is_none() {
                     self.queue.advance(line);
                 }
-                self.steps.add(decided);
+                self.steps.add_behind(passed, decided);
             }
             Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
             Err(postponed) => self.postpone(postponed, line, settings),
@@ -115,6 +114,11 @@ impl Parts {
         settings: &Settings,
     ) -> anyhow::Result<()> {
         self.steps.take(pipeline, &mut stepped, &settings.swap);
+        for (decided, failure) in stepped.unwritten {
+            self.troubles
+                .meet(decided.claimed.claim_name(), &failure.into());
+            self.steps.unwritten.push(decided);
+        }
         for (line, postponed) in stepped.postponed {
             self.postpone(postponed, line, &settings.spool);
         }
@@ -136,6 +140,7 @@ impl Parts {
             self.troubles.meet(&claim_name, &failure.into());
         }
         self.queue.settle(&claim_name, target);
+        self.steps.has_settled(&claim_name);
         self.cleanup.leaving.push(written.claimed.leaving(outcome));
     }
 
@@ -192,11 +197,14 @@ impl Parts {
     pub(super) fn overview(&self) -> Vec<Waiting> {
         let mut overview = self.queue.overview(&self.troubles, &self.report);
         self.steps.tell(&mut overview);
+        for owner in self.scanner.left_out() {
+            overview.more(*owner, self.scanner.max_waiting);
+        }
         overview.all()
     }
 
     /// How many drops could not be finished.
     pub(super) fn left(&self) -> usize {
-        self.queue.postponed() + self.cleanup.stuck.len()
+        self.queue.postponed() + self.cleanup.stuck.len() + self.steps.left()
     }
 }

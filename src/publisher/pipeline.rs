@@ -12,9 +12,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::decision::{Decided, Postponed};
+use super::decision::{Decided, Decision, Postponed};
 use super::quiet::{Held, Look, waits};
 use super::workshop::Workshop;
+use crate::fault::Rejection;
 use crate::spool::{Claimed, Outcome, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers, Staged};
@@ -60,6 +61,8 @@ pub(super) struct Stepped {
     pub(super) settled: Vec<Written>,
     /// With the target that each is for.
     pub(super) postponed: Vec<(Option<Target>, Postponed)>,
+    /// Rejected drops whose outcome could not be written, and why.
+    pub(super) unwritten: Vec<(Decided, Failure)>,
     /// Drops that wait until no machine uses what they replace.
     pub(super) held: Vec<Held>,
     /// Targets that were swapped although machines used them.
@@ -240,12 +243,17 @@ impl Pipeline {
         for decided in changes.chain(std::mem::take(&mut self.swapped)) {
             self.discard(&decided, failure.clone(), stepped);
         }
-        for Written {
-            claimed, outcome, ..
-        } in self.written.drain(..)
-        {
-            let postponed = Postponed::new(claimed.again(), failure.clone());
-            stepped.postponed.push((outcome.target, postponed));
+        for written in self.written.drain(..) {
+            let target = written.outcome.target.clone();
+            let (reason, detail) = (written.outcome.reason, written.outcome.detail);
+            if let Some(reason) = reason {
+                let rejection = Rejection::new(reason, detail.unwrap_or_default());
+                let again = Decided::reject(written.claimed, target, rejection);
+                stepped.unwritten.push((again, failure.clone()));
+            } else {
+                let postponed = Postponed::new(written.claimed.again(), failure.clone());
+                stepped.postponed.push((target, postponed));
+            }
         }
         Vec::new()
     }
@@ -310,7 +318,10 @@ impl Pipeline {
                 claimed: decided.claimed,
                 trouble,
             }),
-            Done::Written(decided, Err(failure)) => stepped.postpone(&decided, failure),
+            Done::Written(decided, Err(failure)) => match &decided.decision {
+                Decision::Reject(_) => stepped.unwritten.push((decided, failure)),
+                _ => stepped.postpone(&decided, failure),
+            },
             Done::Placed(decided, Ok(placed)) => self.placed.push((decided, placed)),
             Done::Announced(held, Ok(())) => self.announced.push(held),
             Done::Placed(decided, Err(failure))

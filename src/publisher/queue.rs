@@ -124,9 +124,9 @@ impl Queue {
         self.waiting_of.all()
     }
 
-    /// Whether a drop for `target` is on its way.
-    pub(super) fn has_line(&self, target: &Target) -> bool {
-        self.lines.has(target)
+    /// Whether no drop for `target` is worked on: some may wait for room that others take.
+    pub(super) fn is_free(&self, target: &Target) -> bool {
+        self.lines.is_idle(target)
     }
 
     /// How many drops are known that have no outcome yet, without those that are not whole.

@@ -33,6 +33,7 @@ const NAMED: usize = 3;
 pub(super) struct About {
     doing: &'static str,
     targets: Vec<Target>,
+    is_watched: bool,
 }
 
 /// All work that is under way; `D` is what it comes to.
@@ -62,7 +63,21 @@ impl About {
         targets: impl IntoIterator<Item = &'t Target>,
     ) -> Self {
         let targets = targets.into_iter().take(NAMED).cloned().collect();
-        Self { doing, targets }
+        Self {
+            doing,
+            targets,
+            is_watched: true,
+        }
+    }
+}
+
+impl About {
+    /// Work that may take long and that nobody waits for: a disk that has died shows in other work.
+    pub(super) fn unhurried(doing: &'static str) -> Self {
+        Self {
+            is_watched: false,
+            ..Self::new(doing, [])
+        }
     }
 }
 
@@ -110,7 +125,9 @@ impl<D: Send + 'static> Running<D> {
             since: Moment::now(),
             is_told: false,
         };
-        self.pieces.insert(id, piece);
+        if piece.about.is_watched {
+            self.pieces.insert(id, piece);
+        }
         true
     }
 

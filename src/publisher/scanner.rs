@@ -35,7 +35,7 @@ pub(super) struct Scanner {
     /// Importers of whom the last look at all has put drops off: what came later comes after them.
     put_off: HashSet<u32>,
     /// Drops of one importer that may wait.
-    max_waiting: usize,
+    pub(super) max_waiting: usize,
     /// When all is looked at in any case, and before when it is not.
     next: Instant,
     not_before: Instant,
@@ -82,6 +82,11 @@ impl Scanner {
     pub(super) fn is_pending(&self, queue: &Queue) -> bool {
         let is_wanted = self.is_wanted || self.has_news || self.settles.is_some();
         is_wanted || self.may_go_on(queue)
+    }
+
+    /// Importers of whom drops were left out.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = &u32> {
+        self.left_out.iter()
     }
 
     /// Whether more of an importer's drops may wait, of whom some were left out.

@@ -1,5 +1,6 @@
 //! The steps of the pipeline: what gathers for the next one, and what is held back from it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ pub(super) struct Steps {
     pub(super) pipeline: Option<Pipeline>,
     /// Drops that wait for the next step.
     pub(super) decided: Vec<Decided>,
+    /// Rejected drops whose outcome could not be written: what they are rejected for stays true.
+    pub(super) unwritten: Vec<Decided>,
+    /// Drops that have passed others, by whose claim names: those have their outcome first, or a crash
+    /// would bring them back after what is newer.
+    behind: Vec<(Decided, HashSet<Arc<str>>)>,
     /// When the next step is made, whatever else is being worked on.
     until: Option<Instant>,
     quiet: Quiet,
@@ -40,6 +46,8 @@ impl Steps {
         Self {
             pipeline: Some(Pipeline::new(pointers)),
             decided: Vec::new(),
+            unwritten: Vec::new(),
+            behind: Vec::new(),
             until: None,
             quiet: Quiet::new(),
         }
@@ -49,6 +57,37 @@ impl Steps {
         for decided in decided {
             self.add(decided);
         }
+    }
+
+    /// Adds a drop, and before it those that it has passed.
+    pub(super) fn add_behind(&mut self, passed: Vec<Decided>, decided: Decided) {
+        if passed.is_empty() {
+            return self.add(decided);
+        }
+        let names = passed.iter().map(|it| Arc::clone(it.claimed.claim_name()));
+        self.behind.push((decided, names.collect()));
+        self.add_all(passed);
+    }
+
+    /// A drop has its outcome.
+    pub(super) fn has_settled(&mut self, claim_name: &str) {
+        for (_, names) in &mut self.behind {
+            names.remove(claim_name);
+        }
+        let free = self.behind.extract_if(.., |(_, names)| names.is_empty());
+        let free = free.map(|(decided, _)| decided).collect();
+        self.add_all(free);
+    }
+
+    /// Tries again what could not be written.
+    pub(super) fn retry(&mut self) {
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.add_all(unwritten);
+    }
+
+    /// How many drops wait for an outcome that could not be written.
+    pub(super) fn left(&self) -> usize {
+        self.unwritten.len() + self.behind.len()
     }
 
     pub(super) fn add(&mut self, decided: Decided) {
@@ -129,6 +168,8 @@ impl Steps {
     /// The daemon ends: what was not let in yet, and what is held, stays for the next start.
     pub(super) fn close(&mut self) {
         self.decided.clear();
+        self.unwritten.clear();
+        self.behind.clear();
         self.quiet.held.clear();
     }
 
@@ -159,7 +200,7 @@ mod tests {
         settings.tree.path = folder.path().to_path_buf();
         let mut steps = Steps::new(Pointers::open(&settings).unwrap());
         let claimed = Claimed::for_test(&Seen::for_test("drop", 1, Moment::now()), 1);
-        let target = "amd64/generic/noble/install".parse().unwrap();
+        let target = Some("amd64/generic/noble/install".parse().unwrap());
         let rejection = Rejection::new(Reason::NoSpace, "");
         steps.add(Decided::reject(claimed, target, rejection));
         steps.until = Some(Instant::now() + GATHER * 1_000);

@@ -13,6 +13,9 @@ use crate::log::MessageId;
 use crate::settings::SpoolSettings;
 use crate::sys::{Failure, Importer};
 
+/// So much of what one sweep has removed is told one by one.
+const MAX_TOLD: usize = 20;
+
 /// What a sweep has come to.
 #[derive(Debug)]
 pub(super) struct Swept {
@@ -30,7 +33,7 @@ pub(super) struct Swept {
 pub(super) struct Sweeping {
     /// When everything is looked at.
     next: Instant,
-    is_running: bool,
+    sweep: Sweep,
     /// There may be too little room.
     pub(super) is_wanted: bool,
     /// There is too little room, and that was said.
@@ -39,11 +42,19 @@ pub(super) struct Sweeping {
     told: HashSet<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    None,
+    Runs,
+    /// The settings have changed since it began.
+    IsOutdated,
+}
+
 impl Sweeping {
     pub(super) fn new() -> Self {
         Self {
             next: Instant::now(),
-            is_running: false,
+            sweep: Sweep::None,
             is_wanted: false,
             is_short: false,
             told: HashSet::new(),
@@ -53,6 +64,9 @@ impl Sweeping {
     /// The settings have changed: all is looked at by the new ones.
     pub(super) fn begin_anew(&mut self) {
         self.next = Instant::now();
+        if self.sweep == Sweep::Runs {
+            self.sweep = Sweep::IsOutdated;
+        }
     }
 
     /// So many bytes are free on the spool's file system.
@@ -65,10 +79,10 @@ impl Sweeping {
         &mut self,
     ) -> Option<impl FnOnce(&Workshop) -> Result<Swept, Failure> + use<>> {
         let is_whole = self.next <= Instant::now();
-        if self.is_running || !(is_whole || self.is_wanted) {
+        if self.sweep != Sweep::None || !(is_whole || self.is_wanted) {
             return None;
         }
-        (self.is_running, self.is_wanted) = (true, false);
+        (self.sweep, self.is_wanted) = (Sweep::Runs, false);
         Some(move |shop: &Workshop| {
             let (spool, settings) = (&shop.spool, &shop.settings.spool);
             let (mut removed, mut whole) = (Vec::new(), None);
@@ -92,7 +106,7 @@ impl Sweeping {
         settings: &SpoolSettings,
         troubles: &mut Troubles,
     ) {
-        self.is_running = false;
+        let is_outdated = std::mem::replace(&mut self.sweep, Sweep::None) == Sweep::IsOutdated;
         let soonest = Instant::now() + settings.rescan_interval;
         let swept = match swept {
             Ok(swept) => swept,
@@ -103,8 +117,11 @@ impl Sweeping {
             }
         };
         troubles.is_cleared(Troubles::SPOOL);
-        for (importer, what) in &swept.removed {
+        for (importer, what) in swept.removed.iter().take(MAX_TOLD) {
             tracing::info!(importer = importer.name, "{what}");
+        }
+        if let more @ 1.. = swept.removed.len().saturating_sub(MAX_TOLD) {
+            tracing::info!("removed {more} more of these");
         }
         self.tell_of_room(swept.shortage.as_deref());
         if let Some((next, kept)) = swept.whole {
@@ -112,7 +129,9 @@ impl Sweeping {
             let keep = settings.keep_outcomes.min(settings.keep_rejected);
             let newest = keep.min(settings.keep_drafts);
             let next = next.map_or(newest, |next| newest.min(next));
-            self.next = soonest.max(Instant::now() + next);
+            if !is_outdated {
+                self.next = soonest.max(Instant::now() + next);
+            }
             self.tell_of_kept(&kept);
         }
     }
@@ -142,6 +161,6 @@ impl Sweeping {
 
     /// When there is something to be done.
     pub(super) fn wake_up(&self) -> Option<Instant> {
-        (!self.is_running).then_some(self.next)
+        (self.sweep == Sweep::None).then_some(self.next)
     }
 }

@@ -83,7 +83,7 @@ impl Troubles {
             Fault::NoSpace(_) => "no space".to_string(),
             Fault::Reject(_) | Fault::Owner(_) | Fault::Interrupted => return,
         };
-        let delay = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
+        let delay = self.delay();
         self.who.insert(who.to_string(), fault.to_string());
         if self.said.entry(what).or_insert_with(Said::nothing).meet() {
             self.has_said = true;
@@ -127,11 +127,17 @@ impl Troubles {
         }
     }
 
+    fn delay(&self) -> Duration {
+        FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST)
+    }
+
     /// Whether it is time to try again.
     pub(crate) fn is_time(&mut self) -> bool {
         let is_time = self.next.take_if(|next| *next <= Instant::now()).is_some();
         if is_time {
             self.tries += 1;
+            // Others may be waiting that are not tried this time.
+            self.next = Some(Instant::now() + self.delay()).filter(|_| !self.who.is_empty());
             if self.tries > 1 && self.tries.is_power_of_two() {
                 let (message_id, tries) = (MessageId::Waiting, self.tries);
                 let who = counted(self.who.len(), "drop");

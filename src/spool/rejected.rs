@@ -83,7 +83,9 @@ impl Rejected {
     /// Measures the drops that were taken since.
     pub(super) fn measure_new(&self) {
         let new = std::mem::take(&mut self.kept().new);
-        new.iter().for_each(|name| self.measure(name));
+        for name in new {
+            self.measure(&name);
+        }
     }
 
     /// Whether a drop that stays in `incoming/` has gone from there, or is another by now: that one
@@ -176,7 +178,8 @@ impl Rejected {
 
     /// Whether there is a drop that could be removed.
     pub(super) fn has_any(&self) -> bool {
-        self.kept().drops.values().any(|held| !held.is_stuck)
+        let kept = self.kept();
+        !kept.is_complete || kept.drops.values().any(|held| !held.is_stuck)
     }
 
     /// Removes drops, of the importer who holds most the oldest, until what all hold together and what

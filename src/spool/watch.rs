@@ -45,8 +45,23 @@ struct Come {
 /// More names since the last look are as good as lost.
 const MAX_NEWS: usize = 4_096;
 
+/// Of more names at a time nothing is kept: they are found, and ordered, by what the folder shows.
+const MAX_KNOWN: usize = 65_536;
+
 impl Come {
+    /// Nothing is known of what came, but the place of the next one.
+    fn lost(next: u64) -> Self {
+        Self {
+            next,
+            is_lost: true,
+            ..Self::default()
+        }
+    }
+
     fn add_news(&mut self, name: &OsStr) {
+        if self.renamed.len() + self.made.len() > MAX_KNOWN {
+            *self = Self::lost(self.next);
+        }
         self.is_lost |= self.news.len() >= MAX_NEWS;
         if !self.is_lost {
             self.news.push(name.to_os_string());
@@ -144,11 +159,7 @@ impl Hints {
         if is_lost {
             // Some drops may have left, and others have come under their names.
             let come = &mut *self.come();
-            *come = Come {
-                next: come.next,
-                is_lost: true,
-                ..Come::default()
-            };
+            *come = Come::lost(come.next);
         }
         let has_arrived = event.is_ok_and(|event| self.take_event(&event));
         if is_lost || has_arrived {

@@ -82,7 +82,10 @@ impl Names {
         if !is_fresh && this.asked.is_none() && asked < MAX_ASKED {
             this.asked = Some(Instant::now());
             let names = Arc::clone(self);
-            thread::spawn(move || names.ask(uid));
+            let asking = thread::Builder::new().spawn(move || names.ask(uid));
+            if asking.is_err() {
+                this.asked = None;
+            }
         }
         let is_open = |this: &Known| this.answered.is_none() && this.asked.is_some();
         let since = this.asked.filter(|_| is_open(this));

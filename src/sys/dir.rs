@@ -444,9 +444,9 @@ impl Dir {
                 Some(Err(Errno::XDEV))
             }
             Ok(stat) => Some(Ok(stat.into())),
-            // What another user has mounted by FUSE refuses others.
-            Err(Errno::ACCESS) => None,
-            Err(errno) => Some(Err(errno)),
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => Some(Err(errno)),
+            // What another user has mounted by FUSE refuses others, or fails as its server likes.
+            Err(_) => None,
         }
     }
 
@@ -570,11 +570,17 @@ impl Dir {
 
     /// Calls `see` with every name in this directory but `.` and `..`, in no order.
     pub(crate) fn each(&self, mut see: impl FnMut(&OsStr, Kind) -> ControlFlow<()>) -> Result<()> {
-        if self.is_listed.swap(true, Ordering::Relaxed) {
-            self.explain_self("listing", fs::seek(&self.fd, fs::SeekFrom::Start(0)))?;
-        }
+        // What an open directory was listed up to is one place for all threads: whoever lists it again
+        // opens it anew.
+        let again;
+        let listed = if self.is_listed.swap(true, Ordering::Relaxed) {
+            again = self.explain_self("listing", self.open_beneath(Path::new("."), OPEN_DIR))?;
+            &again
+        } else {
+            &self.fd
+        };
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
-        let mut names = RawDir::new(&self.fd, &mut buffer);
+        let mut names = RawDir::new(listed, &mut buffer);
         while let Some(entry) = names.next() {
             let entry = self.explain_self("listing", entry)?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());

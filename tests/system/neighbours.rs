@@ -63,6 +63,16 @@ pub fn tests() -> Vec<Trial> {
             no_room,
         ),
         test(
+            "a drop that was passed has its outcome before what has passed it is swapped in",
+            &[Needs::Root, Needs::Failpoints],
+            passed_has_its_outcome_first,
+        ),
+        test(
+            "of several drops without room at a target each is tried again",
+            &[Needs::Root],
+            each_is_tried_again,
+        ),
+        test(
             "a drop that finds no room in time ends as no-space",
             &[Needs::Root],
             no_room_in_time,
@@ -361,6 +371,61 @@ fn no_room() {
     until("the huge one to be kept", || {
         world.spool.join("rejected/huge/image/disk").exists()
     });
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+/// Makes a spool, and a tree on a disk that is too small for the drop `huge` of an importer's, which
+/// waits in a daemon that was started with this failpoint.
+fn with_huge(failpoint: Option<&str>) -> (World, Daemon, FileSystem, tempfile::TempDir) {
+    let disk = FileSystem::tmpfs("64m");
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let mut command = world.command(&["run"]);
+    command.envs(failpoint.map(|it| ("NETBOOT_PUBLISHER_FAILPOINT", it)));
+    let mut daemon = Daemon::start(command);
+    drop_as_importer(&world, "huge", &manifest(TARGET), |image| {
+        let disk = File::create(image.join("disk")).unwrap();
+        disk.set_len(1 << 30).unwrap();
+    });
+    daemon.wait_for("`huge` has to wait");
+    (world, daemon, disk, root)
+}
+
+fn passed_has_its_outcome_first() {
+    let (world, mut daemon, _disk, _root) = with_huge(Some("outcome:1:fail"));
+    world.drop_image("small", TARGET, &[("linux", b"small")]);
+    daemon.wait_for_drop("small");
+    world.assert_outcome("small", "published");
+    world.assert_outcome("huge", "rejected no-space");
+    let place = |drop: &str| {
+        let name = format!("drop=\"{drop}\"");
+        daemon.log.iter().position(|line| line.contains(&name))
+    };
+    assert!(
+        place("huge").unwrap() < place("small").unwrap(),
+        "{:?}",
+        daemon.log
+    );
+    let linux = world.published(TARGET).join("linux");
+    assert_eq!(fs::read_to_string(linux).unwrap(), "small", "{world}");
+    daemon.stop();
+    world.assert_at_rest();
+}
+
+fn each_is_tried_again() {
+    let (world, mut daemon, disk, _root) = with_huge(None);
+    let filler = disk.root.join("filler");
+    fs::write(&filler, vec![7; 40 << 20]).unwrap();
+    world.drop_image("large", TARGET, &[("linux", &[7; 30 << 20])]);
+    until("both to be claimed", || {
+        world.claimed() == ["huge", "large"]
+    });
+    fs::remove_file(filler).unwrap();
+    daemon.wait_for_drop("large");
+    world.assert_outcome("large", "published");
+    world.assert_outcome("huge", "rejected no-space");
     daemon.stop();
     world.assert_at_rest();
 }

@@ -206,7 +206,7 @@ fn no_room_is_seen() {
     world.drop_image("large", TARGET, &[("linux", b"kernel")]);
     let drop = wait_for_state(&world, "large", "no-space");
     let why = drop["why"].as_str().unwrap();
-    assert!(why.starts_with("no space: 6 B needed"), "{drop:#}");
+    assert!(why.starts_with("no space: needs 6 B plus "), "{drop:#}");
     daemon.stop();
 }
 
