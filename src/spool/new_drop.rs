@@ -1,6 +1,7 @@
 //! A drop made from a directory: the importer's side of the spool.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::INCOMING;
 use super::manifest::{Listed, MANIFEST, Manifest};
@@ -72,8 +73,12 @@ impl NewDrop {
         let (incoming, name) = (&self.incoming, self.hidden[1..].to_string());
         let drop = self.dir()?;
         drop.write_new(MANIFEST, manifest.to_toml().as_bytes())?;
+        let written = Instant::now();
         // Once it has its name, the drop must survive a power cut.
         drop.sync_file_system()?;
+        // After a rename in the tick of the last change nobody who wasn't told of it can see that there
+        // was one, and would wait for the drop to be still.
+        std::thread::sleep(Moment::TICK.saturating_sub(written.elapsed()));
         if !incoming.rename_new(&self.hidden, incoming, &name)? {
             return Ok(None);
         }

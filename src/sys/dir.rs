@@ -838,6 +838,28 @@ mod tests {
     }
 
     #[test]
+    fn two_that_list_a_directory_at_a_time_see_every_name_each() {
+        const NAMES: usize = 2_000;
+        let (folder, _) = folder();
+        for number in 0..NAMES {
+            std::fs::write(folder.path().join("d").join(number.to_string()), "").unwrap();
+        }
+        let dir = Dir::open(&folder.path().join("d")).unwrap();
+        for _ in 0..2 {
+            let (mut seen, mut meanwhile) = (0, 0);
+            let see = |_: &OsStr, _| {
+                if seen == 0 {
+                    meanwhile = dir.names().unwrap().len();
+                }
+                seen += 1;
+                ControlFlow::Continue(())
+            };
+            dir.each(see).unwrap();
+            assert_eq!((seen, meanwhile), (NAMES + 1, NAMES + 1));
+        }
+    }
+
+    #[test]
     fn one_call_tells_of_a_name_what_three_do() {
         let (_folder, dir) = folder();
         assert!(dir.is_local);
