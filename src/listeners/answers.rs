@@ -4,6 +4,7 @@
 //! and the daemon's own user see every drop, another user its own, and how many there are of others.
 //! Nothing of the publisher waits for any of this, and whoever asks has a share of it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::spool::Waiting;
 
-/// So many are answered at a time; others wait for one of them.
+/// So many are answered at a time; others wait for one of them. Of one user who may not see all, so
+/// many, and no further one.
 const MAX_ASKING: usize = 8;
+const MAX_OF_ONE: usize = 2;
 
-/// Who neither asks nor reads for so long is no longer answered.
+/// Who neither asks nor reads for so long is no longer answered, nor whoever takes so long in all.
 const PATIENCE: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// What the publisher has said answers everybody for so long: to put it together costs it some time.
 const FRESH: Duration = Duration::from_millis(200);
@@ -54,15 +58,26 @@ pub(super) async fn answer_questions(socket: OwnedFd, inquiry: Inquiry) -> anyho
         inquiry,
         last: Mutex::default(),
     });
-    let mut asking = JoinSet::new();
+    let (mut asking, mut places) = (JoinSet::new(), HashMap::new());
     loop {
         tokio::select! {
             () = answers.inquiry.closed() => return Ok(()),
-            Some(_) = asking.join_next() => {}
+            Some(left) = asking.join_next() => {
+                if let Some(count) = left.ok().and_then(|user| places.get_mut(&user)) {
+                    *count -= 1;
+                }
+                places.retain(|_, count| *count > 0);
+            }
             accepted = listener.accept(), if asking.len() < MAX_ASKING => match accepted {
                 Ok((stream, _)) => {
+                    let Some(user) = enter(&mut places, &stream) else {
+                        continue;
+                    };
                     let answers = Arc::clone(&answers);
-                    asking.spawn(async move { answers.serve(stream).await });
+                    asking.spawn(async move {
+                        let _ = timeout(LONGEST, answers.serve(stream, user)).await;
+                        user
+                    });
                 }
                 Err(error) => {
                     tracing::debug!("letting in who asks: {error}");
@@ -73,18 +88,29 @@ pub(super) async fn answer_questions(socket: OwnedFd, inquiry: Inquiry) -> anyho
     }
 }
 
+fn sees_all(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
+/// The user who asks, if there is a place for one more of that.
+fn enter(places: &mut HashMap<u32, usize>, stream: &UnixStream) -> Option<u32> {
+    let user = stream.peer_cred().ok()?.uid();
+    let count = places.entry(user).or_default();
+    let has_place = sees_all(user) || *count < MAX_OF_ONE;
+    *count += usize::from(has_place);
+    has_place.then_some(user)
+}
+
 impl Answers {
     /// Reads a question and writes the answer. Who asks in another way is not answered.
-    async fn serve(&self, mut stream: UnixStream) -> Option<()> {
-        let user = stream.peer_cred().ok()?.uid();
+    async fn serve(&self, mut stream: UnixStream, user: u32) -> Option<()> {
         let mut question = String::new();
         let mut reader = BufReader::new(&mut stream).take(MAX_QUESTION);
         let read = timeout(PATIENCE, reader.read_line(&mut question)).await;
         read.ok()?.ok()?;
         let wanted = question.strip_suffix('\n')?;
         let all = self.look().await?;
-        let sees_all = user == 0 || user == rustix::process::geteuid().as_raw();
-        let is_own = |drop: &&Waiting| sees_all || drop.importer.uid == user;
+        let is_own = |drop: &&Waiting| sees_all(user) || drop.importer.uid == user;
         let is_wanted = |drop: &&Waiting| wanted.is_empty() || drop.drop == wanted;
         let others = all.iter().filter(|drop| !is_own(drop)).count();
         let shown: Vec<_> = all.iter().filter(is_own).filter(is_wanted).collect();
