@@ -168,7 +168,10 @@ fn assert_shown(world: &World, drop: &str) {
         let shown = world.run(command);
         assert!(shown.status.success(), "{command:?}: {}", text(&shown));
     }
-    assert!(text(&world.run(&["status"])).contains(drop));
+    // What the daemon has said a moment ago is said again.
+    until("it to be told of", || {
+        text(&world.run(&["status"])).contains(drop)
+    });
 }
 
 /// What waits for its end is not told of by a log: these drops have gone through before.
