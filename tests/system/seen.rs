@@ -220,7 +220,7 @@ held                                                            amd64/generic/no
 begun                                                           -                            root      AGE    incomplete: no manifest.toml, rejected in AGE
 
 REJECTED  TARGET                    IMPORTER  AGE    REASON
-empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: the image holds no regular file; expected at least one
+empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: image/ holds no regular file
 
 NOT HANDED OVER  IMPORTER  AGE
 .draft           root      AGE
@@ -240,7 +240,7 @@ held             amd64/generic…  root      AGE    quiet period, at most AGE
 begun            -               root      AGE    incomplete: no manifest.toml,…
 
 REJECTED  TARGET              IMPORTER  AGE    REASON
-empty     arm64/rpi4/trixie…  root      AGE    empty-image: the image holds no …
+empty     arm64/rpi4/trixie…  root      AGE    empty-image: image/ holds no reg…
 
 NOT HANDED OVER  IMPORTER  AGE
 .draft           root      AGE
@@ -263,7 +263,7 @@ held                                                            -       root    
 begun                                                           -       root      AGE    incoming
 
 REJECTED  TARGET                    IMPORTER  AGE    REASON
-empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: the image holds no regular file; expected at least one
+empty     arm64/rpi4/trixie/rescue  root      AGE    empty-image: image/ holds no regular file
 
 NOT HANDED OVER  IMPORTER  AGE
 .draft           root      AGE
@@ -580,8 +580,8 @@ fn show_tells_all() {
             "empty",
             "empty",
             format!(
-                "     Place: rejected/empty\n   Outcome: rejected, empty-image\n    Detail: the image \
-                 holds no regular file; expected at least one\n    Target: {OTHER}\n{ended}{other}"
+                "     Place: rejected/empty\n   Outcome: rejected, empty-image\n    Detail: image/ \
+                 holds no regular file\n    Target: {OTHER}\n{ended}{other}"
             ),
         ),
         (
