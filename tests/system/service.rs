@@ -437,8 +437,8 @@ fn starts_at_last() {
     let away = [
         (
             "tree",
-            format!("mv {TREE} {TREE}.away"),
-            format!("mv {TREE}.away {TREE}"),
+            format!("mv {TREE} {TREE}.away; touch {TREE}"),
+            format!("rm {TREE}; mv {TREE}.away {TREE}"),
         ),
         (
             "user",
