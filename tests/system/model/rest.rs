@@ -103,7 +103,9 @@ impl Player {
             let mut seen = snapshot(&self.world.tree);
             seen.extend(snapshot(&self.world.spool));
             // A start asks the kernel in one folder for writers, makes the catalog again in another,
-            // and asks the file system in a third for its time.
+            // asks the file system in a third for its time, and makes its socket in the spool.
+            seen.remove(&self.world.spool);
+            seen.remove(&self.world.spool.join("status.socket"));
             seen.remove(&self.world.spool.join("outcomes"));
             seen.remove(&self.world.tree.join(".netboot-publisher"));
             seen.remove(&self.world.spool.join("processing"));
