@@ -188,9 +188,9 @@ impl Publisher {
             let Some(ended) = self.work.ended().await else {
                 break;
             };
-            if let Done::Stepped((pipeline, stepped)) = ended.context(BROKE_OFF)? {
-                self.parts
-                    .take_stepped(pipeline, stepped, &self.shop.settings)?;
+            let done = ended.context(BROKE_OFF)?;
+            if matches!(done, Done::Stepped(_) | Done::PutAway(_)) {
+                self.take(Ok(done))?;
             }
         }
         self.begin_to_put_away(false);
@@ -362,4 +362,53 @@ fn all_finished(left: usize) -> anyhow::Result<()> {
         if left == 1 { "stays" } else { "stay" }
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decision::Decided;
+    use super::*;
+    use crate::fault::Rejection;
+    use crate::spool::{Claimed, Seen};
+    use crate::words::{Moment, Reason};
+
+    #[tokio::test]
+    async fn an_end_puts_away_all_that_has_its_outcome() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join("spool").join(name);
+        for name in ["incoming", "processing", "rejected", "outcomes"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        let mut settings = Settings::default();
+        settings.tree.path = folder.path().join("tree");
+        let pointers = Pointers::open(&settings).unwrap();
+        let spool = Spool::open(&folder.path().join("spool")).unwrap();
+        let (_change, changes) = watch::channel(Arc::new(settings));
+        let (report, progress) = (Report::default(), Arc::default());
+        let new = Publisher::new(spool, pointers, report, progress, changes, false);
+        let mut publisher = new.unwrap();
+        for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            let seen = Seen::for_test(name, 1, Moment::now());
+            let claimed = Claimed::for_test(&seen, number);
+            let place = format!("processing/{}.{name}", claimed.claim);
+            std::fs::create_dir_all(at(&place).join("image")).unwrap();
+            let rejection = Rejection::new(Reason::BadName, "");
+            let decided = Decided::reject(claimed, None, rejection);
+            let leaving = decided.claimed.leaving(decided.outcome());
+            publisher.parts.cleanup.leaving.push(leaving);
+            // While as much of this is under way as may be, the others gather.
+            publisher.begin_to_put_away(false);
+        }
+        publisher.finish().await.unwrap();
+        let left = std::fs::read_dir(at("processing")).unwrap();
+        assert_eq!(
+            left.map(|it| it.unwrap().path()).collect::<Vec<_>>(),
+            Vec::<std::path::PathBuf>::new()
+        );
+        assert_eq!(
+            std::fs::read_dir(at("rejected")).unwrap().count(),
+            8,
+            "each with its outcome"
+        );
+    }
 }
