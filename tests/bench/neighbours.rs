@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::measure::{process_status, settle};
-use crate::world::{Daemon, World, manifest, walk};
+use crate::world::{Daemon, World, manifest, own};
 use crate::{Bench, mib, noise};
 
 /// The importer with the trouble; the other one is root.
@@ -101,9 +101,7 @@ fn build(world: &World, name: &str, text: &str, make: impl FnOnce(&Path)) {
     fs::create_dir_all(hidden.join("image")).unwrap();
     make(&hidden.join("image"));
     fs::write(hidden.join("manifest.toml"), text).unwrap();
-    for path in [vec![hidden.clone()], walk(&hidden)].concat() {
-        chown(path, Some(IMPORTER), None).unwrap();
-    }
+    own(&hidden, IMPORTER);
 }
 
 fn hand_over(world: &World, names: impl Iterator<Item = String>) {

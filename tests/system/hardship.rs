@@ -16,9 +16,9 @@ use notify::{RecursiveMode, Watcher as _};
 use crate::filesystems::{FileSystem, expect};
 use crate::lab::failpoints;
 use crate::lab::world::{
-    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, output, test, text, until,
+    Daemon, Needs, PATIENCE, PROGRAM, World, manifest, names, output, own, test, text, until,
 };
-use crate::unprivileged::{self, NOBODY, Unprivileged, give_away};
+use crate::unprivileged::{self, NOBODY, Unprivileged};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -502,7 +502,7 @@ fn drop_is_forbidden() {
     chown(foreign.join("initrd.gz"), Some(NOBODY), None).unwrap();
     let mut daemon = poor.daemon();
     is_kept(&mut daemon, "Permission denied");
-    give_away(&poor.world.place("a").unwrap());
+    own(&poor.world.place("a").unwrap(), NOBODY);
     is_put_away(&poor.world, daemon);
     assert_eq!(generations(&poor.world, TARGET), 1, "{}", poor.world);
 }
@@ -525,7 +525,7 @@ fn drop_can_not_be_moved() {
     world.assert_outcome("b", "published");
     assert!(world.incoming("a").exists(), "{world}");
     // As it is now, it is a new drop.
-    give_away(&world.incoming("a"));
+    own(&world.incoming("a"), NOBODY);
     daemon.wait_for_drop("a");
     world.assert_outcome("a", "published");
     daemon.stop();

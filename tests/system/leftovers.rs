@@ -2,13 +2,11 @@
 //! hold too much.
 
 use std::fs;
-use std::os::unix::fs::chown;
-use std::path::Path;
 
 use libtest_mimic::Trial;
 
 use crate::filesystems::FileSystem;
-use crate::lab::world::{Daemon, Needs, World, names, test, until, walk};
+use crate::lab::world::{Daemon, Needs, World, names, own, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -39,19 +37,12 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Gives all at a path to [`IMPORTER`].
-fn own(path: &Path) {
-    for path in [vec![path.to_path_buf()], walk(path)].concat() {
-        chown(path, Some(IMPORTER), Some(IMPORTER)).unwrap();
-    }
-}
-
 fn drafts_go() {
     let world = World::with(&format!("#spool keep_drafts = \"1s\"\n{SETTINGS}"));
     let deep = world.incoming(".left/image/boot");
     fs::create_dir_all(&deep).unwrap();
     fs::write(deep.join("grub"), "x").unwrap();
-    own(&world.incoming(".left"));
+    own(&world.incoming(".left"), IMPORTER);
     fs::write(world.incoming(".file.swp"), "x").unwrap();
     // What is no draft waits on.
     fs::create_dir(world.incoming("visible")).unwrap();
@@ -93,7 +84,7 @@ fn reject(
     fs::write(hidden.join("image/linux"), vec![7; mib * MIB]).unwrap();
     fs::write(hidden.join("manifest.toml"), "format = 7").unwrap();
     if is_importers {
-        own(&hidden);
+        own(&hidden, IMPORTER);
     }
     fs::rename(&hidden, world.incoming(name)).unwrap();
     daemon.wait_for_drop(name)
@@ -166,7 +157,7 @@ fn spool_has_little_room() {
     // Somebody else fills the disk: nothing is left to go.
     let draft = world.incoming(".filler");
     fs::write(&draft, vec![7; 9 * MIB]).unwrap();
-    own(&draft);
+    own(&draft, IMPORTER);
     let line = see(&mut daemon, "the spool has ");
     for said in [
         "no rejected drop is left",

@@ -28,16 +28,18 @@ use proptest::strategy::{Strategy as _, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::lab::clock;
-use crate::lab::world::{Needs, test};
+use crate::lab::world::{Needs, long_test};
 use crate::model::player::{Counts, End, play};
 use crate::model::story::{Story, stories};
 
 pub fn tests() -> Vec<Trial> {
     let needs = &[Needs::Failpoints, Needs::Program("setpriv"), clock::NEEDS];
-    vec![test(
+    let time = Duration::from_secs(wanted("NETBOOT_MODEL_SECONDS", || 50));
+    vec![long_test(
         "a model that tries everything is never surprised",
         needs,
-        tries_everything,
+        time + MAX_SHRINKING,
+        move || tries_everything(time),
     )]
 }
 
@@ -53,9 +55,8 @@ fn wanted(variable: &str, or: impl FnOnce() -> u64) -> u64 {
     text.map_or_else(or, |text| text.parse().expect(variable))
 }
 
-fn tries_everything() {
+fn tries_everything(time: Duration) {
     let begin = Instant::now();
-    let time = Duration::from_secs(wanted("NETBOOT_MODEL_SECONDS", || 50));
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let first = wanted("NETBOOT_MODEL_SEED", || now().as_secs() * 1_000);
     println!("NETBOOT_MODEL_SEED={first}");

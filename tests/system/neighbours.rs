@@ -7,7 +7,7 @@ use std::path::Path;
 use libtest_mimic::Trial;
 
 use crate::filesystems::FileSystem;
-use crate::lab::world::{Daemon, Needs, World, manifest, names, test, until, walk};
+use crate::lab::world::{Daemon, Needs, World, manifest, names, own, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -97,9 +97,16 @@ fn build_as_importer(world: &World, name: &str, manifest: &str, make: impl FnOnc
     fs::create_dir_all(hidden.join("image")).unwrap();
     make(&hidden.join("image"));
     fs::write(hidden.join("manifest.toml"), manifest).unwrap();
-    for path in [vec![hidden.clone()], walk(&hidden)].concat() {
-        chown(path, Some(IMPORTER), None).unwrap();
-    }
+    own(&hidden, IMPORTER);
+}
+
+/// A spool, and a tree on a disk of its own that has so much room; what is returned beside it goes with it.
+fn on_disk(size: &str, settings: &str) -> (World, FileSystem, tempfile::TempDir) {
+    let disk = FileSystem::tmpfs(size);
+    let root = tempfile::tempdir().unwrap();
+    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
+    let world = World::at(root.path(), &spool, &tree, settings);
+    (world, disk, root)
 }
 
 fn hand_over(world: &World, name: &str) {
@@ -206,6 +213,7 @@ fn many_good() {
     world.drop_image("small", OTHER, &[("linux", b"2B")]);
     daemon.wait_for_drop("small");
     let before = ended(&world, "good-");
+    println!("{before} of {DROPS} came before it");
     assert!(before < DROPS / 2, "{before} came before it");
     until("the others to end", || ended(&world, "good-") == DROPS);
     daemon.stop();
@@ -216,10 +224,7 @@ fn gigabytes() {
     const HOLE: u64 = 15 << 30;
     const IMPORTERS: u32 = 3;
     // Room for all that is listed, though holes take none.
-    let disk = FileSystem::tmpfs("64g");
-    let root = tempfile::tempdir().unwrap();
-    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
-    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let (world, _disk, _root) = on_disk("64g", SETTINGS);
     for number in 0..IMPORTERS {
         let name = format!("hole-{number}");
         let manifest = manifest(&format!("amd64/generic/noble/{name}"));
@@ -227,10 +232,7 @@ fn gigabytes() {
             let disk = File::create(image.join("disk")).unwrap();
             disk.set_len(HOLE).unwrap();
         });
-        let hidden = world.incoming(&format!(".{name}"));
-        for path in [vec![hidden.clone()], walk(&hidden)].concat() {
-            chown(path, Some(IMPORTER + number), None).unwrap();
-        }
+        own(&world.incoming(&format!(".{name}")), IMPORTER + number);
     }
     let large = vec![7; 70 << 20];
     world.drop_image(".large", OTHER, &[("initrd.gz", &large)]);
@@ -309,10 +311,7 @@ fn max_waiting() {
 
 /// The first drop stands still when its room is spoken for, and nothing was written.
 fn room_is_reserved() {
-    let disk = FileSystem::tmpfs("64m");
-    let root = tempfile::tempdir().unwrap();
-    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
-    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let (world, disk, _root) = on_disk("64m", SETTINGS);
     let mut command = world.command(&["run"]);
     command.env("NETBOOT_PUBLISHER_FAILPOINT", "copy-file:1:hang");
     let mut daemon = Daemon::start(command);
@@ -335,10 +334,7 @@ fn room_is_reserved() {
 }
 
 fn no_room() {
-    let disk = FileSystem::tmpfs("64m");
-    let root = tempfile::tempdir().unwrap();
-    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
-    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let (world, _disk, _root) = on_disk("64m", SETTINGS);
     let mut daemon = world.daemon();
     drop_as_importer(&world, "huge", &manifest(TARGET), |image| {
         File::create(image.join("disk"))
@@ -378,10 +374,7 @@ fn no_room() {
 /// Makes a spool, and a tree on a disk that is too small for the drop `huge` of an importer's, which
 /// waits in a daemon that was started with this failpoint.
 fn with_huge(failpoint: Option<&str>) -> (World, Daemon, FileSystem, tempfile::TempDir) {
-    let disk = FileSystem::tmpfs("64m");
-    let root = tempfile::tempdir().unwrap();
-    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
-    let world = World::at(root.path(), &spool, &tree, SETTINGS);
+    let (world, disk, root) = on_disk("64m", SETTINGS);
     let mut command = world.command(&["run"]);
     command.envs(failpoint.map(|it| ("NETBOOT_PUBLISHER_FAILPOINT", it)));
     let mut daemon = Daemon::start(command);
@@ -431,11 +424,8 @@ fn each_is_tried_again() {
 }
 
 fn no_room_in_time() {
-    let disk = FileSystem::tmpfs("64m");
-    let root = tempfile::tempdir().unwrap();
-    let (spool, tree) = (root.path().join("spool"), disk.root.join("tree"));
     let settings = format!("#spool incomplete_timeout = \"1s\"\n{SETTINGS}");
-    let world = World::at(root.path(), &spool, &tree, &settings);
+    let (world, _disk, _root) = on_disk("64m", &settings);
     let mut daemon = world.daemon();
     world.drop_with("huge", &manifest(TARGET), |image| {
         File::create(image.join("disk"))

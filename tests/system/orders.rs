@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Needs, World, manifest, output, snapshot, test, until};
-use crate::unprivileged::{self, Unprivileged, give_away};
+use crate::lab::world::{Daemon, Needs, World, manifest, output, own, snapshot, test, until};
+use crate::unprivileged::{self, NOBODY, Unprivileged};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -227,7 +227,7 @@ fn down_in_order() {
 fn unknown_writers() {
     let nobody = Unprivileged::new(&format!("#spool settle = \"1h\"\n{REST}"));
     let world = &nobody.world;
-    give_away(&world.spool);
+    own(&world.spool, NOBODY);
     // Another user's: a daemon without privileges is not told who writes to that.
     let hidden = world.incoming(&build(world, "root-s", TARGET));
     fs::set_permissions(&hidden, Permissions::from_mode(0o777)).unwrap();

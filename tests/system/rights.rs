@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use libtest_mimic::Trial;
 
 use crate::lab::container::{self, Container, UNIT};
-use crate::lab::world::{Daemon, World, test, until};
-use crate::unprivileged::{self, Unprivileged};
+use crate::lab::world::{Daemon, World, own, test, until};
+use crate::unprivileged::{self, NOBODY, Unprivileged};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -201,7 +201,7 @@ fn removes_shut_folders() {
                 fs::write(image.join(file), name).unwrap();
             }
         });
-        unprivileged::give_away(&world.incoming(&hidden));
+        own(&world.incoming(&hidden), NOBODY);
         // The drop itself as well, which root had to rename.
         for folder in ["image/boot/deep", "image/boot", ""] {
             let folder = world.incoming(&hidden).join(folder);

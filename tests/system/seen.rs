@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::terminal::{on_terminal, steady};
-use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, output, test, text, until};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, output, own, test, text, until};
 
 pub const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/rpi4/trixie/rescue";
@@ -440,9 +440,7 @@ fn status_of_an_importer() {
     let bad = world.incoming(".bad");
     fs::create_dir(&bad).unwrap();
     fs::write(bad.join("manifest.toml"), "x").unwrap();
-    for path in [&bad, &bad.join("manifest.toml")] {
-        chown(path, Some(IMPORTER), Some(IMPORTER)).unwrap();
-    }
+    own(&bad, IMPORTER);
     fs::rename(&bad, world.incoming("bad")).unwrap();
     until("the bad drop to be rejected", || {
         world.outcome("bad").is_some()

@@ -1,11 +1,10 @@
 //! A daemon without any privilege.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::lab::world::{Daemon, Needs, PROGRAM, World, walk};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, own};
 
 pub const NOBODY: u32 = 65_534;
 
@@ -28,7 +27,7 @@ impl Unprivileged {
         fs::create_dir(&world.tree).unwrap();
         fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
         for folder in [&world.spool, &world.tree] {
-            give_away(folder);
+            own(folder, NOBODY);
         }
         Self { world, program }
     }
@@ -62,14 +61,7 @@ impl Unprivileged {
         let hidden = format!(".{name}");
         self.world
             .drop_image(&hidden, target, &[("linux", content)]);
-        give_away(&self.world.incoming(&hidden));
+        own(&self.world.incoming(&hidden), NOBODY);
         fs::rename(self.world.incoming(&hidden), self.world.incoming(name)).unwrap();
     }
-}
-
-pub fn give_away(folder: &Path) {
-    for path in walk(folder) {
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
 }

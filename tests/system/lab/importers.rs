@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netboot_publisher::Digest;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::world::{Needs, PATIENCE, World, manifest, name_in, text, walk};
+use crate::lab::world::{Needs, PATIENCE, World, manifest, name_in, own, text, walk};
 
 /// What the machine and its tools need.
 pub const NEEDS: [Needs; 12] = [
@@ -164,9 +164,7 @@ impl Importers {
         }
         fs::write(drop.join("manifest.toml"), text).unwrap();
         date_back(&drop);
-        for path in walk(&drop).iter().chain([&drop]) {
-            chown(path, Some(IMPORTER), Some(IMPORTER)).unwrap();
-        }
+        own(&drop, IMPORTER);
         drop
     }
 

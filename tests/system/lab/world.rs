@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,17 +69,44 @@ const ONLY_FAILPOINTS: &str = "NETBOOT_TESTS_ONLY_FAILPOINTS";
 /// A test: one sentence, what it needs, what it does. It is reported as ignored where something is
 /// missing.
 pub fn test(sentence: &str, needs: &[Needs], body: impl FnOnce() + Send + 'static) -> Trial {
+    long_test(sentence, needs, Duration::ZERO, body)
+}
+
+/// As [`test`], of one that is to take so long.
+pub fn long_test(
+    sentence: &str,
+    needs: &[Needs],
+    takes: Duration,
+    body: impl FnOnce() + Send + 'static,
+) -> Trial {
     let missing: Vec<_> = needs.iter().filter(|need| !need.is_met()).collect();
     if !missing.is_empty() {
         eprintln!("not run, {missing:?} missing: {sentence}");
     }
     let has_run = std::env::var_os(ONLY_FAILPOINTS).is_some()
         && !needs.iter().any(|need| matches!(need, Needs::Failpoints));
+    let name = sentence.to_string();
     let run = move || {
+        let _ended = bounded(name, takes + TOO_LONG);
         body();
         Ok(())
     };
     Trial::test(sentence.replace(' ', "_"), run).with_ignored_flag(!missing.is_empty() || has_run)
+}
+
+/// A test that takes so much longer than it is to ends the program, which would end never.
+const TOO_LONG: Duration = Duration::from_secs(20 * 60);
+
+/// Bounds a test until what is returned is dropped.
+fn bounded(name: String, bound: Duration) -> mpsc::Sender<()> {
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(bound) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("hangs, and the tests after it are not run: {name}");
+            std::process::exit(1);
+        }
+    });
+    sender
 }
 
 /// A spool and a tree in a directory that goes with the test.
@@ -507,7 +534,11 @@ pub fn wait_for_names(directory: &Path, expected: &[&str]) {
     let mut watcher = notify::recommended_watcher(sender).expect("watching a directory");
     notify::Watcher::watch(&mut watcher, directory, notify::RecursiveMode::NonRecursive)
         .expect("watching a directory");
-    while names(directory) != expected && events.recv_timeout(PATIENCE).is_ok() {}
+    let begin = Instant::now();
+    // To list it is an event of its own.
+    while names(directory) != expected && begin.elapsed() < PATIENCE {
+        let _ = events.recv_timeout(PATIENCE);
+    }
 }
 
 /// The name of a drop from its name in `processing/`, which may begin with a dot.
@@ -516,6 +547,13 @@ fn without_claim(place: &str) -> String {
     let (claim, name) = place.split_once('.').expect("a claim in front");
     assert!(claim.contains('-'), "{place}");
     name.to_string()
+}
+
+/// Gives a folder and all that is in it to a user, and to the group of the same number.
+pub fn own(folder: &Path, uid: u32) {
+    for path in walk(folder).iter().map(PathBuf::as_path).chain([folder]) {
+        lchown(path, Some(uid), Some(uid)).expect("giving a file to a user");
+    }
 }
 
 /// The smallest manifest for a target.

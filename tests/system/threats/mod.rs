@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use netboot_publisher::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
-use crate::lab::world::{self, Daemon, Ends, World, until};
+use crate::lab::world::{self, Daemon, Ends, World, own, until};
 
 /// The target of every hostile drop.
 const TARGET: &str = "amd64/generic/noble/install";
@@ -269,13 +269,6 @@ fn replace(path: &Path, make: impl FnOnce(&Path)) {
         fs::remove_file(path).unwrap();
     }
     make(path);
-}
-
-/// Gives a drop and all in it to a user.
-fn own(path: &Path, uid: u32) {
-    for below in world::walk(path).iter().map(PathBuf::as_path).chain([path]) {
-        lchown(below, Some(uid), Some(uid)).unwrap();
-    }
 }
 
 /// Calls `disturb` again and again in a thread of its own until `body` is done.
