@@ -74,8 +74,8 @@ pub(crate) fn run(
                 Ok(()) = &mut ready, if !has_started => has_started = true,
                 // A signal that comes earlier counts as soon as the daemon is ready.
                 Some(()) = hangup.recv(), if has_started && reading.is_empty() => {
-                    // `Type=notify-reload` wants the time of the reload's begin; READY=1 ends it
-                    // (sd_notify(3)), and comes when the new settings are in force.
+                    // systemd wants the time of the reload's begin; READY=1 ends it (sd_notify(3)),
+                    // and comes when the new settings are in force.
                     let now = NotifyState::monotonic_usec_now();
                     let now = now.unwrap_or(NotifyState::MonotonicUsec(0));
                     tell_systemd(&[NotifyState::Reloading, now]);

@@ -41,8 +41,7 @@ impl Fault {
                     Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
                 )
             }
-            Self::Owner(_) => return Some(Reason::Unreadable),
-            Self::Reject(_) | Self::Interrupted => false,
+            Self::Owner(_) | Self::Reject(_) | Self::Interrupted => false,
         };
         is_full.then_some(Reason::NoSpace)
     }

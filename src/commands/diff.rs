@@ -25,14 +25,12 @@ pub(super) fn show(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let tree = Tree::open(&settings.tree.path)?;
-    let pointed = tree.pointed(target)?;
-    let is_there = pointed.is_some() || tree.names(target)?.is_some();
-    anyhow::ensure!(is_there, "no such target: {target}");
+    anyhow::ensure!(tree.knows(target)?, "no such target: {target}");
     let from = match from {
         Some(from) => tree.find(target, from)?,
         None => tree.find_replaced(target)?,
     };
-    let to = match (to, pointed) {
+    let to = match (to, tree.pointed(target)?) {
         (Some(to), _) => tree.find(target, to)?,
         (None, Some(pointed)) => pointed,
         (None, None) => anyhow::bail!(

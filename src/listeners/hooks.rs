@@ -259,6 +259,7 @@ fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
         ("NETBOOT_DIGEST", text(image.map(|image| image.digest))),
     ]
 }
+
 /// A hook runs in another folder than the daemon.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())

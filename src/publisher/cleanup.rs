@@ -11,7 +11,7 @@ use super::pipeline::Pipeline;
 use super::queue::Queue;
 use super::steps::Steps;
 use super::sweeping::{Sweeping, Swept};
-use super::troubles::Troubles;
+use super::troubles::{Troubles, tell_of_lookout};
 use super::workshop::Workshop;
 use crate::fault::Fault;
 use crate::log::MessageId;
@@ -209,9 +209,7 @@ impl Cleanup {
         settings: &Settings,
         troubles: &mut Troubles,
     ) {
-        if let Some(failure) = vacuum.trouble() {
-            tracing::warn!("{failure}, going on by looking at locks and open files only");
-        }
+        tell_of_lookout(vacuum.trouble());
         for removed in vacuum.removed() {
             let (target, generation) = (&removed.target, &removed.generation);
             if let Some((how, lasts)) = removed.in_use {

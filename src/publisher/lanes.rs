@@ -160,6 +160,18 @@ impl Lanes {
     }
 }
 
+/// The importer whose turn it is, of those who have something waiting and may go on: the next one after
+/// the last.
+pub(super) fn whose_turn<T>(
+    waiting: &BTreeMap<u32, T>,
+    last: u32,
+    may_go_on: impl Fn(u32) -> bool,
+) -> Option<u32> {
+    let after = waiting.range(last.saturating_add(1)..);
+    let mut all = after.chain(waiting).map(|(owner, _)| *owner);
+    all.find(|owner| may_go_on(*owner))
+}
+
 /// What waits for a lane, of each importer in turn.
 #[derive(Debug)]
 struct Turns<T> {
@@ -203,9 +215,7 @@ impl<T> Turns<T> {
     /// Takes a lane for the importer whose turn it is, and of what the importer has waiting as much as
     /// `take` does.
     fn next<R>(&mut self, take: impl FnOnce(&mut VecDeque<T>) -> R) -> Option<(u32, R)> {
-        let after = self.waiting.range(self.last.saturating_add(1)..);
-        let mut all = after.chain(&self.waiting).map(|(owner, _)| *owner);
-        let owner = all.find(|owner| self.is_free_for(*owner))?;
+        let owner = whose_turn(&self.waiting, self.last, |owner| self.is_free_for(owner))?;
         let waiting = self.waiting.get_mut(&owner)?;
         let taken = take(waiting);
         if waiting.is_empty() {

@@ -1,8 +1,8 @@
 //! Drops for one target stand in a line: only its head is worked on, so that two are never reordered.
 //!
-//! A drop that can't go on (no room, its owner's trouble) steps aside, and lets those of other importers pass; its own
-//! importer's wait behind it. Before one that came later is swapped in, those that it has passed are
-//! rejected: nothing older is ever put over something newer.
+//! A drop without room steps aside, and lets those of other importers pass; its own importer's wait
+//! behind it. Before one that came later is swapped in, those that it has passed are rejected: nothing
+//! older is ever put over something newer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::lanes::whose_turn;
 use super::overview::Overview;
 use crate::spool::Seen;
 use crate::words::{Moment, Target};
@@ -148,13 +149,10 @@ impl Looks {
         if self.busy.len() >= LANES {
             return None;
         }
-        let is_free = |owner: &&u32| {
-            let is_held_up = self.busy.contains(*owner) || self.held_up.contains_key(*owner);
-            !is_held_up && may_go_on(**owner)
-        };
-        let after = self.due.range(self.last.saturating_add(1)..);
-        let all = after.chain(&self.due).map(|(owner, _)| owner);
-        let owner = *all.into_iter().find(is_free)?;
+        let owner = whose_turn(&self.due, self.last, |owner| {
+            let is_held_up = self.busy.contains(&owner) || self.held_up.contains_key(&owner);
+            !is_held_up && may_go_on(owner)
+        })?;
         let due = self.due.get_mut(&owner)?;
         let drops = due.drain(..due.len().min(TOGETHER)).collect();
         if due.is_empty() {

@@ -192,7 +192,7 @@ fn occupied(target: &Target) -> Fault {
 
 /// Whether the tree has anything of a target.
 fn check_known(tree: &Tree, target: &Target) -> Result<(), Fault> {
-    let is_known = tree.pointed(target)?.is_some() || tree.names(target)?.is_some();
+    let is_known = tree.knows(target)?;
     is_known.then_some(()).ok_or_else(|| unknown_target(target))
 }
 

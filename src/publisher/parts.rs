@@ -87,7 +87,7 @@ impl Parts {
                 }
             }
             Ok(Begun::Aside(claimed, target, (fault, reason))) => {
-                self.troubles.meet(&claimed.name, &fault);
+                self.troubles.meet(claimed.claim_name(), &fault);
                 self.queue.step_aside(target, claimed, reason, &fault);
             }
             Ok(Begun::Decided(decided)) => {

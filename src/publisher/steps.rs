@@ -10,6 +10,7 @@ use super::decision::Decided;
 use super::overview::Overview;
 use super::pipeline::{Pipeline, Stepped};
 use super::quiet::Quiet;
+use super::troubles::tell_of_lookout;
 use super::workshop::Workshop;
 use crate::log::MessageId;
 use crate::settings::SwapSettings;
@@ -19,11 +20,10 @@ use crate::words::Target;
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// So many go without waiting for more.
-const BATCH: usize = 256;
-
-/// Drops that may wait for a step; each holds a few hundred bytes, and no open file.
-const MAX_BATCH: usize = 512;
+/// So many go without waiting for more, and none is begun while so many wait. A drop goes through four
+/// steps and waits for what is in them, whoever has dropped that; larger ones save nothing that could be
+/// measured.
+const BATCH: usize = 128;
 
 /// Who has this has the tree, but while a step or a vacuum is under way.
 pub(super) struct Steps {
@@ -102,7 +102,7 @@ impl Steps {
 
     /// Whether no more drops should be begun before a step was made.
     pub(super) fn is_full(&self) -> bool {
-        self.decided.len() >= MAX_BATCH
+        self.decided.len() >= BATCH
     }
 
     /// The targets of the drops that are on their way, without those that are held.
@@ -149,9 +149,7 @@ impl Steps {
             self.gather();
         }
         self.pipeline = Some(pipeline);
-        if let Some(failure) = self.quiet.lookout.trouble() {
-            tracing::warn!("{failure}, going on by looking at locks and open files only");
-        }
+        tell_of_lookout(self.quiet.lookout.trouble());
         let message_id = MessageId::SwapDelayed;
         for target in stepped.overdue.drain(..) {
             let delay = humantime::format_duration(swap.max_delay);

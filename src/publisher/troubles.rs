@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::log::MessageId;
+use crate::sys::Failure;
 use crate::text::{counted, quoted};
 
 const FIRST: Duration = Duration::from_secs(1);
@@ -32,6 +33,13 @@ pub(crate) struct Troubles {
     pub(super) next: Option<Instant>,
     /// Who has something old that can't be removed.
     leftovers: HashSet<String>,
+}
+
+/// Says why a lookout can't watch something.
+pub(super) fn tell_of_lookout(trouble: Option<Failure>) {
+    if let Some(failure) = trouble {
+        tracing::warn!("{failure}, going on by looking at locks and open files only");
+    }
 }
 
 /// What was said of a trouble.

@@ -338,7 +338,7 @@ pub(crate) struct Claimed {
     /// Another than `name` only where that is not fit for a file.
     pub claim_name: Arc<str>,
     pub claim: ClaimId,
-    /// There was no room for the drop, for so long.
+    /// The drop has stepped aside for want of room since then.
     pub aside_since: Option<Instant>,
     pub importer: Importer,
     pub received_at: Moment,
@@ -450,6 +450,11 @@ impl Leaving {
             is_told: false,
         }
     }
+
+    /// Whether the drop is kept, as a rejected one.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
+    }
 }
 
 /// Whose a drop is, as far as that can be found out.
@@ -459,13 +464,6 @@ fn importer_of(owner: u32) -> Importer {
         return Importer { uid: owner, name };
     }
     Importer::of(owner)
-}
-
-impl Leaving {
-    /// Whether the drop is kept, as a rejected one.
-    pub(crate) fn is_rejected(&self) -> bool {
-        self.rejected.is_some()
-    }
 }
 
 /// Drops without a spool, for tests of what orders them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::drop::NOBODY;
 use super::manifest::{MANIFEST, MAX_SIZE};
 use super::names::{file_of, parse_place};
 use super::outcome::Outcome;
@@ -135,7 +136,7 @@ impl SpoolView {
                 // Its owner has put something in its place that nobody else may look at.
                 Err(failure) => {
                     let unknown = Importer {
-                        uid: u32::MAX,
+                        uid: NOBODY,
                         name: "?".to_string(),
                     };
                     let why = format!("can't be looked at: {}", failure.cause);

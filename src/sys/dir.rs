@@ -669,11 +669,9 @@ impl Dir {
     /// Whether this process may take names out of this directory that belong to other users.
     pub(crate) fn lets_move(&self) -> bool {
         const STICKY: u32 = 0o1000;
-        let access = fs::Access::WRITE_OK | fs::Access::EXEC_OK;
-        let may_write = fs::accessat(&self.fd, ".", access, AtFlags::EACCESS).is_ok();
         let user = rustix::process::geteuid();
         let is_sticky = |stat: Stat| stat.mode & STICKY != 0 && stat.owner.uid != user.as_raw();
-        may_write && (user.is_root() || !self.stat_self().is_ok_and(is_sticky))
+        self.check_writable().is_ok() && (user.is_root() || !self.stat_self().is_ok_and(is_sticky))
     }
 
     /// Locks this directory against other processes until it is closed; `false` when another

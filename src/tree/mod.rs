@@ -193,6 +193,11 @@ impl Tree {
         generations.as_ref().map(generation_names).transpose()
     }
 
+    /// Whether the tree has anything of `target`: a pointer, or generations.
+    pub(crate) fn knows(&self, target: &Target) -> Result<bool, Fault> {
+        Ok(self.pointed(target)?.is_some() || self.generations(target)?.is_some())
+    }
+
     /// User and group of what is published here; `None` where no daemon was at work yet.
     pub(crate) fn ownership(
         &self,
