@@ -21,6 +21,7 @@ use crate::image::Image;
 use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
 use crate::sys::Progress;
+use crate::tree::Tree;
 use crate::words::Verdict;
 
 /// Exit codes: a drop was rejected; there was no outcome in time; as shells report SIGINT.
@@ -45,6 +46,15 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
+    /// Hands over an order for a target, which has to be there as far as that can be seen from here.
+    pub(super) fn order(self, settings: &Settings, order: Manifest) -> anyhow::Result<ExitCode> {
+        let tree = Tree::open(&settings.tree.path).ok();
+        let tree = tree.filter(|_| self.spool.is_none());
+        let is_known = tree.is_none_or(|tree| tree.knows(&order.target).unwrap_or(true));
+        anyhow::ensure!(is_known, "no such target: {}", order.target);
+        self.hand_over(settings, order, None)
+    }
+
     /// Makes a drop, puts it into the spool, and reports its outcome where that is wanted.
     pub(super) fn hand_over(
         self,

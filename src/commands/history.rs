@@ -91,12 +91,21 @@ impl History {
         }))
     }
 
+    /// Whether a generation was current at a time, as far as is known.
+    fn was_swapped_in(&self, kept: &Kept) -> bool {
+        let is_cut = self.events.len() >= MAX_SHOWN;
+        let mut swaps = self.events.iter().filter(|event| event.is_swap());
+        is_cut || swaps.any(|event| event.to.as_ref() == Some(&kept.generation))
+    }
+
     /// The text for people.
     fn to_text(&self, width: Option<usize>) -> String {
         let rows = self.generations.iter().map(|kept| {
             let superseded = kept
                 .superseded_at
                 .map(|at| format!("{} ago", short(at.age())));
+            let is_held = !kept.is_current && superseded.is_none() && !self.was_swapped_in(kept);
+            let superseded = superseded.or_else(|| is_held.then(|| "not yet in".to_string()));
             [
                 if kept.is_current { "*" } else { "" }.to_string(),
                 kept.generation.to_string(),

@@ -152,17 +152,15 @@ impl Command {
             Self::Run(run) => Ok(run.run(settings, config)),
             Self::Submit(submit) => submit.run(&settings?),
             Self::Rollback { target, to, drop } => {
-                let order = Manifest::new(target, Action::Rollback(to));
-                drop.hand_over(&settings?, order, None)
+                drop.order(&settings?, Manifest::new(target, Action::Rollback(to)))
             }
             Self::Withdraw {
                 target,
                 generation,
                 drop,
-            } => drop.hand_over(
+            } => drop.order(
                 &settings?,
                 Manifest::new(target, Action::Withdraw(generation)),
-                None,
             ),
             Self::History { target, json } => history::show(&settings?, &target, json),
             Self::Status { target, json } => status::show(&settings?, target.as_ref(), json),

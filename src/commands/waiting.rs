@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spool::{SpoolView, Waiting};
+use crate::spool::{SpoolView, WaitState, Waiting};
 use crate::sys::{Failure, Importer};
 
 /// Whether there is a daemon that says why drops wait.
@@ -33,7 +33,10 @@ pub(super) fn waiting(
 ) -> Result<(DaemonSays, Vec<Waiting>, usize), Failure> {
     let says = match spool.ask(only) {
         Ok(Some((waiting, others))) => {
-            let waiting = waiting.into_iter().map(named).collect();
+            let waiting: Vec<_> = match only {
+                Some(only) if waiting.is_empty() => unread(spool, only)?.into_iter().collect(),
+                _ => waiting.into_iter().map(named).collect(),
+            };
             return Ok((DaemonSays::Running, waiting, others));
         }
         Ok(None) => DaemonSays::NotRunning,
@@ -42,6 +45,17 @@ pub(super) fn waiting(
     let mut waiting = spool.waiting()?;
     waiting.retain(|waiting| only.is_none_or(|only| waiting.drop == only));
     Ok((says, waiting, 0))
+}
+
+/// A drop that the daemon doesn't know yet, if it is in `incoming/`.
+fn unread(spool: &SpoolView, name: &str) -> Result<Option<Waiting>, Failure> {
+    let mut all = spool.waiting()?.into_iter();
+    let found = all.find(|it| it.drop == name && it.state == WaitState::Incoming);
+    Ok(found.map(|waiting| Waiting {
+        state: WaitState::Queued,
+        why: "not read yet: others of this importer are before it (limits.max_waiting)".to_string(),
+        ..waiting
+    }))
 }
 
 /// The daemon tells numbers: to look up a name may take long.

@@ -16,7 +16,7 @@ use super::drop::Stays;
 use super::names::file_of;
 use super::peek::is_mounted;
 use crate::fault::Fault;
-use crate::sys::{Dir, Failure, Kind, failpoint};
+use crate::sys::{Dir, Failure, Kind, Stat, failpoint};
 use crate::words::Moment;
 
 /// Files of several names that are remembered while a drop is measured: more count once a name.
@@ -46,9 +46,14 @@ struct Held {
     since: Moment,
     /// On the disk: holes take nothing, and a file of several names counts once.
     bytes: u64,
+    /// Device and inode: another of the name is not meant.
+    id: (u64, u64),
     /// Its owner keeps it from being removed.
     is_stuck: bool,
 }
+
+/// A rejected drop that is being removed: it has a hidden name by now.
+type Going = (OsString, Held, Result<OsString, Failure>);
 
 /// A rejected drop that was removed.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,23 +116,32 @@ impl Rejected {
 
     /// Renames a drop of this name that was rejected before, and its outcome.
     pub(super) fn make_room(&self, claim_name: &str) -> Result<(), Failure> {
-        let dir = &self.dir;
+        let (dir, mut kept) = (&self.dir, self.kept());
         if self.is_free(claim_name)? {
             return Ok(());
         }
-        let mut number = 1;
-        while !self.is_free(&format!("{claim_name}~{number}"))? {
-            number += 1;
+        let numbered = |number: u64| format!("{claim_name}~{number}");
+        // One importer may have thousands of one name: not all of their numbers are tried.
+        let (mut taken, mut free) = (0, 1);
+        while !self.is_free(&numbered(free))? {
+            (taken, free) = (free, free * 2);
         }
-        let free = format!("{claim_name}~{number}");
+        while free - taken > 1 {
+            let middle = u64::midpoint(taken, free);
+            if self.is_free(&numbered(middle))? {
+                free = middle;
+            } else {
+                taken = middle;
+            }
+        }
+        let free = numbered(free);
         // The outcome first: once the drop has gone, another outcome takes its place.
         if dir.stat(file_of(claim_name))?.is_some() {
             dir.rename(file_of(claim_name), dir, file_of(&free))?;
         }
         dir.rename_new(claim_name, dir, &free)?;
-        let drops = &mut self.kept().drops;
-        if let Some(held) = drops.remove(OsStr::new(claim_name)) {
-            drops.insert(free.into(), held);
+        if let Some(held) = kept.drops.remove(OsStr::new(claim_name)) {
+            kept.drops.insert(free.into(), held);
         }
         Ok(())
     }
@@ -141,6 +155,12 @@ impl Rejected {
 
     /// Measures what was not measured before, and forgets what has gone.
     pub(super) fn look(&self) -> Result<(), Failure> {
+        for (name, _) in self.dir.names()? {
+            if name.as_bytes().starts_with(b".") {
+                // A removal came no further. What its owner keeps stays.
+                let _ = self.dir.remove_tree(name, 0);
+            }
+        }
         let names = self.names()?;
         let new = |name: &&OsString| !self.kept().drops.contains_key(*name);
         for name in names.iter().filter(new).collect::<Vec<_>>() {
@@ -170,6 +190,7 @@ impl Rejected {
         let held = Held {
             owner: stat.owner.uid,
             since: stat.changed,
+            id: stat.id,
             bytes: allocated(&self.dir, name),
             is_stuck: false,
         };
@@ -193,18 +214,24 @@ impl Rejected {
     ) -> Result<Vec<Gone>, Failure> {
         let (mut gone, mut freed, mut is_fresh) = (Vec::new(), 0, false);
         loop {
-            let Some((name, held)) = self.kept().next_to_go(|all| is_too_much(all, freed)) else {
-                return Ok(gone);
-            };
             if !is_fresh {
                 // Somebody may have removed drops by hand.
                 let names = self.names()?;
                 self.kept().drops.retain(|name, _| names.contains(name));
                 is_fresh = true;
-                continue;
             }
-            self.kept().drops.remove(&name);
-            if let Err(failure) = self.dir.remove_tree(&name, held.bytes) {
+            let Some((name, held, hidden)) = self.hide_next(|all| is_too_much(all, freed)) else {
+                return Ok(gone);
+            };
+            let removed = hidden.and_then(|hidden| {
+                let removed = self.dir.remove_tree(&hidden, held.bytes);
+                removed.or_else(|failure| {
+                    // Where the name is another's by now, the next look tries again.
+                    self.dir.rename_new(&hidden, &self.dir, &name)?;
+                    Err(failure)
+                })
+            });
+            if let Err(failure) = removed {
                 let is_by_owner = failure.is_by_owner();
                 let bytes = allocated(&self.dir, &name);
                 freed += held.bytes.saturating_sub(bytes);
@@ -225,6 +252,25 @@ impl Rejected {
                 owner: held.owner,
                 bytes: held.bytes,
             });
+        }
+    }
+
+    /// Hides the drop that goes next, if all that is held is too much: a drop that comes meanwhile, and
+    /// takes its name, is not removed for it.
+    fn hide_next(&self, is_too_much: impl Fn(u64) -> bool) -> Option<Going> {
+        let mut kept = self.kept();
+        loop {
+            let (name, held) = kept.next_to_go(&is_too_much)?;
+            kept.drops.remove(&name);
+            let is_same = |stat: Option<Stat>| stat.is_some_and(|stat| stat.id == held.id);
+            if self.dir.stat(&name).is_ok_and(|stat| !is_same(stat)) {
+                kept.new.push(name);
+                continue;
+            }
+            let mut hidden = OsString::from(".");
+            hidden.push(&name);
+            let renamed = self.dir.rename(&name, &self.dir, &hidden);
+            return Some((name, held, renamed.map(|()| hidden)));
         }
     }
 
@@ -285,9 +331,11 @@ mod tests {
 
     fn put(rejected: &Rejected, name: &str, owner: u32, seconds: i64, bytes: u64) {
         std::fs::create_dir(rejected.dir.path().join(name)).unwrap();
+        let stat = rejected.dir.stat(name).unwrap().unwrap();
         let held = Held {
             owner,
             since: Moment::from_stat(seconds, 0),
+            id: stat.id,
             bytes,
             is_stuck: false,
         };
@@ -332,6 +380,46 @@ mod tests {
         put(&rejected, "b", 1, 2, 5);
         std::fs::remove_dir(folder.path().join("a")).unwrap();
         assert_eq!(gone(&rejected, 5), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_drop_that_has_taken_the_name_of_an_old_one_stays() {
+        let (folder, rejected) = rejected();
+        put(&rejected, "a", 1, 1, 5);
+        std::fs::rename(folder.path().join("a"), folder.path().join("aside")).unwrap();
+        std::fs::create_dir(folder.path().join("a")).unwrap();
+        assert_eq!(gone(&rejected, 0), Vec::<String>::new());
+        assert!(folder.path().join("a").is_dir());
+        rejected.measure_new();
+        assert_eq!(gone(&rejected, 0), ["a"], "it is known by now");
+    }
+
+    #[test]
+    fn what_its_owner_keeps_has_its_name_again_and_a_removal_that_broke_off_is_ended() {
+        let (folder, rejected) = rejected();
+        put(&rejected, "a", 1, 1, 5);
+        std::fs::create_dir_all(folder.path().join(".left/image")).unwrap();
+        std::fs::create_dir_all(folder.path().join(".a/in/the/way")).unwrap();
+        assert!(rejected.bound(|all, _| all > 0).is_err());
+        assert!(folder.path().join("a").is_dir());
+        rejected.look().unwrap();
+        assert_eq!(rejected.dir.names().unwrap().len(), 1);
+        assert_eq!(gone(&rejected, 0), ["a"]);
+    }
+
+    #[test]
+    fn each_drop_of_one_name_has_a_number() {
+        let (folder, rejected) = rejected();
+        for _ in 0..20 {
+            rejected.make_room("a").unwrap();
+            put(&rejected, "a", 1, 1, 5);
+            std::fs::write(folder.path().join("a.json"), "{}").unwrap();
+        }
+        let names = rejected.names().unwrap();
+        assert_eq!(names.len(), 20, "{names:?}");
+        let outcomes = rejected.dir.names().unwrap().len() - names.len();
+        assert_eq!(outcomes, 20);
+        assert_eq!(rejected.kept().drops.len(), 20);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The spool as anybody may see it who can read its folders: no lock is taken, nothing is changed.
 //! What goes on in it the daemon tells, over its socket.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -177,7 +178,7 @@ impl SpoolView {
         // Where all are meant, those that are not shown need not be read.
         let is_every = is_all && is_meant.is_none();
         if is_every {
-            files.truncate(most);
+            files = newest_of_each(&dir, files, most);
         }
         let read = |(_, name)| Outcome::read(&dir, name);
         let outcomes = try_map(files, FEW, read)?.into_iter().flatten();
@@ -289,6 +290,34 @@ impl SpoolView {
             dir => dir,
         }
     }
+}
+
+/// So many of these outcomes, the newest first, of each importer in turn: one who has thousands hides
+/// nobody's. Whose a drop is is known while it is kept.
+fn newest_of_each(
+    dir: &Dir,
+    files: Vec<(Moment, OsString)>,
+    most: usize,
+) -> Vec<(Moment, OsString)> {
+    let mut counts = HashMap::new();
+    let mut ranked: Vec<_> = files
+        .into_iter()
+        .map(|file| {
+            let drop = Path::new(&file.1)
+                .file_stem()
+                .and_then(|drop| dir.stat(drop).ok());
+            let owner = drop.flatten().map(|stat| stat.owner.uid);
+            let count: &mut usize = counts.entry(owner).or_default();
+            *count += 1;
+            (*count, file)
+        })
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked
+        .into_iter()
+        .take(most)
+        .map(|(_, file)| file)
+        .collect()
 }
 
 #[cfg(test)]

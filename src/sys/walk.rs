@@ -13,6 +13,9 @@ use super::failure::{Failure, Result};
 /// Folders are gone into so deep while those above them are listed.
 const MAX_DESCENT: usize = 32;
 
+/// A path of so many names, of 255 bytes each, is shorter than `PATH_MAX`.
+const SHORT: usize = 15;
+
 /// So many deeper ones are remembered.
 const MAX_DEEPER: usize = 100_000;
 
@@ -25,11 +28,21 @@ impl Dir {
         while flow.is_continue()
             && let Some(path) = deeper.pop_front()
         {
-            flow = match self.existing_dir(&path) {
+            flow = match self.descend(&path) {
                 Ok(dir) => below(&dir, &path, MAX_DESCENT, &mut deeper, see),
                 Err(failure) => see(Err(failure)),
             };
         }
+    }
+
+    /// The folder at `path`, which may be longer than the system takes.
+    fn descend(&self, path: &Path) -> Result<Self> {
+        let names: Vec<_> = path.components().collect();
+        let mut parts = names
+            .chunks(SHORT)
+            .map(|part| part.iter().collect::<PathBuf>());
+        let first = self.existing_dir(parts.next().unwrap_or_default())?;
+        parts.try_fold(first, |dir, part| dir.existing_dir(part))
     }
 }
 
@@ -87,13 +100,14 @@ mod tests {
     fn each_name_is_seen_once_however_deep_it_is() {
         const DEPTH: usize = 3 * MAX_DESCENT;
         let folder = tempfile::tempdir().unwrap();
-        let mut path = folder.path().join("top");
-        for _ in 0..DEPTH {
-            std::fs::create_dir(&path).unwrap();
-            std::fs::write(path.join("file"), "x").unwrap();
-            path.push("deeper");
-        }
         let dir = Dir::open(folder.path()).unwrap();
+        let long = "d".repeat(255);
+        let (mut name, mut deepest) = ("top", Dir::open(folder.path()).unwrap());
+        for _ in 0..DEPTH {
+            deepest = deepest.dir_or_make(name, 0o755).unwrap();
+            deepest.create("file").unwrap();
+            name = &long;
+        }
         let mut seen = Vec::new();
         dir.walk("top".as_ref(), &mut |stat| {
             seen.push(stat.unwrap().id);

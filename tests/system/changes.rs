@@ -268,7 +268,7 @@ fn withdraw_a_generation() {
     assert_eq!(shown(&world).as_deref(), Some("four"), "{world}");
     assert_exit(
         &world.run(&["withdraw", OTHER, "--generation", &one, "--wait=100"]),
-        3,
+        1,
         &world,
     );
     // Of the last one nobody knew what it was.
@@ -448,6 +448,11 @@ fn in_line() {
     let withdrawn = world.assert_outcome(&gone, "withdrawn");
     world.assert_outcome(&in_vain, "rejected unknown-target");
     world.assert_outcome(&four, "published");
+    for order in ["rollback", "withdraw"] {
+        let output = world.run(&[order, "no/such/target/yet"]);
+        assert_exit(&output, 1, &world);
+        assert_eq!(world.names("incoming"), Vec::<String>::new());
+    }
     assert_eq!(
         withdrawn["generation"],
         world.outcome(&three).unwrap()["generation"]

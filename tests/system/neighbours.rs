@@ -1,13 +1,17 @@
 //! What one importer drops, however large, many or broken, is its own trouble.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use libtest_mimic::Trial;
 
 use crate::filesystems::FileSystem;
-use crate::lab::world::{Daemon, Needs, World, manifest, names, own, test, until};
+use crate::lab::world::{
+    Daemon, Needs, PROGRAM, World, manifest, names, output, own, test, text, until,
+};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -271,6 +275,30 @@ fn many_empty() {
     daemon.stop();
 }
 
+/// Runs the program as the importer, who may write into the spool.
+fn by_importer(world: &World, arguments: impl FnOnce(&mut Command)) -> Output {
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let incoming = world.spool.join("incoming");
+    for (path, mode) in [
+        (&world.root, 0o755),
+        (&world.spool, 0o755),
+        (&incoming, 0o1777),
+    ] {
+        open(path, mode);
+    }
+    // The build's folder may be closed to others.
+    let program = world.root.join("program");
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::create_dir(world.root.join("image")).unwrap();
+    fs::write(world.root.join("image/linux"), "kernel").unwrap();
+    let mut command = Command::new(program);
+    arguments(&mut command);
+    command.arg("--config").arg(&world.config);
+    output(command.uid(IMPORTER).gid(IMPORTER))
+}
+
 fn max_waiting() {
     const MAX: usize = 5;
     let world = World::with(&format!(
@@ -293,6 +321,15 @@ fn max_waiting() {
     world.drop_image("of-another", OTHER, &[("linux", b"2B")]);
     daemon.wait_for_drop("of-another");
     assert_eq!(ended(&world, "more-"), 0, "{world}");
+    let waits = by_importer(&world, |command| {
+        command.args(["submit", "--wait=2s", "--arch", "a", "--release", "b"]);
+        command
+            .args(["--purpose", "c"])
+            .arg(world.root.join("image"));
+    });
+    assert_eq!(waits.status.code(), Some(4), "{}", text(&waits));
+    let waits = text(&waits);
+    assert!(waits.contains("not read yet"), "{waits}");
     for number in 0..MAX {
         let manifest = manifest(OTHER).replace("arch", "arhc");
         let place = world.incoming(&format!("incomplete-{number}"));
@@ -301,6 +338,9 @@ fn max_waiting() {
         fs::rename(place.join("manifest.new"), place.join("manifest.toml")).unwrap();
     }
     daemon.wait_for_drop("more-2");
+    until("what was submitted to be published", || {
+        world.published("a/generic/b/c").exists()
+    });
     world.assert_outcome("more-1", "published");
     world.assert_outcome("more-2", "published");
     let linux = world.published(TARGET).join("linux");
@@ -446,10 +486,10 @@ fn flood_of_rejections() {
     const DROPS: usize = 1_000;
     let world = World::with(&format!("{SETTINGS}#spool rescan_interval = \"1h\"\n"));
     let file = world.root.join("netboot.prom");
-    let text = fs::read_to_string(&world.config).unwrap();
+    let settings = fs::read_to_string(&world.config).unwrap();
     fs::write(
         &world.config,
-        format!("{text}[metrics]\ntextfile = {file:?}\n"),
+        format!("{settings}[metrics]\ntextfile = {file:?}\n"),
     )
     .unwrap();
     for number in 0..DROPS {
@@ -500,6 +540,10 @@ fn flood_of_rejections() {
     assert_eq!((own, ended(&world, "own-")), (3, 3), "{log}");
     assert_eq!(log.matches("drop=\"good\"").count(), 1, "{log}");
     assert_eq!(ended(&world, "bad-"), DROPS);
+    let status = text(&world.run(&["status"]));
+    for name in ["own-0", "own-1", "own-2", "bad-"] {
+        assert!(status.contains(&format!("\n{name}")), "{name} in {status}");
+    }
     let metrics = fs::read_to_string(&file).unwrap();
     for (reason, count) in [
         ("bad-manifest", DROPS / 4 + 3),

@@ -208,6 +208,8 @@ fn eventful() -> (World, Daemon, [String; 2]) {
 
 fn status_shows_everything() {
     let (world, daemon, [a, b]) = eventful();
+    let history = shown(&world, None, &["history", TARGET]);
+    assert_eq!(history.matches("not yet in").count(), 1, "{history}");
     let wide = format!(
         "\
 TARGET                       GENERATION                     VERSION          AGE    SIZE
