@@ -41,7 +41,7 @@ impl Parts {
         scan: Result<Scan, Failure>,
         settings: &Settings,
     ) -> anyhow::Result<()> {
-        match self.scanner.take(scan) {
+        match self.scanner.take(scan, &settings.spool) {
             Ok(scan) => {
                 self.troubles.is_over(Troubles::SPOOL);
                 self.cleanup.look_at_room(scan.free, settings);

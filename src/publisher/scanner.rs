@@ -14,7 +14,8 @@ use crate::spool::{Scan, Spool, Watch};
 use crate::sys::{Failure, tell_systemd};
 
 /// Looks at all that is in the spool take one in so many parts of the time at most: many names may be
-/// there.
+/// there. No pause is longer than the time between two looks: one may have taken long because the
+/// process was stopped meanwhile.
 const SHARE: u32 = 10;
 
 /// Looks at the spool.
@@ -143,12 +144,16 @@ impl Scanner {
     }
 
     /// What a look has shown.
-    pub(super) fn take(&mut self, scan: Result<Scan, Failure>) -> Result<Scan, Failure> {
+    pub(super) fn take(
+        &mut self,
+        scan: Result<Scan, Failure>,
+        settings: &SpoolSettings,
+    ) -> Result<Scan, Failure> {
         let (now, began) = (Instant::now(), self.began.take());
         let scan = scan.inspect_err(|_| self.has_failed = true)?;
         if scan.is_of_all {
             let took = began.map(|began| now - began).unwrap_or_default();
-            self.not_before = now + took * SHARE;
+            self.not_before = now + (took * SHARE).min(settings.rescan_interval);
             self.put_off = scan.put_off.keys().copied().collect();
             self.has_failed = false;
         }

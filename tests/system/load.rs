@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
-use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, test};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, manifest, test, wait_for_names};
 
 /// Drops for each target.
 const ROUNDS: usize = 20;
@@ -148,7 +148,9 @@ fn assert_handled(world: &World, daemon: &mut Daemon, rounds: usize) {
         assert_eq!(current.unwrap(), content(rounds - 1, number));
     }
     assert_eq!(world.names("incoming"), Vec::<String>::new());
-    assert_eq!(world.names("outcomes").len(), rounds * TARGETS);
+    let outcomes = world.names("outcomes");
+    let of_rounds = outcomes.iter().filter(|name| name.contains('-'));
+    assert_eq!(of_rounds.count(), rounds * TARGETS);
 }
 
 fn many_drops() {
@@ -179,6 +181,10 @@ fn queue_overflows() {
     assert!(3 * DROPS > limit.trim().parse().unwrap(), "no overflow");
     let world = World::with(SETTINGS);
     let mut daemon = world.daemon();
+    // No look is under way when it is stopped: it would seem to take as long as that lasts.
+    world.drop_image("first", "amd64/generic/noble/first", &[("linux", b"first")]);
+    daemon.wait_for_drop("first");
+    wait_for_names(&world.spool.join("processing"), &[]);
     daemon.signal(Signal::STOP);
     drop_rounds(&world, ROUNDS);
     daemon.signal(Signal::CONT);
