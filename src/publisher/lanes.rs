@@ -1,7 +1,8 @@
 //! Work on drops side by side, shared out among importers in turn.
 //!
 //! A drop is worked on in a lane of its weight, so that none waits behind one that takes much longer;
-//! and of the lanes of a weight the last free one is for an importer who has none.
+//! and of the lanes of a weight the last free one is for an importer who has none. What one importer's
+//! light or heavy drops take of the processors is bounded, too, while another's are worked on.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,8 +21,9 @@ const AHEAD: usize = 128;
 pub(super) const MAX_LISTED: usize = 100_000;
 const MAX_SHARE_LISTED: usize = 10_000;
 
-/// Lanes for drops that are not light: three, so that one endless drop holds up neither its own
-/// importer's others nor another's.
+/// Lanes for drops that are not light. Of those for middle ones an importer may have two, so that one
+/// endless drop holds up no other of its importer's; of those for heavy ones, which keep a processor
+/// busy for minutes, one.
 pub(super) const LANES: usize = 3;
 
 /// A drop of more is no light one, and one of more than the second is heavy; in bytes. An ordinary
@@ -66,9 +68,9 @@ pub(super) struct Lanes {
 impl Default for Lanes {
     fn default() -> Self {
         Self {
-            ready: Turns::new(light_lanes()),
-            middle: Turns::new(LANES),
-            heavy: Turns::new(LANES),
+            ready: Turns::new(light_lanes(), light_lanes() - 1),
+            middle: Turns::new(LANES, LANES - 1),
+            heavy: Turns::new(LANES, 1),
         }
     }
 }
@@ -89,7 +91,13 @@ impl Lanes {
     /// is free for one that is ready. Small drops go several at a time: to hand one over costs about
     /// as much as to stage it.
     pub(super) fn next_light(&mut self) -> Option<(u32, Vec<Ready>)> {
-        self.ready.next(|ready| {
+        let others = |owner| {
+            let mut busy = self.middle.busy.iter().chain(&self.heavy.busy);
+            busy.any(|other| *other != owner)
+        };
+        // Processors and disk are another's as well.
+        let may_go_on = |owner, own| own == 0 || !others(owner);
+        self.ready.next(may_go_on, |ready| {
             let share = (ready.len() / light_lanes()).clamp(1, MAX_SHARE);
             let (mut batch, mut listed) = (Vec::with_capacity(share), 0);
             while batch.len() < share
@@ -134,7 +142,7 @@ impl Lanes {
         [Weight::Middle, Weight::Heavy]
             .into_iter()
             .find_map(|weight| {
-                let (_, next) = self.of(weight).next(VecDeque::pop_front)?;
+                let (_, next) = self.of(weight).next(|_, _| true, VecDeque::pop_front)?;
                 next.map(|(seen, target)| (weight, seen, target))
             })
     }
@@ -182,15 +190,18 @@ struct Turns<T> {
     /// The importers whose drops are being worked on.
     busy: Vec<u32>,
     lanes: usize,
+    /// So many lanes one importer may have.
+    own: usize,
 }
 
 impl<T> Turns<T> {
-    fn new(lanes: usize) -> Self {
+    fn new(lanes: usize, own: usize) -> Self {
         Self {
             waiting: BTreeMap::new(),
             last: 0,
             busy: Vec::new(),
             lanes,
+            own,
         }
     }
 
@@ -206,16 +217,27 @@ impl<T> Turns<T> {
         self.waiting.entry(owner).or_default().push_front(thing);
     }
 
-    /// Whether there is a lane for this importer.
-    fn is_free_for(&self, owner: u32) -> bool {
-        let free = self.lanes - self.busy.len();
-        free > 1 || (free == 1 && !self.busy.contains(&owner))
+    /// The lanes that this importer has.
+    fn own(&self, owner: u32) -> usize {
+        self.busy.iter().filter(|other| **other == owner).count()
     }
 
-    /// Takes a lane for the importer whose turn it is, and of what the importer has waiting as much as
-    /// `take` does.
-    fn next<R>(&mut self, take: impl FnOnce(&mut VecDeque<T>) -> R) -> Option<(u32, R)> {
-        let owner = whose_turn(&self.waiting, self.last, |owner| self.is_free_for(owner))?;
+    /// Whether there is a lane for this importer.
+    fn is_free_for(&self, owner: u32) -> bool {
+        let (free, own) = (self.lanes - self.busy.len(), self.own(owner));
+        own < self.own && (free > 1 || (free == 1 && own == 0))
+    }
+
+    /// Takes a lane for the importer whose turn it is, of those who `may_go_on` with as many as they
+    /// have, and of what the importer has waiting as much as `take` does.
+    fn next<R>(
+        &mut self,
+        may_go_on: impl Fn(u32, usize) -> bool,
+        take: impl FnOnce(&mut VecDeque<T>) -> R,
+    ) -> Option<(u32, R)> {
+        let owner = whose_turn(&self.waiting, self.last, |owner| {
+            self.is_free_for(owner) && may_go_on(owner, self.own(owner))
+        })?;
         let waiting = self.waiting.get_mut(&owner)?;
         let taken = take(waiting);
         if waiting.is_empty() {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use crate::text::{Complaint, Expected, InputError, Table, ValueExt as _, read_toml, toml_key};
+use crate::text::{Complaint, Expected, InputError, LongDocument, Table, ValueExt as _, toml_key};
 use crate::words::{Digest, GenerationHint, GenerationName, Name, Target};
 
 /// The name of the manifest in a drop.
@@ -17,6 +17,9 @@ pub(crate) const MAX_SIZE: u64 = 16 << 20;
 
 /// Blanks, quotes, brackets and the like in a manifest: room for 100,000 files, each with some 25.
 const MAX_SIGNS: usize = 5 << 19;
+
+/// The same, beside the lines of `[files]`, which are read a few at a time.
+const MAX_SIGNS_OF_HEAD: usize = 1 << 17;
 
 /// The only format there is.
 const FORMAT: u64 = 1;
@@ -78,8 +81,11 @@ impl Manifest {
     /// # Errors
     /// Everything that is wrong with the text, at once, each with line, column and what was expected.
     pub fn parse(source: &str) -> Result<Self, InputError> {
-        check_signs(source)?;
-        read_toml(MANIFEST, source, |top| {
+        check_signs(source, source, MAX_SIGNS)?;
+        let document = LongDocument::new(source, "files");
+        check_signs(source, &document.head, MAX_SIGNS_OF_HEAD)?;
+        let mut listed = BTreeMap::new();
+        let head = |top: &mut Table<'_, '_>| {
             top.required("format", |value| match value.number(u64::MAX) {
                 Ok(FORMAT) => Ok(()),
                 _ => Err(format!("{FORMAT}, the only format there is")),
@@ -96,7 +102,7 @@ impl Manifest {
             if matches!(action, None | Some(Action::Publish)) {
                 version = top.optional("version", self::version);
                 files = top.table("files", |table| {
-                    table.each_table(listed).into_iter().collect()
+                    table.each_table(self::listed).into_iter().collect()
                 });
             }
             let target = Target::new(arch?, subarch?, release?, purpose?);
@@ -111,7 +117,20 @@ impl Manifest {
                 version,
                 files,
             })
-        })
+        };
+        let mut manifest = document.read(MANIFEST, head, |table| {
+            let part = table.each_table(|path, table| {
+                if listed.contains_key(path) {
+                    table.complain_here("duplicate key".to_string(), "each file once");
+                }
+                self::listed(path, table)
+            });
+            listed.extend(part);
+        })?;
+        if let Some(files) = &mut manifest.files {
+            files.append(&mut listed);
+        }
+        Ok(manifest)
     }
 
     /// A version, for people.
@@ -195,16 +214,21 @@ impl FromStr for Replaces {
 
 /// What reading costs grows with the signs between words, not with the length: megabytes of `[`
 /// would take gigabytes of memory.
-fn check_signs(source: &str) -> Result<(), InputError> {
+fn check_signs(source: &str, text: &str, max: usize) -> Result<(), InputError> {
     let is_sign = |byte: u8| b" \t\r\n[]{}=,.#\"'".contains(&byte);
-    let bytes = source.bytes().enumerate();
-    let Some((at, _)) = bytes.filter(|(_, byte)| is_sign(*byte)).nth(MAX_SIGNS) else {
+    let bytes = text.bytes().enumerate();
+    let Some((at, _)) = bytes.filter(|(_, byte)| is_sign(*byte)).nth(max) else {
         return Ok(());
+    };
+    let beside = if text.len() < source.len() {
+        " beside the lines of `[files]`"
+    } else {
+        ""
     };
     let complaint = Complaint {
         span: at..at + 1,
         problem: "too many signs".to_string(),
-        expected: format!("expected at most {MAX_SIGNS} blanks, quotes and brackets"),
+        expected: format!("expected at most {max} blanks, quotes and brackets{beside}"),
     };
     Err(InputError::new(MANIFEST, source, vec![complaint]))
 }
@@ -450,6 +474,59 @@ error: invalid `files.linux`
         let toml = manifest.to_toml();
         assert!(toml.len() as u64 <= MAX_SIZE, "{} bytes", toml.len());
         assert_eq!(Manifest::parse(&toml), Ok(manifest));
+    }
+
+    #[test]
+    fn of_a_long_list_each_file_is_read_once_and_each_error_said_where_it_is() {
+        let sha256 = Digest::of(b"");
+        let line = |number| format!("\"f/{number}\" = {{ sha256 = \"{sha256}\" }} # {number}\r\n");
+        let head = GOOD.replace('\n', "\r\n") + " [files] # all of them\r\n";
+        let lines: String = (0..5_000).map(line).collect();
+        let more = format!("  [ files.\"g\" ]\r\nsha256 = \"{sha256}\"\r\n");
+        let files = Manifest::parse(&format!("{head}{lines}{more}"))
+            .unwrap()
+            .files
+            .unwrap();
+        assert_eq!(files.len(), 5_001);
+        assert!(
+            ["f/0", "f/4999", "g"]
+                .iter()
+                .all(|path| files.contains_key(*path))
+        );
+
+        let bad = [
+            (
+                5,
+                "arhc = \"amd64\"\n".to_string(),
+                "invalid `files.arhc`",
+                "expected a table",
+            ),
+            (
+                3_000,
+                "x = { sha = \"\" }\n".to_string(),
+                "missing key `files.x.sha256`",
+                "x = {",
+            ),
+            (4_000, line(7), "duplicate key", "\"f/7\" = {"),
+            (4_900, "\"y = 3\n".to_string(), "", "\"y = 3"),
+        ];
+        for (at, bad, problem, excerpt) in bad {
+            let before: String = (0..at).map(line).collect();
+            let after: String = (at..5_000).map(line).collect();
+            let text = format!("{head}{before}{bad}{after}{more}");
+            let shown = Manifest::parse(&text).unwrap_err().to_string();
+            assert!(
+                shown.contains(problem) && shown.contains(excerpt),
+                "{shown}"
+            );
+            let place = format!("manifest.toml:{}:", 5 + 1 + at);
+            assert!(shown.contains(&place), "{place} in {shown}");
+        }
+        // What stands after the list has its place as well.
+        let text = format!("{head}{lines}[x]\r\ny = 1\r\n");
+        let shown = Manifest::parse(&text).unwrap_err().to_string();
+        assert!(shown.contains("unknown key `x`"), "{shown}");
+        assert!(shown.contains("manifest.toml:5006:2"), "{shown}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A TOML document, taken key by key: every error is kept, none ends the reading.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -19,25 +20,137 @@ pub(crate) fn read_toml<T>(
     text: &str,
     read: impl FnOnce(&mut Table<'_, '_>) -> Option<T>,
 ) -> Result<T, InputError> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    let complaints = syntax.iter().map(|error| Complaint {
-        span: error.span().unwrap_or(0..0),
-        problem: error.message().lines().collect::<Vec<_>>().join(", "),
-        expected: String::new(),
-    });
-    let mut complaints = complaints.collect();
-    let top = Table {
-        span: 0..0,
-        path: String::new(),
-        rest: document.into_inner(),
-        known: Vec::new(),
-        is_whole: syntax.is_empty(),
-        complaints: &mut complaints,
-    };
-    match top.read(read) {
+    let mut complaints = Vec::new();
+    match read_part(text, String::new(), &mut complaints, read) {
         Some(value) if complaints.is_empty() => Ok(value),
         _ => Err(InputError::new(file, text, complaints)),
     }
+}
+
+/// Bytes of a long table that are read at a time, about: what is read takes many times its length in
+/// memory.
+const PART: usize = 64 << 10;
+
+/// What is wrong with the rest of a long table is not looked for after so many complaints.
+const MAX_COMPLAINTS: usize = 10_000;
+
+/// A document in which one table may have very many lines, each with a key and a value of its own.
+pub(crate) struct LongDocument<'t> {
+    text: &'t str,
+    name: &'static str,
+    /// The document without the lines of the long table.
+    pub(crate) head: Cow<'t, str>,
+    /// Where those stand.
+    lines: Range<usize>,
+}
+
+impl<'t> LongDocument<'t> {
+    /// Takes apart a document whose table `[name]` may be long.
+    pub(crate) fn new(text: &'t str, name: &'static str) -> Self {
+        let header = format!("[{name}]");
+        let mut ends = text.split_inclusive('\n').scan(0, |end, line| {
+            *end += line.len();
+            Some((*end, line.trim()))
+        });
+        let is_header = |line: &str| {
+            let rest = line.strip_prefix(&header).map(str::trim_start);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
+        };
+        let start = ends.find(|(_, line)| is_header(line));
+        let lines = start.map_or(0..0, |(start, _)| {
+            let next = ends.find(|(_, line)| line.starts_with('['));
+            let end = next.map_or(text.len(), |(end, line)| {
+                let before = text[..end].rfind(line).unwrap_or(end);
+                text[..before].rfind('\n').map_or(before, |at| at + 1)
+            });
+            start..end
+        });
+        let head = if lines.is_empty() {
+            text.into()
+        } else {
+            [&text[..lines.start], &text[lines.end..]].concat().into()
+        };
+        Self {
+            text,
+            name,
+            head,
+            lines,
+        }
+    }
+
+    /// As [`read_toml`]; `each` takes what it knows from a part of the long table, and then from the
+    /// next.
+    ///
+    /// # Errors
+    /// As [`read_toml`].
+    pub(crate) fn read<T>(
+        &self,
+        file: &str,
+        read: impl FnOnce(&mut Table<'_, '_>) -> Option<T>,
+        mut each: impl FnMut(&mut Table<'_, '_>),
+    ) -> Result<T, InputError> {
+        let mut complaints = Vec::new();
+        let value = read_part(&self.head, String::new(), &mut complaints, read);
+        let removed = self.lines.len();
+        for complaint in &mut complaints {
+            if complaint.span.start >= self.lines.start {
+                complaint.span = complaint.span.start + removed..complaint.span.end + removed;
+            }
+        }
+        let mut rest = self.lines.clone();
+        while !rest.is_empty() && complaints.len() < MAX_COMPLAINTS {
+            let part = rest.start..rest.start + part(&self.text[rest.clone()]);
+            let (text, mut wrong) = (&self.text[part.clone()], Vec::new());
+            let path = format!("{}.", self.name);
+            read_part(text, path, &mut wrong, |table| each(table));
+            complaints.extend(wrong.into_iter().map(|complaint| Complaint {
+                span: complaint.span.start + part.start..complaint.span.end + part.start,
+                ..complaint
+            }));
+            rest.start = part.end;
+        }
+        match value {
+            Some(value) if complaints.is_empty() => Ok(value),
+            _ => Err(InputError::new(file, self.text, complaints)),
+        }
+    }
+}
+
+/// How much of `text` is a part of its own: it ends with a line at whose end a value ends.
+fn part(text: &str) -> usize {
+    let mut length = 0;
+    for line in text.split_inclusive('\n') {
+        length += line.len();
+        let is_end = line.trim_end().ends_with(['}', '"']);
+        if (length >= PART && is_end) || length >= 2 * PART {
+            break;
+        }
+    }
+    length
+}
+
+/// Reads a document, or a part of one that stands in the table `path`.
+fn read_part<T>(
+    text: &str,
+    path: String,
+    complaints: &mut Vec<Complaint>,
+    read: impl FnOnce(&mut Table<'_, '_>) -> T,
+) -> T {
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    complaints.extend(syntax.iter().map(|error| Complaint {
+        span: error.span().unwrap_or(0..0),
+        problem: error.message().lines().collect::<Vec<_>>().join(", "),
+        expected: String::new(),
+    }));
+    let top = Table {
+        span: 0..0,
+        path,
+        rest: document.into_inner(),
+        known: Vec::new(),
+        is_whole: syntax.is_empty(),
+        complaints,
+    };
+    top.read(read)
 }
 
 /// One table of a document, from which a reader takes the keys that it knows.

@@ -12,7 +12,7 @@
 mod document;
 mod table;
 
-pub(crate) use document::{Expected, Table, ValueExt, read_toml, toml_key};
+pub(crate) use document::{Expected, LongDocument, Table, ValueExt, read_toml, toml_key};
 pub(crate) use table::{counted, short, short_until, table};
 
 use std::ops::Range;

@@ -63,10 +63,13 @@ pub fn neighbours(bench: &Bench) {
         let mut ratios: Vec<_> = large.iter().map(ratio).collect();
         ratios.sort_by(f64::total_cmp);
         let (median, largest) = (ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+        let mut idle: Vec<_> = large.iter().map(|(idle, _)| idle.as_secs_f64()).collect();
+        idle.sort_by(f64::total_cmp);
         println!(
-            "beside {what:47} | 2 bytes: {:.3} s | 70 MiB: {median:.2} [..{largest:.2}] of idle | \
-             peak {} | goal 1 s, 3, 64 MiB",
+            "beside {what:47} | 2 bytes: {:.3} s | 70 MiB: {median:.2} [..{largest:.2}] of {:.3} s \
+             idle | peak {} | goal 1 s, 3, 64 MiB",
             slowest.as_secs_f64(),
+            idle[idle.len() / 2],
             mib(memory)
         );
     }
