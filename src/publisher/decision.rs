@@ -91,6 +91,11 @@ impl Decided {
         }
     }
 
+    /// Whose drop it is.
+    pub(super) fn owner(&self) -> u32 {
+        self.claimed.importer.uid
+    }
+
     /// What is to be done in the tree, if anything.
     pub(super) fn staged(&self) -> Option<&Staged> {
         match &self.decision {

@@ -5,6 +5,9 @@
 //! light or heavy drops take of the processors is bounded, too, while another's are worked on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::spool::{Ready, Seen};
 use crate::sys::processors;
@@ -30,6 +33,10 @@ pub(super) const LANES: usize = 3;
 /// initrd waits for no disk image.
 const MIDDLE: u64 = 64 << 20;
 const HEAVY: u64 = 1 << 30;
+
+/// For so long after work on a middle drop has begun no light ones of others are: an ordinary image
+/// has the processors and the disk for itself, mostly. Not more than half of the time goes so.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long work on a drop takes, about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +70,32 @@ pub(super) struct Lanes {
     /// Heads of a line, which wait for their lane.
     middle: Turns<(Seen, Target)>,
     heavy: Turns<(Seen, Target)>,
+    ahead: HeadStart,
+}
+
+/// Who has a head start.
+#[derive(Debug, Default)]
+struct HeadStart {
+    /// The importer, and until when.
+    now: Option<(u32, Instant)>,
+    /// No other is given before.
+    next: Option<Instant>,
+}
+
+impl HeadStart {
+    fn give(&mut self, owner: u32) {
+        let now = Instant::now();
+        if self.next.is_none_or(|next| next <= now) {
+            self.now = Some((owner, now + HEAD_START));
+            self.next = Some(now + 2 * HEAD_START);
+        }
+    }
+
+    /// When it is over, if another importer has one.
+    fn of_other(&self, owner: u32) -> Option<Instant> {
+        let (other, until) = self.now?;
+        (other != owner && until > Instant::now()).then_some(until)
+    }
 }
 
 impl Default for Lanes {
@@ -71,6 +104,7 @@ impl Default for Lanes {
             ready: Turns::new(light_lanes(), light_lanes() - 1),
             middle: Turns::new(LANES, LANES - 1),
             heavy: Turns::new(LANES, 1),
+            ahead: HeadStart::default(),
         }
     }
 }
@@ -96,7 +130,8 @@ impl Lanes {
             busy.any(|other| *other != owner)
         };
         // Processors and disk are another's as well.
-        let may_go_on = |owner, own| own == 0 || !others(owner);
+        let is_behind = |owner| self.ahead.of_other(owner).is_some();
+        let may_go_on = |owner, own| !is_behind(owner) && (own == 0 || !others(owner));
         self.ready.next(may_go_on, |ready| {
             let share = (ready.len() / light_lanes()).clamp(1, MAX_SHARE);
             let (mut batch, mut listed) = (Vec::with_capacity(share), 0);
@@ -131,20 +166,33 @@ impl Lanes {
         let is_free = !turns.waiting.contains_key(&owner) && turns.is_free_for(owner);
         if is_free {
             turns.busy.push(owner);
+            if weight == Weight::Middle {
+                self.ahead.give(owner);
+            }
         } else {
             turns.add(owner, (seen, target.clone()));
         }
         is_free
     }
 
+    /// When light drops may go on that are behind.
+    pub(super) fn wake_up(&self) -> Option<Instant> {
+        let mut owners = self.ready.waiting.keys();
+        owners.find_map(|owner| self.ahead.of_other(*owner))
+    }
+
     /// The next drop that waited for its lane, if that is free now.
     pub(super) fn next(&mut self) -> Option<(Weight, Seen, Target)> {
-        [Weight::Middle, Weight::Heavy]
+        let next = [Weight::Middle, Weight::Heavy]
             .into_iter()
             .find_map(|weight| {
                 let (_, next) = self.of(weight).next(|_, _| true, VecDeque::pop_front)?;
                 next.map(|(seen, target)| (weight, seen, target))
-            })
+            });
+        if let Some((Weight::Middle, seen, _)) = &next {
+            self.ahead.give(seen.owner);
+        }
+        next
     }
 
     /// Heads of a line that wait for their lane.
@@ -158,6 +206,8 @@ impl Lanes {
     /// A lane, which a drop of this importer had, is free again.
     pub(super) fn leave(&mut self, weight: Weight, owner: u32) {
         self.of(weight).leave(owner);
+        let is_over = |(other, _): &mut _| weight == Weight::Middle && *other == owner;
+        self.ahead.now.take_if(is_over);
     }
 
     fn of(&mut self, weight: Weight) -> &mut Turns<(Seen, Target)> {
@@ -252,6 +302,79 @@ impl<T> Turns<T> {
         let lane = self.busy.iter().position(|other| *other == owner);
         if let Some(lane) = lane {
             self.busy.swap_remove(lane);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Moment;
+
+    impl Lanes {
+        /// Forgets what says nothing about drops.
+        pub(crate) fn forget_times(&mut self) {
+            self.ahead = HeadStart::default();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn light_drops_wait_while_a_middle_one_of_another_has_a_head_start_half_of_the_time() {
+        let target: Target = "a/b/c/d".parse().unwrap();
+        let seen = |owner| Seen::for_test("drop", owner, Moment::now());
+        let manifest =
+            || crate::spool::Manifest::new(target.clone(), crate::spool::Action::default());
+        let mut lanes = Lanes::default();
+        for _ in 0..100 {
+            lanes.add(Ready::for_test(seen(1), Ok(manifest())));
+        }
+        assert!(lanes.enter(Weight::Middle, seen(2), &target));
+        assert!(lanes.next_light().is_none());
+        // The other's own are not behind.
+        lanes.add(Ready::for_test(seen(2), Ok(manifest())));
+        assert_eq!(lanes.next_light().map(|(owner, _)| owner), Some(2));
+        let until = lanes.wake_up().unwrap();
+        assert_eq!(until, Instant::now() + HEAD_START);
+        tokio::time::advance(HEAD_START).await;
+        assert_eq!(lanes.wake_up(), None);
+        assert_eq!(lanes.next_light().map(|(owner, _)| owner), Some(1));
+        assert!(
+            lanes.next_light().is_none(),
+            "one lane beside another's drop"
+        );
+        // Whoever comes then has no head start of its own.
+        assert!(lanes.enter(Weight::Middle, seen(3), &target));
+        lanes.leave_light(1, Vec::new());
+        assert!(lanes.next_light().is_some());
+        lanes.leave_light(1, Vec::new());
+        tokio::time::advance(HEAD_START).await;
+        lanes.leave(Weight::Middle, 3);
+        assert!(lanes.enter(Weight::Middle, seen(3), &target));
+        assert!(lanes.next_light().is_none());
+        lanes.leave(Weight::Middle, 3);
+        assert!(lanes.next_light().is_some(), "it is over with the drop");
+    }
+
+    #[test]
+    fn of_heavy_lanes_one_importer_has_one() {
+        let target: Target = "a/b/c/d".parse().unwrap();
+        let seen = |owner| Seen::for_test("drop", owner, Moment::now());
+        let mut lanes = Lanes::default();
+        for (owner, weight, is_free) in [
+            (1, Weight::Heavy, true),
+            (1, Weight::Heavy, false),
+            (2, Weight::Heavy, true),
+            (3, Weight::Heavy, true),
+            (1, Weight::Middle, true),
+            (1, Weight::Middle, true),
+            (1, Weight::Middle, false),
+            (2, Weight::Middle, true),
+        ] {
+            assert_eq!(
+                lanes.enter(weight, seen(owner), &target),
+                is_free,
+                "{owner} {weight:?}"
+            );
         }
     }
 }

@@ -172,7 +172,7 @@ impl Parts {
     pub(super) fn wake_up(&self) -> Option<Instant> {
         let scan = self.scanner.wake_up(&self.queue);
         let cleanup = self.cleanup.wake_up(self.steps.pipeline.is_some());
-        let (look, step) = (self.queue.next_look(), self.steps.wake_up());
+        let (look, step) = (self.queue.wake_up(), self.steps.wake_up());
         let (flood, retry) = (self.report.floods.next(), self.troubles.next);
         let all = [scan, look, step, cleanup, flood, retry];
         all.into_iter().flatten().min()

@@ -112,19 +112,27 @@ impl Pipeline {
         all.filter_map(|decided| decided.target.as_ref())
     }
 
+    /// The importers whose drops are on their way, each as often as there are drops.
+    pub(super) fn owners(&self) -> impl Iterator<Item = u32> {
+        let placed = self.placed.iter().map(|(decided, _)| decided);
+        placed.chain(&self.swapped).map(Decided::owner)
+    }
+
     /// Lets in what was `decided`, and what was held until now and is `released`, and every drop go
-    /// on by one step. A crash at any moment leaves every pointer on a whole generation, and every
-    /// drop in the spool or with its outcome.
+    /// on by one step; of those that nobody waits for only those of the importer `only`, if one is
+    /// named. A crash at any moment leaves every pointer on a whole generation, and every drop in the
+    /// spool or with its outcome.
     ///
     /// A drop that fails on the way is postponed, and the others go on. Where spool or tree was
     /// replaced, all of them stay where they are for the next start.
     pub(super) fn step(
         &mut self,
-        decided: Vec<Decided>,
+        (decided, only): (Vec<Decided>, Option<u32>),
         released: Vec<Held>,
         shop: &Workshop,
         lookout: &Lookout,
     ) -> Stepped {
+        let is_meant = |it: &Decided| only.is_none_or(|only| it.owner() == only);
         let mut stepped = Stepped::default();
         let (staged, others): (Vec<_>, Vec<_>) =
             decided.into_iter().partition(Decided::touches_tree);
@@ -134,7 +142,8 @@ impl Pipeline {
 
         let (mut ready, mut due) = (self.take_announced(lookout, &mut stepped), released);
         let tree = self.pointers.tree();
-        for (decided, placed) in std::mem::take(&mut self.placed) {
+        let placed = self.placed.extract_if(.., |(it, _)| is_meant(it));
+        for (decided, placed) in placed.collect::<Vec<_>>() {
             match placed {
                 Some(placed) if placed.swapped_at.is_none() => {
                     let swap = &shop.settings.swap;
@@ -163,7 +172,8 @@ impl Pipeline {
             return stepped;
         }
         let few = FEW.saturating_sub(ready.len());
-        let swapped = std::mem::take(&mut self.swapped).into_iter();
+        let swapped = self.swapped.extract_if(.., |it| is_meant(it));
+        let swapped = swapped.collect::<Vec<_>>().into_iter();
         let work = std::iter::once(Work::Swap(ready))
             .chain(swapped.chain(others).map(Work::Write))
             .chain(announced.into_iter().map(Work::Announce))

@@ -154,9 +154,10 @@ impl Queue {
         self.looks.take_up_all();
     }
 
-    /// When a drop that waits is to be looked into.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        self.looks.next_due()
+    /// When a drop that waits is to be looked into, or may be worked on.
+    pub(super) fn wake_up(&self) -> Option<Instant> {
+        let times = [self.looks.next_due(), self.lanes.wake_up()];
+        times.into_iter().flatten().min()
     }
 
     /// Since when the first of those is complete.
@@ -890,6 +891,7 @@ mod tests {
             assert!(left.is_empty(), "not settled: {left:?}");
             // Whose turn was last stays known.
             self.queue.looks.forget_times();
+            self.queue.lanes.forget_times();
             let mut left = format!("{:?}", self.queue);
             for owner in 0..IMPORTERS {
                 left = left.replace(&format!("last: {owner}"), "last: 0");

@@ -1,6 +1,6 @@
 //! The steps of the pipeline: what gathers for the next one, and what is held back from it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,15 @@ use crate::words::Target;
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// So many go without waiting for more, and none is begun while so many wait. A drop goes through four
-/// steps and waits for what is in them, whoever has dropped that; larger ones save nothing that could be
-/// measured.
-const BATCH: usize = 128;
+/// So many go without waiting for more, and none is begun while so many wait: larger steps save nothing
+/// that could be measured.
+const BATCH: usize = 32;
+
+/// The drops of an importer who has no more than so many on their way go first, by steps of their own:
+/// a drop goes through four, which take longer the more drops are in them. Of such steps so many are
+/// made before one for all.
+const EXPRESS: usize = 8;
+const MAX_EXPRESS: usize = 4;
 
 /// Who has this has the tree, but while a step or a vacuum is under way.
 pub(super) struct Steps {
@@ -38,6 +43,8 @@ pub(super) struct Steps {
     behind: Vec<(Decided, HashSet<Arc<str>>)>,
     /// When the next step is made, whatever else is being worked on.
     until: Option<Instant>,
+    /// Steps for few since the last one for all.
+    express: usize,
     quiet: Quiet,
 }
 
@@ -49,6 +56,7 @@ impl Steps {
             unwritten: Vec::new(),
             behind: Vec::new(),
             until: None,
+            express: 0,
             quiet: Quiet::new(),
         }
     }
@@ -130,17 +138,40 @@ impl Steps {
             || self.decided.len() >= BATCH
             || self.until.is_some_and(|until| until <= Instant::now());
         let is_due = is_gathered && !(self.decided.is_empty() && pipeline.is_empty());
-        if !is_due && released.is_empty() {
+        let only = self.of_few(&pipeline);
+        if !is_due && only.is_none() && released.is_empty() {
             self.pipeline = Some(pipeline);
             return None;
         }
-        self.until = None;
-        let decided = std::mem::take(&mut self.decided);
+        self.express = only.map_or(0, |_| self.express + 1);
+        let is_meant = |it: &mut Decided| only.is_none_or(|only| it.owner() == only);
+        let decided: Vec<_> = self.decided.extract_if(.., is_meant).collect();
+        if self.decided.is_empty() {
+            self.until = None;
+        }
         let lookout = Arc::clone(&self.quiet.lookout);
         Some(move |shop: &Workshop| {
-            let stepped = pipeline.step(decided, released, shop, &lookout);
+            let stepped = pipeline.step((decided, only), released, shop, &lookout);
             (pipeline, stepped)
         })
+    }
+
+    /// The importer, of several, whose drops go first now, being few.
+    fn of_few(&self, pipeline: &Pipeline) -> Option<u32> {
+        if self.express >= MAX_EXPRESS {
+            return None;
+        }
+        let mut counts = HashMap::<u32, usize>::new();
+        for owner in pipeline
+            .owners()
+            .chain(self.decided.iter().map(Decided::owner))
+        {
+            *counts.entry(owner).or_default() += 1;
+        }
+        let (owner, count) = counts
+            .iter()
+            .min_by_key(|(owner, count)| (**count, **owner))?;
+        (counts.len() > 1 && *count <= EXPRESS).then_some(*owner)
     }
 
     /// A step has ended. What it held back is held.
@@ -206,5 +237,38 @@ mod tests {
         assert_eq!(steps.wake_up(), steps.until);
         steps.until = Some(Instant::now());
         assert!(steps.begin(true, &settings.swap).is_some());
+    }
+
+    #[test]
+    fn an_importer_with_few_drops_goes_first_but_not_always() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.tree.path = folder.path().to_path_buf();
+        let mut steps = Steps::new(Pointers::open(&settings).unwrap());
+        let mut add = |owner, count| {
+            for number in 0..count {
+                let seen = Seen::for_test("drop", owner, Moment::now());
+                let claimed = Claimed::for_test(&seen, number);
+                steps.add(Decided::reject(
+                    claimed,
+                    None,
+                    Rejection::new(Reason::NoSpace, ""),
+                ));
+            }
+        };
+        add(1, 2 * EXPRESS);
+        add(2, EXPRESS);
+        let pipeline = steps.pipeline.take().unwrap();
+        assert_eq!(steps.of_few(&pipeline), Some(2));
+        for _ in 0..MAX_EXPRESS {
+            assert_eq!(steps.of_few(&pipeline), Some(2));
+            steps.express += 1;
+        }
+        assert_eq!(steps.of_few(&pipeline), None, "it is everybody's turn");
+        steps.express = 0;
+        steps.decided.retain(|it| it.owner() == 1);
+        assert_eq!(steps.of_few(&pipeline), None, "there is nobody else");
+        steps.decided.truncate(1);
+        assert_eq!(steps.of_few(&pipeline), None);
     }
 }

@@ -475,7 +475,8 @@ fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, Fault> {
         let detail = format!("{MANIFEST}: expected a regular file that belongs to user {uid}");
         return Err(reject(Reason::UnsafeFile, detail));
     }
-    let mut bytes = Vec::new();
+    let length = usize::try_from(stat.size.min(MAX_SIZE)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(length + 1);
     let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes);
     read.map_err(|error| unreadable(failure("reading", error)))?;
     let manifest = parse(&bytes);

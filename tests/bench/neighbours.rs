@@ -41,7 +41,9 @@ pub fn neighbours(bench: &Bench) {
             let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
             let settings = "[limits]\nmin_free_space = \"0B\"\nmax_image_size = \"1024GiB\"\n";
             let world = World::at(dir.path(), &spool, &tree, settings);
-            let daemon = world.daemon();
+            let mut command = world.command(&["run"]);
+            command.envs(environment_of_the_unit());
+            let daemon = Daemon::start(command);
             let times = |when: &str| {
                 [("small", 2), ("large", IMAGE)].map(|(name, size)| {
                     let name = format!("{name}-{when}");
@@ -73,6 +75,15 @@ pub fn neighbours(bench: &Bench) {
             mib(memory)
         );
     }
+}
+
+/// What the allocator of the installed service is told.
+fn environment_of_the_unit() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let unit = include_str!("../../systemd/netboot-publisher.service").lines();
+    let lines = unit.filter_map(|line| line.strip_prefix("Environment="));
+    lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|pair| pair.split_once('='))
 }
 
 /// From the rename of a drop to its outcome.
