@@ -15,7 +15,7 @@ use crate::image::DIR_MODE;
 use crate::settings::{BootConfig, Settings};
 use crate::sys::{Dir, Failure, Kind, Ownership, map};
 use crate::text::InputError;
-use crate::tree::{Catalog, Changes, Staging, Tree, Updated};
+use crate::tree::{Catalog, Changes, Staging, Tree};
 
 /// In bytes: a longer template is refused; a longer old output is replaced without a comparison.
 const MAX_TEMPLATE: u64 = 16 << 20;
@@ -134,8 +134,7 @@ impl BootConfigs {
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
         let tree = self.staging.tree();
-        let updated = Catalog::update(tree, changes, &self.prefix, self.owner());
-        self.take_updated(updated, &mut rendered);
+        self.update_catalog(Some(changes), &mut rendered);
         if self.configs.is_empty() {
             return rendered;
         }
@@ -144,15 +143,20 @@ impl BootConfigs {
         if images.is_damaged() {
             // Somebody has written into the catalog: it is made anew.
             rendered.troubles.clear();
-            let made = Catalog::make(tree, &self.prefix, self.owner());
-            self.take_updated(made, &mut rendered);
+            self.update_catalog(None, &mut rendered);
             self.render_all(whole(), &mut rendered);
         }
         rendered
     }
 
-    fn take_updated(&self, updated: Result<Updated, Failure>, rendered: &mut Rendered) {
-        let catalog = self.staging.tree().root().path().join(Catalog::NAME);
+    /// Takes changes up into the catalog, or makes it anew.
+    fn update_catalog(&self, changes: Option<&Changes>, rendered: &mut Rendered) {
+        let (tree, prefix, owner) = (self.staging.tree(), &*self.prefix, self.owner());
+        let catalog = tree.root().path().join(Catalog::NAME);
+        let updated = match changes {
+            Some(changes) => Catalog::update(tree, changes, prefix, owner),
+            None => Catalog::make(tree, prefix, owner),
+        };
         match updated {
             Ok(updated) => {
                 rendered.images = updated.images;

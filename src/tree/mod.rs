@@ -27,7 +27,7 @@ mod vacuum;
 mod verification;
 
 pub use catalog::{Catalog, Changes};
-pub(crate) use catalog::{CatalogFile, CatalogImage, Updated};
+pub(crate) use catalog::{CatalogFile, CatalogImage};
 pub use history::Happened;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
