@@ -22,6 +22,9 @@ use crate::words::Moment;
 /// Files of several names that are remembered while a drop is measured: more count once a name.
 const MAX_LINKED: usize = 1 << 20;
 
+/// Begins the name of a drop that is being removed.
+const GOING: &str = ".going.";
+
 /// The folder of rejected drops, and what they hold.
 #[derive(Debug)]
 pub(super) struct Rejected {
@@ -156,7 +159,7 @@ impl Rejected {
     /// Measures what was not measured before, and forgets what has gone.
     pub(super) fn look(&self) -> Result<(), Failure> {
         for (name, _) in self.dir.names()? {
-            if name.as_bytes().starts_with(b".") {
+            if name.as_bytes().starts_with(GOING.as_bytes()) {
                 // A removal came no further. What its owner keeps stays.
                 let _ = self.dir.remove_tree(name, 0);
             }
@@ -267,7 +270,7 @@ impl Rejected {
                 kept.new.push(name);
                 continue;
             }
-            let mut hidden = OsString::from(".");
+            let mut hidden = OsString::from(GOING);
             hidden.push(&name);
             let renamed = self.dir.rename(&name, &self.dir, &hidden);
             return Some((name, held, renamed.map(|()| hidden)));
@@ -398,12 +401,14 @@ mod tests {
     fn what_its_owner_keeps_has_its_name_again_and_a_removal_that_broke_off_is_ended() {
         let (folder, rejected) = rejected();
         put(&rejected, "a", 1, 1, 5);
-        std::fs::create_dir_all(folder.path().join(".left/image")).unwrap();
-        std::fs::create_dir_all(folder.path().join(".a/in/the/way")).unwrap();
+        std::fs::create_dir_all(folder.path().join(".going.left/image")).unwrap();
+        std::fs::create_dir_all(folder.path().join(".going.a/in/the/way")).unwrap();
+        // An outcome that is being written.
+        std::fs::write(folder.path().join(".0.tmp"), "{").unwrap();
         assert!(rejected.bound(|all, _| all > 0).is_err());
         assert!(folder.path().join("a").is_dir());
         rejected.look().unwrap();
-        assert_eq!(rejected.dir.names().unwrap().len(), 1);
+        assert_eq!(rejected.dir.names().unwrap().len(), 2);
         assert_eq!(gone(&rejected, 0), ["a"]);
     }
 
