@@ -30,6 +30,7 @@
 //! | `fault` | what an error leads to: the drop is rejected, or tried again, or nothing begins | `words`, `sys` |
 //! | `log` | the admin's log: its formats, the ids of its events | `sys`, `settings` |
 //! | `image` | one image: walked, checked, hashed, compared, copied | all above but `log` |
+//! | `trust` | importer rules, and signatures of manifests | `words`, `text`, `sys`, `settings`, `fault` |
 //! | `spool` | the spool's folders: scans, when a drop is whole, claims, manifests, outcomes | all above |
 //! | `tree` | what machines see: pointers, generations, records, histories, the catalog; what goes again | all above but `log` and `spool` |
 //! | `publisher` | the one task that moves drops from `spool` to `tree`: order, side by side, retries | all above |
@@ -52,7 +53,7 @@
 //! With the `//!` of `spool/mod.rs` and `tree/mod.rs`: what stands on the disk. Then
 //! `publisher/mod.rs`, whose loop hands out the work, and `publisher/pipeline.rs`, which makes the
 //! steps that have to be durable. A command begins in `commands/mod.rs`; a key of the configuration
-//! in `settings.rs`; a reason for a rejection in `words/verdict.rs`.
+//! in `settings/mod.rs`; a reason for a rejection in `words/verdict.rs`.
 
 mod commands;
 mod daemon;
@@ -66,6 +67,7 @@ mod spool;
 mod sys;
 mod text;
 mod tree;
+mod trust;
 mod words;
 
 pub use commands::{interface, run};

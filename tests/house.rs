@@ -159,7 +159,7 @@ fn nothing_grows_too_large() {
             let mut kinds = item.split([' ', '<']).take(4);
             let is_large = match kinds.find(|it| ["fn", "impl", "struct"].contains(it)) {
                 Some("fn") => block.len() >= 60,
-                Some("struct") => fields > 12 && file != "src/settings.rs",
+                Some("struct") => fields > 12 && file != "src/settings/mod.rs",
                 Some("impl") if item.ends_with('{') => {
                     let item = item.replace(", ", ",");
                     let of = item.rsplit(' ').nth(1).unwrap().split('<').next();
@@ -175,7 +175,14 @@ fn nothing_grows_too_large() {
         }
     }
     assert!(impls["sys::Dir"] > 300, "the test is blind");
-    assert!((50..=100).contains(&names.len()), "{names:?}");
+    // A hundred, those of the settings, which were a file once, and those of trust and what it needs.
+    let (first, settings, trust) = (100, 16, 14);
+    let most = first + settings + trust;
+    assert!(
+        (50..=most).contains(&names.len()),
+        "{} {names:?}",
+        names.len()
+    );
     assert!(large.is_empty(), "{large:?}");
 }
 

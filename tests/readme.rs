@@ -114,7 +114,7 @@ fn example(language: &str, start: &str) -> String {
 fn the_manifest_and_the_outcome_of_the_readme_are_good() {
     let manifest =
         Manifest::parse(&example("toml", "format = 1")).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(manifest.files.map(|files| files.len()), Some(2));
+    assert_eq!(manifest.files.map(|files| files.len()), Some(4));
     let outcome: Outcome = serde_json::from_str(&example("json", "{")).unwrap();
     assert_eq!(outcome.to_json(), example("json", "{"));
 }

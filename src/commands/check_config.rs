@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::configuration::{BadConfig, code};
+use super::may;
 use super::terminal::print;
 use crate::fault::Unwritable;
 use crate::listeners::BootConfigs;
 use crate::settings::Settings;
-use crate::spool::Spool;
+use crate::spool::SpoolView;
 use crate::sys::{Dir, Importer, Ownership};
 use crate::tree::{Staging, Tree};
 
@@ -29,8 +30,11 @@ impl CheckConfig {
         path: Option<&Path>,
         is_there: bool,
     ) -> anyhow::Result<ExitCode> {
-        let checked = settings.and_then(|settings| check(&settings));
-        let untried = match checked {
+        let checked = settings.and_then(|settings| {
+            let untried = check(&settings)?;
+            Ok((untried, may::table(&settings.importers)))
+        });
+        let (untried, rules) = match checked {
             Err(error) if self.quiet => return Ok(code(&error.into())),
             checked => checked?,
         };
@@ -43,7 +47,8 @@ impl CheckConfig {
         } else {
             "not there, the built-in defaults apply"
         };
-        print(&format!("{path}: {verdict}{}\n", tell_untried(&untried)))
+        let untried = tell_untried(&untried);
+        print(&format!("{path}: {verdict}{untried}\n{rules}"))
     }
 }
 
@@ -81,7 +86,7 @@ pub(super) fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
         folder.map_err(Unwritable::from)
     });
     for (key, tried) in [
-        ("spool.path", Spool::try_writing(&settings.spool.path)),
+        ("spool.path", SpoolView::try_writing(&settings.spool.path)),
         ("tree.path", Staging::try_writing(&settings.tree.path)),
         ("metrics.textfile", textfile),
     ] {

@@ -6,6 +6,7 @@ mod configuration;
 mod diff;
 mod hand_over;
 mod history;
+mod may;
 mod run_daemon;
 mod show;
 mod status;
@@ -27,6 +28,7 @@ use self::submit::Submit;
 use self::terminal::say;
 use crate::listeners::keep_hook;
 use crate::spool::{Action, Manifest};
+use crate::trust::Deed;
 use crate::words::{GenerationHint, Target, TargetPattern};
 
 /// Publishes network-boot images: takes them from a spool, compares each with what is published,
@@ -107,6 +109,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether the importer rules let a user do something, by which rule, and why not; exit 1: no
+    May {
+        /// A user's name
+        user: String,
+        /// publish, rollback or withdraw
+        action: Deed,
+        /// arch/subarch/release/purpose
+        target: Target,
+    },
     /// Read every published file again and compare with the records; exit 1 names what is damaged
     Verify {
         /// arch/subarch/release/purpose; `*` stands for any part of one
@@ -171,6 +182,11 @@ impl Command {
                 to,
                 json,
             } => diff::show(&settings?, &target, from.as_ref(), to.as_ref(), json),
+            Self::May {
+                user,
+                action,
+                target,
+            } => may::answer(&settings?, &user, action, &target),
             Self::Verify { target, json } => verify::verify(&settings?, target.as_ref(), json),
             Self::CheckConfig(check) => check.run(settings, config, is_configured),
         }

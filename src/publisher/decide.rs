@@ -12,6 +12,7 @@ use super::decision::{Decided, Decision, Postponed, Request};
 use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
 use super::orders::find_old;
+use super::permits::Permits;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
@@ -176,13 +177,13 @@ impl Workshop {
         let started = Instant::now();
         let seen = ready.seen.clone();
         let is_new = seen.is_incoming();
-        let (claimed, manifest) = match self.spool.claim(ready, &self.settings.spool) {
+        let (mut claimed, manifest) = match self.spool.claim(ready, &self.settings.spool) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Begun::Gone(Arc::clone(seen.claim_name()))),
             Err(fault) => return Err(Postponed::new(seen, fault)),
         };
         let (target, fault) = match manifest {
-            Ok(manifest) => match self.request(&claimed, &manifest).find_wanted(is_new) {
+            Ok(manifest) => match self.find_wanted(&mut claimed, &manifest, is_new) {
                 Ok(Found::Done(done)) => {
                     let target = Some(manifest.target);
                     return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
@@ -222,6 +223,11 @@ impl Workshop {
         }
     }
 
+    fn permits(&self) -> Permits<'_> {
+        let (settings, tree) = (&self.settings, self.staging.tree());
+        Permits { settings, tree }
+    }
+
     fn request<'a>(&'a self, claimed: &'a Claimed, manifest: &'a Manifest) -> Request<'a> {
         Request {
             shop: self,
@@ -231,23 +237,41 @@ impl Workshop {
     }
 }
 
-impl Request<'_> {
-    /// What is to be current; a drop whose claim is new has done nothing yet.
-    fn find_wanted(&self, is_new: bool) -> Result<Found, Fault> {
-        if !is_new && let Some(done) = self.shop.find_done(self.claimed.claim, self.manifest)? {
+impl Workshop {
+    /// What is to be current, if the drop may ask for that; a drop whose claim is new has done nothing
+    /// yet.
+    fn find_wanted(
+        &self,
+        claimed: &mut Claimed,
+        manifest: &Manifest,
+        is_new: bool,
+    ) -> Result<Found, Fault> {
+        if !is_new && let Some(done) = self.find_done(claimed.claim, manifest)? {
             return Ok(Found::Done(done));
         }
-        let (spool, claimed) = (&self.shop.spool, self.claimed);
+        let current = self.staging.tree().current(&manifest.target)?;
+        let permits = self.permits();
+        permits.permit(claimed, manifest, &current)?;
+        permits.check_is_new(claimed, manifest, &current)?;
+        self.request(claimed, manifest).find_wanted(current)
+    }
+}
+
+impl Request<'_> {
+    fn find_wanted(&self, current: Current) -> Result<Found, Fault> {
+        let (spool, claimed) = (self.shop.spool.processing(), self.claimed);
         let tree = self.shop.staging.tree();
         if !matches!(self.manifest.action, Action::Withdraw(_)) {
             self.shop.check_place(&self.manifest.target)?;
         }
-        let current = tree.current(&self.manifest.target)?;
         let wanted = match &self.manifest.action {
             Action::Publish => {
-                let limits = &self.shop.settings.limits;
-                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
+                let limits = self.shop.permits().limits_of(claimed);
+                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, &limits)?;
                 self.manifest.check_sizes(&image)?;
+                if claimed.credentials.vouched.signer.is_some() {
+                    self.manifest.check_says_all(&image)?;
+                }
                 Wanted::Image(image)
             }
             Action::Rollback(to) => {

@@ -138,6 +138,7 @@ impl Decided {
             detail,
             image,
             importer: self.claimed.importer.clone(),
+            vouched: self.claimed.credentials.vouched.clone(),
             received_at: self.claimed.received_at,
             finished_at: Moment::now(),
         }
@@ -186,6 +187,7 @@ pub(super) fn origin(claimed: &Claimed) -> Origin {
         importer: claimed.importer.clone(),
         received_at: claimed.received_at,
         claim: claimed.claim,
+        vouched: claimed.credentials.vouched.clone(),
     }
 }
 

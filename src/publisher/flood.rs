@@ -172,6 +172,7 @@ mod tests {
             detail: None,
             image: None,
             importer: Importer::of(uid),
+            vouched: crate::words::Vouched::default(),
             received_at: Moment::now(),
             finished_at: Moment::now(),
         }

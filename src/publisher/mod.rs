@@ -27,6 +27,7 @@ mod looks;
 mod orders;
 mod overview;
 mod parts;
+mod permits;
 mod pipeline;
 mod publication;
 mod queue;

@@ -47,6 +47,7 @@ impl Request<'_> {
         // Another version of the same image is a generation of its own, of hard links.
         if comparison.is_same
             && record.head.version == self.manifest.version
+            && self.has_its_credentials(&record.head)
             && record.listing.lists(image.entries())
             && self.manifest.check_checksums(&record.listing).is_ok()
         {
@@ -95,6 +96,16 @@ impl Request<'_> {
         self.stage(image, None, Change::Exchange(Arc::new(record)))
     }
 
+    /// Whether a generation came by the same manifest, where that counts: it is signed, or has a serial.
+    fn has_its_credentials(&self, head: &Head) -> bool {
+        let signer = head
+            .from
+            .as_ref()
+            .and_then(|from| from.vouched.signer.as_ref());
+        let credentials = &self.claimed.credentials;
+        signer == credentials.vouched.signer.as_ref() && head.manifest == credentials.manifest
+    }
+
     fn stage(
         &self,
         image: &Image,
@@ -117,13 +128,21 @@ impl Request<'_> {
         let origin = origin(self.claimed);
         let mut record = Record::new(target, listing, &kept, version, Some(&origin));
         record.head.given = Some(self.shop.staging.ownership());
+        record.head.serial = self.manifest.serial;
+        record.head.manifest = self.claimed.credentials.manifest;
         let staged = match self.shop.find_kept(&record, kept, &change)? {
             Some(name) => {
                 record.head.generation = name;
                 let staging = &self.shop.staging;
                 staging.stage_kept(&record, change)?
             }
-            None => draft.finish(&record, change)?,
+            None => {
+                let proof = self.shop.spool.processing().proof(self.claimed)?;
+                let proof = proof
+                    .as_ref()
+                    .map(|parts| parts.each_ref().map(Vec::as_slice));
+                draft.finish(&record, change, proof)?
+            }
         };
         Ok(Decision::Change(Box::new(staged)))
     }
@@ -142,6 +161,7 @@ impl Workshop {
             target,
             digest,
             version,
+            manifest,
             ..
         } = &record.head;
         for name in kept {
@@ -151,9 +171,9 @@ impl Workshop {
             }
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
-                && kept
-                    .record
-                    .is_some_and(|kept| kept.head.version == *version)
+                && kept.record.is_some_and(|kept| {
+                    kept.head.version == *version && kept.head.manifest == *manifest
+                })
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
             {

@@ -352,6 +352,7 @@ mod tests {
             detail: None,
             image: None,
             importer: Importer::of(0),
+            vouched: crate::words::Vouched::default(),
             received_at: late,
             finished_at: late,
         };

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::manifest::Manifest;
 use super::names::{check_name, place_of};
 use super::outcome::Outcome;
+use super::papers::{Papers, Signature};
 use super::waiting::WaitState;
 use crate::fault::Rejection;
 use crate::settings::SpoolSettings;
 use crate::sys::{Importer, Stat};
 use crate::text::{short, short_until};
-use crate::words::{ClaimId, Moment, Target, Verdict};
+use crate::words::{ClaimId, Digest, Moment, Target, Verdict, Vouched};
 
 /// Whose drops are of which that can't be found out: no user has this number (chown(2)).
 pub(super) const NOBODY: u32 = u32::MAX;
@@ -304,8 +304,8 @@ pub(crate) enum Peeked {
     Gone,
 }
 
-/// A manifest, or why the drop is rejected without a look at its image.
-pub(crate) type Checkable = Result<Manifest, Rejection>;
+/// A drop's manifest and who has signed it, or why the drop is rejected without a look at its image.
+pub(crate) type Checkable = Result<Papers, Rejection>;
 
 /// A drop whose manifest was read, or can't be.
 #[derive(Debug)]
@@ -313,20 +313,21 @@ pub(crate) struct Ready {
     pub seen: Seen,
     /// Device and inode; `None` when the drop is no directory.
     pub(super) id: Option<(u64, u64)>,
-    pub(super) manifest: Checkable,
+    pub(super) papers: Checkable,
 }
 
 impl Ready {
     /// How many files the manifest lists: what the drop costs in memory.
     pub(crate) fn listed(&self) -> usize {
-        let manifest = self.manifest.as_ref().ok();
-        let files = manifest.and_then(|manifest| manifest.files.as_ref());
+        let papers = self.papers.as_ref().ok();
+        let files = papers.and_then(|papers| papers.manifest.files.as_ref());
         files.map_or(0, BTreeMap::len)
     }
 
     /// What the drop is for; `None` when its manifest can't be read.
     pub(crate) fn target(&self) -> Option<&Target> {
-        self.manifest.as_ref().ok().map(|manifest| &manifest.target)
+        let papers = self.papers.as_ref().ok();
+        papers.map(|papers| &papers.manifest.target)
     }
 }
 
@@ -342,12 +343,23 @@ pub(crate) struct Claimed {
     pub aside_since: Option<Instant>,
     pub importer: Importer,
     pub received_at: Moment,
+    pub credentials: Credentials,
     /// When the drop became the daemon's, as far as is known.
     pub since: Instant,
     /// The drop is rejected, and there is no room to keep it.
     pub(super) goes: bool,
     /// The drop as it stays in `incoming/`: its owner keeps it from being moved.
     pub(super) stays: Option<Box<Stays>>,
+}
+
+/// Who answers for a drop.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Credentials {
+    /// The SHA-256 of a manifest that is signed, or has a serial.
+    pub(crate) manifest: Option<Digest>,
+    pub(crate) signature: Option<Signature>,
+    /// The rule that lets the drop in, or does not; and who has signed, where a rule knows the key.
+    pub(crate) vouched: Vouched,
 }
 
 /// A drop that can't be moved, and is rejected all the same.
@@ -369,6 +381,7 @@ impl Claimed {
             received_at: seen.completed,
             since: Instant::now(),
             claim_name: seen.claim_name,
+            credentials: Credentials::default(),
             goes: false,
             stays: None,
         }
@@ -470,6 +483,7 @@ fn importer_of(owner: u32) -> Importer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::Manifest;
 
     impl Seen {
         pub(crate) fn for_test(name: &str, owner: u32, completed: Moment) -> Self {
@@ -514,6 +528,7 @@ mod tests {
                 },
                 received_at: seen.completed,
                 since: Instant::now(),
+                credentials: Credentials::default(),
                 goes: false,
                 stays: None,
             }
@@ -521,9 +536,14 @@ mod tests {
     }
 
     impl Ready {
-        pub(crate) fn for_test(seen: Seen, manifest: Checkable) -> Self {
+        pub(crate) fn for_test(seen: Seen, manifest: Result<Manifest, Rejection>) -> Self {
             let id = None;
-            Self { seen, id, manifest }
+            let papers = manifest.map(|manifest| Papers {
+                manifest,
+                digest: None,
+                signature: None,
+            });
+            Self { seen, id, papers }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use toml::de::DeValue;
 
 use crate::text::{Complaint, Expected, InputError, LongDocument, Table, ValueExt as _, toml_key};
-use crate::words::{Digest, GenerationHint, GenerationName, Name, Target};
+use crate::words::{Digest, GenerationHint, GenerationName, Moment, Name, Target};
 
 /// The name of the manifest in a drop.
 pub(super) const MANIFEST: &str = "manifest.toml";
@@ -21,6 +21,9 @@ const MAX_SIGNS: usize = 5 << 19;
 /// The same, beside the lines of `[files]`, which are read a few at a time.
 const MAX_SIGNS_OF_HEAD: usize = 1 << 17;
 
+/// TOML's whole numbers end there.
+const MAX_SERIAL: u64 = i64::MAX as u64;
+
 /// The only format there is.
 const FORMAT: u64 = 1;
 
@@ -33,7 +36,12 @@ pub struct Manifest {
     pub(crate) replaces: Option<Replaces>,
     /// For people.
     pub version: Option<String>,
-    /// Every regular file of the image by its path, when the importer lists them.
+    /// Higher than any that was accepted for the target before.
+    pub(crate) serial: Option<u64>,
+    /// After this moment it is too late.
+    pub(crate) expires: Option<Moment>,
+    /// Every regular file of the image by its path, when the importer lists them, and whatever links
+    /// and folders the importer names.
     pub files: Option<BTreeMap<String, Listed>>,
 }
 
@@ -58,12 +66,17 @@ pub(crate) enum Replaces {
     Digest(String),
 }
 
-/// What an importer says of one file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub sha256: Digest,
-    /// Bytes.
-    pub size: Option<u64>,
+/// What an importer says of one path of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    File {
+        sha256: Digest,
+        /// Bytes.
+        size: Option<u64>,
+    },
+    /// A link, and what it holds.
+    Link(String),
+    Folder,
 }
 
 impl Manifest {
@@ -74,6 +87,8 @@ impl Manifest {
             action,
             replaces: None,
             version: None,
+            serial: None,
+            expires: None,
             files: None,
         }
     }
@@ -97,10 +112,14 @@ impl Manifest {
             let purpose = top.required("purpose", name);
             let action = action(top);
             let replaces = top.optional("replaces", |value| parsed(value, REPLACES_RULE));
-            let (mut version, mut files) = (None, None);
+            let expires = top.optional("expires", |value| {
+                parsed(value, "a time in UTC such as \"2026-12-31T00:00:00Z\"")
+            });
+            let (mut version, mut serial, mut files) = (None, None, None);
             // Where there is no image, what is said of one is an unknown key.
             if matches!(action, None | Some(Action::Publish)) {
                 version = top.optional("version", self::version);
+                serial = top.optional("serial", |value| value.number(MAX_SERIAL));
                 files = top.table("files", |table| {
                     table.each_table(self::listed).into_iter().collect()
                 });
@@ -115,6 +134,8 @@ impl Manifest {
                 action: action?,
                 replaces,
                 version,
+                serial,
+                expires,
                 files,
             })
         };
@@ -161,19 +182,34 @@ impl Manifest {
             ("generation", generation.map(ToString::to_string)),
             ("replaces", self.replaces.as_ref().map(ToString::to_string)),
             ("version", self.version.clone()),
+            ("expires", self.expires.map(Moment::to_seconds)),
         ];
         let given = |(key, value): (&str, Option<String>)| Some((key.to_string(), value?.into()));
-        let head: toml::Table = keys.into_iter().filter_map(given).collect();
+        let mut head: toml::Table = keys.into_iter().filter_map(given).collect();
+        if let Some(serial) = self.serial.and_then(|serial| i64::try_from(serial).ok()) {
+            head.insert("serial".to_string(), serial.into());
+        }
         let mut toml = format!("format = {FORMAT}\n{head}");
         if let Some(files) = &self.files {
             toml.push_str("\n[files]\n");
-            for (path, Listed { sha256, size }) in files {
-                let size = size.map_or(String::new(), |size| format!(", size = {size}"));
-                let key = toml_key(path);
-                let _ = writeln!(toml, "{key} = {{ sha256 = \"{sha256}\"{size} }}");
+            for (path, listed) in files {
+                let _ = writeln!(toml, "{} = {{ {listed} }}", toml_key(path));
             }
         }
         toml
+    }
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { sha256, size } => {
+                write!(f, "sha256 = \"{sha256}\"")?;
+                size.map_or(Ok(()), |size| write!(f, ", size = {size}"))
+            }
+            Self::Link(to) => write!(f, "link = {}", toml_key(to)),
+            Self::Folder => write!(f, "folder = true"),
+        }
     }
 }
 
@@ -279,15 +315,36 @@ fn version(value: &DeValue<'_>) -> Result<String, Expected> {
     value.parsed(VERSION_RULE, |text| Manifest::parse_version(text).ok())
 }
 
-/// One file of `[files]`. `None` after a complaint.
+/// What a link has to look like.
+const LINK_RULE: &str = "a text of 1 to 4095 bytes without control characters";
+
+fn is_link(text: &str) -> bool {
+    (1..4096).contains(&text.len()) && !text.contains(char::is_control)
+}
+
+/// One path of `[files]`. `None` after a complaint.
 fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
     if !is_plain_path(path) {
         let rule = "a path below `image`, without `.`, `..` and control characters";
         table.complain_here("invalid path of a file".to_string(), rule);
     }
+    let path = path.to_string();
+    if table.has("link") {
+        let link = table.required("link", |value| {
+            value.parsed(LINK_RULE, |text| is_link(text).then(|| text.to_string()))
+        })?;
+        return Some((path, Listed::Link(link)));
+    }
+    if table.has("folder") {
+        table.required("folder", |value| match value.as_bool() {
+            Some(true) => Ok(()),
+            _ => Err("true".to_string()),
+        })?;
+        return Some((path, Listed::Folder));
+    }
     let size = table.optional("size", |value| value.number(i64::MAX as u64));
     let sha256 = table.required("sha256", |value| parsed(value, "64 hex digits"))?;
-    Some((path.to_string(), Listed { sha256, size }))
+    Some((path, Listed::File { sha256, size }))
 }
 
 /// Whether `path` is relative, plain (no empty part, `.` or `..`) and free of control characters.
@@ -396,7 +453,7 @@ error: unknown key `relaese`
   |
 3 | relaese = \"noble\"
   | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `action`, `replaces`, \
-`version`, `files`
+`expires`, `version`, `serial`, `files`
 
 error: invalid `purpose`
  --> manifest.toml:4:11
@@ -463,7 +520,7 @@ error: invalid `files.linux`
     fn a_hundred_thousand_files_fit() {
         let files = (0..100_000).map(|number| {
             let path = format!("debian-installer/amd64/boot-screens/file-{number}.cfg.gz");
-            let claim = Listed {
+            let claim = Listed::File {
                 sha256: Digest::of(b""),
                 size: Some(1 << 30),
             };
@@ -550,10 +607,13 @@ error: invalid `files.linux`
     fn manifests() -> impl proptest::strategy::Strategy<Value = Manifest> {
         use proptest::prelude::*;
         let name = "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,20}";
-        let claim = (any::<[u8; 8]>(), any::<Option<u32>>()).prop_map(|(seed, size)| Listed {
+        let file = (any::<[u8; 8]>(), any::<Option<u32>>());
+        let file = file.prop_map(|(seed, size)| Listed::File {
             sha256: Digest::of(&seed),
             size: size.map(u64::from),
         });
+        let link = "[^\\p{Cc}]{1,30}".prop_map(Listed::Link);
+        let claim = prop_oneof![file, link, Just(Listed::Folder)];
         let path = "[^/\\p{C}.]{1,8}(/[^/\\p{C}.]{1,8}){0,3}";
         let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
         let version = proptest::option::of("[^\\p{Cc}]{0,30}");
@@ -564,8 +624,10 @@ error: invalid `files.linux`
             to.prop_map(|to| Action::Rollback(to.map(|to| to.parse().unwrap()))),
         ];
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
-        ([name; 4], version, files, action, replaces).prop_map(
-            |(names, version, files, action, replaces)| {
+        let serial = proptest::option::of(0..=MAX_SERIAL);
+        let expires = proptest::option::of(0_i64..4_000_000_000);
+        ([name; 4], version, files, action, replaces, serial, expires).prop_map(
+            |(names, version, files, action, replaces, serial, expires)| {
                 let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
                 let is_image = action == Action::Publish;
                 Manifest {
@@ -573,6 +635,8 @@ error: invalid `files.linux`
                     action,
                     replaces: replaces.map(|text| text.parse().unwrap()),
                     version: version.filter(|_| is_image),
+                    serial: serial.filter(|_| is_image),
+                    expires: expires.map(|seconds| Moment::from_stat(seconds, 0)),
                     files: files.filter(|_| is_image),
                 }
             },

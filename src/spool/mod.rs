@@ -20,6 +20,7 @@ mod manifest;
 mod names;
 mod new_drop;
 mod outcome;
+mod papers;
 mod peek;
 mod processing;
 mod rejected;
@@ -36,6 +37,7 @@ pub(crate) use manifest::{Action, Replaces};
 pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
+pub(crate) use papers::account;
 pub(crate) use scan::Scan;
 pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
@@ -58,7 +60,7 @@ use self::peek::{Looker, is_mounted};
 use self::processing::Processing;
 use self::rejected::Rejected;
 use self::stillness::is_being_written;
-use crate::fault::{Fault, Rejection, StartError, Unwritable};
+use crate::fault::{Fault, Rejection, StartError};
 use crate::settings::{Settings, SpoolSettings};
 use crate::sys::{Dir, Failure, Stat, failpoint};
 use crate::words::{Reason, Verdict};
@@ -74,6 +76,9 @@ const SOCKET: &str = "status.socket";
 
 /// Ends the names of files that are being written.
 const TEMPORARY: &str = ".tmp";
+
+/// A drop that is the daemon's, and what it asks for, or why it is rejected.
+type ClaimedDrop = (Claimed, Result<Manifest, Rejection>);
 
 /// The open spool; locked against other daemons.
 #[derive(Debug)]
@@ -119,17 +124,6 @@ impl Spool {
         })
     }
 
-    /// Whether the folders of the spool at `path` could be written, or made where they are not there.
-    /// Nothing is changed.
-    ///
-    /// # Errors
-    /// Why one of them could not.
-    pub(crate) fn try_writing(path: &Path) -> Result<(), Unwritable> {
-        Dir::try_writing(path)?;
-        let mut folders = [INCOMING, PROCESSING, REJECTED, OUTCOMES].into_iter();
-        Ok(folders.try_for_each(|folder| Dir::try_writing(&path.join(folder)))?)
-    }
-
     /// Makes sure that the spool's folders are still the ones that they were at the start: what is
     /// dropped into others would never be seen, and an outcome in others is nobody's.
     ///
@@ -151,14 +145,9 @@ impl Spool {
         self.processing.left_behind(&self.outcomes)
     }
 
-    /// As [`Processing::image`].
-    pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
-        self.processing.image(claimed)
-    }
-
-    /// As [`Processing::check_no_image`].
-    pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        self.processing.check_no_image(claimed)
+    /// The drops that are claimed.
+    pub(crate) fn processing(&self) -> &Processing {
+        &self.processing
     }
 
     /// As [`Looker::peek`].
@@ -185,11 +174,11 @@ impl Spool {
         &self,
         ready: Ready,
         settings: &SpoolSettings,
-    ) -> Result<Option<(Claimed, Checkable)>, Fault> {
+    ) -> Result<Option<ClaimedDrop>, Fault> {
         let Ready {
             seen,
             id,
-            mut manifest,
+            mut papers,
         } = ready;
         let processing = &self.processing.dir;
         failpoint("claim", "claiming", &seen.name)?;
@@ -202,13 +191,13 @@ impl Spool {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(Fault::Owner(failure)) => {
-                    let is_rejected = manifest.is_err() || seen.is_kept_too_long(settings);
+                    let is_rejected = papers.is_err() || seen.is_kept_too_long(settings);
                     if !is_rejected {
                         return Err(Fault::Owner(failure));
                     }
                     let mark = self.incoming.stat(&seen.name).ok().flatten();
                     let claimed = Claimed::in_place(seen, claim, mark);
-                    return Ok(Some((claimed, Err(staying(manifest, &failure)))));
+                    return Ok(Some((claimed, Err(staying(papers, &failure)))));
                 }
                 Err(fault) => return Err(fault),
             }
@@ -222,7 +211,7 @@ impl Spool {
         };
         if stat.is_some_and(|stat| id.is_some_and(|id| id != stat.id)) {
             let detail = "the drop was replaced while it was claimed";
-            manifest = Err(Rejection::new(Reason::Changed, detail));
+            papers = Err(Rejection::new(Reason::Changed, detail));
         }
         let owner = stat.map_or(seen.owner, |stat| stat.owner.uid);
         let is_new = seen.is_incoming();
@@ -232,6 +221,11 @@ impl Spool {
             let age = self.clock.read(processing)?.age(stat.changed);
             claimed.since = Instant::now().checked_sub(age).unwrap_or(claimed.since);
         }
+        let manifest = papers.map(|papers| {
+            claimed.credentials.manifest = papers.digest;
+            claimed.credentials.signature = papers.signature;
+            papers.manifest
+        });
         Ok(Some((claimed, manifest)))
     }
 
@@ -393,8 +387,8 @@ fn sweep(dir: &Dir) -> Result<(), Failure> {
 }
 
 /// Why a drop is rejected that its owner keeps from being moved.
-fn staying(manifest: Checkable, failure: &Failure) -> Rejection {
-    let mut rejection = match manifest {
+fn staying(papers: Checkable, failure: &Failure) -> Rejection {
+    let mut rejection = match papers {
         Err(rejection) => rejection,
         Ok(_) => Rejection::new(Reason::Unreadable, failure.to_string()),
     };

@@ -58,7 +58,7 @@ impl NewDrop {
         let listing = image.copy_into(&into, progress)?;
         let listed = |(path, FileMark { sha256, size }): (String, FileMark)| {
             let size = Some(size);
-            (path, Listed { sha256, size })
+            (path, Listed::File { sha256, size })
         };
         manifest.files = Some(listing.files.into_iter().map(listed).collect());
         Ok(())

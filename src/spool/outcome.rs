@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{Dir, Failure, Importer};
-use crate::words::{ClaimId, Digest, GenerationName, Moment, Reason, Target, Verdict};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Reason, Target, Verdict, Vouched};
 
 /// Bytes; a longer file holds no outcome.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
@@ -30,6 +30,8 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
     pub(crate) image: Option<Published>,
     pub(crate) importer: Importer,
+    #[serde(flatten)]
+    pub(crate) vouched: Vouched,
     pub(crate) received_at: Moment,
     pub(crate) finished_at: Moment,
 }
@@ -94,6 +96,10 @@ mod tests {
                 uid: 1000,
                 name: "ci".into(),
             },
+            vouched: Vouched {
+                rule: Some("image-team".into()),
+                signer: Some("SHA256:x".into()),
+            },
             received_at: at,
             finished_at: at,
         };
@@ -111,6 +117,8 @@ mod tests {
     "uid": 1000,
     "name": "ci"
   },
+  "rule": "image-team",
+  "signer": "SHA256:x",
   "received_at": "2026-11-22T16:15:00.250000Z",
   "finished_at": "2026-11-22T16:15:00.250000Z"
 }
@@ -124,6 +132,7 @@ mod tests {
             reason: Some(Reason::BadManifest),
             detail: Some("no".into()),
             image: None,
+            vouched: Vouched::default(),
             ..published
         };
         let pinned = r#"{

@@ -6,7 +6,6 @@
 //! and nobody has a file of it open for writing. What is wrong with a drop counts from then on as
 //! well: until then somebody is writing.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,15 @@ use rustix::io::Errno;
 
 use super::clock::Reading;
 use super::drop::{Checkable, Peeked, Probe, Ready, SHORTEST_WAIT, Seen, Waits};
-use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
+use super::manifest::{Listed, MANIFEST};
 use super::names::check_name;
+use super::papers::{self, Found, SIGNATURE, unreadable};
 use super::stillness::{Motion, Writers, is_being_written};
 use crate::fault::{Fault, Rejection, reject};
-use crate::settings::Settings;
-use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
+use crate::settings::{ImporterRule, Settings};
+use crate::sys::{Dir, Failure, Kind, Stat};
 use crate::text::quoted;
+use crate::trust;
 use crate::words::{Moment, Reason, Target};
 
 /// The folder of a drop that holds the image.
@@ -93,15 +94,15 @@ impl Looker<'_> {
         };
         // Somebody may have given it to another user since it was seen.
         seen.owner = stat.owner.uid;
-        let manifest = match self.look(place, &mut seen, stat, began) {
-            Ok(Some(manifest)) => manifest,
+        let papers = match self.look(place, &mut seen, stat, began) {
+            Ok(Some(papers)) => papers,
             Ok(None) => return Ok(Peeked::Waits(seen)),
             Err(Fault::Reject(rejection)) => Err(rejection),
             Err(Fault::Owner(failure)) => return Ok(self.wait_for_owner(seen, &failure)),
             Err(fault) => return Err(fault),
         };
         let id = (stat.kind == Kind::Dir).then_some(stat.id);
-        Ok(Peeked::Ready(Ready { seen, id, manifest }))
+        Ok(Peeked::Ready(Ready { seen, id, papers }))
     }
 
     /// The drop's owner keeps it from being looked into: it waits, or has waited too long. One that
@@ -112,11 +113,11 @@ impl Looker<'_> {
             seen.wait_for_owner(settings);
             return Peeked::Waits(seen);
         }
-        let manifest = Err(Rejection::new(Reason::Unreadable, failure.to_string()));
+        let papers = Err(Rejection::new(Reason::Unreadable, failure.to_string()));
         Peeked::Ready(Ready {
             seen,
             id: None,
-            manifest,
+            papers,
         })
     }
 
@@ -136,6 +137,11 @@ impl Looker<'_> {
             return Err(reject(Reason::NotADirectory, detail));
         }
         check_name(&seen.name)?;
+        if stat.mode & 0o002 != 0 {
+            let detail =
+                "everybody may write into the drop's folder; expected its owner only: chmod o-w";
+            return Err(reject(Reason::UnsafeFile, detail));
+        }
         let dir = &place.existing_dir(seen.place()).map_err(|failure| {
             // What is mounted there may go again. A drop that was renamed says that it is finished.
             let may_change = is_mounted(&failure) || !seen.is_finished();
@@ -155,12 +161,12 @@ impl Looker<'_> {
             }
         }
         let open = Open { dir, stat, began };
-        match inside(dir, stat.owner.uid)? {
-            Inside::Complete(manifest) if seen.is_finished() => Ok(Some(manifest)),
-            Inside::Complete(manifest) => Ok(match self.settle(seen, &open)? {
-                Stage::Whole => Some(manifest),
+        match inside(dir, stat.owner.uid, &self.settings.importers)? {
+            Inside::Complete(papers) if seen.is_finished() => Ok(Some(papers)),
+            Inside::Complete(papers) => Ok(match self.settle(seen, &open)? {
+                Stage::Whole => Some(papers),
                 Stage::Waiting => {
-                    let target = manifest.ok().map(|manifest| manifest.target);
+                    let target = papers.ok().map(|papers| papers.manifest.target);
                     seen.waits
                         .iter_mut()
                         .for_each(|waits| waits.target.clone_from(&target));
@@ -404,10 +410,10 @@ impl Probe {
 }
 
 /// What is in a drop whose owner is `uid`.
-fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
-    let manifest = match read_manifest(dir, uid) {
-        Ok(Some(manifest)) => manifest,
-        Ok(None) => {
+fn inside(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Inside, Fault> {
+    let papers = match papers::read(dir, uid, rules) {
+        Ok(Found::All(papers)) => papers,
+        Ok(Found::Nothing) => {
             let detail = format!("no {MANIFEST}; expected it to be put in last");
             return Ok(Inside::Lacking(Lack {
                 rejection: Rejection::new(Reason::Incomplete, detail),
@@ -416,18 +422,35 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
                 target: None,
             }));
         }
+        Ok(Found::Unsigned(manifest)) => {
+            let detail = format!(
+                "no {SIGNATURE}; expected one, as the rules for user {uid} ask: ssh-keygen -Y sign -n {}",
+                trust::NAMESPACE
+            );
+            return Ok(Inside::Lacking(Lack {
+                rejection: Rejection::new(Reason::Unsigned, detail),
+                probe: Probe::below(dir, Path::new(SIGNATURE)),
+                is_final: true,
+                target: Some(manifest.target),
+            }));
+        }
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
         Err(fault) => return Err(fault),
     };
-    for (path, listed) in manifest.files.iter().flatten() {
+    for (path, listed) in papers.manifest.files.iter().flatten() {
         let in_drop = Path::new(IMAGE).join(path);
         // What can't be looked at is taken to be there: to open it says what is wrong with it.
         let Ok(found) = dir.stat(&in_drop) else {
             continue;
         };
-        let detail = match (found, listed.size) {
+        let detail = match (found, listed) {
             (None, _) => format!("{} is not there; the manifest lists it", quoted(path)),
-            (Some(stat), Some(size)) if stat.kind == Kind::File && stat.size < size => {
+            (
+                Some(stat),
+                Listed::File {
+                    size: Some(size), ..
+                },
+            ) if stat.kind == Kind::File && stat.size < *size => {
                 let (path, is) = (quoted(path), stat.size);
                 format!("{path} has {is} bytes; the manifest lists {size}")
             }
@@ -437,64 +460,15 @@ fn inside(dir: &Dir, uid: u32) -> Result<Inside, Fault> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::below(dir, &in_drop),
             is_final: true,
-            target: Some(manifest.target),
+            target: Some(papers.manifest.target),
         }));
     }
-    Ok(Inside::Complete(Ok(manifest)))
+    Ok(Inside::Complete(Ok(papers)))
 }
 
 /// Whether another file system is mounted at what was looked at.
 pub(super) fn is_mounted(failure: &Failure) -> bool {
     failure.errno() == Some(Errno::XDEV)
-}
-
-/// A drop that can't be read is rejected, unless the machine is to blame.
-pub(super) fn unreadable(failure: Failure) -> Fault {
-    match failure.errno() {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE) => {
-            Fault::Retry(failure)
-        }
-        _ => reject(Reason::Unreadable, failure.to_string()),
-    }
-}
-
-/// The manifest of a drop whose owner is `uid`; `None` when there is none yet.
-fn read_manifest(dir: &Dir, uid: u32) -> Result<Option<Manifest>, Fault> {
-    let failure = |doing, error| Failure::new(doing, dir.path().join(MANIFEST), error);
-    let file = match dir.file(MANIFEST) {
-        Ok(Some(file)) => file,
-        Ok(None) => return Ok(None),
-        Err(failure) if failure.errno() == Some(Errno::LOOP) => {
-            return Err(reject(Reason::UnsafeFile, format!("{MANIFEST} is a link")));
-        }
-        Err(failure) => return Err(unreadable(failure)),
-    };
-    let stat = file.stat().map_err(|error| failure("looking at", error))?;
-    // Errors quote the manifest: a hard link must not let an importer read another's file that way.
-    if stat.kind != Kind::File || (stat.owner.uid != uid && uid != 0) {
-        let detail = format!("{MANIFEST}: expected a regular file that belongs to user {uid}");
-        return Err(reject(Reason::UnsafeFile, detail));
-    }
-    let length = usize::try_from(stat.size.min(MAX_SIZE)).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(length + 1);
-    let read = file.take(MAX_SIZE + 1).read_to_end(&mut bytes);
-    read.map_err(|error| unreadable(failure("reading", error)))?;
-    let manifest = parse(&bytes);
-    let manifest = manifest.map_err(|detail| reject(Reason::BadManifest, detail))?;
-    Ok(Some(manifest))
-}
-
-/// # Errors
-/// What is wrong with the manifest, for people.
-fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-    if bytes.len() as u64 > MAX_SIZE {
-        return Err(format!("{MANIFEST}: expected at most {MAX_SIZE} bytes"));
-    }
-    let text = str::from_utf8(bytes).map_err(|error| {
-        let at = error.valid_up_to();
-        format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
-    })?;
-    Manifest::parse(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -581,7 +555,7 @@ mod tests {
                 shown = self.peek(seen.clone(), after);
             }
             match shown {
-                Peeked::Ready(ready) => match ready.manifest {
+                Peeked::Ready(ready) => match ready.papers {
                     Ok(_) => Shown::Whole,
                     Err(rejection) => Shown::Rejected(rejection.to_string()),
                 },

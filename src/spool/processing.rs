@@ -9,21 +9,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use super::drop::{Claimed, Leaving, NOBODY, Seen};
-use super::manifest::MANIFEST;
+use super::manifest::{MANIFEST, MAX_SIZE};
 use super::names::{REMOVED, claim_name_of, file_of, parse_place, place_of};
 use super::outcome::Outcome;
-use super::peek::{IMAGE, is_mounted, unreadable};
+use super::papers::{self, SIGNATURE, unreadable};
+use super::peek::{IMAGE, is_mounted};
 use crate::fault::{Fault, reject};
 use crate::sys::{Dir, Failure, Kind, Stat, failpoint, random};
 use crate::text::quoted;
-use crate::words::{ClaimId, Moment, Reason};
+use crate::words::{ClaimId, Digest, Moment, Reason};
 
 /// Files whose names begin with a dot that a drop may have beside its image.
 const MAX_HIDDEN: usize = 100;
 
 /// The folder of claimed drops.
 #[derive(Debug)]
-pub(super) struct Processing {
+pub(crate) struct Processing {
     pub(super) dir: Dir,
     next_claim: AtomicU64,
 }
@@ -109,7 +110,7 @@ impl Processing {
     ///
     /// # Errors
     /// [`Fault::Reject`] when there is none, or something else is in the drop.
-    pub(super) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
+    pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
         let drop = self.open_claimed(claimed)?;
         check_names(&drop, true)?;
         let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
@@ -128,8 +129,28 @@ impl Processing {
     ///
     /// # Errors
     /// [`Fault::Reject`] when something besides the manifest is in it.
-    pub(super) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
+    pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
         check_names(&self.open_claimed(claimed)?, false)
+    }
+
+    /// The manifest and the signature of a claimed drop that somebody has signed whom a rule knows.
+    ///
+    /// # Errors
+    /// [`Fault::Reject`] when the manifest is another by now.
+    pub(crate) fn proof(&self, claimed: &Claimed) -> Result<Option<[Vec<u8>; 2]>, Fault> {
+        let credentials = &claimed.credentials;
+        let (Some(signature), Some(_)) = (&credentials.signature, &credentials.vouched.signer)
+        else {
+            return Ok(None);
+        };
+        let drop = self.open_claimed(claimed)?;
+        let bytes = papers::read_file(&drop, MANIFEST, MAX_SIZE, claimed.importer.uid)?;
+        let is_same = |bytes: &Vec<u8>| credentials.manifest == Some(Digest::of(bytes));
+        let manifest = bytes.filter(is_same).ok_or_else(|| {
+            let detail = format!("{MANIFEST} changed after it was read");
+            reject(Reason::Changed, detail)
+        })?;
+        Ok(Some([manifest, signature.bytes.to_vec()]))
     }
 
     fn open_claimed(&self, claimed: &Claimed) -> Result<Dir, Fault> {
@@ -174,7 +195,8 @@ fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
         let is_hidden = name.as_bytes().starts_with(b".");
         let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
         hidden += usize::from(is_litter);
-        if is_litter || name == MANIFEST || (name == IMAGE && may_have_image) {
+        let is_paper = name == MANIFEST || name == SIGNATURE;
+        if is_litter || is_paper || (name == IMAGE && may_have_image) {
             return ControlFlow::Continue(());
         }
         let is_draft = is_hidden && kind == Kind::Dir;

@@ -16,6 +16,7 @@ use super::names::{file_of, parse_place};
 use super::outcome::Outcome;
 use super::waiting::{WaitState, Waiting};
 use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, SOCKET};
+use crate::fault::Unwritable;
 use crate::sys::{Dir, Failure, Importer, Kind, try_map};
 use crate::words::Moment;
 
@@ -40,6 +41,17 @@ struct Answer {
 }
 
 impl SpoolView {
+    /// Whether the folders of the spool at `path` could be written, or made where they are not there.
+    /// Nothing is changed.
+    ///
+    /// # Errors
+    /// Why one of them could not.
+    pub(crate) fn try_writing(path: &Path) -> Result<(), Unwritable> {
+        Dir::try_writing(path)?;
+        let mut folders = [INCOMING, PROCESSING, REJECTED, OUTCOMES].into_iter();
+        Ok(folders.try_for_each(|folder| Dir::try_writing(&path.join(folder)))?)
+    }
+
     /// # Errors
     /// When the spool is not there, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
@@ -342,6 +354,7 @@ mod tests {
                 detail: None,
                 image: None,
                 importer: Importer::of(0),
+                vouched: crate::words::Vouched::default(),
                 received_at: at,
                 finished_at: at,
             };

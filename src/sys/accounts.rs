@@ -1,6 +1,7 @@
 //! Users and groups of the machine.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,12 +20,12 @@ pub(crate) struct Importer {
 impl Importer {
     /// The user `uid`. The number is the name where the machine's user database doesn't answer soon.
     pub(crate) fn of(uid: u32) -> Self {
-        static NAMES: OnceLock<Arc<Names>> = OnceLock::new();
+        static NAMES: OnceLock<Arc<Lookups<String>>> = OnceLock::new();
         let look_up = |uid| {
             let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
             user.map(|user| user.name)
         };
-        let names = NAMES.get_or_init(|| Names::new(FRESH, look_up));
+        let names = NAMES.get_or_init(|| Lookups::new(FRESH, look_up));
         Self {
             uid,
             name: names.of(uid).unwrap_or_else(|| uid.to_string()),
@@ -32,38 +33,90 @@ impl Importer {
     }
 }
 
-/// A name is looked up anew after this time.
+/// A user of the machine, as its database knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// `None` where the machine knows no such user.
+    pub(crate) name: Option<String>,
+    /// The names of the groups that the user is in.
+    pub(crate) groups: Vec<String>,
+}
+
+impl Account {
+    /// The user `uid`; `None` where the machine's user database doesn't answer soon.
+    pub(crate) fn of(uid: u32) -> Option<Self> {
+        static ACCOUNTS: OnceLock<Arc<Lookups<Account>>> = OnceLock::new();
+        let accounts = ACCOUNTS.get_or_init(|| Lookups::new(FRESH, |uid| Some(look_up(uid))));
+        accounts.of(uid)
+    }
+}
+
+/// The number of the user of this name, which may be a number itself. Asks the user database, and waits.
+pub(crate) fn uid_of(name: &str) -> Option<u32> {
+    let user = User::from_name(name).ok().flatten();
+    user.map(|user| user.uid.as_raw())
+        .or_else(|| name.parse().ok())
+}
+
+/// Whether the machine knows a group of this name. Asks the user database, and waits.
+pub(crate) fn is_group(name: &str) -> bool {
+    Group::from_name(name).ok().flatten().is_some()
+}
+
+fn look_up(uid: u32) -> Account {
+    let Some(user) = User::from_uid(Uid::from_raw(uid)).ok().flatten() else {
+        return Account::default();
+    };
+    let name = CString::new(user.name.as_str()).ok();
+    let groups = name.and_then(|name| unistd::getgrouplist(&name, user.gid).ok());
+    let named = |gid| Group::from_gid(gid).ok().flatten().map(|group| group.name);
+    Account {
+        name: Some(user.name),
+        groups: groups.into_iter().flatten().filter_map(named).collect(),
+    }
+}
+
+/// An answer is asked for anew after this time.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// A name that isn't known is waited for so long, once, however many ask.
+/// An answer that isn't known is waited for so long, once, however many ask.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Names that are looked up at a time.
+/// Users that are looked up at a time.
 const MAX_ASKED: usize = 8;
 
-/// The names of users. To look one up may mean to ask another machine, which takes its time or never
-/// answers (nsswitch.conf(5)): each lookup has a thread of its own.
-struct Names {
+/// What the machine knows of users. To look one up may mean to ask another machine, which takes its
+/// time or never answers (nsswitch.conf(5)): each lookup has a thread of its own.
+struct Lookups<T> {
     fresh: Duration,
-    look_up: Box<dyn Fn(u32) -> Option<String> + Send + Sync>,
-    known: Mutex<HashMap<u32, Known>>,
+    look_up: Box<dyn Fn(u32) -> Option<T> + Send + Sync>,
+    known: Mutex<HashMap<u32, Known<T>>>,
     has_answered: Condvar,
 }
 
-/// What is known of a user's name.
-#[derive(Default)]
-struct Known {
-    name: Option<String>,
+/// What is known of a user.
+struct Known<T> {
+    answer: Option<T>,
     /// When the last lookup was answered.
     answered: Option<Instant>,
     /// Since when another one has been under way.
     asked: Option<Instant>,
 }
 
-impl Names {
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self {
+            answer: None,
+            answered: None,
+            asked: None,
+        }
+    }
+}
+
+impl<T: Clone + Send + 'static> Lookups<T> {
     fn new(
         fresh: Duration,
-        look_up: impl Fn(u32) -> Option<String> + Send + Sync + 'static,
+        look_up: impl Fn(u32) -> Option<T> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             fresh,
@@ -73,43 +126,43 @@ impl Names {
         })
     }
 
-    /// The name of the user `uid`, as far as it is known soon; an old one while it is looked up anew.
-    fn of(self: &Arc<Self>, uid: u32) -> Option<String> {
+    /// The answer for the user `uid`, as far as it is known soon; an old one while it is asked for anew.
+    fn of(self: &Arc<Self>, uid: u32) -> Option<T> {
         let mut known = self.known();
         let asked = known.values().filter(|known| known.asked.is_some()).count();
         let this = known.entry(uid).or_default();
         let is_fresh = this.answered.is_some_and(|at| at.elapsed() < self.fresh);
         if !is_fresh && this.asked.is_none() && asked < MAX_ASKED {
             this.asked = Some(Instant::now());
-            let names = Arc::clone(self);
-            let asking = thread::Builder::new().spawn(move || names.ask(uid));
+            let lookups = Arc::clone(self);
+            let asking = thread::Builder::new().spawn(move || lookups.ask(uid));
             if asking.is_err() {
                 this.asked = None;
             }
         }
-        let is_open = |this: &Known| this.answered.is_none() && this.asked.is_some();
+        let is_open = |this: &Known<T>| this.answered.is_none() && this.asked.is_some();
         let since = this.asked.filter(|_| is_open(this));
         let left = since.map_or(Duration::ZERO, |since| {
             PATIENCE.saturating_sub(since.elapsed())
         });
-        let waits = |known: &mut HashMap<u32, Known>| known.get(&uid).is_some_and(is_open);
+        let waits = |known: &mut HashMap<u32, Known<T>>| known.get(&uid).is_some_and(is_open);
         let waited = self.has_answered.wait_timeout_while(known, left, waits);
         let (known, _) = waited.expect("no thread panics here");
-        known.get(&uid).and_then(|this| this.name.clone())
+        known.get(&uid).and_then(|this| this.answer.clone())
     }
 
     fn ask(&self, uid: u32) {
-        let name = (self.look_up)(uid);
-        let answer = Known {
-            name,
+        let answer = (self.look_up)(uid);
+        let known = Known {
+            answer,
             answered: Some(Instant::now()),
             asked: None,
         };
-        self.known().insert(uid, answer);
+        self.known().insert(uid, known);
         self.has_answered.notify_all();
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<u32, Known<T>>> {
         self.known.lock().expect("no thread panics here")
     }
 }
@@ -180,7 +233,7 @@ mod tests {
     use std::sync::mpsc;
 
     /// Asks until the name is this one.
-    fn wait_for(names: &Arc<Names>, uid: u32, name: &str) {
+    fn wait_for(names: &Arc<Lookups<String>>, uid: u32, name: &str) {
         let began = Instant::now();
         while names.of(uid).as_deref() != Some(name) {
             assert!(began.elapsed() < Duration::from_secs(60), "no answer");
@@ -192,7 +245,7 @@ mod tests {
     fn a_user_database_that_does_not_answer_holds_up_nobody() {
         let (answer, answers) = mpsc::channel::<()>();
         let answers = Mutex::new(answers);
-        let names = Names::new(FRESH, move |uid| {
+        let names = Lookups::new(FRESH, move |uid| {
             if uid == 7 {
                 // No answer comes before the test sends one.
                 answers.lock().unwrap().recv().unwrap();
@@ -215,7 +268,7 @@ mod tests {
         for (fresh, is_old) in [(FRESH, false), (Duration::ZERO, true)] {
             let count = Arc::new(AtomicUsize::new(0));
             let counted = Arc::clone(&count);
-            let names = Names::new(fresh, move |_| {
+            let names = Lookups::new(fresh, move |_| {
                 Some(counted.fetch_add(1, Ordering::SeqCst).to_string())
             });
             wait_for(&names, 7, "0");
@@ -232,7 +285,7 @@ mod tests {
     fn no_more_than_a_few_names_are_looked_up_at_a_time() {
         let (asked, all) = mpsc::channel();
         let asked = Mutex::new(asked);
-        let names = Names::new(FRESH, move |uid| {
+        let names = Lookups::<String>::new(FRESH, move |uid| {
             asked.lock().unwrap().send(uid).unwrap();
             loop {
                 thread::park();

@@ -186,6 +186,11 @@ impl<'i> Table<'_, 'i> {
         parsed.ok()
     }
 
+    /// Whether there is a key of this name.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.rest.contains_key(key)
+    }
+
     /// As [`Table::optional`]; a key that is not there is a complaint.
     pub(crate) fn required<T>(
         &mut self,

@@ -16,7 +16,7 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 use super::folder::{self, Shown};
 use super::record::{Head, Origin};
 use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, failpoint};
-use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict, Vouched};
 
 /// The folder of histories in the tree. No target's name begins with a dot.
 const FOLDER: &str = ".history";
@@ -62,6 +62,11 @@ pub struct Happened {
     pub(crate) importer: Option<Importer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) claim: Option<ClaimId>,
+    #[serde(default, skip_serializing_if = "Vouched::is_empty")]
+    pub(crate) vouched: Vouched,
+    /// The highest serial that was accepted for the target until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) serial: Option<u64>,
 }
 
 /// An image in short.
@@ -130,11 +135,14 @@ impl Happened {
             drop: None,
             importer: None,
             claim: None,
+            vouched: Vouched::default(),
+            serial: None,
         }
     }
 
     /// The same, of the image of this record.
     pub(super) fn of_image(mut self, head: &Head) -> Self {
+        self.serial = self.serial.max(head.serial);
         self.image = Some(Summary {
             digest: head.digest,
             files: head.file_count,
@@ -148,6 +156,7 @@ impl Happened {
         self.drop = Some(origin.drop.clone());
         self.importer = Some(origin.importer.clone());
         self.claim = Some(origin.claim);
+        self.vouched.clone_from(&origin.vouched);
         self
     }
 
@@ -206,6 +215,19 @@ impl History {
     }
 }
 
+impl History {
+    /// The last swap.
+    pub(crate) fn last_swap(mut self) -> Result<Option<Happened>, Failure> {
+        let is_it = |line: &Result<Happened, _>| line.as_ref().map_or(true, Happened::is_swap);
+        self.find(is_it).transpose()
+    }
+
+    /// The highest serial that was accepted.
+    pub(crate) fn last_serial(mut self) -> Result<Option<u64>, Failure> {
+        Ok(self.next().transpose()?.and_then(|line| line.serial))
+    }
+}
+
 impl Iterator for History {
     type Item = Result<Happened, Failure>;
 
@@ -236,13 +258,26 @@ pub(super) fn append(
 ) -> Result<(), Failure> {
     let path = path(target);
     failpoint("history", "writing", &path)?;
-    let text: String = lines.iter().map(Happened::to_line).collect();
+    let text = |carried: Option<u64>| -> String {
+        let with_serial = |line: &Happened| Happened {
+            serial: line.serial.max(carried),
+            ..line.clone()
+        };
+        lines
+            .iter()
+            .map(|line| with_serial(line).to_line())
+            .collect()
+    };
     let Some(mut file) = root.file_to_append(&path)? else {
         let folder = folder::make(root, &format!("{FOLDER}/{}", target.folder()))?;
-        return folder.write_new(file_name(target), text.as_bytes());
+        return folder.write_new(file_name(target), text(None).as_bytes());
     };
     let shown = || Shown::look(folder, target);
     let length = cut(&file, &path, shown)?;
+    let newest = Backwards::new(&file).and_then(|mut lines| lines.next().transpose());
+    let newest = newest.map_err(|error| failure(&path, error))?;
+    let carried = newest.and_then(|(_, line)| Happened::parse(&line)?.serial);
+    let text = text(carried);
     file.write_all(text.as_bytes())
         .map_err(|error| failure(&path, error))?;
     let new_length = length + text.len() as u64;
@@ -545,6 +580,11 @@ mod tests {
                 name: "ci".into(),
             }),
             claim: Some(ClaimId::new(12, 0x9f3c)),
+            vouched: Vouched {
+                rule: Some("image-team".into()),
+                signer: Some("SHA256:x".into()),
+            },
+            serial: Some(12),
         };
         let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\
             \"boot\":\"0d5e1c6b-7a35-4b2e-9c55-3c2f5a3f1e77\",\"boottime\":1234567890,\
@@ -552,7 +592,8 @@ mod tests {
             \"to\":\"20261122T161500Z-ba7816bf8f01\",\"image\":{\"digest\":\
             \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\",\"files\":2,\
             \"bytes\":70},\"drop\":\"noble-1\",\"importer\":{\"uid\":1000,\"name\":\"ci\"},\
-            \"claim\":\"12-0000000000009f3c\"}\n";
+            \"claim\":\"12-0000000000009f3c\",\
+            \"vouched\":{\"rule\":\"image-team\",\"signer\":\"SHA256:x\"},\"serial\":12}\n";
         assert_eq!(line.to_line(), pinned);
         assert_eq!(Happened::parse(pinned.as_bytes()), Some(line.clone()));
         let removed = Happened {
@@ -562,6 +603,8 @@ mod tests {
             drop: None,
             importer: None,
             claim: None,
+            vouched: Vouched::default(),
+            serial: None,
             ..line
         };
         let pinned = "{\"at\":\"2026-11-22T16:15:00.250000Z\",\

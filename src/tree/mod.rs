@@ -49,7 +49,7 @@ use self::history::History;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};
-use crate::words::{ClaimId, Digest, GenerationName, Reason, Target};
+use crate::words::{ClaimId, Digest, GenerationName, Reason, Target, Vouched};
 
 /// The daemon's own folder in the tree.
 const PRIVATE: &str = ".netboot-publisher";
@@ -70,6 +70,26 @@ pub(crate) enum Current {
     Generation(Generation),
     /// A directory that somebody else made.
     Plain(Dir),
+}
+
+impl Current {
+    /// By whom it was made current, and who has signed it; `None` where nothing is. `history` is that of
+    /// the target.
+    pub(crate) fn made_by(&self, history: Option<History>) -> Result<Option<Vouched>, Failure> {
+        let generation = match self {
+            Self::Nothing => return Ok(None),
+            Self::Plain(_) => return Ok(Some(Vouched::default())),
+            Self::Generation(generation) => generation,
+        };
+        let record = generation.record.as_ref();
+        let from = record.and_then(|record| record.head.from.as_ref());
+        let from = from.map(|from| from.vouched.clone()).unwrap_or_default();
+        let last = history.map_or(Ok(None), History::last_swap)?;
+        Ok(Some(Vouched {
+            rule: last.map_or(from.rule, |last| last.vouched.rule),
+            signer: from.signer,
+        }))
+    }
 }
 
 /// A generation and its record.

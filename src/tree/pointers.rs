@@ -136,6 +136,9 @@ impl Pointers {
     ) -> Result<(), Failure> {
         failpoint("vacuum", "removing", generations.path())?;
         generations.remove_file(name.record())?;
+        for proof in name.proof() {
+            generations.remove_file(proof)?;
+        }
         let number = self.0.next_number().to_string();
         generations.rename(name.as_str(), &self.0.folder, &number)?;
         self.0.folder.remove_tree(number, 0)
@@ -182,7 +185,7 @@ mod tests {
             let target = "amd64/generic/noble/install".parse().unwrap();
             let record = Record::new(&target, Listing::default(), &[], None, None);
             let draft = pointers.staging().begin().unwrap();
-            let staged = draft.finish(&record, Change::Make).unwrap();
+            let staged = draft.finish(&record, Change::Make, None).unwrap();
             let placed = pointers.staging().place(&staged, false).unwrap();
             Self {
                 folder,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{FileMark, Listing};
 use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
-use crate::words::{ClaimId, Digest, GenerationName, Moment, Target};
+use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Vouched};
 
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
@@ -40,6 +40,12 @@ pub struct Head {
     pub published_at: Moment,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Of a manifest that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) serial: Option<u64>,
+    /// The SHA-256 of a manifest that is signed, or has a serial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) manifest: Option<Digest>,
     /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
@@ -57,6 +63,8 @@ pub struct Origin {
     pub(crate) importer: Importer,
     pub received_at: Moment,
     pub(crate) claim: ClaimId,
+    #[serde(default, skip_serializing_if = "Vouched::is_empty")]
+    pub(crate) vouched: Vouched,
 }
 
 /// The listing as the record writes it.
@@ -123,6 +131,8 @@ impl Record {
             bytes: listing.bytes(),
             published_at: now,
             version,
+            serial: None,
+            manifest: None,
             from: from.cloned(),
             given: None,
         };
@@ -211,6 +221,8 @@ mod tests {
                 bytes: 3,
                 published_at: at,
                 version: Some("2026-11-22".into()),
+                serial: Some(12),
+                manifest: Some(digest),
                 from: Some(Origin {
                     drop: "noble-1".into(),
                     importer: Importer {
@@ -219,6 +231,10 @@ mod tests {
                     },
                     received_at: at,
                     claim: ClaimId::new(7, 0x9f3c),
+                    vouched: Vouched {
+                        rule: Some("image-team".into()),
+                        signer: Some("SHA256:x".into()),
+                    },
                 }),
                 given: Some(Ownership { uid: 0, gid: 33 }),
             },
@@ -248,6 +264,8 @@ file_count = 1
 bytes = 3
 published_at = "2026-11-22T16:15:00.250000Z"
 version = "2026-11-22"
+serial = 12
+manifest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 [from]
 drop = "noble-1"
@@ -257,6 +275,10 @@ claim = "7-0000000000009f3c"
 [from.importer]
 uid = 1000
 name = "ci"
+
+[from.vouched]
+rule = "image-team"
+signer = "SHA256:x"
 
 [given]
 uid = 0

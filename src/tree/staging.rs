@@ -55,6 +55,8 @@ pub(crate) struct Staged {
     pub head: Head,
     /// Whether the image is in the staging; that of a kept generation stands in its place already.
     pub(super) is_new: bool,
+    /// Whether a signed manifest and its signature are there.
+    has_proof: bool,
     /// Where the time of the swap stands in the record in the staging, in bytes. `None` where there is
     /// no record: a withdrawal leaves the one that is in its place.
     time_at: Option<u64>,
@@ -216,6 +218,7 @@ impl Staging {
             number: self.next_number(),
             head,
             is_new: false,
+            has_proof: false,
             time_at: None,
             change: Change::Remove,
             event: Event::Withdrawn,
@@ -229,6 +232,7 @@ impl Staging {
             number: self.next_number(),
             head,
             is_new: false,
+            has_proof: false,
             time_at: None,
             change: Change::Forget { is_told },
             event: Event::Removed,
@@ -252,6 +256,7 @@ impl Staging {
             number,
             head: record.head.clone(),
             is_new,
+            has_proof: false,
             time_at: time.map(|(place, _)| place.start as u64),
             change,
             event,
@@ -281,6 +286,14 @@ impl Staging {
             failpoint("place-generation", "placing", path)?;
             self.folder
                 .rename(staged.number.to_string(), &generations, generation.as_str())?;
+            if staged.has_proof {
+                let names = proof_names(staged.number)
+                    .into_iter()
+                    .zip(generation.proof());
+                for (name, proof) in names {
+                    self.folder.rename(name, &generations, proof)?;
+                }
+            }
         } else {
             // Gone by hand in the meantime? Then the next try copies it.
             generations.existing_dir(generation.as_str())?;
@@ -376,17 +389,36 @@ impl Staging {
         // What stays behind goes at the next start.
         let _ = self.folder.remove_tree(number.to_string(), 0);
         let _ = self.folder.remove_file(record_name(number));
+        for name in proof_names(number) {
+            let _ = self.folder.remove_file(name);
+        }
     }
 }
 
 impl Draft<'_> {
-    /// Writes the record beside the copied image.
-    pub(crate) fn finish(mut self, record: &Record, change: Change) -> Result<Staged, Failure> {
+    /// Writes the record beside the copied image, and what proves it, if somebody has signed: the
+    /// manifest and the signature.
+    pub(crate) fn finish(
+        mut self,
+        record: &Record,
+        change: Change,
+        proof: Option<[&[u8]; 2]>,
+    ) -> Result<Staged, Failure> {
         failpoint("stage-record", "staging", self.dir.path())?;
         let staging = self.staging;
+        for (name, bytes) in proof_names(self.number)
+            .into_iter()
+            .zip(proof.into_iter().flatten())
+        {
+            staging.folder.write_new(name, bytes)?;
+        }
         let staged = staging.stage(self.number, true, record, change, Event::Published)?;
         self.is_finished = true;
-        Ok(staged)
+        let has_proof = proof.is_some();
+        Ok(Staged {
+            has_proof,
+            ..staged
+        })
     }
 }
 
@@ -448,6 +480,10 @@ fn owner_of_new(folder: &Dir, free: u64) -> Result<Ownership, Failure> {
     folder.remove_dir(&name)?;
     // On a full disk nothing can be made.
     Ok(probe.map_or(owner, |probe| probe.owner))
+}
+
+fn proof_names(number: u64) -> [String; 2] {
+    [format!("{number}.manifest"), format!("{number}.sig")]
 }
 
 fn record_name(number: u64) -> String {

@@ -233,18 +233,27 @@ impl Vacuum {
         let shown = tree.shown(target)?;
         let current = shown.generation();
         let generations = tree.generations(target)?;
-        let names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
+        let mut names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
+        let is_there =
+            |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
+        let proofs = names
+            .iter()
+            .filter_map(|(name, _)| GenerationName::of_proof(name.to_str()?));
+        let (has_current, has_stray) = (
+            current.is_some_and(is_there),
+            proofs.collect::<Vec<_>>().iter().any(|of| !is_there(of)),
+        );
+        names.retain(|(name, _)| name.to_str().and_then(GenerationName::of_proof).is_none());
         // The names are sorted: each generation stands before its record.
         let (pairs, others) = names.as_chunks();
         let is_whole = |[(name, kind), (record, of_record)]: &[(OsString, Kind); 2]| {
             let is_its_record = record.as_bytes().strip_suffix(b".toml") == Some(name.as_bytes());
             is_its_record && (kind, of_record) == (&Kind::Dir, &Kind::File)
         };
-        let is_there =
-            |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
         let is_tidy = others.is_empty()
             && pairs.iter().all(is_whole)
-            && current.is_some_and(is_there)
+            && has_current
+            && !has_stray
             && pairs.len() <= 1 + retention.keep
             && history::is_settled(tree.root(), target, &shown)?;
         let swapped_at = match current {
@@ -271,8 +280,9 @@ impl Vacuum {
         let has = |name: String, kind| names.contains(&(name.into(), kind));
         for (name, kind) in &names {
             let Some(name) = name.to_str() else { continue };
-            let generation = name.strip_suffix(".toml").unwrap_or(name);
-            let Ok(generation) = generation.parse::<GenerationName>() else {
+            let record = name.strip_suffix(".toml").unwrap_or(name);
+            let generation = record.parse().ok();
+            let Some(generation) = generation.or_else(|| GenerationName::of_proof(name)) else {
                 continue;
             };
             let is_whole =

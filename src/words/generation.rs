@@ -21,6 +21,9 @@ pub struct GenerationName(String);
 #[error("expected a generation such as 20261122T161500Z-9f3c2ab1d4e5")]
 pub struct GenerationNameError;
 
+/// The ends of the names of a manifest and a signature that prove a generation.
+const PROOF: [&str; 2] = [".manifest.toml", ".sig"];
+
 impl GenerationName {
     /// The name of a generation that is staged now. Where that name is taken, the first one of a
     /// later second that is free.
@@ -47,6 +50,18 @@ impl GenerationName {
     /// The file name of the record beside the generation.
     pub(crate) fn record(&self) -> String {
         format!("{}.toml", self.0)
+    }
+
+    /// The file names beside the generation of the manifest that it came by, which was signed, and of the
+    /// signature.
+    pub(crate) fn proof(&self) -> [String; 2] {
+        PROOF.map(|ending| format!("{}{ending}", self.0))
+    }
+
+    /// The generation that a file of this name stands beside, if that is one of its proof.
+    pub(crate) fn of_proof(name: &str) -> Option<Self> {
+        let mut endings = PROOF.iter();
+        endings.find_map(|ending| name.strip_suffix(ending)?.parse().ok())
     }
 
     /// The first digits of the image digest.

@@ -63,6 +63,20 @@ pub(crate) enum Reason {
     UnknownTarget,
     /// The generation to go back to is not kept any more.
     UnknownGeneration,
+    /// No importer rule allows it.
+    NotAllowed,
+    /// A signature is asked for, and there is none.
+    Unsigned,
+    /// The signed manifest doesn't list all files, links and empty folders.
+    UnsignedFiles,
+    /// The signature is none, or of something else.
+    BadSignature,
+    /// No rule for the importer has the key that has signed.
+    UnknownKey,
+    /// The manifest's `serial` is not higher than the last one.
+    Stale,
+    /// The time that the manifest's `expires` names is over.
+    Expired,
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ _netboot__publisher() {
             netboot__publisher,history)
                 cmd="netboot__publisher__subcmd__history"
                 ;;
+            netboot__publisher,may)
+                cmd="netboot__publisher__subcmd__may"
+                ;;
             netboot__publisher,rollback)
                 cmd="netboot__publisher__subcmd__rollback"
                 ;;
@@ -61,6 +64,9 @@ _netboot__publisher() {
             netboot__publisher__subcmd__help,history)
                 cmd="netboot__publisher__subcmd__help__subcmd__history"
                 ;;
+            netboot__publisher__subcmd__help,may)
+                cmd="netboot__publisher__subcmd__help__subcmd__may"
+                ;;
             netboot__publisher__subcmd__help,rollback)
                 cmd="netboot__publisher__subcmd__help__subcmd__rollback"
                 ;;
@@ -89,7 +95,7 @@ _netboot__publisher() {
 
     case "${cmd}" in
         netboot__publisher)
-            opts="-h -V --config --help --version run submit rollback withdraw history status show diff verify check-config help"
+            opts="-h -V --config --help --version run submit rollback withdraw history status show diff may verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -143,7 +149,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__help)
-            opts="run submit rollback withdraw history status show diff verify check-config help"
+            opts="run submit rollback withdraw history status show diff may verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -199,6 +205,20 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__help__subcmd__history)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__publisher__subcmd__help__subcmd__may)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -312,6 +332,24 @@ _netboot__publisher() {
             ;;
         netboot__publisher__subcmd__history)
             opts="-h --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__publisher__subcmd__may)
+            opts="-h --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -46,6 +46,7 @@ mod supervision;
 mod swaps;
 mod threats;
 mod tools;
+mod trust;
 mod unprivileged;
 mod verify;
 mod waits;
@@ -91,6 +92,7 @@ fn main() {
         configured::tests(),
         rights::tests(),
         tools::tests(),
+        trust::tests(),
         writers::tests(),
     ];
     libtest_mimic::run(

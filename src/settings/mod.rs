@@ -3,16 +3,22 @@
 //!
 //! `config/netboot-publisher.toml` says what each key means; here stands only what isn't said there.
 
+mod importers;
+mod values;
+
+pub(crate) use importers::{ImporterRule, Requirement};
+
 use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use strum::VariantNames;
-use toml::de::DeValue;
+use strum::VariantNames as _;
 
+use self::values::{
+    above, account, apart_from, count, duration, interval, one_of, optional_path, path, positive,
+    size, word,
+};
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, quoted, read_toml};
+use crate::text::{InputError, Table, ValueExt as _, read_toml};
 use crate::words::{Target, Verdict};
 
 /// Everything that an admin can set.
@@ -21,6 +27,8 @@ pub struct Settings {
     pub(crate) spool: SpoolSettings,
     pub(crate) tree: TreeSettings,
     pub(crate) limits: Limits,
+    /// Who may do what; the first that matches says. Without any everybody may do everything.
+    pub(crate) importers: Vec<ImporterRule>,
     pub(crate) retention: Retention,
     pub(crate) swap: SwapSettings,
     pub(crate) tftp: TftpSettings,
@@ -188,6 +196,7 @@ impl Default for Settings {
                 min_free_space: 1 << 30,
                 max_waiting: 1_000,
             },
+            importers: Vec::new(),
             retention: Retention {
                 keep: 2,
                 min_age: Duration::from_secs(24 * 60 * 60),
@@ -226,6 +235,9 @@ impl Settings {
                 boot_config(table, &tree, &mut outputs)
             });
             settings.hooks = top.tables("hook", hook);
+            let mut names = Vec::new();
+            settings.importers =
+                top.tables("importer", |table| importers::importer(table, &mut names));
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
             });
@@ -339,6 +351,18 @@ impl Settings {
     }
 }
 
+impl Limits {
+    /// With those of one importer in place of these.
+    pub(crate) fn of(&self, rule: &ImporterRule) -> Self {
+        let own = &rule.limits;
+        Self {
+            max_image_size: own.max_image_size.unwrap_or(self.max_image_size),
+            max_files: own.max_files.unwrap_or(self.max_files),
+            ..self.clone()
+        }
+    }
+}
+
 impl TreeSettings {
     /// User and group of what is published, for a daemon whose files are its `own`.
     ///
@@ -429,101 +453,13 @@ fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     })
 }
 
-fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
-    value.parsed("a path", |text| is_path(text).then(|| text.into()))
-}
-
-/// A path, or an empty text for `None`.
-fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
-    match value.as_str() {
-        Some("") => Ok(None),
-        _ => path(value).map(Some),
-    }
-}
-
-/// The path of a tree. What lies in the tree is served to everybody: the spool has no place there, nor
-/// the tree in the spool.
-fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let tree = path(value)?;
-    if tree.starts_with(spool) || spool.starts_with(&tree) {
-        let spool = quoted(&spool.to_string_lossy());
-        return Err(format!(
-            "a folder neither in `spool.path`, {spool}, nor above it"
-        ));
-    }
-    Ok(tree)
-}
-
-/// The path of a folder that holds the tree, or is the tree; an empty text for `None`.
-fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
-    match optional_path(value)? {
-        Some(root) if !tree.starts_with(&root) => {
-            let tree = quoted(&tree.to_string_lossy());
-            Err(format!("`tree.path`, {tree}, or a folder above it"))
-        }
-        root => Ok(root),
-    }
-}
-
-/// One of the words of `T`.
-fn word<T: FromStr + VariantNames>(value: &DeValue<'_>) -> Result<T, Expected> {
-    value.parsed(&one_of(T::VARIANTS, " or "), |word| word.parse().ok())
-}
-
-fn one_of(words: &[&str], between: &str) -> String {
-    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
-    quoted.join(between)
-}
-
-fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
-    const RULE: &str = "a duration such as \"10m\" or \"7d\", at most 100 years";
-    const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    value.parsed(RULE, |text| {
-        let duration = humantime::parse_duration(text);
-        duration.ok().filter(|duration| *duration <= MAX)
-    })
-}
-
-fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
-    match duration(value)? {
-        interval if interval < Duration::from_secs(1) => Err("at least \"1s\"".to_string()),
-        interval => Ok(interval),
-    }
-}
-
-fn size(value: &DeValue<'_>) -> Result<u64, Expected> {
-    const RULE: &str = "a size such as \"512MiB\" or \"4GiB\"";
-    value.parsed(RULE, |text| Some(text.parse::<ByteSize>().ok()?.0))
-}
-
-fn count(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
-    move |value| usize::try_from(value.number(max)?).map_err(|error| error.to_string())
-}
-
-fn positive(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
-    move |value| match count(max)(value)? {
-        0 => Err(format!("a whole number, from 1 to {max}")),
-        count => Ok(count),
-    }
-}
-
-/// The name of a user or group; an empty text stands for the daemon's own.
-fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
-    const RULE: &str = "a name, or \"\" for the daemon's own";
-    let name = value.parsed(RULE, |name| {
-        (!name.contains(char::is_control)).then(|| name.to_string())
-    })?;
-    Ok(Some(name).filter(|name| !name.is_empty()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_shipped_configuration_shows_every_key_with_its_default() {
-        let shipped = include_str!("../config/netboot-publisher.toml");
+        let shipped = include_str!("../../config/netboot-publisher.toml");
         assert_eq!(
             Settings::parse("shipped", shipped).unwrap(),
             Settings::default()
@@ -637,6 +573,7 @@ mod tests {
             "#,
         );
         let expected = Settings {
+            importers: Vec::new(),
             spool: SpoolSettings {
                 path: "/s".into(),
                 watch: WatchMode::Poll,
@@ -713,7 +650,7 @@ mod tests {
     /// An example is `#   key = value`, in the middle of the prose.
     #[test]
     fn the_examples_of_the_shipped_configuration_are_good() {
-        let shipped = include_str!("../config/netboot-publisher.toml");
+        let shipped = include_str!("../../config/netboot-publisher.toml");
         let examples: Vec<_> = shipped
             .lines()
             .filter_map(|line| line.strip_prefix("#   "))
@@ -937,7 +874,7 @@ error: unknown key `retenion`
    |
 12 | [retenion]
    |  ^^^^^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, \
-`boot_config`, `hook`, `metrics`, `log`";
+`boot_config`, `hook`, `importer`, `metrics`, `log`";
         assert_eq!(
             Settings::parse("config.toml", bad).unwrap_err().to_string(),
             expected

@@ -1,0 +1,169 @@
+//! `may`: whether the importer rules let somebody do something; and the rules as a table.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use super::status::with_head;
+use super::terminal::{print, width};
+use crate::fault::Fault;
+use crate::settings::{ImporterRule, Requirement, Settings};
+use crate::spool::account;
+use crate::sys::{is_group, uid_of};
+use crate::tree::Tree;
+use crate::trust::{Asker, Deed, Wish};
+use crate::words::{Reason, SigningKey, Target, TargetPattern};
+
+/// What a manifest may have that a rule requires: whoever asks in advance is told of it beside the answer.
+const ALL: [Requirement; 3] = [
+    Requirement::Files,
+    Requirement::Serial,
+    Requirement::Expires,
+];
+
+/// Answers yes or no, with the rule and the reason.
+pub(super) fn answer(
+    settings: &Settings,
+    user: &str,
+    deed: Deed,
+    target: &Target,
+) -> anyhow::Result<ExitCode> {
+    let rules = &settings.importers;
+    let uid = uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
+    let account = account(uid)?;
+    // Where there is no tree, nothing is published.
+    let current = Tree::open(&settings.tree.path).ok().map(|tree| {
+        let history = tree.history(target)?;
+        Ok::<_, Fault>(tree.current(target)?.made_by(history)?)
+    });
+    let current = current.transpose()?.flatten();
+    let ask = |signer: Option<&SigningKey>| {
+        let asker = Asker {
+            uid,
+            account: &account,
+            signer,
+        };
+        let rule = asker.rule(rules)?;
+        let wish = Wish {
+            deed,
+            target,
+            current: current.as_ref(),
+            is_signed: signer.is_some(),
+            says: &ALL,
+        };
+        wish.check(rule, &asker).map(|()| rule)
+    };
+    let refused = match ask(None) {
+        Ok(None) => return print("yes, no rule is needed\n"),
+        Ok(Some(rule)) => return print(&format!("yes, by rule `{}`{}\n", rule.name, with(rule))),
+        Err(refused) => refused,
+    };
+    if refused.reason == Reason::Unsigned {
+        // With whose signature it would be allowed.
+        for rule in rules {
+            for key in &rule.who.keys {
+                if let Ok(Some(by)) = ask(Some(key))
+                    && by.name == rule.name
+                {
+                    let (name, with) = (&rule.name, with(rule));
+                    return print(&format!("yes, by rule `{name}`, signed with {key}{with}\n"));
+                }
+            }
+        }
+    }
+    print(&format!("no, {refused}\n"))?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// What a manifest has to have.
+fn with(rule: &ImporterRule) -> String {
+    let required: Vec<_> = rule.require.iter().map(|it| format!("`{it}`")).collect();
+    match &*required.join(", ") {
+        "" => String::new(),
+        required => format!(", with {required} in the manifest"),
+    }
+}
+
+/// The rules, for people, and what is odd about them; nothing where there are none.
+pub(super) fn table(rules: &[ImporterRule]) -> String {
+    if rules.is_empty() {
+        return String::new();
+    }
+    let list = |patterns: &[TargetPattern]| match patterns {
+        [] => "-".to_string(),
+        patterns => patterns
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
+    let rows = rules.iter().map(|rule| {
+        let (who, rights) = (&rule.who, &rule.rights);
+        let groups = who.groups.iter().map(|group| format!("@{group}"));
+        let names: Vec<_> = who.users.iter().cloned().chain(groups).collect();
+        let whom = if names.is_empty() {
+            "anybody".to_string()
+        } else {
+            names.join(" ")
+        };
+        [
+            rule.name.to_string(),
+            whom,
+            who.keys.len().to_string(),
+            list(&rights.publish),
+            list(&rights.create),
+            list(&rights.rollback),
+            list(&rights.withdraw),
+        ]
+    });
+    let head = [
+        "RULE", "WHO", "KEYS", "PUBLISH", "CREATE", "ROLLBACK", "WITHDRAW",
+    ];
+    let mut text = with_head(head, rows, width(), [8, 8, 4, 12, 12, 12, 12]);
+    for warning in oddities(rules) {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+/// Rules that never match, or match whom another one matches, too.
+fn oddities(rules: &[ImporterRule]) -> Vec<String> {
+    let mut odd = Vec::new();
+    for (at, rule) in rules.iter().enumerate() {
+        let (name, who) = (&rule.name, &rule.who);
+        for user in who.users.iter().filter(|user| uid_of(user).is_none()) {
+            odd.push(format!("rule `{name}`: no such user: {user}"));
+        }
+        for group in who.groups.iter().filter(|group| !is_group(group)) {
+            odd.push(format!("rule `{name}`: no such group: {group}"));
+        }
+        for earlier in &rules[..at] {
+            let (other, first) = (&earlier.name, &earlier.who);
+            let is_anybody = first.users.is_empty() && first.groups.is_empty();
+            let shared = |one: &[String], other: &[String]| one.iter().any(|it| other.contains(it));
+            let all = |one: &[String], other: &[String]| one.iter().all(|it| other.contains(it));
+            let is_named = !(who.users.is_empty() && who.groups.is_empty());
+            let is_covered = is_anybody
+                || (is_named && all(&who.users, &first.users) && all(&who.groups, &first.groups));
+            let is_keyed = !who.keys.is_empty();
+            let covers_keys = first.keys.is_empty()
+                || (is_keyed && who.keys.iter().all(|key| first.keys.contains(key)));
+            let meets = is_anybody
+                || !is_named
+                || shared(&who.users, &first.users)
+                || shared(&who.groups, &first.groups);
+            let meets_keys = first.keys.is_empty()
+                || !is_keyed
+                || who.keys.iter().any(|it| first.keys.contains(it));
+            if is_covered && covers_keys {
+                odd.push(format!(
+                    "rule `{name}` never matches: rule `{other}` stands before it"
+                ));
+            } else if meets && meets_keys {
+                odd.push(format!(
+                    "rule `{name}` overlaps rule `{other}`, which stands before it"
+                ));
+            }
+        }
+    }
+    odd
+}

@@ -1,0 +1,121 @@
+//! Whether a drop may do what it asks for: by the importer rules, its signature, its serial and its time.
+
+use crate::fault::{Fault, reject};
+use crate::settings::{Limits, Requirement, Settings};
+use crate::spool::{Action, Claimed, Manifest, account};
+use crate::tree::{Current, Tree};
+use crate::trust::{Asker, Deed, Wish};
+use crate::words::{Moment, Reason};
+
+/// What drops are measured by.
+pub(super) struct Permits<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) tree: &'a Tree,
+}
+
+impl Permits<'_> {
+    /// Makes sure that the rules let a drop do what its manifest asks for, and notes which one does, and
+    /// who has signed.
+    ///
+    /// # Errors
+    /// What the rules allow, and what to ask the admin for.
+    pub(super) fn permit(
+        &self,
+        claimed: &mut Claimed,
+        manifest: &Manifest,
+        current: &Current,
+    ) -> Result<(), Fault> {
+        let rules = &self.settings.importers;
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let uid = claimed.importer.uid;
+        let account = account(uid)?;
+        let credentials = &mut claimed.credentials;
+        let signature = credentials.signature.as_ref();
+        let signer = signature.map(|signature| &signature.key);
+        let asker = Asker {
+            uid,
+            account: &account,
+            signer,
+        };
+        credentials.vouched.signer = asker.known_signer(rules);
+        let rule = asker.rule(rules)?;
+        credentials.vouched.rule = rule.map(|rule| rule.name.to_string());
+        let current = current.made_by(self.tree.history(&manifest.target)?)?;
+        let says = [
+            (Requirement::Files, manifest.files.is_some()),
+            (Requirement::Serial, manifest.serial.is_some()),
+            (Requirement::Expires, manifest.expires.is_some()),
+        ];
+        let says = says.into_iter().filter(|(_, is_there)| *is_there);
+        let wish = Wish {
+            deed: deed(&manifest.action),
+            target: &manifest.target,
+            current: current.as_ref(),
+            is_signed: credentials.vouched.signer.is_some(),
+            says: &says.map(|(it, _)| it).collect::<Vec<_>>(),
+        };
+        Ok(wish.check(rule, &asker)?)
+    }
+
+    /// What an image of this drop may be at most.
+    pub(super) fn limits_of(&self, claimed: &Claimed) -> Limits {
+        let name = claimed.credentials.vouched.rule.as_deref();
+        let mut rules = self.settings.importers.iter();
+        let rule = rules.find(|rule| Some(rule.name.as_str()) == name);
+        let all = &self.settings.limits;
+        rule.map_or_else(|| all.clone(), |rule| all.of(rule))
+    }
+
+    /// Makes sure that a drop doesn't come too late: after its time, or after one with a higher serial.
+    pub(super) fn check_is_new(
+        &self,
+        claimed: &Claimed,
+        manifest: &Manifest,
+        current: &Current,
+    ) -> Result<(), Fault> {
+        if let Some(expires) = manifest.expires.filter(|expires| *expires <= Moment::now()) {
+            let detail = format!("the manifest's `expires` is {expires}, which is over");
+            return Err(reject(Reason::Expired, detail));
+        }
+        if manifest.action != Action::Publish {
+            return Ok(());
+        }
+        let target = &manifest.target;
+        let history = self.tree.history(target)?;
+        let last = match history {
+            Some(history) => history.last_serial()?,
+            None => None,
+        };
+        let Some(last) = last else {
+            return Ok(());
+        };
+        let stale = |found: String| {
+            let detail = format!("{found}; {target} has had {last}: expected a higher `serial`");
+            Err(reject(Reason::Stale, detail))
+        };
+        let is_current = || match current {
+            Current::Generation(generation) => {
+                let record = generation.record.as_ref();
+                let manifest = record.and_then(|record| record.head.manifest);
+                manifest.is_some() && manifest == claimed.credentials.manifest
+            }
+            Current::Plain(_) | Current::Nothing => false,
+        };
+        match manifest.serial {
+            None => stale("the manifest has no `serial`".to_string()),
+            Some(serial) if serial > last => Ok(()),
+            Some(serial) if serial == last && is_current() => Ok(()),
+            Some(serial) => stale(format!("the manifest's `serial` is {serial}")),
+        }
+    }
+}
+
+fn deed(action: &Action) -> Deed {
+    match action {
+        Action::Publish => Deed::Publish,
+        Action::Rollback(_) => Deed::Rollback,
+        Action::Withdraw(_) => Deed::Withdraw,
+    }
+}

@@ -1,0 +1,158 @@
+//! `[[importer]]`: who may do what with which targets.
+
+use strum::VariantNames;
+use toml::de::DeValue;
+
+use super::values::{count, one_of, size};
+use crate::text::{Expected, Table, ValueExt as _};
+use crate::words::{Name, SigningKey, TargetPattern};
+
+/// What those may do whom the rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImporterRule {
+    pub(crate) name: Name,
+    pub(crate) who: Who,
+    pub(crate) rights: Rights,
+    /// Whether what another rule made current may be replaced, rolled back and withdrawn.
+    pub(crate) follow_others: bool,
+    pub(crate) require: Vec<Requirement>,
+    pub(crate) limits: OwnLimits,
+}
+
+/// Whom a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Who {
+    /// Names of users and groups, of which the drop's owner is one or in one; anybody where both are
+    /// empty.
+    pub(crate) users: Vec<String>,
+    pub(crate) groups: Vec<String>,
+    /// One of these has signed, unless there are none.
+    pub(crate) keys: Vec<SigningKey>,
+    /// Those were good for what is published already.
+    pub(crate) old_keys: Vec<SigningKey>,
+}
+
+/// Which targets may be published, made and so on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) publish: Vec<TargetPattern>,
+    pub(crate) create: Vec<TargetPattern>,
+    pub(crate) rollback: Vec<TargetPattern>,
+    pub(crate) withdraw: Vec<TargetPattern>,
+}
+
+/// What a manifest has to say.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub(crate) enum Requirement {
+    Files,
+    Serial,
+    Expires,
+}
+
+/// Limits of one importer, in place of those of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnLimits {
+    /// Bytes.
+    pub(crate) max_image_size: Option<u64>,
+    pub(crate) max_files: Option<usize>,
+}
+
+/// Reads one rule; `names` are those of the rules before.
+pub(super) fn importer(table: &mut Table<'_, '_>, names: &mut Vec<Name>) -> Option<ImporterRule> {
+    let name = table.required("name", |value| {
+        let name = value.parsed(Name::RULE, |text| text.parse::<Name>().ok())?;
+        if names.contains(&name) {
+            return Err(format!(
+                "a name of its own: there is a rule `{name}` already"
+            ));
+        }
+        names.push(name.clone());
+        Ok(name)
+    });
+    let users = table.optional("users", accounts).unwrap_or_default();
+    let groups = table.optional("groups", accounts).unwrap_or_default();
+    let keys = table.optional("keys", keys);
+    let old_keys = table.optional("old_keys", old_keys).unwrap_or_default();
+    let publish = table.optional("publish", patterns).unwrap_or_default();
+    let create = table.optional("create", patterns);
+    let rollback = table.optional("rollback", patterns);
+    let withdraw = table.optional("withdraw", patterns).unwrap_or_default();
+    let follow_others = table.optional("follow_others", |value| {
+        let rule = || "true or false".to_string();
+        value.as_bool().ok_or_else(rule)
+    });
+    let require = table.optional("require", requirements).unwrap_or_default();
+    let limits = OwnLimits {
+        max_image_size: table.optional("max_image_size", size),
+        max_files: table.optional("max_files", count(10_000_000)),
+    };
+    Some(ImporterRule {
+        name: name?,
+        who: Who {
+            users,
+            groups,
+            keys: keys.unwrap_or_default(),
+            old_keys,
+        },
+        rights: Rights {
+            create: create.unwrap_or_else(|| publish.clone()),
+            rollback: rollback.unwrap_or_else(|| publish.clone()),
+            publish,
+            withdraw,
+        },
+        follow_others: follow_others.unwrap_or(true),
+        require,
+        limits,
+    })
+}
+
+/// A list of which each text is parsed; `rule` says what each has to look like.
+fn each<T>(
+    value: &DeValue<'_>,
+    rule: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, Expected> {
+    let texts = value.texts(&format!("a list of texts, each {rule}"))?;
+    let wrong = |text: &str| format!("each to be {rule}, not {text:?}");
+    let parsed = texts
+        .iter()
+        .map(|text| parse(text).ok_or_else(|| wrong(text)));
+    parsed.collect()
+}
+
+/// An empty list would let a rule match anybody that was to match nobody.
+fn accounts(value: &DeValue<'_>) -> Result<Vec<String>, Expected> {
+    let is_name = |text: &str| !text.is_empty() && !text.contains(char::is_control);
+    let names = each(value, "a name", |text| {
+        is_name(text).then(|| text.to_string())
+    })?;
+    if names.is_empty() {
+        return Err("at least one name; without the key the rule matches anybody".to_string());
+    }
+    Ok(names)
+}
+
+fn old_keys(value: &DeValue<'_>) -> Result<Vec<SigningKey>, Expected> {
+    each(value, SigningKey::RULE, |text| text.parse().ok())
+}
+
+fn keys(value: &DeValue<'_>) -> Result<Vec<SigningKey>, Expected> {
+    let keys = old_keys(value)?;
+    if keys.is_empty() {
+        return Err("at least one key; without `keys` the rule asks for no signature".to_string());
+    }
+    Ok(keys)
+}
+
+fn patterns(value: &DeValue<'_>) -> Result<Vec<TargetPattern>, Expected> {
+    const RULE: &str = "arch/subarch/release/purpose, in which `*` stands for any part of one";
+    each(value, RULE, |text| text.parse().ok())
+}
+
+fn requirements(value: &DeValue<'_>) -> Result<Vec<Requirement>, Expected> {
+    let rule = format!("one of {}", one_of(Requirement::VARIANTS, ", "));
+    each(value, &rule, |text| text.parse().ok())
+}

@@ -1,0 +1,99 @@
+//! What a value of the configuration has to be: each of these reads one kind.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use strum::VariantNames;
+use toml::de::DeValue;
+
+use crate::text::{Expected, ValueExt as _, quoted};
+
+pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
+    let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
+    value.parsed("a path", |text| is_path(text).then(|| text.into()))
+}
+
+/// A path, or an empty text for `None`.
+pub(super) fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
+    match value.as_str() {
+        Some("") => Ok(None),
+        _ => path(value).map(Some),
+    }
+}
+
+/// The path of a tree. What lies in the tree is served to everybody: the spool has no place there, nor
+/// the tree in the spool.
+pub(super) fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
+    let tree = path(value)?;
+    if tree.starts_with(spool) || spool.starts_with(&tree) {
+        let spool = quoted(&spool.to_string_lossy());
+        return Err(format!(
+            "a folder neither in `spool.path`, {spool}, nor above it"
+        ));
+    }
+    Ok(tree)
+}
+
+/// The path of a folder that holds the tree, or is the tree; an empty text for `None`.
+pub(super) fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
+    match optional_path(value)? {
+        Some(root) if !tree.starts_with(&root) => {
+            let tree = quoted(&tree.to_string_lossy());
+            Err(format!("`tree.path`, {tree}, or a folder above it"))
+        }
+        root => Ok(root),
+    }
+}
+
+/// One of the words of `T`.
+pub(super) fn word<T: FromStr + VariantNames>(value: &DeValue<'_>) -> Result<T, Expected> {
+    value.parsed(&one_of(T::VARIANTS, " or "), |word| word.parse().ok())
+}
+
+pub(super) fn one_of(words: &[&str], between: &str) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    quoted.join(between)
+}
+
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Expected> {
+    const RULE: &str = "a duration such as \"10m\" or \"7d\", at most 100 years";
+    const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    value.parsed(RULE, |text| {
+        let duration = humantime::parse_duration(text);
+        duration.ok().filter(|duration| *duration <= MAX)
+    })
+}
+
+pub(super) fn interval(value: &DeValue<'_>) -> Result<Duration, Expected> {
+    match duration(value)? {
+        interval if interval < Duration::from_secs(1) => Err("at least \"1s\"".to_string()),
+        interval => Ok(interval),
+    }
+}
+
+pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Expected> {
+    const RULE: &str = "a size such as \"512MiB\" or \"4GiB\"";
+    value.parsed(RULE, |text| Some(text.parse::<ByteSize>().ok()?.0))
+}
+
+pub(super) fn count(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
+    move |value| usize::try_from(value.number(max)?).map_err(|error| error.to_string())
+}
+
+pub(super) fn positive(max: u64) -> impl Fn(&DeValue<'_>) -> Result<usize, Expected> {
+    move |value| match count(max)(value)? {
+        0 => Err(format!("a whole number, from 1 to {max}")),
+        count => Ok(count),
+    }
+}
+
+/// The name of a user or group; an empty text stands for the daemon's own.
+pub(super) fn account(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
+    const RULE: &str = "a name, or \"\" for the daemon's own";
+    let name = value.parsed(RULE, |name| {
+        (!name.contains(char::is_control)).then(|| name.to_string())
+    })?;
+    Ok(Some(name).filter(|name| !name.is_empty()))
+}

@@ -1,0 +1,9 @@
+//! Who may publish what, and proof of it: importer rules, and signatures of manifests.
+//!
+//! Uses `words`, `text`, `sys`, `settings` and `fault`. Start with [`Asker`] and [`signer_of`].
+
+mod rules;
+mod signature;
+
+pub(crate) use rules::{Asker, Deed, Wish};
+pub(crate) use signature::{MAX_SIZE, NAMESPACE, signer_of};

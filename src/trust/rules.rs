@@ -1,0 +1,398 @@
+//! Who may do what: the first rule of the configuration that matches says.
+
+use std::fmt::Display;
+
+use crate::fault::Rejection;
+use crate::settings::{ImporterRule, Requirement};
+use crate::sys::Account;
+use crate::words::{Name, Reason, SigningKey, Target, TargetPattern, Vouched};
+
+/// Needs no rule and no signature.
+const ROOT: u32 = 0;
+
+/// What is done with a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum Deed {
+    Publish,
+    Rollback,
+    Withdraw,
+}
+
+/// Who wants to do something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker<'a> {
+    pub(crate) uid: u32,
+    pub(crate) account: &'a Account,
+    pub(crate) signer: Option<&'a SigningKey>,
+}
+
+/// What somebody wants to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) deed: Deed,
+    pub(crate) target: &'a Target,
+    /// By whom what is current was made so; `None` where nothing is.
+    pub(crate) current: Option<&'a Vouched>,
+    /// Whether somebody has signed it whose key a rule knows.
+    pub(crate) is_signed: bool,
+    /// What the manifest says.
+    pub(crate) says: &'a [Requirement],
+}
+
+/// Rules that match somebody, before it is known who has signed.
+fn of_owner<'r>(
+    rules: &'r [ImporterRule],
+    account: &Account,
+) -> impl Iterator<Item = &'r ImporterRule> {
+    rules.iter().filter(|rule| {
+        let who = &rule.who;
+        let is_anybody = who.users.is_empty() && who.groups.is_empty();
+        let mut names = account.name.iter();
+        is_anybody
+            || names.any(|name| who.users.contains(name))
+            || account.groups.iter().any(|it| who.groups.contains(it))
+    })
+}
+
+impl Asker<'_> {
+    /// Whether a signature is a part of every drop of this user.
+    pub(crate) fn needs_signature(&self, rules: &[ImporterRule]) -> bool {
+        let mut matched = of_owner(rules, self.account).peekable();
+        let is_matched = self.uid != ROOT && matched.peek().is_some();
+        is_matched && matched.all(|rule| !rule.who.keys.is_empty())
+    }
+
+    /// The fingerprint of the key that has signed, where a rule knows the key.
+    pub(crate) fn known_signer(&self, rules: &[ImporterRule]) -> Option<String> {
+        let key = self.signer?;
+        let knows =
+            |rule: &ImporterRule| rule.who.keys.contains(key) || rule.who.old_keys.contains(key);
+        rules.iter().any(knows).then(|| key.to_string())
+    }
+
+    /// The rule that says what somebody may do; `None` where none is needed.
+    ///
+    /// # Errors
+    /// When none matches: what to ask the admin for.
+    pub(crate) fn rule<'r>(
+        &self,
+        rules: &'r [ImporterRule],
+    ) -> Result<Option<&'r ImporterRule>, Rejection> {
+        if rules.is_empty() || self.uid == ROOT {
+            return Ok(None);
+        }
+        let is_signed = |rule: &&ImporterRule| {
+            let keys = &rule.who.keys;
+            keys.is_empty() || self.signer.is_some_and(|key| keys.contains(key))
+        };
+        let mut matched = of_owner(rules, self.account);
+        if let Some(rule) = matched.find(is_signed) {
+            return Ok(Some(rule));
+        }
+        let names = list(of_owner(rules, self.account).map(|rule| &rule.name));
+        let who = shown(self);
+        if names.is_empty() {
+            let detail = format!("no rule is for {who}; expected an `[[importer]]` that is");
+            return Err(Rejection::new(Reason::NotAllowed, detail));
+        }
+        let Some(key) = self.signer else {
+            let detail = format!(
+                "not signed; the rules for {who} ask for a signature ({names}): ssh-keygen -Y sign -n {}",
+                super::NAMESPACE
+            );
+            return Err(Rejection::new(Reason::Unsigned, detail));
+        };
+        let is_old = |rule: &ImporterRule| rule.who.old_keys.contains(key);
+        let old = of_owner(rules, self.account).find(|rule| is_old(rule));
+        let what = old.map_or_else(
+            || format!("none of the rules for {who} has ({names})"),
+            |rule| {
+                format!(
+                    "rule `{}` has in `old_keys` only, for what is there",
+                    rule.name
+                )
+            },
+        );
+        let detail = format!("signed with {key}, which {what}; expected a key that is in `keys`");
+        Err(Rejection::new(Reason::UnknownKey, detail))
+    }
+}
+
+impl Wish<'_> {
+    /// Whether a rule, if one is needed, lets somebody do this.
+    ///
+    /// # Errors
+    /// What the rule allows, and what to ask the admin for.
+    pub(crate) fn check(
+        &self,
+        rule: Option<&ImporterRule>,
+        asker: &Asker<'_>,
+    ) -> Result<(), Rejection> {
+        let Some(rule) = rule else { return Ok(()) };
+        let (name, who, target) = (&rule.name, shown(asker), self.target);
+        let not_allowed = |detail: String| Err(Rejection::new(Reason::NotAllowed, detail));
+        let (word, allowed) = match self.deed {
+            Deed::Publish => ("publish", &rule.rights.publish),
+            Deed::Rollback => ("rollback", &rule.rights.rollback),
+            Deed::Withdraw => ("withdraw", &rule.rights.withdraw),
+        };
+        let is_allowed = |patterns: &[TargetPattern]| patterns.iter().any(|it| it.fits(target));
+        let or_nothing = |patterns: &[TargetPattern]| match &*list(patterns.iter()) {
+            "" => "nothing".to_string(),
+            patterns => patterns.to_string(),
+        };
+        if !is_allowed(allowed) {
+            let allowed = or_nothing(allowed);
+            return not_allowed(format!(
+                "rule `{name}` does not let {who} {word} {target}; its `{word}` allows {allowed}"
+            ));
+        }
+        let Some(current) = self.current else {
+            if self.deed == Deed::Publish && !is_allowed(&rule.rights.create) {
+                let allowed = or_nothing(&rule.rights.create);
+                return not_allowed(format!(
+                    "rule `{name}` does not let {who} make {target}, which isn't there yet; its `create` \
+                 allows {allowed}"
+                ));
+            }
+            return check_says(name, rule, self);
+        };
+        if let Some(signer) = current.signer.as_ref().filter(|_| !self.is_signed) {
+            let detail = format!(
+                "not signed; what is current at {target} was signed with {signer}, and only a signed drop \
+             may follow it"
+            );
+            return Err(Rejection::new(Reason::Unsigned, detail));
+        }
+        if !rule.follow_others && current.rule.as_deref() != Some(name.as_str()) {
+            let by = current.rule.as_ref();
+            let by = by.map_or("no rule".to_string(), |rule| format!("rule `{rule}`"));
+            return not_allowed(format!(
+                "rule `{name}` does not let {who} {word} {target}: {by} made current what is there; its \
+             `follow_others` is false"
+            ));
+        }
+        check_says(name, rule, self)
+    }
+}
+
+fn check_says(name: &Name, rule: &ImporterRule, wish: &Wish<'_>) -> Result<(), Rejection> {
+    let is_lacking = |it: &&Requirement| wish.deed == Deed::Publish && !wish.says.contains(it);
+    let lacking = rule.require.iter().filter(is_lacking);
+    let lacking = list(lacking.map(|it| format!("`{it}`")));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("rule `{name}` requires {lacking} in the manifest");
+    Err(Rejection::new(Reason::NotAllowed, detail))
+}
+
+fn list(all: impl Iterator<Item = impl Display>) -> String {
+    let all: Vec<_> = all.map(|it| it.to_string()).collect();
+    all.join(", ")
+}
+
+/// A user as a detail names one.
+fn shown(asker: &Asker<'_>) -> String {
+    let name = asker.account.name.as_ref();
+    name.cloned()
+        .unwrap_or_else(|| format!("the user {}", asker.uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    const A: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHKdJDLQXt6bBGzkWbiXs53nuVzZDUdvb1kOYEWNEqm5";
+    const B: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPAAvIlK59x+TYy5eJM3/0svSN1Dii/Ixo8cnocU6uyb";
+    const OLD: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO+h9WZ3tlC4DN7z6yTBqRCfBl6FugkozN0DBdexdz3V";
+    const X: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGTBY3BS8wMDfOQOW1xVbL1V5p10mhCTTcvTvLViBn6B";
+
+    fn rules() -> Vec<ImporterRule> {
+        let text = format!(
+            r#"
+            [[importer]]
+            name = "images"
+            users = ["ci"]
+            groups = ["netboot-images"]
+            publish = ["amd64/*/noble/*", "arm64/*/noble/*"]
+            create = ["amd64/*/noble/*"]
+            rollback = ["*/*/noble/*"]
+            require = ["files"]
+            [[importer]]
+            name = "signed"
+            users = ["upload"]
+            keys = ["{A} team a"]
+            old_keys = ["{OLD}"]
+            publish = ["*/*/trixie/*"]
+            withdraw = ["*/*/trixie/*"]
+            follow_others = false
+            [[importer]]
+            name = "team-b"
+            users = ["upload"]
+            keys = ["{B}"]
+            publish = ["*/*/sid/*"]
+            [[importer]]
+            name = "lab"
+            groups = ["lab"]
+            publish = ["lab/*/*/*"]
+            require = ["serial", "expires"]
+            "#
+        );
+        Settings::parse("config.toml", &text).unwrap().importers
+    }
+
+    /// What comes of a wish: the rule that allows it, or why it is refused.
+    fn answer(
+        who: &str,
+        signed: &str,
+        deed: &str,
+        target: &str,
+        current: &str,
+        says: &str,
+    ) -> String {
+        let rules = rules();
+        let (uid, groups): (u32, &[&str]) = match who {
+            "root" => (0, &[]),
+            "ci" => (1_000, &["ci"]),
+            "anna" => (1_001, &["anna", "netboot-images", "lab"]),
+            "lea" => (1_002, &["lab"]),
+            "upload" => (1_003, &["upload"]),
+            "eve" => (1_004, &["eve"]),
+            _ => (1_005, &[]),
+        };
+        let account = Account {
+            name: (uid != 1_005).then(|| who.to_string()),
+            groups: groups.iter().map(ToString::to_string).collect(),
+        };
+        let key = match signed {
+            "A" => A,
+            "B" => B,
+            "OLD" => OLD,
+            _ => X,
+        };
+        let key = (!signed.is_empty()).then(|| key.parse().unwrap());
+        let asker = Asker {
+            uid,
+            account: &account,
+            signer: key.as_ref(),
+        };
+        // `-`: nothing is there; `images`, `by root`: made current by this rule, or none; with `!` it
+        // was signed.
+        let made = current.strip_suffix('!').unwrap_or(current);
+        let made_by = Vouched {
+            rule: (made != "by root").then(|| made.to_string()),
+            signer: current.ends_with('!').then(|| "SHA256:abc".to_string()),
+        };
+        let says: Vec<_> = says
+            .split_whitespace()
+            .map(|it| it.parse().unwrap())
+            .collect();
+        let wish = Wish {
+            deed: deed.parse().unwrap(),
+            target: &target.parse().unwrap(),
+            current: (current != "-").then_some(&made_by),
+            is_signed: asker.known_signer(&rules).is_some(),
+            says: &says,
+        };
+        let rule = asker.rule(&rules);
+        let allowed = rule.and_then(|rule| wish.check(rule, &asker).map(|()| rule));
+        match allowed {
+            Ok(rule) => rule.map_or("no rule needed".to_string(), |it| it.name.to_string()),
+            Err(rejection) => rejection.to_string(),
+        }
+    }
+
+    #[test]
+    fn each_wish_has_its_answer() {
+        for (who, signed, deed, target, current, says, expected) in CASES {
+            let found = answer(who, signed, deed, target, current, says);
+            assert_eq!(
+                found, *expected,
+                "{who} {signed} {deed} {target} {current} {says}"
+            );
+        }
+        assert!(CASES.len() >= 60, "{}", CASES.len());
+    }
+
+    /// Who, signed with which key, what, which target, what is current, what the manifest says, and what
+    /// comes of it.
+    #[rustfmt::skip]
+    const CASES: &[(&str, &str, &str, &str, &str, &str, &str)] = &[
+        ("root", "", "publish", "amd64/generic/noble/install", "images!", "", "no rule needed"),
+        ("root", "", "rollback", "amd64/generic/noble/install", "images!", "", "no rule needed"),
+        ("root", "", "withdraw", "amd64/generic/noble/install", "images!", "", "no rule needed"),
+        ("root", "", "publish", "amd64/generic/noble/install", "-", "", "no rule needed"),
+        ("root", "X", "publish", "amd64/generic/noble/install", "-", "", "no rule needed"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "images", "files", "images"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "-", "files", "images"),
+        ("ci", "", "publish", "arm64/generic/noble/install", "images", "files", "images"),
+        ("ci", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there yet; its `create` allows amd64/*/noble/*"),
+        ("ci", "", "publish", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let ci publish amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest"),
+        ("ci", "", "rollback", "amd64/generic/noble/install", "images", "", "images"),
+        ("ci", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let ci rollback amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
+        ("ci", "", "withdraw", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` does not let ci withdraw amd64/generic/noble/install; its `withdraw` allows nothing"),
+        ("anna", "", "publish", "amd64/generic/noble/install", "images", "files", "images"),
+        ("anna", "", "publish", "amd64/generic/noble/install", "-", "files", "images"),
+        ("anna", "", "publish", "arm64/generic/noble/install", "images", "files", "images"),
+        ("anna", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let anna make arm64/generic/noble/install, which isn't there yet; its `create` allows amd64/*/noble/*"),
+        ("anna", "", "publish", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let anna publish amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
+        ("anna", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest"),
+        ("anna", "", "rollback", "amd64/generic/noble/install", "images", "", "images"),
+        ("anna", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let anna rollback amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
+        ("anna", "", "withdraw", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` does not let anna withdraw amd64/generic/noble/install; its `withdraw` allows nothing"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "by root", "files", "images"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "signed", "files", "images"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "signed!", "files", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("ci", "", "rollback", "amd64/generic/noble/install", "by root!", "", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("ci", "X", "publish", "amd64/generic/noble/install", "signed!", "files", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("ci", "A", "publish", "amd64/generic/noble/install", "images", "files serial", "images"),
+        ("ci", "", "rollback", "arm64/generic/noble/install", "-", "", "images"),
+        ("ci", "", "rollback", "lab/generic/noble/x", "lab", "", "images"),
+        ("upload", "", "publish", "amd64/generic/trixie/install", "-", "", "unsigned: not signed; the rules for upload ask for a signature (signed, team-b): ssh-keygen -Y sign -n netboot-publisher"),
+        ("upload", "", "publish", "amd64/generic/sid/install", "-", "", "unsigned: not signed; the rules for upload ask for a signature (signed, team-b): ssh-keygen -Y sign -n netboot-publisher"),
+        ("upload", "", "withdraw", "amd64/generic/trixie/install", "signed!", "", "unsigned: not signed; the rules for upload ask for a signature (signed, team-b): ssh-keygen -Y sign -n netboot-publisher"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "-", "", "signed"),
+        ("upload", "A", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/sid/install; its `publish` allows */*/trixie/*"),
+        ("upload", "A", "withdraw", "amd64/generic/trixie/install", "signed!", "", "signed"),
+        ("upload", "B", "publish", "amd64/generic/trixie/install", "-", "", "not-allowed: rule `team-b` does not let upload publish amd64/generic/trixie/install; its `publish` allows */*/sid/*"),
+        ("upload", "B", "publish", "amd64/generic/sid/install", "-", "", "team-b"),
+        ("upload", "B", "withdraw", "amd64/generic/trixie/install", "signed!", "", "not-allowed: rule `team-b` does not let upload withdraw amd64/generic/trixie/install; its `withdraw` allows nothing"),
+        ("upload", "OLD", "publish", "amd64/generic/trixie/install", "-", "", "unknown-key: signed with SHA256:Y9vU8fjOgDHm30nKESlL85jfHsMqa572c1vdQZ3aWBo, which rule `signed` has in `old_keys` only, for what is there; expected a key that is in `keys`"),
+        ("upload", "OLD", "publish", "amd64/generic/sid/install", "-", "", "unknown-key: signed with SHA256:Y9vU8fjOgDHm30nKESlL85jfHsMqa572c1vdQZ3aWBo, which rule `signed` has in `old_keys` only, for what is there; expected a key that is in `keys`"),
+        ("upload", "OLD", "withdraw", "amd64/generic/trixie/install", "signed!", "", "unknown-key: signed with SHA256:Y9vU8fjOgDHm30nKESlL85jfHsMqa572c1vdQZ3aWBo, which rule `signed` has in `old_keys` only, for what is there; expected a key that is in `keys`"),
+        ("upload", "X", "publish", "amd64/generic/trixie/install", "-", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which none of the rules for upload has (signed, team-b); expected a key that is in `keys`"),
+        ("upload", "X", "publish", "amd64/generic/sid/install", "-", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which none of the rules for upload has (signed, team-b); expected a key that is in `keys`"),
+        ("upload", "X", "withdraw", "amd64/generic/trixie/install", "signed!", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which none of the rules for upload has (signed, team-b); expected a key that is in `keys`"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "signed!", "", "signed"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: no rule made current what is there; its `follow_others` is false"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "team-b!", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: rule `team-b` made current what is there; its `follow_others` is false"),
+        ("upload", "A", "withdraw", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload withdraw amd64/generic/trixie/install: no rule made current what is there; its `follow_others` is false"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "signed!", "", "signed"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "images", "", "not-allowed: rule `signed` does not let upload rollback amd64/generic/trixie/install: rule `images` made current what is there; its `follow_others` is false"),
+        ("upload", "B", "publish", "amd64/generic/sid/install", "signed!", "", "team-b"),
+        ("upload", "B", "publish", "amd64/generic/sid/install", "by root", "", "team-b"),
+        ("upload", "B", "withdraw", "amd64/generic/sid/install", "team-b!", "", "not-allowed: rule `team-b` does not let upload withdraw amd64/generic/sid/install; its `withdraw` allows nothing"),
+        ("lea", "", "publish", "lab/generic/noble/install", "-", "serial expires", "lab"),
+        ("lea", "", "publish", "lab/generic/noble/install", "-", "serial", "not-allowed: rule `lab` requires `expires` in the manifest"),
+        ("lea", "", "publish", "lab/generic/noble/install", "lab", "files", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest"),
+        ("lea", "", "publish", "amd64/generic/noble/install", "images", "files serial expires", "not-allowed: rule `lab` does not let lea publish amd64/generic/noble/install; its `publish` allows lab/*/*/*"),
+        ("lea", "", "rollback", "lab/generic/noble/install", "lab", "", "lab"),
+        ("lea", "", "withdraw", "lab/generic/noble/install", "lab", "", "not-allowed: rule `lab` does not let lea withdraw lab/generic/noble/install; its `withdraw` allows nothing"),
+        ("anna", "", "publish", "lab/generic/noble/install", "-", "serial expires files", "not-allowed: rule `images` does not let anna publish lab/generic/noble/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
+        ("eve", "", "publish", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
+        ("eve", "", "rollback", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
+        ("eve", "", "withdraw", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
+        ("eve", "A", "publish", "amd64/generic/trixie/install", "-", "", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
+        ("eve", "", "publish", "lab/generic/noble/install", "-", "", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
+        ("nobody", "", "publish", "amd64/generic/noble/install", "-", "files", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
+        ("nobody", "B", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
+    ];
+}

@@ -1,0 +1,698 @@
+//! Who may publish what: importer rules, and signatures that ssh-keygen makes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+use netboot_publisher::Digest;
+use serde_json::Value;
+
+use crate::lab::world::{Needs, World, manifest, names, output, own, test, text, until};
+
+const TARGET: &str = "amd64/generic/noble/install";
+const OTHER: &str = "arm64/generic/noble/install";
+
+/// Users and a group that every Debian has.
+const GAMES: u32 = 5;
+const MAN: u32 = 6;
+const NEWS: u32 = 9;
+
+const NEEDS: &[Needs] = &[Needs::Root, Needs::Program("ssh-keygen")];
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "the first importer rule that matches says what a drop may do",
+            NEEDS,
+            rules,
+        ),
+        test(
+            "a signed drop is published with its proof, whichever way it was signed",
+            NEEDS,
+            signed,
+        ),
+        test(
+            "what is no good signature of all of a drop is rejected",
+            NEEDS,
+            badly_signed,
+        ),
+        test(
+            "a drop that is written in place waits for its signature",
+            NEEDS,
+            late,
+        ),
+        test(
+            "an old signed image that is dropped again is stale, after a withdrawal too",
+            NEEDS,
+            dropped_again,
+        ),
+        test(
+            "what comes after its time is expired",
+            &[Needs::Root],
+            expired,
+        ),
+        test(
+            "`may` and `check-config` say who may do what, and which rules are odd",
+            NEEDS,
+            may,
+        ),
+        test(
+            "rules with mistakes are refused, all at once",
+            &[],
+            bad_rules,
+        ),
+    ]
+}
+
+/// Keys of ssh-keygen's, each with its public half beside it.
+struct Keys(tempfile::TempDir);
+
+impl Keys {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, kind: &str) -> PathBuf {
+        let path = self.0.path().join(kind);
+        if !path.exists() {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-N", "", "-C", "a comment", "-t", kind, "-f"]);
+            assert!(keygen.arg(&path).status().unwrap().success());
+        }
+        path
+    }
+
+    fn public(&self, kind: &str) -> String {
+        let path = self.path(kind).with_extension("pub");
+        fs::read_to_string(path).unwrap().trim().to_string()
+    }
+
+    fn fingerprint(&self, kind: &str) -> String {
+        let shown = output(Command::new("ssh-keygen").arg("-lf").arg(self.path(kind)));
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        shown.split(' ').nth(1).unwrap().to_string()
+    }
+}
+
+/// Signs a drop's manifest as people do.
+fn sign(drop: &Path, key: &Path, options: &[&str]) {
+    let manifest = drop.join("manifest.toml");
+    let _ = fs::remove_file(drop.join("manifest.toml.sig"));
+    let mut keygen = Command::new("ssh-keygen");
+    keygen
+        .args(["-q", "-Y", "sign"])
+        .args(options)
+        .arg("-f")
+        .arg(key);
+    let status = keygen.arg(manifest).stderr(Stdio::null()).status();
+    assert!(status.unwrap().success());
+}
+
+/// A manifest that lists these files.
+fn listing(target: &str, more: &str, files: &[(&str, &str)]) -> String {
+    let line = |(path, bytes): &(&str, &str)| {
+        format!(
+            "{path:?} = {{ sha256 = \"{}\" }}\n",
+            Digest::of(bytes.as_bytes())
+        )
+    };
+    let lines: String = files.iter().map(line).collect();
+    format!("{}{more}[files]\n{lines}", manifest(target))
+}
+
+/// Makes a drop of a user's, under a hidden name.
+fn build(world: &World, name: &str, text: &str, files: &[(&str, &str)]) -> PathBuf {
+    let hidden = world.incoming(&format!(".{name}"));
+    fs::create_dir_all(hidden.join("image")).unwrap();
+    for (path, bytes) in files {
+        fs::write(hidden.join("image").join(path), bytes).unwrap();
+    }
+    fs::write(hidden.join("manifest.toml"), text).unwrap();
+    hidden
+}
+
+/// Gives the drop to a user, and hands it over.
+fn hand_over(world: &World, name: &str, uid: u32) {
+    let hidden = world.incoming(&format!(".{name}"));
+    own(&hidden, uid);
+    // A rename in the tick of the last change leaves no trace.
+    let changed = |path: &Path| {
+        let stat = fs::symlink_metadata(path).unwrap();
+        (stat.ctime(), stat.ctime_nsec())
+    };
+    let (probe, last) = (world.root.join("probe"), changed(&hidden));
+    while {
+        fs::write(&probe, "").unwrap();
+        changed(&probe) <= last
+    } {}
+    fs::rename(hidden, world.incoming(name)).unwrap();
+}
+
+fn detail(outcome: &Value) -> String {
+    outcome["detail"].as_str().unwrap_or_default().to_string()
+}
+
+fn rules() {
+    let world = World::with(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        groups = ["man"]
+        publish = ["amd64/*/noble/*"]
+        require = ["files"]
+        max_image_size = "10B"
+        [[importer]]
+        name = "careful"
+        users = ["news"]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        follow_others = false
+        "#,
+    );
+    let files = [("linux", "one")];
+    let cases = [
+        ("a", GAMES, listing(TARGET, "", &files), "published", ""),
+        (
+            "b",
+            MAN,
+            listing(OTHER, "", &files),
+            "rejected not-allowed",
+            "rule `team` does not let man publish arm64/generic/noble/install; its `publish` allows \
+             amd64/*/noble/*",
+        ),
+        (
+            "c",
+            MAN,
+            manifest(TARGET),
+            "rejected not-allowed",
+            "rule `team` requires `files` in the manifest",
+        ),
+        (
+            "d",
+            NEWS,
+            manifest(TARGET),
+            "rejected not-allowed",
+            "rule `careful` does not let news publish amd64/generic/noble/install: rule `team` made \
+             current what is there; its `follow_others` is false",
+        ),
+        ("e", NEWS, manifest(OTHER), "published", ""),
+        (
+            "f",
+            4_711,
+            manifest(TARGET),
+            "rejected not-allowed",
+            "no rule is for the user 4711; expected an `[[importer]]` that is",
+        ),
+        ("g", 0, manifest("x/y/z/w"), "published", ""),
+    ];
+    for (name, uid, text, expected, why) in cases {
+        build(&world, name, &text, &files);
+        hand_over(&world, name, uid);
+        world.run_once();
+        let outcome = world.assert_outcome(name, expected);
+        assert_eq!(detail(&outcome), why, "{name}");
+    }
+    let outcome = world.outcome("d").unwrap();
+    assert_eq!(outcome["rule"], "careful", "{outcome:#}");
+    let long = [("linux", "more than ten bytes")];
+    build(&world, "long", &listing(TARGET, "", &long), &long);
+    hand_over(&world, "long", GAMES);
+    world.run_once();
+    world.assert_outcome("long", "rejected too-large");
+    // Records and histories say which rule it was.
+    let history = world.run(&["history", TARGET, "--json"]);
+    let history: Value = serde_json::from_slice(&history.stdout).unwrap();
+    assert_eq!(
+        history["events"][0]["vouched"]["rule"], "team",
+        "{history:#}"
+    );
+}
+
+fn may() {
+    let keys = Keys::new();
+    let world = World::with(&format!(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        publish = ["amd64/*/noble/*"]
+        require = ["files", "serial"]
+        [[importer]]
+        name = "upload"
+        users = ["news"]
+        keys = [{:?}]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        [[importer]]
+        name = "again"
+        users = ["games"]
+        [[importer]]
+        name = "more"
+        users = ["games", "no-such-user"]
+        groups = ["man"]
+        "#,
+        keys.public("ed25519")
+    ));
+    let key = keys.fingerprint("ed25519");
+    for (user, action, target, code, answer) in [
+        (
+            "games",
+            "publish",
+            TARGET,
+            0,
+            "yes, by rule `team`, with `files`, `serial` in the manifest".to_string(),
+        ),
+        (
+            "games",
+            "publish",
+            OTHER,
+            1,
+            format!(
+                "no, not-allowed: rule `team` does not let games publish \
+          {OTHER}; its `publish` allows amd64/*/noble/*"
+            ),
+        ),
+        (
+            "games",
+            "withdraw",
+            TARGET,
+            1,
+            format!(
+                "no, not-allowed: rule `team` does not let games withdraw \
+          {TARGET}; its `withdraw` allows nothing"
+            ),
+        ),
+        (
+            "news",
+            "withdraw",
+            TARGET,
+            0,
+            format!("yes, by rule `upload`, signed with {key}"),
+        ),
+        (
+            "root",
+            "rollback",
+            TARGET,
+            0,
+            "yes, no rule is needed".to_string(),
+        ),
+        (
+            "4711",
+            "publish",
+            TARGET,
+            1,
+            "no, not-allowed: no rule is for the user 4711; expected an \
+          `[[importer]]` that is"
+                .to_string(),
+        ),
+    ] {
+        let said = world.run(&["may", user, action, target]);
+        assert_eq!(said.status.code(), Some(code), "{}", text(&said));
+        assert_eq!(
+            String::from_utf8(said.stdout).unwrap(),
+            format!("{answer}\n")
+        );
+    }
+    let checked = text(&world.run(&["check-config"]));
+    for line in [
+        "team    games                    0     amd64/*/noble/*  amd64/*/noble/*  amd64/*/noble/*  -",
+        "warning: rule `again` never matches: rule `team` stands before it",
+        "warning: rule `more`: no such user: no-such-user",
+        "warning: rule `more` overlaps rule `team`, which stands before it",
+    ] {
+        assert!(checked.contains(line), "{line}: {checked}");
+    }
+}
+
+fn with_key(keys: &Keys, kinds: &[&str]) -> World {
+    let public = |kind: &&str| format!("{:?}", keys.public(kind));
+    let keys: Vec<_> = kinds.iter().map(public).collect();
+    World::with(&format!(
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 0\n[[importer]]\nname = \"team\"\nusers = [\"games\"]\n\
+         keys = [{}]\npublish = [\"*/*/*/*\"]\nwithdraw = [\"*/*/*/*\"]\n",
+        keys.join(", ")
+    ))
+}
+
+fn signed() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519", "ecdsa"]);
+    for (number, kind, options) in [
+        (1, "ed25519", &["-n", "netboot-publisher"][..]),
+        (2, "ecdsa", &["-n", "netboot-publisher"]),
+        (
+            3,
+            "ed25519",
+            &["-n", "netboot-publisher", "-O", "hashalg=sha256"],
+        ),
+    ] {
+        let (name, bytes) = (format!("drop-{number}"), format!("image {number}"));
+        let files = [("linux", bytes.as_str())];
+        let drop = build(&world, &name, &listing(TARGET, "", &files), &files);
+        sign(&drop, &keys.path(kind), options);
+        let proof =
+            ["manifest.toml", "manifest.toml.sig"].map(|it| fs::read(drop.join(it)).unwrap());
+        hand_over(&world, &name, GAMES);
+        world.run_once();
+        let outcome = world.assert_outcome(&name, "published");
+        assert_eq!(outcome["signer"], keys.fingerprint(kind), "{outcome:#}");
+        // What retention removes it removes with the proof.
+        let generation = outcome["generation"].as_str().unwrap();
+        let folder = world.published(&format!("{TARGET}@"));
+        let expected =
+            ["", ".manifest.toml", ".sig", ".toml"].map(|it| format!("{generation}{it}"));
+        world.run_once();
+        assert_eq!(names(&folder), expected);
+        let kept = [1, 2].map(|it| fs::read(folder.join(&expected[it])).unwrap());
+        assert_eq!(kept, proof);
+    }
+    // An agent has the key, and the program only its public half.
+    let agent = output(Command::new("ssh-agent").arg("-s"));
+    let said = String::from_utf8(agent.stdout).unwrap();
+    let value = |key: &str| {
+        let value = said.split(&format!("{key}=")).nth(1).unwrap();
+        value.split(';').next().unwrap().to_string()
+    };
+    let (socket, pid) = (value("SSH_AUTH_SOCK"), value("SSH_AGENT_PID"));
+    let files = [("linux", "by an agent")];
+    let drop = build(&world, "agent", &listing(TARGET, "", &files), &files);
+    let mut add = Command::new("ssh-add");
+    let added = add
+        .env("SSH_AUTH_SOCK", &socket)
+        .arg(keys.path("ed25519"))
+        .stderr(Stdio::null())
+        .status();
+    let half = keys.0.path().join("half.pub");
+    fs::write(&half, keys.public("ed25519")).unwrap();
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.env("SSH_AUTH_SOCK", &socket).args([
+        "-q",
+        "-Y",
+        "sign",
+        "-n",
+        "netboot-publisher",
+        "-f",
+    ]);
+    let signing = keygen
+        .arg(half)
+        .arg(drop.join("manifest.toml"))
+        .stderr(Stdio::null())
+        .status();
+    let ended = Command::new("kill").arg(pid).status();
+    assert!(
+        [added, signing, ended]
+            .into_iter()
+            .all(|it| it.unwrap().success())
+    );
+    hand_over(&world, "agent", GAMES);
+    world.run_once();
+    world.assert_outcome("agent", "published");
+}
+
+fn badly_signed() {
+    type Spoil = fn(&Path, &Keys);
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let cases: [(&str, &str, Spoil, &str, &str); 13] = [
+        (
+            "none",
+            "",
+            |drop, _| fs::remove_file(drop.join("manifest.toml.sig")).unwrap(),
+            "rejected unsigned",
+            "no manifest.toml.sig; expected one",
+        ),
+        (
+            "namespace",
+            "",
+            |drop, keys| sign(drop, &keys.path("ed25519"), &["-n", "file"]),
+            "rejected bad-signature",
+            "made for the namespace `file`; expected `netboot-publisher`",
+        ),
+        (
+            "key",
+            "",
+            |drop, keys| sign(drop, &keys.path("ecdsa"), &["-n", "netboot-publisher"]),
+            "rejected unknown-key",
+            "which none of the rules for games has (team)",
+        ),
+        (
+            "kind",
+            "",
+            |drop, keys| sign(drop, &keys.path("rsa"), &["-n", "netboot-publisher"]),
+            "rejected bad-signature",
+            "of the kind ssh-rsa; expected Ed25519 or ECDSA P-256",
+        ),
+        (
+            "byte",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text + " ").unwrap();
+            },
+            "rejected bad-signature",
+            "manifest.toml.sig: not of these bytes",
+        ),
+        (
+            "truncated",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                let text = fs::read(&path).unwrap();
+                fs::write(path, &text[..text.len() / 2]).unwrap();
+            },
+            "rejected bad-signature",
+            "expected one SSH signature",
+        ),
+        (
+            "doubled",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                let text = fs::read(&path).unwrap();
+                fs::write(path, text.repeat(2)).unwrap();
+            },
+            "rejected bad-signature",
+            "expected one SSH signature",
+        ),
+        (
+            "long",
+            "",
+            |drop, _| fs::write(drop.join("manifest.toml.sig"), vec![b'A'; 1 << 20]).unwrap(),
+            "rejected bad-signature",
+            "expected one SSH signature",
+        ),
+        (
+            "link",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                fs::rename(&path, drop.join("image/sig")).unwrap();
+                std::os::unix::fs::symlink("image/sig", path).unwrap();
+            },
+            "rejected unsafe-file",
+            "manifest.toml.sig is a link",
+        ),
+        (
+            "file",
+            "",
+            |drop, _| fs::write(drop.join("image/more"), "").unwrap(),
+            "rejected unlisted-file",
+            "`more` is not in the manifest",
+        ),
+        (
+            "symlink",
+            "",
+            |drop, _| std::os::unix::fs::symlink("linux", drop.join("image/more")).unwrap(),
+            "rejected unsigned-files",
+            "the link `more` is not in the manifest, which is signed",
+        ),
+        (
+            "folder",
+            "",
+            |drop, _| fs::create_dir(drop.join("image/more")).unwrap(),
+            "rejected unsigned-files",
+            "the empty folder `more` is not in the manifest",
+        ),
+        (
+            "all",
+            "\"to\" = { link = \"linux\" }\n\"empty\" = { folder = true }\n",
+            |drop, _| {
+                std::os::unix::fs::symlink("linux", drop.join("image/to")).unwrap();
+                fs::create_dir(drop.join("image/empty")).unwrap();
+            },
+            "published",
+            "",
+        ),
+    ];
+    for (name, more, spoil, expected, why) in cases {
+        let files = [("linux", name)];
+        let text = listing(TARGET, "", &files) + more;
+        let drop = build(&world, name, &text, &files);
+        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        spoil(&drop, &keys);
+        hand_over(&world, name, GAMES);
+        world.run_once();
+        let outcome = world.assert_outcome(name, expected);
+        assert!(detail(&outcome).contains(why), "{outcome:#}");
+    }
+    // Without a list nobody has signed the image.
+    let drop = build(&world, "unlisted", &manifest(TARGET), &[("linux", "x")]);
+    sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+    hand_over(&world, "unlisted", GAMES);
+    world.run_once();
+    world.assert_outcome("unlisted", "rejected unsigned-files");
+}
+
+fn late() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let mut daemon = world.daemon();
+    let files = [("linux", "late")];
+    let hidden = build(&world, "late", &listing(TARGET, "", &files), &files);
+    // In place: whatever comes to the name comes bit by bit.
+    let drop = world.incoming("late");
+    fs::create_dir(&drop).unwrap();
+    own(&drop, GAMES);
+    for part in ["image", "manifest.toml"] {
+        own(&hidden.join(part), GAMES);
+        fs::rename(hidden.join(part), drop.join(part)).unwrap();
+    }
+    until("it to wait for the signature", || {
+        let status = text(&world.run(&["status"]));
+        status.contains("incomplete: no manifest.toml.sig")
+    });
+    // One that is no good, and is replaced at once.
+    let signed = hidden.join("manifest.toml");
+    fs::copy(drop.join("manifest.toml"), &signed).unwrap();
+    sign(&hidden, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+    let signature = drop.join("manifest.toml.sig");
+    fs::copy(hidden.join("manifest.toml.sig"), hidden.join("sig")).unwrap();
+    own(&hidden, GAMES);
+    fs::rename(hidden.join("sig"), signature).unwrap();
+    daemon.wait_for_drop("late");
+    world.assert_outcome("late", "published");
+    daemon.stop();
+}
+
+fn dropped_again() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let stock = tempfile::tempdir().unwrap();
+    let bring = |name: &str, serial: Option<u32>, bytes: &str, uid: u32| {
+        let files = [("linux", bytes)];
+        let serial = serial.map_or(String::new(), |serial| format!("serial = {serial}\n"));
+        let drop = build(&world, name, &listing(TARGET, &serial, &files), &files);
+        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        let copy = stock.path().join(name);
+        assert!(
+            Command::new("cp")
+                .arg("-r")
+                .args([&drop, &copy])
+                .status()
+                .unwrap()
+                .success()
+        );
+        hand_over(&world, name, uid);
+        world.run_once();
+    };
+    let again = |name: &str, of: &str| {
+        let hidden = world.incoming(&format!(".{name}"));
+        let copy = stock.path().join(of);
+        assert!(
+            Command::new("cp")
+                .arg("-r")
+                .args([&copy, &hidden])
+                .status()
+                .unwrap()
+                .success()
+        );
+        hand_over(&world, name, GAMES);
+        world.run_once();
+    };
+    bring("one", Some(7), "one", GAMES);
+    world.assert_outcome("one", "published");
+    again("one-again", "one");
+    world.assert_outcome("one-again", "unchanged");
+    bring("two", Some(9), "two", GAMES);
+    world.assert_outcome("two", "published");
+    again("old", "one");
+    let outcome = world.assert_outcome("old", "rejected stale");
+    let expected =
+        format!("the manifest's `serial` is 7; {TARGET} has had 9: expected a higher `serial`");
+    assert_eq!(detail(&outcome), expected);
+    bring("none", None, "three", GAMES);
+    world.assert_outcome("none", "rejected stale");
+    // The same number is that of one manifest only.
+    bring("same", Some(9), "three", GAMES);
+    world.assert_outcome("same", "rejected stale");
+    // The same image with a higher one is another publication.
+    bring("renewed", Some(10), "two", GAMES);
+    world.assert_outcome("renewed", "published");
+    let order = world.incoming("gone");
+    fs::create_dir(&order).unwrap();
+    let text = format!("{}action = \"withdraw\"\n", manifest(TARGET));
+    fs::write(order.join("manifest.toml"), text).unwrap();
+    world.run_once();
+    world.assert_outcome("gone", "withdrawn");
+    again("after", "two");
+    world.assert_outcome("after", "rejected stale");
+    bring("root", Some(10), "root", 0);
+    world.assert_outcome("root", "rejected stale");
+    bring("next", Some(11), "next", GAMES);
+    world.assert_outcome("next", "published");
+}
+
+fn expired() {
+    let world = World::new();
+    for (name, expires, expected) in [
+        ("past", "2026-01-01T00:00:00Z", "rejected expired"),
+        ("future", "2999-12-31T23:59:59Z", "published"),
+    ] {
+        let text = format!("{}expires = \"{expires}\"\n", manifest(TARGET));
+        world.drop_with(name, &text, |image| {
+            fs::write(image.join("linux"), name).unwrap()
+        });
+        world.run_once();
+        world.assert_outcome(name, expected);
+    }
+}
+
+fn bad_rules() {
+    let world = World::with(
+        r#"
+        [[importer]]
+        publish = ["amd64/*/noble/*/x"]
+        keys = ["ssh-ed25519 AAAA"]
+        [[importer]]
+        name = "a"
+        require = ["luck"]
+        users = []
+        [[importer]]
+        name = "a"
+        pubish = []
+        "#,
+    );
+    let checked = world.run(&["check-config"]);
+    assert!(!checked.status.success());
+    let said = text(&checked);
+    for problem in [
+        "missing key `importer.name`",
+        "expected each to be arch/subarch/release/purpose",
+        "not \"amd64/*/noble/*/x\"",
+        "expected each to be a public key as in `~/.ssh/id_ed25519.pub`",
+        "expected each to be one of \"files\", \"serial\", \"expires\", not \"luck\"",
+        "expected at least one name; without the key the rule matches anybody",
+        "expected a name of its own: there is a rule `a` already",
+        "unknown key `importer.pubish`",
+    ] {
+        assert!(said.contains(problem), "{problem}: {said}");
+    }
+}
