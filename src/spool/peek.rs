@@ -33,6 +33,9 @@ const LONGEST_WAIT_FOR_WRITER: Duration = Duration::from_secs(1);
 /// Looking at a drop takes one in so many parts of the time at most.
 const SHARE: u32 = 20;
 
+/// The mode's bit of a folder that everybody may write into.
+const WRITTEN_BY_OTHERS: u32 = 0o002;
+
 /// Names that may be in a drop beside its image, about.
 const BESIDE: usize = 200;
 
@@ -137,11 +140,6 @@ impl Looker<'_> {
             return Err(reject(Reason::NotADirectory, detail));
         }
         check_name(&seen.name)?;
-        if stat.mode & 0o002 != 0 {
-            let detail =
-                "everybody may write into the drop's folder; expected its owner only: chmod o-w";
-            return Err(reject(Reason::UnsafeFile, detail));
-        }
         let dir = &place.existing_dir(seen.place()).map_err(|failure| {
             // What is mounted there may go again. A drop that was renamed says that it is finished.
             let may_change = is_mounted(&failure) || !seen.is_finished();
@@ -161,7 +159,7 @@ impl Looker<'_> {
             }
         }
         let open = Open { dir, stat, began };
-        match inside(dir, stat.owner.uid, &self.settings.importers)? {
+        match inside(dir, &stat, &self.settings.importers)? {
             Inside::Complete(papers) if seen.is_finished() => Ok(Some(papers)),
             Inside::Complete(papers) => Ok(match self.settle(seen, &open)? {
                 Stage::Whole => Some(papers),
@@ -409,8 +407,9 @@ impl Probe {
     }
 }
 
-/// What is in a drop whose owner is `uid`.
-fn inside(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Inside, Fault> {
+/// What is in a drop whose folder is `stat`.
+fn inside(dir: &Dir, stat: &Stat, rules: &[ImporterRule]) -> Result<Inside, Fault> {
+    let uid = stat.owner.uid;
     let papers = match papers::read(dir, uid, rules) {
         Ok(Found::All(papers)) => papers,
         Ok(Found::Nothing) => {
@@ -462,6 +461,13 @@ fn inside(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Inside, Fault> 
             is_final: true,
             target: Some(papers.manifest.target),
         }));
+    }
+    // A tool may give the folder its mode at last.
+    if stat.mode & WRITTEN_BY_OTHERS != 0 {
+        let detail =
+            "everybody may write into the drop's folder; expected only its owner: chmod o-w";
+        let rejection = Rejection::new(Reason::UnsafeFile, detail);
+        return Ok(Inside::Complete(Err(rejection)));
     }
     Ok(Inside::Complete(Ok(papers)))
 }

@@ -1,7 +1,7 @@
 //! Who may publish what: importer rules, and signatures that ssh-keygen makes.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -542,6 +542,19 @@ fn badly_signed() {
         world.run_once();
         let outcome = world.assert_outcome(name, expected);
         assert!(detail(&outcome).contains(why), "{outcome:#}");
+    }
+    // Who else may write into it is not known.
+    for (name, mode, expected) in [
+        ("open", 0o777, "rejected unsafe-file"),
+        ("shared", 0o775, "published"),
+    ] {
+        let files = [("linux", name)];
+        let drop = build(&world, name, &listing(TARGET, "", &files), &files);
+        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        fs::set_permissions(&drop, fs::Permissions::from_mode(mode)).unwrap();
+        hand_over(&world, name, GAMES);
+        world.run_once();
+        world.assert_outcome(name, expected);
     }
     // Without a list nobody has signed the image.
     let drop = build(&world, "unlisted", &manifest(TARGET), &[("linux", "x")]);
