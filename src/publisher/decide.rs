@@ -249,6 +249,9 @@ impl Workshop {
         if !is_new && let Some(done) = self.find_done(claimed.claim, manifest)? {
             return Ok(Found::Done(done));
         }
+        if !matches!(manifest.action, Action::Withdraw(_)) {
+            self.check_place(&manifest.target)?;
+        }
         let current = self.staging.tree().current(&manifest.target)?;
         let permits = self.permits();
         permits.permit(claimed, manifest, &current)?;
@@ -261,9 +264,6 @@ impl Request<'_> {
     fn find_wanted(&self, current: Current) -> Result<Found, Fault> {
         let (spool, claimed) = (self.shop.spool.processing(), self.claimed);
         let tree = self.shop.staging.tree();
-        if !matches!(self.manifest.action, Action::Withdraw(_)) {
-            self.shop.check_place(&self.manifest.target)?;
-        }
         let wanted = match &self.manifest.action {
             Action::Publish => {
                 let limits = self.shop.permits().limits_of(claimed);

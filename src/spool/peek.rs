@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::clock::Reading;
 use super::drop::{Checkable, Peeked, Probe, Ready, SHORTEST_WAIT, Seen, Waits};
-use super::manifest::{Listed, MANIFEST};
+use super::manifest::{Listed, MANIFEST, Manifest};
 use super::names::check_name;
 use super::papers::{self, Found, SIGNATURE, unreadable};
 use super::stillness::{Motion, Writers, is_being_written};
@@ -421,18 +421,7 @@ fn inside(dir: &Dir, stat: &Stat, rules: &[ImporterRule]) -> Result<Inside, Faul
                 target: None,
             }));
         }
-        Ok(Found::Unsigned(manifest)) => {
-            let detail = format!(
-                "no {SIGNATURE}; expected one, as the rules for user {uid} ask: ssh-keygen -Y sign -n {}",
-                trust::NAMESPACE
-            );
-            return Ok(Inside::Lacking(Lack {
-                rejection: Rejection::new(Reason::Unsigned, detail),
-                probe: Probe::below(dir, Path::new(SIGNATURE)),
-                is_final: true,
-                target: Some(manifest.target),
-            }));
-        }
+        Ok(Found::Unsigned(manifest)) => return Ok(Inside::Lacking(unsigned(dir, uid, manifest))),
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
         Err(fault) => return Err(fault),
     };
@@ -470,6 +459,20 @@ fn inside(dir: &Dir, stat: &Stat, rules: &[ImporterRule]) -> Result<Inside, Faul
         return Ok(Inside::Complete(Err(rejection)));
     }
     Ok(Inside::Complete(Ok(papers)))
+}
+
+/// What a drop of the user `uid` lacks whose rules ask for a signature.
+fn unsigned(dir: &Dir, uid: u32, manifest: Manifest) -> Lack {
+    let detail = format!(
+        "no {SIGNATURE}; expected one, as the rules for user {uid} ask: ssh-keygen -Y sign -n {}",
+        trust::NAMESPACE
+    );
+    Lack {
+        rejection: Rejection::new(Reason::Unsigned, detail),
+        probe: Probe::below(dir, Path::new(SIGNATURE)),
+        is_final: true,
+        target: Some(manifest.target),
+    }
 }
 
 /// Whether another file system is mounted at what was looked at.
