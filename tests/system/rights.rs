@@ -124,6 +124,9 @@ fn unit_serves_what_is_there() {
     }
 }
 
+/// What a start says where everybody may do everything.
+const NO_RULES: &str = "no importer rules: whoever may write into incoming/ may do everything";
+
 fn own_lines() {
     for format in ["text", "json"] {
         for level in ["info", "debug", "trace"] {
@@ -139,7 +142,13 @@ fn own_lines() {
             daemon.wait_for("other");
             let log = daemon.stop();
             let said = messages(log.iter().map(String::as_str));
-            let expected = ["ready", "published", "published", "stopping on SIGTERM"];
+            let expected = [
+                "ready",
+                NO_RULES,
+                "published",
+                "published",
+                "stopping on SIGTERM",
+            ];
             assert_eq!(said, expected, "{format} {level}");
         }
     }
@@ -177,8 +186,8 @@ fn own_entries() {
     container.ok(&format!("rm -rf {incoming}/half; systemctl stop {UNIT}"));
     let entries = container.journal(&format!("_SYSTEMD_UNIT={UNIT}"));
     let said = messages(entries.iter().filter_map(|entry| entry["MESSAGE"].as_str()));
-    let run = ["ready", "stopping on SIGTERM"];
-    let last = ["ready", "published", "stopping on SIGTERM"];
+    let run = ["ready", NO_RULES, "stopping on SIGTERM"];
+    let last = ["ready", NO_RULES, "published", "stopping on SIGTERM"];
     assert_eq!(said, [&run[..], &last].concat());
 }
 
