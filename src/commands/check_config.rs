@@ -30,11 +30,8 @@ impl CheckConfig {
         path: Option<&Path>,
         is_there: bool,
     ) -> anyhow::Result<ExitCode> {
-        let checked = settings.and_then(|settings| {
-            let untried = check(&settings)?;
-            Ok((untried, may::table(&settings.importers)))
-        });
-        let (untried, rules) = match checked {
+        let checked = settings.and_then(|settings| Ok((check(&settings)?, settings)));
+        let (untried, settings) = match checked {
             Err(error) if self.quiet => return Ok(code(&error.into())),
             checked => checked?,
         };
@@ -48,6 +45,8 @@ impl CheckConfig {
             "not there, the built-in defaults apply"
         };
         let untried = tell_untried(&untried);
+        // Users and groups are looked up for it: not for a reload, which is quiet.
+        let rules = may::table(&settings.importers);
         print(&format!("{path}: {verdict}{untried}\n{rules}"))
     }
 }

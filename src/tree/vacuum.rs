@@ -236,13 +236,11 @@ impl Vacuum {
         let mut names = generations.map_or(Ok(Vec::new()), |generations| generations.names())?;
         let is_there =
             |current: &GenerationName| names.iter().any(|(name, _)| name == current.as_str());
-        let proofs = names
+        let mut proofs = names
             .iter()
             .filter_map(|(name, _)| GenerationName::of_proof(name.to_str()?));
-        let (has_current, has_stray) = (
-            current.is_some_and(is_there),
-            proofs.collect::<Vec<_>>().iter().any(|of| !is_there(of)),
-        );
+        let has_stray = proofs.any(|of| !is_there(&of));
+        let has_current = current.is_some_and(is_there);
         names.retain(|(name, _)| name.to_str().and_then(GenerationName::of_proof).is_none());
         // The names are sorted: each generation stands before its record.
         let (pairs, others) = names.as_chunks();
