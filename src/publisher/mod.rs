@@ -282,6 +282,7 @@ impl Publisher {
     /// Lets what was decided into the pipeline, and all that is in it go on, if it is time to.
     /// Returns whether it is.
     fn begin_step(&mut self, is_more_to_come: bool) -> bool {
+        self.parts.steps.is_shared = self.parts.queue.waiting_of().len() > 1;
         let about = About::new("making durable and swapping", self.parts.steps.targets());
         let step = self
             .parts

@@ -14,15 +14,17 @@ use super::troubles::tell_of_lookout;
 use super::workshop::Workshop;
 use crate::log::MessageId;
 use crate::settings::SwapSettings;
+use crate::spool::DropKey;
 use crate::tree::Pointers;
 use crate::words::Target;
 
 /// A step waits so long for more drops while more are being worked on: what it costs is shared.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// So many go without waiting for more, and none is begun while so many wait: larger steps save nothing
-/// that could be measured.
-const BATCH: usize = 32;
+/// So many go without waiting for more, and none is begun while so many wait: the fewer, the sooner
+/// another importer's drop goes. While nobody else has one, larger steps save syncs.
+const BATCH: usize = 128;
+const SHARED_BATCH: usize = 32;
 
 /// The drops of an importer who has no more than so many on their way go first, by steps of their own:
 /// a drop goes through four, which take longer the more drops are in them. Of such steps so many are
@@ -38,13 +40,15 @@ pub(super) struct Steps {
     pub(super) decided: Vec<Decided>,
     /// Rejected drops whose outcome could not be written: what they are rejected for stays true.
     pub(super) unwritten: Vec<Decided>,
-    /// Drops that have passed others, by whose claim names: those have their outcome first, or a crash
+    /// Drops that have passed others, by what those are known by: those have their outcome first, or a crash
     /// would bring them back after what is newer.
-    behind: Vec<(Decided, HashSet<Arc<str>>)>,
+    behind: Vec<(Decided, HashSet<DropKey>)>,
     /// When the next step is made, whatever else is being worked on.
     until: Option<Instant>,
     /// Steps for few since the last one for all.
     express: usize,
+    /// Several importers have drops on their way.
+    pub(super) is_shared: bool,
     quiet: Quiet,
 }
 
@@ -57,6 +61,7 @@ impl Steps {
             behind: Vec::new(),
             until: None,
             express: 0,
+            is_shared: false,
             quiet: Quiet::new(),
         }
     }
@@ -72,17 +77,17 @@ impl Steps {
         if passed.is_empty() {
             return self.add(decided);
         }
-        let names = passed.iter().map(|it| Arc::clone(it.claimed.claim_name()));
-        self.behind.push((decided, names.collect()));
+        let keys = passed.iter().map(|it| it.claimed.key().clone());
+        self.behind.push((decided, keys.collect()));
         self.add_all(passed);
     }
 
     /// A drop has its outcome.
-    pub(super) fn has_settled(&mut self, claim_name: &str) {
-        for (_, names) in &mut self.behind {
-            names.remove(claim_name);
+    pub(super) fn has_settled(&mut self, key: &DropKey) {
+        for (_, passed) in &mut self.behind {
+            passed.remove(key);
         }
-        let free = self.behind.extract_if(.., |(_, names)| names.is_empty());
+        let free = self.behind.extract_if(.., |(_, passed)| passed.is_empty());
         let free = free.map(|(decided, _)| decided).collect();
         self.add_all(free);
     }
@@ -110,7 +115,11 @@ impl Steps {
 
     /// Whether no more drops should be begun before a step was made.
     pub(super) fn is_full(&self) -> bool {
-        self.decided.len() >= BATCH
+        self.decided.len() >= self.batch()
+    }
+
+    fn batch(&self) -> usize {
+        if self.is_shared { SHARED_BATCH } else { BATCH }
     }
 
     /// The targets of the drops that are on their way, without those that are held.
@@ -135,7 +144,7 @@ impl Steps {
         let mut pipeline = self.pipeline.take()?;
         let released = self.quiet.release(swap);
         let is_gathered = !is_more_to_come
-            || self.decided.len() >= BATCH
+            || self.is_full()
             || self.until.is_some_and(|until| until <= Instant::now());
         let is_due = is_gathered && !(self.decided.is_empty() && pipeline.is_empty());
         let only = self.of_few(&pipeline);
