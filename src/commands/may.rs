@@ -137,28 +137,12 @@ fn oddities(rules: &[ImporterRule]) -> Vec<String> {
             odd.push(format!("rule `{name}`: no such group: {group}"));
         }
         for earlier in &rules[..at] {
-            let (other, first) = (&earlier.name, &earlier.who);
-            let is_anybody = first.users.is_empty() && first.groups.is_empty();
-            let shared = |one: &[String], other: &[String]| one.iter().any(|it| other.contains(it));
-            let all = |one: &[String], other: &[String]| one.iter().all(|it| other.contains(it));
-            let is_named = !(who.users.is_empty() && who.groups.is_empty());
-            let is_covered = is_anybody
-                || (is_named && all(&who.users, &first.users) && all(&who.groups, &first.groups));
-            let is_keyed = !who.keys.is_empty();
-            let covers_keys = first.keys.is_empty()
-                || (is_keyed && who.keys.iter().all(|key| first.keys.contains(key)));
-            let meets = is_anybody
-                || !is_named
-                || shared(&who.users, &first.users)
-                || shared(&who.groups, &first.groups);
-            let meets_keys = first.keys.is_empty()
-                || !is_keyed
-                || who.keys.iter().any(|it| first.keys.contains(it));
-            if is_covered && covers_keys {
+            let other = &earlier.name;
+            if earlier.who.covers(who) {
                 odd.push(format!(
                     "rule `{name}` never matches: rule `{other}` stands before it"
                 ));
-            } else if meets && meets_keys {
+            } else if earlier.who.meets(who) {
                 odd.push(format!(
                     "rule `{name}` overlaps rule `{other}`, which stands before it"
                 ));

@@ -32,6 +32,43 @@ pub(crate) struct Who {
     pub(crate) old_keys: Vec<SigningKey>,
 }
 
+impl Who {
+    /// Whether the drop's owner may be anybody.
+    pub(crate) fn is_anybody(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+
+    /// Whether whoever is `other` is this one, too.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let is_owner = self.is_anybody()
+            || (!other.is_anybody()
+                && has_all(&self.users, &other.users)
+                && has_all(&self.groups, &other.groups));
+        let is_signer =
+            self.keys.is_empty() || (!other.keys.is_empty() && has_all(&self.keys, &other.keys));
+        is_owner && is_signer
+    }
+
+    /// Whether somebody may be both, as far as the names show.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let is_owner = self.is_anybody()
+            || other.is_anybody()
+            || has_one(&self.users, &other.users)
+            || has_one(&self.groups, &other.groups);
+        let is_signer =
+            self.keys.is_empty() || other.keys.is_empty() || has_one(&self.keys, &other.keys);
+        is_owner && is_signer
+    }
+}
+
+fn has_all<T: PartialEq>(these: &[T], others: &[T]) -> bool {
+    others.iter().all(|it| these.contains(it))
+}
+
+fn has_one<T: PartialEq>(these: &[T], others: &[T]) -> bool {
+    others.iter().any(|it| these.contains(it))
+}
+
 /// Which targets may be published, made and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {

@@ -47,9 +47,8 @@ fn of_owner<'r>(
 ) -> impl Iterator<Item = &'r ImporterRule> {
     rules.iter().filter(|rule| {
         let who = &rule.who;
-        let is_anybody = who.users.is_empty() && who.groups.is_empty();
         let mut names = account.name.iter();
-        is_anybody
+        who.is_anybody()
             || names.any(|name| who.users.contains(name))
             || account.groups.iter().any(|it| who.groups.contains(it))
     })
