@@ -9,7 +9,7 @@
 //!                 │             image    checked, compared with what is current, copied
 //!             a generation      tree     staged in the tree's private folder, then placed
 //!                 │ swap        tree     the pointer names the generation: machines see it
-//!             outcomes/x.json   spool    what became of the drop, which is removed
+//!             outcomes/7/x.json spool    what became of the drop, which is removed
 //!                 │
 //!                 └─▸ listeners: boot configurations, hooks, metrics
 //! ```

@@ -181,7 +181,7 @@ const OF_README: [(&str, &str, &str, &[&str]); 3] = [
     (
         "netboot-publisher-outcome",
         "what became of a drop",
-        "/var/spool/netboot-publisher/outcomes/DROP.json",
+        "/var/spool/netboot-publisher/outcomes/UID/DROP.json",
         &["The outcome"],
     ),
     (

@@ -183,21 +183,29 @@ async fn wait(
     shown: &mut Shown,
 ) -> anyhow::Result<Option<Outcome>> {
     let view = Arc::new(SpoolView::open(spool).context("opening the spool")?);
-    let file = view.outcome_file(drop);
-    let (look, awaited) = (Arc::new(Notify::new()), file.clone());
-    let hint = Arc::clone(&look);
+    let file = view.own_outcome_file(drop);
+    let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
+    let look = Arc::new(Notify::new());
+    let (hint, made, awaited) = (Arc::clone(&look), folder.clone(), file);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let is_it = |path: &PathBuf| path.file_name() == awaited.file_name();
-        if event.is_ok_and(|event| event.paths.iter().any(is_it)) {
+        // To look into the folder is an event as well.
+        let is_it = |event: notify::Event| {
+            let is_made = event.kind.is_create() && event.paths.contains(&made);
+            is_made || event.paths.contains(&awaited)
+        };
+        if event.is_ok_and(is_it) {
             hint.notify_one();
         }
     })?;
-    // Where no events come, the outcome is looked for at intervals.
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
+    // Where no events come, the outcome is looked for at intervals. The folder is made with the first
+    // outcome of this user.
+    let above = folder.parent().unwrap_or(Path::new(""));
+    let _ = watcher.watch(above, RecursiveMode::NonRecursive);
+    let mut is_watched = false;
     let found = async {
         loop {
-            if let Some(outcome) = view.outcome(drop).context("reading the outcome")? {
+            is_watched = is_watched || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok();
+            if let Some(outcome) = view.own_outcome(drop).context("reading the outcome")? {
                 return Ok(Some(outcome));
             }
             if timeout(POLL, look.notified()).await.is_ok() {

@@ -50,9 +50,10 @@ struct KnownDrop {
     daemon: DaemonSays,
     /// Where it is in the spool.
     places: Vec<PathBuf>,
-    /// Missing where the drop has an outcome.
-    waiting: Option<Waiting>,
-    outcome: Option<Outcome>,
+    /// Drops of this name that have no outcome yet: each importer may have one.
+    waiting: Vec<Waiting>,
+    /// Of the last drop of each importer that had this name.
+    outcomes: Vec<Outcome>,
     /// The outcome has gone, and the history still tells of the drop.
     happened: Vec<(Target, Happened)>,
     /// As it stands.
@@ -62,22 +63,21 @@ struct KnownDrop {
 impl KnownDrop {
     fn read(settings: &Settings, spool: &SpoolView, drop: String) -> anyhow::Result<Self> {
         let (daemon, mut waiting, _) = waiting(spool, Some(&drop))?;
-        let mut waiting = waiting.pop();
         let (places, manifest) = spool.places(&drop)?;
         // Nobody has looked into it yet, perhaps because no daemon runs.
         let read = manifest
             .as_deref()
             .and_then(|text| Manifest::parse(text).ok());
-        if let Some(waiting) = &mut waiting {
+        if let [waiting] = &mut *waiting {
             let target = waiting.target.take();
             waiting.target = target.or(read.map(|manifest| manifest.target));
         }
         // What is no name of a file has no outcome either, and some may read none.
-        let outcome = match spool.outcome(&drop) {
-            Ok(Some(outcome)) => Some(outcome),
-            _ => spool.kept_outcome(&drop).ok().flatten(),
-        };
-        let happened = if outcome.is_none() && waiting.is_none() && places.is_empty() {
+        let mut outcomes = spool.outcomes(&drop).unwrap_or_default();
+        if outcomes.is_empty() {
+            outcomes.extend(spool.kept_outcome(&drop).ok().flatten());
+        }
+        let happened = if outcomes.is_empty() && waiting.is_empty() && places.is_empty() {
             find_in_histories(settings, &drop)?
         } else {
             Vec::new()
@@ -87,7 +87,7 @@ impl KnownDrop {
             daemon,
             places,
             waiting,
-            outcome,
+            outcomes,
             happened,
             manifest,
         })
@@ -95,7 +95,7 @@ impl KnownDrop {
 
     /// Whether nothing is known of a drop of this name.
     fn is_nothing(&self) -> bool {
-        let is_known = self.waiting.is_some() || self.outcome.is_some();
+        let is_known = !(self.waiting.is_empty() && self.outcomes.is_empty());
         !is_known && self.places.is_empty() && self.happened.is_empty()
     }
 
@@ -115,11 +115,10 @@ impl KnownDrop {
             let value = value.trim_end().replace('\n', "\n            ");
             let _ = writeln!(text, "{name:>10}: {value}");
         };
-        let ago = |at: Moment| format!("{} ({} ago)", at.to_seconds(), short(at.age()));
         for place in &self.places {
             line("Place", &plain(&place.to_string_lossy()));
         }
-        if let Some(waiting) = &self.waiting {
+        for waiting in &self.waiting {
             line("Target", &text_or(waiting.target.as_ref(), "not known yet"));
             line("Importer", &waiting.importer.name);
             line("Since", &ago(waiting.since));
@@ -128,22 +127,10 @@ impl KnownDrop {
                 why => line("Why", why),
             }
         }
-        if let Some(outcome) = &self.outcome {
-            let reason = outcome.reason.map(|reason| format!(", {reason}"));
-            let verdict = format!("{}{}", outcome.verdict, text_or(reason, ""));
-            line("Outcome", &verdict);
-            if let Some(detail) = &outcome.detail {
-                line("Detail", detail);
-            }
-            line("Target", &text_or(outcome.target.as_ref(), "not known"));
-            if let Some(image) = &outcome.image {
-                line("Generation", &text_or(image.generation.as_ref(), "none"));
-                line("Digest", &image.digest.to_string());
-            }
-            line("Importer", &outcome.importer.name);
-            line("Received", &ago(outcome.received_at));
-            line("Finished", &ago(outcome.finished_at));
-        } else if self.waiting.is_none() {
+        self.outcomes
+            .iter()
+            .for_each(|it| tell_of_outcome(it, &mut line));
+        if self.outcomes.is_empty() && self.waiting.is_empty() {
             line("Outcome", self.without_outcome());
         }
         for (target, happened) in &self.happened {
@@ -153,7 +140,7 @@ impl KnownDrop {
             line("History", &format!("{} {generation}", happened.event));
             line("When", &ago(happened.at));
         }
-        let is_open = self.outcome.is_none() && self.happened.is_empty();
+        let is_open = self.outcomes.is_empty() && self.happened.is_empty();
         if let Some(note) = self.daemon.note().filter(|_| is_open) {
             line("Daemon", note);
         }
@@ -169,6 +156,28 @@ impl KnownDrop {
         }
         text
     }
+}
+
+/// What became of a drop.
+fn tell_of_outcome(outcome: &Outcome, line: &mut impl FnMut(&str, &str)) {
+    let reason = outcome.reason.map(|reason| format!(", {reason}"));
+    let verdict = format!("{}{}", outcome.verdict, text_or(reason, ""));
+    line("Outcome", &verdict);
+    if let Some(detail) = &outcome.detail {
+        line("Detail", detail);
+    }
+    line("Target", &text_or(outcome.target.as_ref(), "not known"));
+    if let Some(image) = &outcome.image {
+        line("Generation", &text_or(image.generation.as_ref(), "none"));
+        line("Digest", &image.digest.to_string());
+    }
+    line("Importer", &outcome.importer.name);
+    line("Received", &ago(outcome.received_at));
+    line("Finished", &ago(outcome.finished_at));
+}
+
+fn ago(at: Moment) -> String {
+    format!("{} ({} ago)", at.to_seconds(), short(at.age()))
 }
 
 /// What the histories tell of a drop whose outcome has gone.

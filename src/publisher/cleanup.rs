@@ -2,7 +2,6 @@
 //! waits for any of this.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ use super::workshop::Workshop;
 use crate::fault::Fault;
 use crate::log::MessageId;
 use crate::settings::{Settings, SpoolSettings};
-use crate::spool::Leaving;
+use crate::spool::{DropKey, Leaving};
 use crate::sys::{Failure, OpenFiles, map};
 use crate::text::quoted;
 use crate::tree::Vacuum;
@@ -118,25 +117,25 @@ impl Cleanup {
         })
     }
 
-    /// Drops that were put away; what could not be is tried again. Returns the claim names of those
-    /// that are gone.
+    /// Drops that were put away; what could not be is tried again. Returns those that
+    /// are gone.
     pub(super) fn take_put_away(
         &mut self,
         drops: Vec<PutAway>,
         settings: &SpoolSettings,
         troubles: &mut Troubles,
-    ) -> Vec<Arc<str>> {
+    ) -> Vec<DropKey> {
         self.putting_away -= 1;
         let mut gone = Vec::new();
         for (put_away, drop) in drops {
             match put_away {
                 Ok(()) => {
                     self.sweeping.is_wanted |= drop.is_rejected();
-                    gone.push(drop.claim_name);
+                    gone.push(drop.key);
                 }
                 Err(Fault::Owner(failure)) => self.keep(drop, &failure, settings),
                 Err(fault) => {
-                    troubles.meet(&drop.claim_name, &fault);
+                    troubles.meet(Some(&drop.key), &fault);
                     self.stuck.push(drop);
                 }
             }
@@ -148,7 +147,7 @@ impl Cleanup {
     /// now and then. Nobody else has to do with it.
     fn keep(&mut self, mut drop: Leaving, failure: &Failure, settings: &SpoolSettings) {
         if !drop.is_told {
-            let (message_id, who) = (MessageId::Waiting, quoted(&drop.claim_name));
+            let (message_id, who) = (MessageId::Waiting, quoted(&drop.key.claim_name));
             let pause = humantime::format_duration(settings.rescan_interval);
             tracing::warn!(
                 %message_id,

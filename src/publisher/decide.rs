@@ -5,7 +5,6 @@
 //! ```
 //! All of this may run side by side for several drops: machines see nothing of it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{Decided, Decision, Postponed, Request};
@@ -16,7 +15,7 @@ use super::permits::Permits;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
-use crate::spool::{Action, Claimed, Manifest, Peeked, Ready, Seen};
+use crate::spool::{Action, Claimed, DropKey, Manifest, Peeked, Ready, Seen};
 use crate::sys::Dir;
 use crate::tree::{Current, Generation, Record};
 use crate::words::{Reason, Target};
@@ -39,8 +38,8 @@ pub(super) type BegunDrops = (u32, Vec<BegunDrop>, Vec<Ready>);
 
 #[derive(Debug)]
 pub(super) enum Begun {
-    /// The importer has taken the drop of this claim name away.
-    Gone(Arc<str>),
+    /// The importer has taken the drop away.
+    Gone(DropKey),
     /// The drop can be done, and that may take long.
     Checked(Box<Checked>),
     Decided(Decided),
@@ -157,7 +156,7 @@ impl Workshop {
         let ready = match self.spool.peek(seen.clone(), &self.settings) {
             Ok(Peeked::Ready(ready)) => ready,
             Ok(Peeked::Waits(_) | Peeked::Gone) => {
-                return Ok(Begun::Gone(Arc::clone(seen.claim_name())));
+                return Ok(Begun::Gone(seen.key().clone()));
             }
             Err(fault) => return Err(Postponed::new(seen, fault)),
         };
@@ -179,7 +178,7 @@ impl Workshop {
         let is_new = seen.is_incoming();
         let (mut claimed, manifest) = match self.spool.claim(ready, &self.settings.spool) {
             Ok(Some(claimed)) => claimed,
-            Ok(None) => return Ok(Begun::Gone(Arc::clone(seen.claim_name()))),
+            Ok(None) => return Ok(Begun::Gone(seen.key().clone())),
             Err(fault) => return Err(Postponed::new(seen, fault)),
         };
         let (target, fault) = match manifest {

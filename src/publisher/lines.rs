@@ -5,13 +5,12 @@
 //! older is ever put over something newer.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::Decided;
 use super::overview::Overview;
 use crate::fault::Rejection;
-use crate::spool::{Claimed, Seen, WaitState};
+use crate::spool::{Claimed, DropKey, Seen, WaitState};
 use crate::words::{ClaimId, Target};
 
 #[derive(Debug, Default)]
@@ -21,7 +20,7 @@ pub(super) struct Lines(HashMap<Target, Line>);
 #[derive(Debug, Default)]
 struct Line {
     /// The claim name of the drop that is worked on.
-    head: Option<Arc<str>>,
+    head: Option<DropKey>,
     others: VecDeque<Seen>,
     /// Drops that can't go on, in the order of their claims.
     aside: Vec<Aside>,
@@ -42,7 +41,7 @@ impl Lines {
         let line = self.0.entry(target.clone()).or_default();
         let is_head = line.head.is_none() && line.may_pass(seen);
         if is_head {
-            line.head = Some(Arc::clone(seen.claim_name()));
+            line.head = Some(seen.key().clone());
         } else {
             line.others.push_back(seen.clone());
         }
@@ -55,7 +54,7 @@ impl Lines {
         line.head = None;
         let next = line.others.iter().position(|seen| line.may_pass(seen));
         let next = next.and_then(|next| line.others.remove(next));
-        line.head = next.as_ref().map(|seen| Arc::clone(seen.claim_name()));
+        line.head = next.as_ref().map(|seen| seen.key().clone());
         if line.head.is_none() && line.others.is_empty() && line.aside.is_empty() {
             self.0.remove(target);
         }
@@ -68,14 +67,14 @@ impl Lines {
     }
 
     /// The claim name of the drop that is worked on.
-    pub(super) fn head(&self, target: &Target) -> Option<&Arc<str>> {
+    pub(super) fn head(&self, target: &Target) -> Option<&DropKey> {
         self.0.get(target)?.head.as_ref()
     }
 
     /// Whether a drop is the head of its line.
-    pub(super) fn is_head(&self, target: &Target, claim_name: &str) -> bool {
+    pub(super) fn is_head(&self, target: &Target, key: &DropKey) -> bool {
         let line = self.0.get(target);
-        line.is_some_and(|line| line.head.as_deref() == Some(claim_name))
+        line.is_some_and(|line| line.head.as_ref() == Some(key))
     }
 
     /// The head of a line steps aside: it will be rejected if another passes, or nothing gets better.
@@ -121,7 +120,7 @@ impl Lines {
                 let next = line.aside.remove(next).claimed;
                 line.tried = next.claim.number();
                 let next = next.again();
-                line.head = Some(Arc::clone(next.claim_name()));
+                line.head = Some(next.key().clone());
                 again.push((next, target.clone()));
             }
         }
@@ -133,21 +132,20 @@ impl Lines {
         for (target, line) in &self.0 {
             let aside = line.aside.iter();
             let first = line.head.as_ref();
-            let first = first.or_else(|| line.aside.first().map(|it| &it.claimed.claim_name));
+            let first = first.or_else(|| line.aside.first().map(|it| it.claimed.key()));
             if let Some(head) = &line.head {
                 overview.aim(head, target);
             }
             for Aside { claimed, rejection } in aside {
-                let name = &claimed.claim_name;
-                overview.aim(name, target);
+                overview.aim(claimed.key(), target);
                 let why = format!("no space: {}", rejection.detail);
-                overview.tell(name, WaitState::NoSpace, why);
+                overview.tell(claimed.key(), WaitState::NoSpace, why);
             }
             for seen in &line.others {
-                overview.aim(seen.claim_name(), target);
+                overview.aim(seen.key(), target);
                 if let Some(first) = first {
-                    let why = format!("behind {first}");
-                    overview.tell(seen.claim_name(), WaitState::Behind, why);
+                    let why = format!("behind {}", first.claim_name);
+                    overview.tell(seen.key(), WaitState::Behind, why);
                 }
             }
         }

@@ -5,13 +5,12 @@
 //! waits for none of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::lanes::whose_turn;
 use super::overview::Overview;
-use crate::spool::Seen;
+use crate::spool::{DropKey, Seen};
 use crate::words::{Moment, Target};
 
 /// A drop that is to be looked into; with its target where it is the head of that line already.
@@ -36,9 +35,9 @@ pub(super) struct Looks {
     /// The importer whose turn was last.
     last: u32,
     /// Drops that wait, by their claim name.
-    waiting: HashMap<Arc<str>, Seen>,
+    waiting: HashMap<DropKey, Seen>,
     /// When each of those is due.
-    times: BTreeSet<(Instant, Arc<str>)>,
+    times: BTreeSet<(Instant, DropKey)>,
 }
 
 impl Looks {
@@ -75,17 +74,17 @@ impl Looks {
             self.held_up.insert(seen.owner, due_at(&seen));
             return self.add_new(seen);
         }
-        let name = Arc::clone(seen.claim_name());
-        self.times.insert((due_at(&seen), Arc::clone(&name)));
-        self.waiting.insert(name, seen);
+        let key = seen.key().clone();
+        self.times.insert((due_at(&seen), key.clone()));
+        self.waiting.insert(key, seen);
     }
 
     /// An event tells of a rename to the name of a drop that may wait.
-    pub(super) fn hear_of_rename(&mut self, claim_name: &str, arrival: u64) {
-        let Some(mut seen) = self.waiting.remove(claim_name) else {
+    pub(super) fn hear_of_rename(&mut self, key: &DropKey, arrival: u64) {
+        let Some(mut seen) = self.waiting.remove(key) else {
             return;
         };
-        let before = (due_at(&seen), Arc::clone(seen.claim_name()));
+        let before = (due_at(&seen), key.clone());
         if seen.hear_of_rename(arrival) {
             self.times.remove(&before);
             self.add_new(seen);
@@ -119,8 +118,8 @@ impl Looks {
         };
         let waiting = self.waiting.extract_if(|_, other| is_meant(other));
         for (_, other) in waiting.collect::<Vec<_>>() {
-            let name = Arc::clone(other.claim_name());
-            self.times.remove(&(due_at(&other), name));
+            let key = other.key().clone();
+            self.times.remove(&(due_at(&other), key));
             self.add(other);
         }
     }
@@ -130,9 +129,9 @@ impl Looks {
         let now = Instant::now();
         let is_due = |first: Option<&(Instant, _)>| first.is_some_and(|(at, _)| *at <= now);
         while is_due(self.times.first())
-            && let Some((_, name)) = self.times.pop_first()
+            && let Some((_, key)) = self.times.pop_first()
         {
-            match self.waiting.remove(&name) {
+            match self.waiting.remove(&key) {
                 Some(seen) if seen.waits_for_time() => self.add_new(seen),
                 Some(seen) => self.add(seen),
                 None => {}
@@ -179,8 +178,8 @@ impl Looks {
     }
 
     /// Whether the drop of this claim name waits.
-    pub(super) fn is_waiting(&self, claim_name: &str) -> bool {
-        self.waiting.contains_key(claim_name)
+    pub(super) fn is_waiting(&self, key: &DropKey) -> bool {
+        self.waiting.contains_key(key)
     }
 
     /// How many drops wait.
@@ -257,9 +256,9 @@ mod tests {
     fn a_rename_ends_the_wait_of_a_drop() {
         let mut looks = Looks::default();
         let waiting = seen(1, 0).waiting_for_test();
-        let name = Arc::clone(waiting.claim_name());
+        let key = waiting.key().clone();
         looks.wait(waiting);
-        looks.hear_of_rename(&name, 7);
+        looks.hear_of_rename(&key, 7);
         assert_eq!(looks.waiting(), 0);
         let (_, drops) = looks.next(|_| true).unwrap();
         assert!(drops[0].0.waits.is_none(), "{drops:?}");

@@ -2,33 +2,26 @@
 //! the parts of the publisher know at the moment.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use crate::spool::{Seen, WaitState, Waiting};
+use crate::spool::{DropKey, Seen, WaitState, Waiting};
 use crate::sys::Importer;
 use crate::words::{Moment, Target};
 
 /// Drops without an outcome, by their claim names.
 #[derive(Debug, Default)]
-pub(super) struct Overview(HashMap<Arc<str>, Waiting>);
+pub(super) struct Overview(HashMap<DropKey, Waiting>);
 
 impl Overview {
     /// A drop of the user `owner` is on its way. Unless more is told, others are before it, or it is
     /// being checked.
-    pub(super) fn add(
-        &mut self,
-        claim_name: &Arc<str>,
-        owner: u32,
-        since: Moment,
-        is_checked: bool,
-    ) {
+    pub(super) fn add(&mut self, key: &DropKey, owner: u32, since: Moment, is_checked: bool) {
         let (state, why) = if is_checked {
             (WaitState::Checked, "checking")
         } else {
             (WaitState::Queued, "its turn")
         };
         let drop = Waiting {
-            drop: claim_name.to_string(),
+            drop: key.claim_name.to_string(),
             target: None,
             // To look the name up may take long: whoever asks does that.
             importer: Importer {
@@ -39,27 +32,28 @@ impl Overview {
             state,
             why: why.to_string(),
         };
-        self.0.insert(Arc::clone(claim_name), drop);
+        self.0.insert(key.clone(), drop);
     }
 
     /// An importer has more drops than may wait, which nobody has looked at.
     pub(super) fn more(&mut self, owner: u32, max_waiting: usize) {
-        let name: Arc<str> = format!("(more of {owner})").into();
-        self.add(&name, owner, Moment::now(), false);
+        let claim_name = format!("(more of {owner})").into();
+        let key = DropKey { owner, claim_name };
+        self.add(&key, owner, Moment::now(), false);
         let why = format!("unread in incoming/: limits.max_waiting = {max_waiting}");
-        self.tell(&name, WaitState::Queued, why);
+        self.tell(&key, WaitState::Queued, why);
     }
 
     /// What a drop is for.
-    pub(super) fn aim(&mut self, claim_name: &str, target: &Target) {
-        if let Some(drop) = self.0.get_mut(claim_name) {
+    pub(super) fn aim(&mut self, key: &DropKey, target: &Target) {
+        if let Some(drop) = self.0.get_mut(key) {
             drop.target = Some(target.clone());
         }
     }
 
     /// What a drop waits for.
-    pub(super) fn tell(&mut self, claim_name: &str, state: WaitState, why: impl Into<String>) {
-        if let Some(drop) = self.0.get_mut(claim_name) {
+    pub(super) fn tell(&mut self, key: &DropKey, state: WaitState, why: impl Into<String>) {
+        if let Some(drop) = self.0.get_mut(key) {
             (drop.state, drop.why) = (state, why.into());
         }
     }
@@ -67,8 +61,8 @@ impl Overview {
     /// What a drop waits for that is not whole.
     pub(super) fn tell_of(&mut self, seen: &Seen) {
         if let Some((state, why)) = seen.why() {
-            self.tell(seen.claim_name(), state, why);
-            if let Some(drop) = self.0.get_mut(&**seen.claim_name()) {
+            self.tell(seen.key(), state, why);
+            if let Some(drop) = self.0.get_mut(seen.key()) {
                 drop.since = seen.last_change();
                 drop.target = seen.aim().cloned();
             }
@@ -89,6 +83,8 @@ mod tests {
     use super::super::report::Report;
     use super::super::troubles::Troubles;
     use super::*;
+    use std::sync::Arc;
+
     use crate::spool::{Action, Leaving, Manifest, Ready, Scan};
     use crate::sys::{Failure, Progress};
 
@@ -99,9 +95,9 @@ mod tests {
         let names = ["1", "2", "3", "4"];
         let at = |number: usize| Moment::from_stat(number.try_into().unwrap(), 0);
         let seen = |number: usize| Seen::for_test(names[number], 7, at(number));
+        let first = seen(0).key().clone();
         let mut queue = Queue::new(Vec::new(), &Vec::<Leaving>::new());
-        let scan = Scan::default();
-        queue.take_found((0..4).map(seen).collect(), &scan.known);
+        queue.take_found(Scan::for_test((0..4).map(seen).collect(), Vec::new()));
         let (owner, drops) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         let mut drops = drops.into_iter();
@@ -114,7 +110,8 @@ mod tests {
         let (seen, _) = drops.next().unwrap();
         let mut troubles = Troubles::default();
         let error = std::io::Error::other("too slow");
-        troubles.meet("3", &Failure::new("reading", "x", error).into());
+        let fault = Failure::new("reading", "x", error).into();
+        troubles.meet(Some(seen.key()), &fault);
         queue.postpone(seen, None);
         let (seen, _) = drops.next().unwrap();
         queue.take_waiting(seen.waiting_for_test(), None);
@@ -153,7 +150,7 @@ mod tests {
         assert_eq!(told(&queue, &report), all);
         report.end(&target);
         // What has its outcome waits no longer.
-        queue.settle("1", Some(target));
+        queue.settle(&first, Some(target));
         assert_eq!(told(&queue, &report).len(), 3);
     }
 }

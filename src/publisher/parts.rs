@@ -1,7 +1,5 @@
 //! The parts of the publisher, and what goes from one to the other when a piece of work has ended.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::cleanup::Cleanup;
@@ -17,7 +15,7 @@ use super::steps::Steps;
 use super::troubles::Troubles;
 use crate::fault::Fault;
 use crate::settings::{Settings, SpoolSettings};
-use crate::spool::{Peeked, Scan, Waiting};
+use crate::spool::{DropKey, Peeked, Scan, Waiting};
 use crate::sys::Failure;
 use crate::words::Target;
 
@@ -43,16 +41,16 @@ impl Parts {
     ) -> anyhow::Result<()> {
         match self.scanner.take(scan, &settings.spool) {
             Ok(scan) => {
-                self.troubles.is_over(Troubles::SPOOL);
+                self.troubles.is_over(None);
                 self.cleanup.look_at_room(scan.free, settings);
-                let looks_again = self.queue.take_found(scan.found, &scan.known);
+                let looks_again = self.queue.take_found(scan);
                 self.scanner.is_wanted |= looks_again;
                 self.report.doing.take_scan(self.queue.oldest());
             }
             Err(failure) if failure.is(std::io::ErrorKind::StaleNetworkFileHandle) => {
                 return Err(failure.into());
             }
-            Err(failure) => self.troubles.meet(Troubles::SPOOL, &failure.into()),
+            Err(failure) => self.troubles.meet(None, &failure.into()),
         }
         Ok(())
     }
@@ -66,7 +64,7 @@ impl Parts {
         match peeked {
             Ok(Peeked::Ready(ready)) => self.queue.take_ready(ready, line),
             Ok(Peeked::Waits(seen)) => self.queue.take_waiting(seen, line),
-            Ok(Peeked::Gone) => self.take_gone(seen.claim_name(), line),
+            Ok(Peeked::Gone) => self.take_gone(seen.key(), line),
             Err(fault) => self.postpone(Postponed { seen, fault }, line, settings),
         }
     }
@@ -87,7 +85,7 @@ impl Parts {
                 }
             }
             Ok(Begun::Aside(claimed, target, (fault, reason))) => {
-                self.troubles.meet(claimed.claim_name(), &fault);
+                self.troubles.meet(Some(claimed.key()), &fault);
                 self.queue.step_aside(target, claimed, reason, &fault);
             }
             Ok(Begun::Decided(decided)) => {
@@ -99,7 +97,7 @@ impl Parts {
                 }
                 self.steps.add_behind(passed, decided);
             }
-            Ok(Begun::Gone(claim_name)) => self.take_gone(&claim_name, line),
+            Ok(Begun::Gone(key)) => self.take_gone(&key, line),
             Err(postponed) => self.postpone(postponed, line, settings),
         }
         None
@@ -116,7 +114,7 @@ impl Parts {
         self.steps.take(pipeline, &mut stepped, &settings.swap);
         for (decided, failure) in stepped.unwritten {
             self.troubles
-                .meet(decided.claimed.claim_name(), &failure.into());
+                .meet(Some(decided.claimed.key()), &failure.into());
             self.steps.unwritten.push(decided);
         }
         for (line, postponed) in stepped.postponed {
@@ -130,30 +128,30 @@ impl Parts {
 
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written, settings: &Settings) {
-        let (claim_name, outcome) = (Arc::clone(written.claimed.claim_name()), written.outcome);
+        let (key, outcome) = (written.claimed.key().clone(), written.outcome);
         let target = outcome.target.clone();
         let took = written.started.elapsed();
         self.report.tell(outcome.clone(), written.swapped_at, took);
         let replaced = target.clone().filter(|_| written.has_replaced);
         self.cleanup.take_replaced(replaced, settings);
         if let Some(failure) = written.trouble {
-            self.troubles.meet(&claim_name, &failure.into());
+            self.troubles.meet(Some(&key), &failure.into());
         }
-        self.queue.settle(&claim_name, target);
-        self.steps.has_settled(&claim_name);
+        self.queue.settle(&key, target);
+        self.steps.has_settled(&key);
         self.cleanup.leaving.push(written.claimed.leaving(outcome));
     }
 
     /// A drop has gone before it was decided. The next one in the line may go on.
-    fn take_gone(&mut self, claim_name: &str, line: Option<Target>) {
-        self.let_go(claim_name);
+    fn take_gone(&mut self, key: &DropKey, line: Option<Target>) {
+        self.let_go(key);
         self.queue.advance(line);
     }
 
     /// Forgets a drop that was put away or has gone, and looks for another of its name.
-    pub(super) fn let_go(&mut self, claim_name: &str) {
-        self.troubles.is_over(claim_name);
-        self.scanner.is_wanted |= self.queue.let_go(claim_name);
+    pub(super) fn let_go(&mut self, key: &DropKey) {
+        self.troubles.is_over(Some(key));
+        self.scanner.is_wanted |= self.queue.let_go(key);
     }
 
     /// Keeps a drop that can't be worked on now, until [`Troubles::is_time`]. One that its owner keeps
@@ -163,7 +161,7 @@ impl Parts {
         if matches!(fault, Fault::Owner(_)) {
             return self.queue.wait_for_owner(seen, line, settings);
         }
-        self.troubles.meet(seen.claim_name(), &fault);
+        self.troubles.meet(Some(seen.key()), &fault);
         self.queue.postpone(seen, line);
     }
 

@@ -4,7 +4,7 @@
 //! never reordered. What waits is little more than a name: a manifest is read a while before the
 //! work, and an image is opened when the work begins.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use super::shares::Shares;
 use super::troubles::Troubles;
 use crate::fault::{Fault, Rejection};
 use crate::settings::SpoolSettings;
-use crate::spool::{Claimed, Leaving, Ready, Seen, WaitState};
+use crate::spool::{Claimed, DropKey, Known, Leaving, Ready, Scan, Seen, WaitState};
 use crate::words::{Moment, Reason, Target};
 
 /// Drops that are complete and were not put away yet, but for those that the scan will bring later.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Every drop that is on its way, by its claim name.
-    on_their_way: HashMap<Arc<str>, OnItsWay>,
+    /// Every drop that is on its way.
+    on_their_way: HashMap<DropKey, OnItsWay>,
     /// How many of them have their outcome.
     settled: usize,
     /// Drops that are to be looked into, and those that are not whole.
@@ -51,7 +51,7 @@ struct OnItsWay {
     is_claimed: bool,
     /// The drop has its outcome, and has to be put away.
     is_settled: bool,
-    /// A new drop of this name has to wait until this one is gone from `processing/`.
+    /// A new drop of this importer and name has to wait until this one is gone from `processing/`.
     another_waits: bool,
 }
 
@@ -60,11 +60,11 @@ impl Queue {
     pub(super) fn new(claimed: Vec<Seen>, leaving: &[Leaving]) -> Self {
         let mut queue = Self::default();
         for seen in &claimed {
-            queue.set_out(seen.claim_name(), seen.owner, seen.completed, true);
+            queue.set_out(seen.key(), seen.owner, seen.completed, true);
         }
         for drop in leaving {
-            queue.set_out(&drop.claim_name, 0, Moment::now(), true);
-            queue.settle(&drop.claim_name, None);
+            queue.set_out(&drop.key, drop.key.owner, Moment::now(), true);
+            queue.settle(&drop.key, None);
         }
         for seen in claimed {
             queue.looks.add_new(seen);
@@ -73,7 +73,7 @@ impl Queue {
     }
 
     /// Notes that a drop is on its way.
-    fn set_out(&mut self, claim_name: &Arc<str>, owner: u32, since: Moment, is_claimed: bool) {
+    fn set_out(&mut self, key: &DropKey, owner: u32, since: Moment, is_claimed: bool) {
         self.waiting_of.add(owner);
         let drop = OnItsWay {
             owner,
@@ -82,33 +82,42 @@ impl Queue {
             is_settled: false,
             another_waits: false,
         };
-        self.on_their_way.insert(Arc::clone(claim_name), drop);
+        self.on_their_way.insert(key.clone(), drop);
     }
 
     /// Every drop that has no outcome yet, and what it waits for, as far as that shows here.
     pub(super) fn overview(&self, troubles: &Troubles, report: &Report) -> Overview {
         let mut overview = Overview::default();
         let on_their_way = self.on_their_way.iter();
-        for (name, drop) in on_their_way.filter(|(_, drop)| !drop.is_settled) {
-            overview.add(name, drop.owner, drop.since, drop.is_claimed);
+        for (key, drop) in on_their_way.filter(|(_, drop)| !drop.is_settled) {
+            overview.add(key, drop.owner, drop.since, drop.is_claimed);
         }
         self.lines.tell(&mut overview);
         for seen in self.lanes.held_back() {
             let why = "its turn among large images";
-            overview.tell(seen.claim_name(), WaitState::Queued, why);
+            overview.tell(seen.key(), WaitState::Queued, why);
         }
         for (seen, _) in &self.postponed {
-            let why = troubles.of(seen.claim_name()).unwrap_or("the next try");
-            overview.tell(seen.claim_name(), WaitState::Trouble, why);
+            let why = troubles.of(seen.key()).unwrap_or("the next try");
+            overview.tell(seen.key(), WaitState::Trouble, why);
         }
         self.looks.tell(&mut overview);
         report.tell_works(&mut overview, |target| self.lines.head(target));
         overview
     }
 
-    /// Every drop that is on its way, by its claim name.
-    pub(super) fn known(&self) -> HashSet<Arc<str>> {
-        self.on_their_way.keys().cloned().collect()
+    /// Every drop that is on its way.
+    pub(super) fn known(&self) -> Known {
+        let mut known = Known::default();
+        for (key, drop) in &self.on_their_way {
+            if drop.is_claimed {
+                known.claimed.insert(key.clone());
+            } else {
+                let name = Arc::clone(&key.claim_name);
+                known.incoming.insert(name, key.owner);
+            }
+        }
+        known
     }
 
     /// Whether it is worth the while to look for more drops of an importer: half of those that may wait
@@ -162,9 +171,9 @@ impl Queue {
 
     /// Since when the first of those is complete.
     pub(super) fn oldest(&self) -> Option<Moment> {
-        let waits = |name: &str, drop: &OnItsWay| drop.is_settled || self.looks.is_waiting(name);
+        let waits = |key: &DropKey, drop: &OnItsWay| drop.is_settled || self.looks.is_waiting(key);
         let waiting = self.on_their_way.iter();
-        let waiting = waiting.filter(|(name, drop)| !waits(name, drop));
+        let waiting = waiting.filter(|(key, drop)| !waits(key, drop));
         waiting.map(|(_, drop)| drop.since).min()
     }
 
@@ -173,27 +182,24 @@ impl Queue {
         self.postponed.len() + self.lines.aside()
     }
 
-    /// Takes up what a scan has found; `known` are names that it has met again. Returns whether it is to
-    /// look again: the drop that one of these names was known by has gone since it began.
-    pub(super) fn take_found(
-        &mut self,
-        found: Vec<Seen>,
-        known: &[(Arc<str>, Option<u64>)],
-    ) -> bool {
+    /// Takes up what a scan has found. Returns whether it is to look again: a known drop that it has met
+    /// has gone since it began, or was claimed, and what it has met is another's.
+    pub(super) fn take_found(&mut self, scan: Scan) -> bool {
         let mut is_one_missed = false;
-        for (claim_name, arrival) in known {
-            if let Some(arrival) = arrival {
-                self.looks.hear_of_rename(claim_name, *arrival);
+        for met in &scan.met {
+            if let Some(arrival) = met.arrival {
+                self.looks.hear_of_rename(&met.key, arrival);
             }
-            match self.on_their_way.get_mut(claim_name) {
+            match self.on_their_way.get_mut(&met.key) {
+                Some(drop) if drop.is_claimed && met.was_incoming => is_one_missed = true,
                 Some(drop) => drop.another_waits = drop.is_claimed,
                 None => is_one_missed = true,
             }
         }
         // Two names may have one claim name: the second drop has to wait until the first is gone.
-        for seen in found {
-            if !self.on_their_way.contains_key(seen.claim_name()) {
-                self.set_out(seen.claim_name(), seen.owner, seen.completed, false);
+        for seen in scan.found {
+            if !self.on_their_way.contains_key(seen.key()) {
+                self.set_out(seen.key(), seen.owner, seen.completed, false);
                 self.looks.add_new(seen);
             }
         }
@@ -260,9 +266,8 @@ impl Queue {
 
     fn set_claimed(&mut self, drops: &[Ready], is_claimed: bool) {
         for ready in drops {
-            let claim_name = ready.seen.claim_name();
             let is_incoming = ready.seen.is_incoming();
-            if let Some(drop) = self.on_their_way.get_mut(claim_name) {
+            if let Some(drop) = self.on_their_way.get_mut(ready.seen.key()) {
                 drop.is_claimed = is_claimed || !is_incoming;
             }
         }
@@ -320,22 +325,22 @@ impl Queue {
 
     /// A drop has its outcome, and stays known until it was put away. The next one in the line may
     /// go on.
-    pub(super) fn settle(&mut self, claim_name: &str, line: Option<Target>) {
-        if let Some(drop) = self.on_their_way.get_mut(claim_name)
+    pub(super) fn settle(&mut self, key: &DropKey, line: Option<Target>) {
+        if let Some(drop) = self.on_their_way.get_mut(key)
             && !std::mem::replace(&mut drop.is_settled, true)
         {
             self.settled += 1;
             let owner = drop.owner;
             self.waiting_of.remove(owner);
         }
-        self.advance(line.filter(|target| self.lines.is_head(target, claim_name)));
+        self.advance(line.filter(|target| self.lines.is_head(target, key)));
     }
 
     /// Forgets a drop that was put away, or has gone from the spool.
     ///
-    /// Returns whether another of its name waits in `incoming/`.
-    pub(super) fn let_go(&mut self, claim_name: &str) -> bool {
-        let Some(gone) = self.on_their_way.remove(claim_name) else {
+    /// Returns whether another of its importer and name waits in `incoming/`.
+    pub(super) fn let_go(&mut self, key: &DropKey) -> bool {
+        let Some(gone) = self.on_their_way.remove(key) else {
             return false;
         };
         if gone.is_settled {
@@ -348,7 +353,7 @@ impl Queue {
 
     /// A look has shown whose drop it is.
     fn belongs_to(&mut self, seen: &Seen) {
-        if let Some(drop) = self.on_their_way.get_mut(seen.claim_name()) {
+        if let Some(drop) = self.on_their_way.get_mut(seen.key()) {
             let before = std::mem::replace(&mut drop.owner, seen.owner);
             self.waiting_of.add(seen.owner);
             self.waiting_of.remove(before);
@@ -381,6 +386,8 @@ impl Queue {
 mod tests {
     use super::super::lanes::{LANES, light_lanes};
     use super::*;
+    use std::collections::HashSet;
+
     use crate::spool::{Action, Manifest};
     use crate::words::ClaimId;
     use proptest::prelude::*;
@@ -464,16 +471,16 @@ mod tests {
         drops: Vec<Drop>,
         /// The drops in `incoming/`.
         incoming: Vec<usize>,
-        scan: Option<(Vec<usize>, HashSet<Arc<str>>)>,
+        scan: Option<(Vec<usize>, Known)>,
         /// Looks at an importer's drops, each with the count when it began.
         peeks: Vec<(u32, Vec<Next>, usize)>,
         light: Vec<(u32, Vec<Ready>)>,
         heavy: Vec<(usize, Target)>,
         decided: Vec<(usize, Option<Target>)>,
         leaving: Vec<usize>,
-        /// Names of claimed drops, and those of them that a scan has met again.
-        claimed: HashSet<Arc<str>>,
-        met: HashSet<Arc<str>>,
+        /// Claimed drops, and those of them of whose name and importer a scan has met another.
+        claimed: HashSet<DropKey>,
+        met: HashSet<DropKey>,
         /// How many were found, and put in line.
         count: usize,
         /// The drop that each target is taken by.
@@ -503,8 +510,8 @@ mod tests {
     }
 
     impl World {
-        fn name(&self, number: usize) -> Arc<str> {
-            Arc::clone(self.drops[number].seen.claim_name())
+        fn key(&self, number: usize) -> DropKey {
+            self.drops[number].seen.key().clone()
         }
 
         fn number(&self, seen: &Seen) -> usize {
@@ -580,7 +587,7 @@ mod tests {
                 Event::Settle => self.settle(pick),
                 Event::PutAway => {
                     if let Some(number) = take_one(&mut self.leaving, pick) {
-                        self.let_go(&self.name(number));
+                        self.let_go(&self.key(number));
                     }
                 }
                 Event::Retry => self.retry(pick),
@@ -611,22 +618,37 @@ mod tests {
             let Some((incoming, known)) = self.scan.take() else {
                 return;
             };
-            let is_known = |number: &usize| known.contains(&self.name(*number));
-            let (met, found): (Vec<_>, Vec<_>) = incoming.into_iter().partition(is_known);
-            let met: Vec<_> = met.into_iter().map(|number| self.name(number)).collect();
-            let claimed = met.iter().filter(|name| self.claimed.contains(*name));
-            self.met.extend(claimed.cloned());
-            let mut known = self.queue.known();
+            let (mut met, mut found) = (Vec::new(), Vec::new());
+            for number in incoming {
+                let mut key = self.key(number);
+                let owner = known.incoming.get(&key.claim_name);
+                key.owner = owner.copied().unwrap_or(key.owner);
+                if owner.is_some() || known.claimed.contains(&key) {
+                    met.push((key, owner.is_some()));
+                } else {
+                    found.push(number);
+                }
+            }
+            let mut is_one_missed = false;
+            for (key, was_incoming) in &met {
+                let is_claimed = self.claimed.contains(key);
+                let has_gone = !self.queue.on_their_way.contains_key(key);
+                is_one_missed |= has_gone || (is_claimed && *was_incoming);
+                if is_claimed && !was_incoming {
+                    self.met.insert(key.clone());
+                }
+            }
+            let mut new = HashSet::new();
             for number in &found {
-                if known.insert(self.name(*number)) {
+                let key = self.key(*number);
+                if !self.queue.on_their_way.contains_key(&key) && new.insert(key) {
                     self.drops[*number].found = self.count();
                 }
             }
             let seen = found.iter().map(|number| self.drops[*number].seen.clone());
-            let is_one_gone = met.iter().any(|name| !known.contains(name));
-            let met: Vec<_> = met.into_iter().map(|name| (name, None)).collect();
-            let looks_again = self.queue.take_found(seen.collect(), &met);
-            assert_eq!(looks_again, is_one_gone, "a name that has gone since");
+            let scan = Scan::for_test(seen.collect(), met);
+            let looks_again = self.queue.take_found(scan);
+            assert_eq!(looks_again, is_one_missed, "another's, or gone since");
         }
 
         fn end_peek(&mut self, pick: usize) {
@@ -700,7 +722,7 @@ mod tests {
         /// The work on a drop begins. It takes its target, which has to be free.
         fn begin(&mut self, number: usize, target: Option<&Target>) {
             self.incoming.retain(|other| *other != number);
-            self.claimed.insert(self.name(number));
+            self.claimed.insert(self.key(number));
             if self.drops[number].claim == 0 {
                 self.drops[number].claim = self.count();
             }
@@ -751,7 +773,7 @@ mod tests {
             self.free(number, target);
             if self.drops[number].seen.is_incoming() && !self.aside.contains(&number) {
                 self.incoming.push(number);
-                self.claimed.remove(&self.name(number));
+                self.claimed.remove(&self.key(number));
             }
         }
 
@@ -847,7 +869,7 @@ mod tests {
             self.free(number, target.as_ref().filter(|_| is_head));
             let is_new = !std::mem::replace(&mut self.drops[number].is_through, true);
             assert!(is_new, "{number} was settled twice");
-            self.queue.settle(&self.name(number), target);
+            self.queue.settle(&self.key(number), target);
             self.leaving.push(number);
         }
 
@@ -863,7 +885,7 @@ mod tests {
         fn go(&mut self, number: usize, line: Option<Target>) {
             self.free(number, line.as_ref());
             self.drops[number].is_through = true;
-            self.let_go(&self.name(number));
+            self.let_go(&self.key(number));
             self.queue.advance(line);
         }
 
@@ -872,10 +894,10 @@ mod tests {
             assert!(before.is_none_or(|before| before == number));
         }
 
-        fn let_go(&mut self, name: &Arc<str>) {
-            self.claimed.remove(name);
-            let is_met = self.met.remove(name);
-            assert_eq!(self.queue.let_go(name), is_met, "another {name} waits");
+        fn let_go(&mut self, key: &DropKey) {
+            self.claimed.remove(key);
+            let is_met = self.met.remove(key);
+            assert_eq!(self.queue.let_go(key), is_met, "another {key:?} waits");
         }
 
         /// Does everything that can be done, and lets nothing go wrong any more.
@@ -903,7 +925,8 @@ mod tests {
     #[test]
     fn a_drop_that_was_given_to_another_user_counts_as_that_one_s() {
         let mut queue = Queue::default();
-        queue.take_found(vec![Seen::for_test("drop", 1, Moment::now())], &[]);
+        let seen = Seen::for_test("drop", 1, Moment::now());
+        queue.take_found(Scan::for_test(vec![seen], Vec::new()));
         assert!(!queue.has_room(1, 1) && queue.has_room(2, 1));
         let (owner, mut peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
@@ -915,10 +938,36 @@ mod tests {
     }
 
     #[test]
+    fn drops_of_one_name_of_two_importers_are_on_their_way_at_one_time_once_the_first_is_claimed() {
+        let mut queue = Queue::default();
+        let [first, second] = [1, 2].map(|owner| Seen::for_test("daily", owner, Moment::now()));
+        queue.take_found(Scan::for_test(vec![first.clone()], Vec::new()));
+        let before = queue.known();
+        assert_eq!(before.incoming.get("daily"), Some(&1));
+        let (owner, peeked) = queue.next_to_peek().unwrap();
+        queue.end_peeking(owner, Vec::new());
+        for (seen, line) in peeked {
+            let manifest = Manifest::new(target(0), Action::Withdraw(None));
+            queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
+        }
+        assert_eq!(queue.next_light().unwrap().1.len(), 1);
+        // A scan that began before has met the second one's drop, and took it for the first one's.
+        let scan =
+            |found, was_incoming| Scan::for_test(found, vec![(first.key().clone(), was_incoming)]);
+        assert!(queue.take_found(scan(Vec::new(), true)), "looked for again");
+        assert!(queue.known().claimed.contains(first.key()));
+        assert!(!queue.take_found(scan(vec![second.clone()], false)));
+        assert_eq!(queue.waiting(), 2);
+        queue.settle(first.key(), Some(target(0)));
+        assert!(queue.let_go(first.key()), "another of the first one's");
+        assert_eq!(queue.known().incoming.get("daily"), Some(&2));
+    }
+
+    #[test]
     fn what_waited_behind_a_drop_that_found_no_room_in_time_goes_on() {
         let mut queue = Queue::default();
         let drops = ["first", "second"].map(|name| Seen::for_test(name, 1, Moment::now()));
-        queue.take_found(drops.to_vec(), &[]);
+        queue.take_found(Scan::for_test(drops.to_vec(), Vec::new()));
         let (owner, peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         for (seen, line) in peeked {
@@ -931,7 +980,7 @@ mod tests {
         assert!(queue.next_to_peek().is_none(), "it would overtake");
         assert_eq!(queue.retry_postponed(Duration::ZERO).len(), 1);
         let (_, next) = queue.next_to_peek().unwrap();
-        assert_eq!(next[0].0.claim_name(), drops[1].claim_name());
+        assert_eq!(next[0].0.key(), drops[1].key());
     }
 
     proptest! {

@@ -147,7 +147,7 @@ impl Held {
             "quiet period"
         };
         let why = format!("{what}, at most {left}");
-        overview.tell(&self.decided.claimed.claim_name, WaitState::Held, why);
+        overview.tell(self.decided.claimed.key(), WaitState::Held, why);
     }
 
     /// Whether a file of the current generation is open, as far as this process may know.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::flood::{self, Floods};
 use super::overview::Overview;
 use crate::log::MessageId;
-use crate::spool::{Outcome, WaitState, Waiting};
+use crate::spool::{DropKey, Outcome, WaitState, Waiting};
 use crate::sys::Progress;
 use crate::text::counted;
 use crate::words::{ClockSteps, Moment, Target, Verdict};
@@ -208,20 +208,20 @@ impl Report {
         self.works.remove(target);
     }
 
-    /// How far the large images have come that are worked on, each for the drop of this claim name
-    /// that `head_of` its target's line tells.
+    /// How far the large images have come that are worked on, each for the drop that
+    /// `head_of` its target's line tells.
     pub(super) fn tell_works<'a>(
         &self,
         overview: &mut Overview,
-        head_of: impl Fn(&Target) -> Option<&'a Arc<str>>,
+        head_of: impl Fn(&Target) -> Option<&'a DropKey>,
     ) {
         for (target, progress) in &self.works {
             let why = match progress.percent((0, 0)) {
                 None => "comparing".to_string(),
                 Some(percent) => format!("copying {percent} %"),
             };
-            if let Some(claim_name) = head_of(target) {
-                overview.tell(claim_name, WaitState::Working, why);
+            if let Some(key) = head_of(target) {
+                overview.tell(key, WaitState::Working, why);
             }
         }
     }
@@ -293,7 +293,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::sys::Importer;
-    use crate::words::ClaimId;
+    use crate::words::{ClaimId, Vouched};
 
     #[test]
     fn it_is_described_in_one_line() {
@@ -352,7 +352,7 @@ mod tests {
             detail: None,
             image: None,
             importer: Importer::of(0),
-            vouched: crate::words::Vouched::default(),
+            vouched: Vouched::default(),
             received_at: late,
             finished_at: late,
         };

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::log::MessageId;
+use crate::spool::DropKey;
 use crate::sys::Failure;
 use crate::text::{counted, quoted};
 
@@ -22,7 +23,7 @@ const ONCE_MORE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     /// Who is in trouble, and in what.
-    who: HashMap<String, String>,
+    who: HashMap<Option<DropKey>, String>,
     /// What was said already. Many drops have the same trouble when a disk is full.
     said: HashMap<String, Said>,
     /// Something was said since nobody was in trouble.
@@ -84,7 +85,7 @@ impl Troubles {
     pub(super) const SPOOL: &str = "the spool";
 
     /// Notes that `who` could not go on, and says so when nobody had this trouble before.
-    pub(crate) fn meet(&mut self, who: &str, fault: &Fault) {
+    pub(crate) fn meet(&mut self, who: Option<&DropKey>, fault: &Fault) {
         let what = match fault {
             // Told apart without the path: that is another for each drop.
             Fault::Retry(failure) => format!("{} {}", failure.doing, failure.cause),
@@ -92,10 +93,11 @@ impl Troubles {
             Fault::Reject(_) | Fault::Owner(_) | Fault::Interrupted => return,
         };
         let delay = self.delay();
-        self.who.insert(who.to_string(), fault.to_string());
+        self.who.insert(who.cloned(), fault.to_string());
         if self.said.entry(what).or_insert_with(Said::nothing).meet() {
             self.has_said = true;
-            let (message_id, who) = (MessageId::Waiting, quoted(who));
+            let name = who.map_or(Self::SPOOL, |drop| &drop.claim_name);
+            let (message_id, who) = (MessageId::Waiting, quoted(name));
             let delay = humantime::format_duration(delay);
             tracing::warn!(
                 %message_id,
@@ -122,8 +124,8 @@ impl Troubles {
     }
 
     /// `who` could go on.
-    pub(crate) fn is_over(&mut self, who: &str) {
-        if self.who.remove(who).is_some() && self.who.is_empty() {
+    pub(crate) fn is_over(&mut self, who: Option<&DropKey>) {
+        if self.who.remove(&who.cloned()).is_some() && self.who.is_empty() {
             if std::mem::take(&mut self.has_said) {
                 tracing::info!(message_id = %MessageId::GoesOn, "what had to wait could go on");
             }
@@ -156,8 +158,8 @@ impl Troubles {
     }
 
     /// The trouble that `who` is in.
-    pub(super) fn of(&self, who: &str) -> Option<&str> {
-        self.who.get(who).map(String::as_str)
+    pub(super) fn of(&self, drop: &DropKey) -> Option<&str> {
+        self.who.get(&Some(drop.clone())).map(String::as_str)
     }
 
     /// How many could not go on.
@@ -169,7 +171,15 @@ impl Troubles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::DropKey;
     use crate::sys::Failure;
+
+    fn key(name: &str) -> DropKey {
+        DropKey {
+            owner: 7,
+            claim_name: name.into(),
+        }
+    }
 
     fn full() -> Fault {
         Failure::new("writing", "x", std::io::Error::from_raw_os_error(28)).into()
@@ -180,7 +190,7 @@ mod tests {
         let mut troubles = Troubles::default();
         let mut delays = Vec::new();
         for _ in 0..9 {
-            troubles.meet("a", &full());
+            troubles.meet(Some(&key("a")), &full());
             let next = troubles.next.unwrap();
             delays.push((next - Instant::now()).as_secs());
             assert!(!troubles.is_time());
@@ -188,12 +198,12 @@ mod tests {
             assert!(troubles.is_time());
         }
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        troubles.meet("b", &full());
-        troubles.is_over("a");
+        troubles.meet(Some(&key("b")), &full());
+        troubles.is_over(Some(&key("a")));
         assert!(troubles.next.is_some(), "b still waits");
-        troubles.is_over("b");
+        troubles.is_over(Some(&key("b")));
         assert_eq!(troubles.next, None);
-        troubles.meet("a", &full());
+        troubles.meet(Some(&key("a")), &full());
         assert_eq!((troubles.next.unwrap() - Instant::now()).as_secs(), 1);
     }
 
@@ -203,9 +213,9 @@ mod tests {
         let mut said = 0;
         let mut come_and_go = |times| {
             for _ in 0..times {
-                troubles.meet("a", &full());
+                troubles.meet(Some(&key("a")), &full());
                 said += u32::from(troubles.has_said);
-                troubles.is_over("a");
+                troubles.is_over(Some(&key("a")));
             }
             std::mem::take(&mut said)
         };

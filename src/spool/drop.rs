@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::names::{check_name, place_of};
+use super::names::{DropKey, check_name, place_of};
 use super::outcome::Outcome;
 use super::papers::{Papers, Signature};
 use super::waiting::WaitState;
@@ -28,7 +28,7 @@ pub(super) const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 pub(crate) struct Seen {
     /// The drop's own name; of a claimed drop, its claim name.
     pub(super) name: OsString,
-    pub(super) claim_name: Arc<str>,
+    pub(super) key: DropKey,
     /// The claim by which the drop is in `processing/`; `None` while it is in `incoming/`. One that
     /// was claimed before the daemon started is older than whatever is incoming.
     pub(super) claim: Option<ClaimId>,
@@ -102,7 +102,7 @@ impl Seen {
     ) -> Self {
         Self {
             name: OsStr::new(&*claim_name).to_os_string(),
-            claim_name,
+            key: DropKey { owner, claim_name },
             claim: Some(claim),
             owner,
             completed,
@@ -214,26 +214,21 @@ impl Seen {
 
     /// A name in `incoming/` that something is mounted at, seen at that moment: whose it is can't be
     /// found out.
-    pub(super) fn covered(name: &OsStr, claim_name: Arc<str>, at: Moment) -> Self {
+    pub(super) fn covered(name: &OsStr, key: DropKey, at: Moment) -> Self {
         Self {
             name: name.to_os_string(),
             claim: None,
-            ..Self::claimed(ClaimId::new(0, 0), claim_name, NOBODY, at)
+            ..Self::claimed(ClaimId::new(0, 0), key.claim_name, NOBODY, at)
         }
     }
 
     /// A drop in `incoming/`; `arrival` is the place of its rename, if an event told of that.
-    pub(super) fn incoming(
-        name: &OsStr,
-        claim_name: Arc<str>,
-        stat: &Stat,
-        arrival: Option<u64>,
-    ) -> Self {
+    pub(super) fn incoming(name: &OsStr, key: DropKey, stat: &Stat, arrival: Option<u64>) -> Self {
         Self {
             name: name.to_os_string(),
-            claim_name,
+            owner: key.owner,
+            key,
             claim: None,
-            owner: stat.owner.uid,
             completed: stat.changed,
             is_from_future: false,
             arrival,
@@ -253,7 +248,7 @@ impl Seen {
     /// The drop's name in the folder that it is in.
     pub(super) fn place(&self) -> Cow<'_, OsStr> {
         match self.claim {
-            Some(claim) => OsString::from(place_of(claim, &self.claim_name)).into(),
+            Some(claim) => OsString::from(place_of(claim, &self.key.claim_name)).into(),
             None => self.name.as_os_str().into(),
         }
     }
@@ -267,10 +262,9 @@ impl Seen {
         }
     }
 
-    /// The drop's name where that is fit for a file, and what stands for it elsewhere: its outcome
-    /// is called so, and a part of its name in `processing/`.
-    pub(crate) fn claim_name(&self) -> &Arc<str> {
-        &self.claim_name
+    /// What the drop is known by.
+    pub(crate) fn key(&self) -> &DropKey {
+        &self.key
     }
 
     /// By the time at which each became whole; of one tick of the clock, by the order of events, and
@@ -336,8 +330,7 @@ impl Ready {
 pub(crate) struct Claimed {
     /// As outcomes and logs show it.
     pub name: String,
-    /// Another than `name` only where that is not fit for a file.
-    pub claim_name: Arc<str>,
+    pub(super) key: DropKey,
     pub claim: ClaimId,
     /// The drop has stepped aside for want of room since then.
     pub aside_since: Option<Instant>,
@@ -366,6 +359,7 @@ pub(crate) struct Credentials {
 #[derive(Clone, Debug)]
 pub(super) struct Stays {
     pub(super) seen: Seen,
+    pub(super) claim: ClaimId,
     /// What the drop was when it was rejected; `None` where something was mounted there.
     pub(super) mark: Option<Mark>,
 }
@@ -380,7 +374,7 @@ impl Claimed {
             importer: importer_of(owner),
             received_at: seen.completed,
             since: Instant::now(),
-            claim_name: seen.claim_name,
+            key: seen.key,
             credentials: Credentials::default(),
             goes: false,
             stays: None,
@@ -393,7 +387,7 @@ impl Claimed {
         let owner = seen.owner;
         let mut claimed = Self::new(seen.clone(), claim, owner);
         let mark = stat.map(|stat| (stat.id, stat.changed));
-        claimed.stays = Some(Box::new(Stays { seen, mark }));
+        claimed.stays = Some(Box::new(Stays { seen, claim, mark }));
         claimed
     }
 
@@ -402,21 +396,22 @@ impl Claimed {
         if let Some(stays) = &self.stays {
             return stays.seen.clone();
         }
-        let (name, owner) = (Arc::clone(&self.claim_name), self.importer.uid);
+        let (name, owner) = (Arc::clone(&self.key.claim_name), self.importer.uid);
         Seen {
+            key: self.key.clone(),
             aside_since: self.aside_since,
             ..Seen::claimed(self.claim, name, owner, self.received_at)
         }
     }
 
-    /// As [`Seen::claim_name`].
-    pub(crate) fn claim_name(&self) -> &Arc<str> {
-        &self.claim_name
+    /// As [`Seen::key`].
+    pub(crate) fn key(&self) -> &DropKey {
+        &self.key
     }
 
     /// The drop, which has its outcome, on its way out of the spool.
     pub(crate) fn leaving(&self, outcome: Outcome) -> Leaving {
-        let mut leaving = Leaving::new(Arc::clone(&self.claim_name), outcome);
+        let mut leaving = Leaving::new(self.key.clone(), outcome);
         leaving.rejected.take_if(|_| self.goes);
         Leaving {
             stays: self.stays.clone(),
@@ -428,14 +423,14 @@ impl Claimed {
 
     /// The drop's name in `processing/`.
     pub(super) fn place(&self) -> String {
-        place_of(self.claim, &self.claim_name)
+        place_of(self.claim, &self.key.claim_name)
     }
 }
 
 /// A drop that has its outcome, and is to be put away.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    pub claim_name: Arc<str>,
+    pub(crate) key: DropKey,
     /// The drop's name in `processing/`.
     pub(super) place: String,
     /// The outcome of a rejected drop, which is kept beside it; any other is removed.
@@ -450,12 +445,12 @@ pub(crate) struct Leaving {
 
 impl Leaving {
     /// The drop in `processing/` whose outcome this is.
-    pub(crate) fn new(claim_name: Arc<str>, outcome: Outcome) -> Self {
-        let place = place_of(outcome.claim, &claim_name);
+    pub(crate) fn new(key: DropKey, outcome: Outcome) -> Self {
+        let place = place_of(outcome.claim, &key.claim_name);
         let bytes = outcome.image.as_ref().map_or(0, |image| image.bytes);
         let rejected = (outcome.verdict == Verdict::Rejected).then_some(outcome);
         Self {
-            claim_name,
+            key,
             place,
             rejected,
             bytes,
@@ -519,7 +514,7 @@ mod tests {
         pub(crate) fn for_test(seen: &Seen, number: usize) -> Self {
             Self {
                 name: String::new(),
-                claim_name: Arc::clone(&seen.claim_name),
+                key: seen.key.clone(),
                 claim: ClaimId::new(number as u64, 0),
                 aside_since: seen.aside_since,
                 importer: Importer {

@@ -4,7 +4,7 @@
 //! incoming/<drop>/               importers write here
 //! processing/<claim>.<drop>/     claimed
 //! rejected/<drop>/               whole, beside its outcome
-//! outcomes/<drop>.json           one for a drop
+//! outcomes/<uid>/<drop>.json     one for a drop, for its importer
 //! status.socket                  the daemon tells what waits, and why
 //! ```
 //! A drop comes in as [`Seen`], is looked into until it is whole (`peek`), and goes on as [`Ready`],
@@ -20,6 +20,7 @@ mod manifest;
 mod names;
 mod new_drop;
 mod outcome;
+mod outcomes;
 mod papers;
 mod peek;
 mod processing;
@@ -34,28 +35,27 @@ mod watch;
 pub(crate) use drop::{Claimed, Leaving, Peeked, Ready, Seen};
 pub use manifest::Manifest;
 pub(crate) use manifest::{Action, Replaces};
+pub(crate) use names::DropKey;
 pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
 pub(crate) use papers::account;
-pub(crate) use scan::Scan;
+pub(crate) use scan::{Known, Scan};
 pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
 pub(crate) use watch::Watch;
 
-use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytesize::ByteSize;
 
 use self::clock::Clock;
 use self::drop::Checkable;
-use self::names::{file_of, place_of};
+use self::names::{place_of, temporary_of};
+use self::outcomes::{Outcomes, sweep_temporary};
 use self::peek::{Looker, is_mounted};
 use self::processing::Processing;
 use self::rejected::Rejected;
@@ -74,9 +74,6 @@ const OUTCOMES: &str = "outcomes";
 /// Where the daemon answers what waits, and why.
 const SOCKET: &str = "status.socket";
 
-/// Ends the names of files that are being written.
-const TEMPORARY: &str = ".tmp";
-
 /// A drop that is the daemon's, and what it asks for, or why it is rejected.
 type ClaimedDrop = (Claimed, Result<Manifest, Rejection>);
 
@@ -87,8 +84,7 @@ pub(crate) struct Spool {
     incoming: Dir,
     processing: Processing,
     rejected: Rejected,
-    outcomes: Dir,
-    next_temporary: AtomicU64,
+    outcomes: Outcomes,
     clock: Clock,
     /// Whether the kernel tells here who has a file open for writing.
     knows_writers: bool,
@@ -105,19 +101,23 @@ impl Spool {
         if !processing.lock()? {
             return Err(StartError::InUse(path.to_path_buf()));
         }
-        let rejected = root.dir_or_make(REJECTED, 0o755)?;
-        let outcomes = root.dir_or_make(OUTCOMES, 0o755)?;
-        for dir in [&rejected, &outcomes] {
-            sweep(dir)?;
+        // What is wrong with an image is its importer's to know.
+        let rejected = root.dir_or_make(REJECTED, 0o700)?;
+        sweep_temporary(&rejected)?;
+        let outcomes = Outcomes::open(root.dir_or_make(OUTCOMES, 0o755)?)?;
+        if matches!(outcomes.lets_importers_read(), Ok(false)) {
+            tracing::warn!(
+                "{:?} is on a file system without ACLs: importers can't read their outcomes",
+                outcomes.dir.path()
+            );
         }
         // Where that can't be found out, stillness alone decides.
-        let knows_writers = knows_writers(&outcomes).unwrap_or(false);
+        let knows_writers = knows_writers(&outcomes.dir).unwrap_or(false);
         Ok(Self {
             knows_writers,
             incoming: root.dir_or_make(INCOMING, 0o755)?,
             rejected: Rejected::new(rejected),
             outcomes,
-            next_temporary: AtomicU64::new(0),
             clock: Clock::default(),
             root,
             processing: Processing::new(processing),
@@ -134,7 +134,7 @@ impl Spool {
             &self.incoming,
             &self.processing.dir,
             &self.rejected.dir,
-            &self.outcomes,
+            &self.outcomes.dir,
         ];
         self.root.check_place()?;
         inside.into_iter().try_for_each(Dir::check_place)
@@ -183,10 +183,10 @@ impl Spool {
         let processing = &self.processing.dir;
         failpoint("claim", "claiming", &seen.name)?;
         let claim = seen.claim.unwrap_or_else(|| self.processing.new_claim());
-        let place = place_of(claim, &seen.claim_name);
+        let place = place_of(claim, &seen.key.claim_name);
         if seen.is_incoming() {
             // Whoever waits for the outcome of this drop is not to read that of an earlier one.
-            let _ = self.outcomes.remove_file(file_of(&seen.claim_name));
+            let _ = self.outcomes.forget(seen.owner, &seen.key.claim_name);
             match self.take_in(&seen, &place) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
@@ -267,7 +267,7 @@ impl Spool {
         outcome: &mut Outcome,
         settings: &SpoolSettings,
     ) -> Result<Option<Failure>, Failure> {
-        failpoint("outcome", "writing", self.outcomes.path())?;
+        failpoint("outcome", "writing", self.outcomes.dir.path())?;
         let is_rejected = outcome.verdict == Verdict::Rejected;
         claimed.goes = is_rejected && claimed.stays.is_none() && self.has_no_room_for(settings);
         if claimed.goes {
@@ -277,30 +277,20 @@ impl Spool {
             outcome.detail = Some(detail);
         }
         let text = outcome.to_json();
-        self.write(&self.outcomes, &claimed.claim_name, &text)?;
+        let (uid, name) = (claimed.importer.uid, &claimed.key.claim_name);
+        let temporary = temporary_of(claimed.claim);
+        self.outcomes.write(uid, name, &temporary, &text)?;
         if !is_rejected || claimed.goes {
             return Ok(None);
         }
-        Ok(self.write_rejected(&claimed.claim_name, &text).err())
+        let written = self.rejected.write_outcome((claimed.claim, name), &text);
+        Ok(written.err())
     }
 
     /// Whether there is too little room to keep a rejected drop, and no other that could go instead.
     fn has_no_room_for(&self, settings: &SpoolSettings) -> bool {
         let free = self.root.free_space();
         free.is_ok_and(|(free, _)| free < settings.min_free_space) && !self.rejected.has_any()
-    }
-
-    /// Writes the outcome of a rejected drop where the drop will be kept.
-    fn write_rejected(&self, claim_name: &str, text: &str) -> Result<(), Failure> {
-        failpoint("reject", "rejecting", self.rejected.dir.path())?;
-        self.rejected.make_room(claim_name)?;
-        self.write(&self.rejected.dir, claim_name, text)
-    }
-
-    fn write(&self, dir: &Dir, claim_name: &str, text: &str) -> Result<(), Failure> {
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = format!(".{number}{TEMPORARY}");
-        dir.replace(&file_of(claim_name), &temporary, text.as_bytes())
     }
 
     /// Makes the outcomes, and before that all that happened in the spool, durable.
@@ -338,19 +328,14 @@ impl Spool {
     }
 
     fn keep_rejected(&self, drop: &Leaving, outcome: &Outcome) -> Result<(), Failure> {
-        let claim_name = &*drop.claim_name;
-        let text = outcome.to_json();
-        let written = self
-            .rejected
-            .dir
-            .read(file_of(claim_name), outcome::MAX_SIZE)?;
+        let (rejected, text) = (&self.rejected, outcome.to_json());
+        let kept = (outcome.claim, &*drop.key.claim_name);
         // Where it is another, it could not be written before, or a power cut has torn it.
-        if written.as_deref() != Some(text.as_bytes()) {
-            self.write_rejected(claim_name, &text)?;
+        if !rejected.has_outcome(kept, &text)? {
+            rejected.write_outcome(kept, &text)?;
             self.sync()?;
         }
-        self.rejected
-            .take(&self.processing.dir, &drop.place, claim_name)
+        rejected.take(&self.processing.dir, &drop.place, kept)
     }
 
     /// Listens for whoever asks what waits, as [`SpoolView::ask`] does.
@@ -373,17 +358,6 @@ fn knows_writers(own: &Dir) -> Result<bool, Failure> {
     let knows = is_being_written(own, Path::new(PROBE)) == Some(false);
     own.remove_file(PROBE)?;
     Ok(knows)
-}
-
-/// Removes outcomes that a crash left half written.
-fn sweep(dir: &Dir) -> Result<(), Failure> {
-    for (name, _) in dir.names()? {
-        let name = name.as_bytes();
-        if name.starts_with(b".") && name.ends_with(TEMPORARY.as_bytes()) {
-            dir.remove_file(OsStr::from_bytes(name))?;
-        }
-    }
-    Ok(())
 }
 
 /// Why a drop is rejected that its owner keeps from being moved.

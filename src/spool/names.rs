@@ -9,6 +9,16 @@ use crate::fault::{Fault, reject};
 use crate::text::quoted;
 use crate::words::{ClaimId, Digest, Reason};
 
+/// What a drop is known by until it was put away: whose it was when it was seen, and its claim name.
+/// Two importers may each have a drop of one name, once the first was claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DropKey {
+    pub(crate) owner: u32,
+    /// The drop's name where that is fit for a file, and what stands for it elsewhere: its outcome is
+    /// called so, and a part of its name in `processing/`.
+    pub(crate) claim_name: Arc<str>,
+}
+
 /// Bytes of a drop's name: there is room for the endings that the daemon puts to it.
 const MAX_NAME: usize = 200;
 
@@ -50,6 +60,20 @@ pub(super) fn claim_name_of(name: &OsStr) -> Cow<'_, str> {
 /// The name of a drop's outcome.
 pub(super) fn file_of(claim_name: &str) -> String {
     format!("{claim_name}.json")
+}
+
+/// Ends the names of files that are being written.
+const TEMPORARY: &str = ".tmp";
+
+/// A name for an outcome that is being written.
+pub(super) fn temporary_of(claim: ClaimId) -> String {
+    format!(".{claim}{TEMPORARY}")
+}
+
+/// Whether a file of this name was being written.
+pub(super) fn is_temporary(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b".") && name.ends_with(TEMPORARY.as_bytes())
 }
 
 /// The name in `processing/` of a drop: `12-9f3c2ab1d4e5f607.noble-1`.

@@ -10,7 +10,7 @@ use crate::words::{ClaimId, Digest, GenerationName, Moment, Reason, Target, Verd
 /// Bytes; a longer file holds no outcome.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
 
-/// What is written to `outcomes/<drop>.json`.
+/// What is written to `outcomes/<uid>/<drop>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub format: u32,

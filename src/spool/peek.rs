@@ -486,6 +486,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::spool::names::DropKey;
     use crate::words::ClaimId;
 
     const TARGET: &str = "format = 1\narch = \"a\"\nrelease = \"r\"\npurpose = \"p\"\n";
@@ -538,7 +539,11 @@ mod tests {
 
         fn seen(&self, arrival: Option<u64>) -> Seen {
             let stat = self.incoming.stat("drop").unwrap().unwrap();
-            Seen::incoming("drop".as_ref(), "drop".into(), &stat, arrival)
+            let key = DropKey {
+                owner: stat.owner.uid,
+                claim_name: "drop".into(),
+            };
+            Seen::incoming("drop".as_ref(), key, &stat, arrival)
         }
 
         /// A look, so long after now by the clock of the file system.

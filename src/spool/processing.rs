@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::drop::{Claimed, Leaving, NOBODY, Seen};
 use super::manifest::{MANIFEST, MAX_SIZE};
-use super::names::{REMOVED, claim_name_of, file_of, parse_place, place_of};
-use super::outcome::Outcome;
+use super::names::{DropKey, REMOVED, claim_name_of, parse_place, place_of};
+use super::outcomes::Outcomes;
 use super::papers::{self, SIGNATURE, unreadable};
 use super::peek::{IMAGE, is_mounted};
 use crate::fault::{Fault, reject};
@@ -39,7 +39,10 @@ impl Processing {
 
     /// What a daemon that ended has left in `processing/`: drops to be taken up again, in the order
     /// in which they were claimed, and drops to be put away.
-    pub(super) fn left_behind(&self, outcomes: &Dir) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {
+    pub(super) fn left_behind(
+        &self,
+        outcomes: &Outcomes,
+    ) -> Result<(Vec<Seen>, Vec<Leaving>), Failure> {
         let (mut claimed, mut leaving) = (Vec::new(), Vec::new());
         let mut strays = Vec::<(OsString, Stat)>::new();
         for (name, _) in self.dir.names()? {
@@ -50,13 +53,15 @@ impl Processing {
                 Err(failure) if is_mounted(&failure) => None,
                 Err(failure) => return Err(failure),
             };
+            let owner = stat.map_or(NOBODY, |stat| stat.owner.uid);
             let bytes = name.as_bytes();
             if let Some(place) = bytes.strip_prefix(REMOVED.as_bytes()) {
                 let place = OsStr::from_bytes(place);
                 let shown = || place.to_string_lossy();
+                // What somebody else has put there has a name of its own as well.
+                let claim_name = parse_place(place).map_or_else(|| shown().into(), |it| it.1);
                 leaving.push(Leaving {
-                    // What somebody else has put there has a name of its own as well.
-                    claim_name: parse_place(place).map_or_else(|| shown().into(), |it| it.1),
+                    key: DropKey { owner, claim_name },
                     place: shown().into(),
                     rejected: None,
                     bytes: 0,
@@ -71,10 +76,12 @@ impl Processing {
             };
             self.next_claim
                 .fetch_max(claim.number() + 1, Ordering::Relaxed);
-            if let Some(outcome) = own_outcome(outcomes, claim, &claim_name)? {
-                leaving.push(Leaving::new(claim_name, outcome));
+            // A drop with an outcome must not be handled a second time: a later one for its target may
+            // have been published since. That of another drop of this name has another claim.
+            let outcome = outcomes.read(owner, &claim_name)?;
+            if let Some(outcome) = outcome.filter(|outcome| outcome.claim == claim) {
+                leaving.push(Leaving::new(DropKey { owner, claim_name }, outcome));
             } else {
-                let owner = stat.map_or(NOBODY, |stat| stat.owner.uid);
                 let changed = stat.map_or(Moment::from_stat(0, 0), |stat| stat.changed);
                 claimed.push(Seen::claimed(claim, claim_name, owner, changed));
             }
@@ -171,20 +178,6 @@ impl Processing {
         failpoint("remove-image", "removing", processing.path())?;
         processing.remove_tree(removed, bytes)
     }
-}
-
-/// The outcome of the very drop that is in `processing/`, if it was written: that of another
-/// drop of this name has another claim.
-///
-/// A drop with an outcome must not be handled a second time: a later one for its target may have
-/// been published since.
-fn own_outcome(
-    outcomes: &Dir,
-    claim: ClaimId,
-    claim_name: &str,
-) -> Result<Option<Outcome>, Failure> {
-    let outcome = Outcome::read(outcomes, file_of(claim_name))?;
-    Ok(outcome.filter(|outcome| outcome.claim == claim))
 }
 
 /// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.

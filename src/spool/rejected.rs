@@ -4,7 +4,7 @@
 //! `spool.min_free_space`: then, of the importer who holds most, the oldest go. Their outcomes stay.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,11 +13,12 @@ use std::sync::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::drop::Stays;
-use super::names::file_of;
+use super::names::{file_of, temporary_of};
+use super::outcome::MAX_SIZE;
 use super::peek::is_mounted;
 use crate::fault::Fault;
 use crate::sys::{Dir, Failure, Kind, Stat, failpoint};
-use crate::words::Moment;
+use crate::words::{ClaimId, Moment};
 
 /// Files of several names that are remembered while a drop is measured: more count once a name.
 const MAX_LINKED: usize = 1 << 20;
@@ -35,6 +36,9 @@ pub(super) struct Rejected {
 #[derive(Debug, Default)]
 struct Kept {
     drops: BTreeMap<OsString, Held>,
+    /// Drops whose outcome is here and that come later, by the name that each will have: two importers
+    /// may each have one of a name.
+    coming: HashMap<String, ClaimId>,
     /// Drops that are to be measured.
     new: Vec<OsString>,
     /// All drops in the folder were measured.
@@ -54,6 +58,9 @@ struct Held {
     /// Its owner keeps it from being removed.
     is_stuck: bool,
 }
+
+/// A rejected drop that is on its way here: its claim and its claim name.
+type Coming<'a> = (ClaimId, &'a str);
 
 /// A rejected drop that is being removed: it has a hidden name by now.
 type Going = (OsString, Held, Result<OsString, Failure>);
@@ -75,17 +82,31 @@ impl Rejected {
     }
 
     /// Takes a drop from its place in `processing/`.
-    pub(super) fn take(
-        &self,
-        processing: &Dir,
-        place: &str,
-        claim_name: &str,
-    ) -> Result<(), Failure> {
+    pub(super) fn take(&self, processing: &Dir, place: &str, drop: Coming) -> Result<(), Failure> {
         failpoint("reject-drop", "rejecting", self.dir.path())?;
-        processing.rename(place, &self.dir, claim_name)?;
+        let name = self.kept().name_of(drop);
+        processing.rename(place, &self.dir, &name)?;
+        let mut kept = self.kept();
+        kept.coming.remove(&name);
         // To measure it may take long, and whoever puts drops away is waited for.
-        self.kept().new.push(claim_name.into());
+        kept.new.push(name.into());
         Ok(())
+    }
+
+    /// Writes the outcome of a drop where the drop will be kept.
+    pub(super) fn write_outcome(&self, drop: Coming, text: &str) -> Result<(), Failure> {
+        failpoint("reject", "rejecting", self.dir.path())?;
+        let name = self.make_room(drop)?;
+        let temporary = temporary_of(drop.0);
+        self.dir
+            .replace(&file_of(&name), &temporary, text.as_bytes())
+    }
+
+    /// Whether this is the outcome that stands where a drop will be kept.
+    pub(super) fn has_outcome(&self, drop: Coming, text: &str) -> Result<bool, Failure> {
+        let name = self.kept().name_of(drop);
+        let written = self.dir.read(file_of(&name), MAX_SIZE)?;
+        Ok(written.as_deref() == Some(text.as_bytes()))
     }
 
     /// Measures the drops that were taken since.
@@ -102,6 +123,7 @@ impl Rejected {
     /// # Errors
     /// [`Fault::Owner`] when it is there still, as it was.
     pub(super) fn check_stays(&self, incoming: &Dir, stays: &Stays) -> Result<(), Fault> {
+        let mut kept = self.kept();
         let is_same = match incoming.stat(&stays.seen.name) {
             Ok(Some(stat)) => stays.mark == Some((stat.id, stat.changed)),
             Ok(None) => false,
@@ -110,46 +132,67 @@ impl Rejected {
         };
         if !is_same {
             // What tells `status` of it.
-            self.dir.remove_file(file_of(&stays.seen.claim_name))?;
+            let name = kept.name_of((stays.claim, &stays.seen.key.claim_name));
+            self.dir.remove_file(file_of(&name))?;
+            kept.coming.remove(&name);
             return Ok(());
         }
         let path = incoming.path().join(&stays.seen.name);
         Err(Fault::Owner(Failure::new("moving", path, Errno::BUSY)))
     }
 
-    /// Renames a drop of this name that was rejected before, and its outcome.
-    pub(super) fn make_room(&self, claim_name: &str) -> Result<(), Failure> {
+    /// Has a name for a drop that will come: its own, for which one that was rejected before gives way
+    /// with its outcome, or, where another is about to come by that name, one with a number.
+    fn make_room(&self, drop: Coming) -> Result<String, Failure> {
         let (dir, mut kept) = (&self.dir, self.kept());
-        if self.is_free(claim_name)? {
-            return Ok(());
+        let (claim, claim_name) = drop;
+        let name = kept.name_of(drop);
+        if kept.coming.get(&name) == Some(&claim) {
+            return Ok(name);
         }
+        if kept.coming.contains_key(&name) {
+            let name = self.free_number(&kept, claim_name)?;
+            kept.coming.insert(name.clone(), claim);
+            return Ok(name);
+        }
+        if !self.is_free(&kept, claim_name)? {
+            let free = self.free_number(&kept, claim_name)?;
+            // The outcome first: once the drop has gone, another outcome takes its place.
+            if dir.stat(file_of(claim_name))?.is_some() {
+                dir.rename(file_of(claim_name), dir, file_of(&free))?;
+            }
+            dir.rename_new(claim_name, dir, &free)?;
+            if let Some(held) = kept.drops.remove(OsStr::new(claim_name)) {
+                kept.drops.insert(free.into(), held);
+            }
+        }
+        kept.coming.insert(name.clone(), claim);
+        Ok(name)
+    }
+
+    /// The name with a number that no drop has, and none will.
+    fn free_number(&self, kept: &Kept, claim_name: &str) -> Result<String, Failure> {
         let numbered = |number: u64| format!("{claim_name}~{number}");
         // One importer may have thousands of one name: not all of their numbers are tried.
         let (mut taken, mut free) = (0, 1);
-        while !self.is_free(&numbered(free))? {
+        while !self.is_free(kept, &numbered(free))? {
             (taken, free) = (free, free * 2);
         }
         while free - taken > 1 {
             let middle = u64::midpoint(taken, free);
-            if self.is_free(&numbered(middle))? {
+            if self.is_free(kept, &numbered(middle))? {
                 free = middle;
             } else {
                 taken = middle;
             }
         }
-        let free = numbered(free);
-        // The outcome first: once the drop has gone, another outcome takes its place.
-        if dir.stat(file_of(claim_name))?.is_some() {
-            dir.rename(file_of(claim_name), dir, file_of(&free))?;
-        }
-        dir.rename_new(claim_name, dir, &free)?;
-        if let Some(held) = kept.drops.remove(OsStr::new(claim_name)) {
-            kept.drops.insert(free.into(), held);
-        }
-        Ok(())
+        Ok(numbered(free))
     }
 
-    fn is_free(&self, name: &str) -> Result<bool, Failure> {
+    fn is_free(&self, kept: &Kept, name: &str) -> Result<bool, Failure> {
+        if kept.coming.contains_key(name) {
+            return Ok(false);
+        }
         match self.dir.stat(name) {
             Err(failure) if failure.is_by_owner() => Ok(false),
             stat => Ok(stat?.is_none()),
@@ -283,6 +326,18 @@ impl Rejected {
 }
 
 impl Kept {
+    /// The name that a drop will be kept by, as far as one was found for it.
+    fn name_of(&self, (claim, claim_name): Coming) -> String {
+        if self.coming.get(claim_name) == Some(&claim) {
+            return claim_name.to_string();
+        }
+        let mut others = self.coming.iter().filter(|(_, other)| **other == claim);
+        others
+            .next()
+            .map_or(claim_name, |(name, _)| name)
+            .to_string()
+    }
+
     /// The drop that goes next, if all that is held is too much.
     fn next_to_go(&self, is_too_much: impl Fn(u64) -> bool) -> Option<(OsString, Held)> {
         let all = self.drops.values().map(|held| held.bytes).sum();
@@ -415,8 +470,10 @@ mod tests {
     #[test]
     fn each_drop_of_one_name_has_a_number() {
         let (folder, rejected) = rejected();
-        for _ in 0..20 {
-            rejected.make_room("a").unwrap();
+        for number in 0..20 {
+            let claim = ClaimId::new(number, 0);
+            assert_eq!(rejected.make_room((claim, "a")).unwrap(), "a");
+            rejected.kept().coming.clear();
             put(&rejected, "a", 1, 1, 5);
             std::fs::write(folder.path().join("a.json"), "{}").unwrap();
         }
@@ -425,6 +482,36 @@ mod tests {
         let outcomes = rejected.dir.names().unwrap().len() - names.len();
         assert_eq!(outcomes, 20);
         assert_eq!(rejected.kept().drops.len(), 20);
+    }
+
+    #[test]
+    fn drops_of_one_name_that_come_at_one_time_are_kept_beside_each_other() {
+        let (folder, rejected) = rejected();
+        let processing = tempfile::tempdir().unwrap();
+        let from = Dir::open(processing.path()).unwrap();
+        let drops = [1, 2, 3].map(|number| (ClaimId::new(number, 0), "a"));
+        for (number, drop) in drops.iter().enumerate() {
+            std::fs::create_dir(processing.path().join(number.to_string())).unwrap();
+            rejected.write_outcome(*drop, &number.to_string()).unwrap();
+        }
+        for (number, drop) in drops.iter().enumerate().rev() {
+            let (number, place) = (number.to_string(), number.to_string());
+            assert!(rejected.has_outcome(*drop, &number).unwrap());
+            rejected.take(&from, &place, *drop).unwrap();
+        }
+        for (number, name) in ["a", "a~1", "a~2"].iter().enumerate() {
+            let outcome = folder.path().join(format!("{name}.json"));
+            assert_eq!(
+                std::fs::read_to_string(outcome).unwrap(),
+                number.to_string()
+            );
+            assert!(folder.path().join(name).is_dir());
+        }
+        // The next one of the name moves the first.
+        let next = (ClaimId::new(4, 0), "a");
+        rejected.write_outcome(next, "3").unwrap();
+        assert!(folder.path().join("a~3").is_dir());
+        assert!(rejected.has_outcome(next, "3").unwrap());
     }
 
     #[test]

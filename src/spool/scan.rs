@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::Spool;
 use super::clock::Reading;
-use super::drop::Seen;
-use super::names::claim_name_of;
+use super::drop::{NOBODY, Seen};
+use super::names::{DropKey, claim_name_of};
 use super::peek::is_mounted;
 use crate::sys::{Dir, Failure};
 use crate::words::Moment;
@@ -33,14 +33,33 @@ pub(crate) struct Arrivals {
     pub is_watching: bool,
 }
 
+/// Drops that are known already.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The claim names of those that are in `incoming/`, and whose each was when it was seen.
+    pub incoming: HashMap<Arc<str>, u32>,
+    /// Those that are in `processing/`, or about to be.
+    pub claimed: HashSet<DropKey>,
+}
+
+/// A drop that is known, as a scan has met it, or another of its importer that has its name.
+#[derive(Debug)]
+pub(crate) struct Met {
+    pub(crate) key: DropKey,
+    /// The place of its rename, where an event told of that.
+    pub arrival: Option<u64>,
+    /// The drop was in `incoming/` when the scan began. Where it was claimed since, this may be another
+    /// importer's.
+    pub was_incoming: bool,
+}
+
 /// What a scan goes by.
 #[derive(Debug, Default)]
 pub(crate) struct Asked {
     /// Only these names are looked at, where events have told all that came; else all that are there.
     pub names: Option<Vec<OsString>>,
     pub arrivals: Arrivals,
-    /// Drops that are known, by their claim name.
-    pub known: HashSet<Arc<str>>,
+    pub known: Known,
     /// How many drops of each importer wait already, and how many may.
     pub waiting: HashMap<u32, usize>,
     pub max_waiting: usize,
@@ -58,8 +77,7 @@ pub(crate) struct Scan {
     pub is_of_all: bool,
     /// Importers who have more.
     pub left_out: HashSet<u32>,
-    /// Names that are known already; of those that were renamed into `incoming/`, their place.
-    pub known: Vec<(Arc<str>, Option<u64>)>,
+    pub met: Vec<Met>,
     /// When drops will be found that are so new that one which came before them may have been
     /// missed, or that an event is still to tell their place.
     pub settles: Option<Duration>,
@@ -141,8 +159,32 @@ impl Look<'_> {
         let claim_name = claim_name_of(name);
         let arrivals = &self.asked.arrivals;
         let arrival = arrivals.renamed.get(name).copied();
-        if let Some(known) = self.asked.known.get(&*claim_name) {
-            scan.known.push((Arc::clone(known), arrival));
+        let known = &self.asked.known;
+        if let Some((claim_name, owner)) = known.incoming.get_key_value(&*claim_name) {
+            let (owner, claim_name) = (*owner, Arc::clone(claim_name));
+            scan.met.push(Met {
+                key: DropKey { owner, claim_name },
+                arrival,
+                was_incoming: true,
+            });
+            return Ok(ControlFlow::Continue(()));
+        }
+        let stat = match self.incoming.stat(name) {
+            Ok(Some(stat)) => Some(stat),
+            Ok(None) => return Ok(ControlFlow::Continue(())),
+            Err(failure) if is_mounted(&failure) => None,
+            Err(failure) => return Err(failure),
+        };
+        let key = DropKey {
+            owner: stat.map_or(NOBODY, |stat| stat.owner.uid),
+            claim_name: claim_name.into(),
+        };
+        if known.claimed.contains(&key) {
+            scan.met.push(Met {
+                key,
+                arrival,
+                was_incoming: false,
+            });
             return Ok(ControlFlow::Continue(()));
         }
         let waits = if arrivals.is_watching {
@@ -154,20 +196,14 @@ impl Look<'_> {
             scan.settles = Some(waits);
             return Ok(ControlFlow::Break(()));
         };
-        let stat = match self.incoming.stat(name) {
-            Ok(Some(stat)) => stat,
-            Ok(None) => return Ok(ControlFlow::Continue(())),
-            Err(failure) if is_mounted(&failure) => {
-                let covered = Seen::covered(name, claim_name.into(), clock.now());
-                scan.found.push(covered);
-                return Ok(ControlFlow::Continue(()));
-            }
-            Err(failure) => return Err(failure),
+        let Some(stat) = stat else {
+            scan.found.push(Seen::covered(name, key, clock.now()));
+            return Ok(ControlFlow::Continue(()));
         };
         let age = clock.age(stat.changed);
         let is_made = arrivals.made.contains(name);
         if arrival.is_some() || is_made || age >= waits {
-            let mut seen = Seen::incoming(name, claim_name.into(), &stat, arrival);
+            let mut seen = Seen::incoming(name, key, &stat, arrival);
             seen.is_made = is_made;
             seen.is_from_future = clock.is_ahead(stat.changed);
             scan.found.push(seen);
@@ -202,6 +238,22 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Scan {
+        /// With drops that are known, and whether each was in `incoming/`.
+        pub(crate) fn for_test(found: Vec<Seen>, met: Vec<(DropKey, bool)>) -> Self {
+            let met = met.into_iter().map(|(key, was_incoming)| Met {
+                key,
+                arrival: None,
+                was_incoming,
+            });
+            Self {
+                found,
+                met: met.collect(),
+                ..Self::default()
+            }
+        }
+    }
 
     #[test]
     fn of_each_importer_the_first_drops_are_kept() {

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use super::clock::Reading;
 use super::drafts::Left;
 use super::rejected::Gone;
-use super::{Spool, drafts};
+use super::{Spool, drafts, outcomes};
 use crate::settings::SpoolSettings;
 use crate::sys::{Dir, Failure, Importer};
 use crate::text::quoted;
@@ -32,7 +32,12 @@ impl Spool {
         settings: &SpoolSettings,
     ) -> Result<(Option<Duration>, Vec<Failure>, Removed), Failure> {
         let clock = || self.clock.read(&self.processing.dir);
-        let (outcomes, failed) = expire(&self.outcomes, settings.keep_outcomes, clock()?)?;
+        let (mut of_outcomes, mut failed) = (None::<Duration>, Vec::new());
+        for folder in outcomes::folders(&self.outcomes.dir)? {
+            let (next, failures) = expire(&folder, settings.keep_outcomes, clock()?)?;
+            of_outcomes = [of_outcomes, next].into_iter().flatten().min();
+            failed.extend(failures);
+        }
         let (rejected, kept) = expire(&self.rejected.dir, settings.keep_rejected, clock()?)?;
         let (kept, others): (Vec<_>, Vec<_>) = (kept.into_iter()).partition(Failure::is_by_owner);
         self.rejected.look()?;
@@ -42,7 +47,7 @@ impl Spool {
         if let Some(failure) = failed.into_iter().chain(others).next() {
             return Err(failure);
         }
-        let next = [outcomes, rejected, drafts].into_iter().flatten().min();
+        let next = [of_outcomes, rejected, drafts].into_iter().flatten().min();
         Ok((next, kept, told_drafts(left)))
     }
 

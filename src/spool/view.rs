@@ -14,6 +14,7 @@ use super::drop::NOBODY;
 use super::manifest::{MANIFEST, MAX_SIZE};
 use super::names::{file_of, parse_place};
 use super::outcome::Outcome;
+use super::outcomes::{folder_of, folders};
 use super::waiting::{WaitState, Waiting};
 use super::{INCOMING, OUTCOMES, PROCESSING, REJECTED, SOCKET};
 use crate::fault::Unwritable;
@@ -171,7 +172,7 @@ impl SpoolView {
         let own = rustix::process::geteuid().as_raw();
         let (dir, is_all) = match self.readable(REJECTED)? {
             Some(dir) => (dir, true),
-            None => match self.readable(OUTCOMES)? {
+            None => match self.readable(&own_outcomes(own))? {
                 Some(dir) => (dir, false),
                 None => return Ok((Vec::new(), 0)),
             },
@@ -219,10 +220,14 @@ impl SpoolView {
     /// The drops and outcomes whose names begin so; all of them, if the beginning is a whole name.
     pub(crate) fn named(&self, beginning: &str) -> Result<Vec<String>, Failure> {
         let mut found = Vec::new();
-        for folder in [INCOMING, PROCESSING, REJECTED, OUTCOMES] {
-            let Some(dir) = self.readable(folder)? else {
-                continue;
-            };
+        let mut listed = Vec::new();
+        for folder in [INCOMING, PROCESSING, REJECTED] {
+            listed.extend(self.readable(folder)?.map(|dir| (folder, dir)));
+        }
+        if let Some(outcomes) = self.readable(OUTCOMES)? {
+            listed.extend(folders(&outcomes)?.into_iter().map(|dir| (OUTCOMES, dir)));
+        }
+        for (folder, dir) in listed {
             for (name, _) in dir.names()? {
                 let own = match folder {
                     PROCESSING => parse_place(&name).map(|(_, name)| name.to_string()),
@@ -278,15 +283,32 @@ impl SpoolView {
         Ok((places, found))
     }
 
-    /// The file that the outcome of a drop is written to.
-    pub(crate) fn outcome_file(&self, drop: &str) -> PathBuf {
-        self.root.path().join(OUTCOMES).join(file_of(drop))
+    /// The file that the outcome of a drop of this user is written to. Its folder is made when the first
+    /// drop is claimed.
+    pub(crate) fn own_outcome_file(&self, drop: &str) -> PathBuf {
+        let own = rustix::process::geteuid().as_raw();
+        let folder = self.root.path().join(own_outcomes(own));
+        folder.join(file_of(drop))
     }
 
-    /// The outcome of a drop; `None` while there is none.
-    pub(crate) fn outcome(&self, drop: &str) -> Result<Option<Outcome>, Failure> {
-        let outcomes = self.root.existing_dir(OUTCOMES)?;
-        Outcome::read(&outcomes, file_of(drop))
+    /// The outcome of a drop of this user; `None` while there is none.
+    pub(crate) fn own_outcome(&self, drop: &str) -> Result<Option<Outcome>, Failure> {
+        let own = rustix::process::geteuid().as_raw();
+        let folder = self.root.dir(own_outcomes(own))?;
+        folder.map_or(Ok(None), |dir| Outcome::read(&dir, file_of(drop)))
+    }
+
+    /// The outcomes of drops of this name that this user may read, the last one first.
+    pub(crate) fn outcomes(&self, drop: &str) -> Result<Vec<Outcome>, Failure> {
+        let mut found = Vec::new();
+        for folder in self
+            .readable(OUTCOMES)?
+            .map_or(Ok(Vec::new()), |it| folders(&it))?
+        {
+            found.extend(Outcome::read(&folder, file_of(drop))?);
+        }
+        found.sort_by_key(|outcome| std::cmp::Reverse(outcome.finished_at));
+        Ok(found)
     }
 
     /// The outcome of a rejected drop that is kept beside it, for as long as that is.
@@ -302,6 +324,11 @@ impl SpoolView {
             dir => dir,
         }
     }
+}
+
+/// The folder of an importer's outcomes, from the spool's root.
+fn own_outcomes(uid: u32) -> String {
+    format!("{OUTCOMES}/{}", folder_of(uid))
 }
 
 /// So many of these outcomes, the newest first, of each importer in turn: one who has thousands hides
@@ -336,7 +363,7 @@ fn newest_of_each(
 mod tests {
     use super::*;
     use crate::sys::Importer;
-    use crate::words::{ClaimId, Reason, Verdict};
+    use crate::words::{ClaimId, Reason, Verdict, Vouched};
 
     #[test]
     fn the_drop_that_was_rejected_last_comes_first_whatever_its_name() {
@@ -354,7 +381,7 @@ mod tests {
                 detail: None,
                 image: None,
                 importer: Importer::of(0),
-                vouched: crate::words::Vouched::default(),
+                vouched: Vouched::default(),
                 received_at: at,
                 finished_at: at,
             };

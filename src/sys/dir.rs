@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     self, Access, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags,
-    ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid,
+    ResolveFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
 use super::accounts::Ownership;
+use super::acl;
 use super::failure::{Failure, Result};
 use crate::words::Moment;
 
@@ -639,7 +640,7 @@ impl Dir {
     /// Sets this directory's permission bits, and takes away what it inherited and would pass on:
     /// the set-group-id bit and ACLs.
     pub(crate) fn make_plain(&self, mode: u32) -> Result<()> {
-        for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
+        for acl in [acl::ACCESS, acl::DEFAULT] {
             // Only what is there is removed: a read-only file system is no reason to fail then.
             let removed = fs::fgetxattr(&self.fd, acl, &mut [0_u8; 0])
                 .and_then(|_| fs::fremovexattr(&self.fd, acl));
@@ -652,6 +653,17 @@ impl Dir {
         }
         let changed = fs::fchmod(&self.fd, Mode::from_raw_mode(mode));
         self.explain_self("changing the mode of", changed)
+    }
+
+    /// Lets one user list and enter this directory, and nobody else besides its own. `false` where the
+    /// file system keeps no ACLs, or doesn't take this one.
+    pub(crate) fn let_read(&self, uid: u32) -> Result<bool> {
+        let list = acl::read_by(uid);
+        let set = fs::fsetxattr(&self.fd, acl::ACCESS, &list, XattrFlags::empty());
+        match set {
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::INVAL) => Ok(false),
+            set => self.explain_self("setting the ACL of", set).map(|()| true),
+        }
     }
 
     /// Makes the directory `name`, no link, readable and writable for its own user. That works on one

@@ -6,6 +6,7 @@
 //! with [`Dir`].
 
 mod accounts;
+mod acl;
 mod boot;
 mod descendants;
 mod dir;

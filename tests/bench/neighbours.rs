@@ -94,7 +94,7 @@ fn time_of(world: &World, name: &str, size: usize, round: usize) -> Duration {
     let hidden = format!(".{name}");
     world.drop_image(&hidden, TARGET, &[("initrd.gz", &bytes)]);
     settle();
-    let outcome = world.spool.join("outcomes").join(format!("{name}.json"));
+    let outcome = world.outcomes_of(0).join(format!("{name}.json"));
     let began = Instant::now();
     fs::rename(world.incoming(&hidden), world.incoming(name)).unwrap();
     while !outcome.exists() {

@@ -242,7 +242,8 @@ fn latency_of(bench: &Bench, way: Way) {
     }
     let (sender, events) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(sender).expect("a watcher");
-    let outcomes = world.spool.join("outcomes");
+    let outcomes = world.outcomes_of(rustix::process::geteuid().as_raw());
+    fs::create_dir(&outcomes).expect("a folder for outcomes");
     watcher
         .watch(&outcomes, notify::RecursiveMode::NonRecursive)
         .expect("watching the outcomes");

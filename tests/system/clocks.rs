@@ -126,9 +126,9 @@ fn set_meanwhile() {
     }
     daemon.stop();
     // What is kept for an hour is kept, though this daemon's clock is a day ahead.
-    let kept = world.names("outcomes");
+    let kept = world.outcomes();
     let mut command = world.command(&["run", "--once"]);
     at_another_time(&mut command, "+1d");
     assert!(output(&mut command).status.success(), "{world}");
-    assert_eq!(world.names("outcomes"), kept, "{world}");
+    assert_eq!(world.outcomes(), kept, "{world}");
 }

@@ -212,7 +212,7 @@ impl<'w> Trouble<'w> {
             let lines = self.log.iter().filter(|line| is_about(line, drop)).count();
             assert_eq!(lines, 1, "{drop}: {:#?}", self.log);
         }
-        let outcomes: BTreeSet<_> = self.world.names("outcomes").into_iter().collect();
+        let outcomes: BTreeSet<_> = self.world.outcomes().into_iter().collect();
         let expected = drops.iter().map(|(drop, _)| format!("{drop}.json"));
         assert_eq!(outcomes, expected.collect(), "{}", self.world);
         self.world.assert_at_rest();
@@ -668,7 +668,8 @@ fn old_outcomes_stay() {
     );
     let spool = disk.root.join("spool");
     let world = World::at(dir.path(), &spool, &dir.path().join("tree"), &settings);
-    let outcomes = spool.join("outcomes");
+    let outcomes = world.outcomes_of(0);
+    fs::create_dir(&outcomes).unwrap();
     let stuck = outcomes.join("a.json");
     for name in ["a.json", "b.json", "c.json"] {
         fs::write(outcomes.join(name), "{}").unwrap();
@@ -679,12 +680,12 @@ fn old_outcomes_stay() {
     wait_for_tries(&mut daemon);
     let warnings = daemon.log.iter().filter(|line| line.contains(" WARN "));
     let count = warnings.count();
-    let left = world.names("outcomes");
+    let left = world.outcomes();
     expect(Command::new("chattr").arg("-i").arg(&stuck));
     assert!(count <= 4, "{:#?}", daemon.log);
     assert_eq!(left, ["a.json"]);
     see(&mut daemon, "what was old could be removed");
-    assert_eq!(world.names("outcomes"), Vec::<String>::new());
+    assert_eq!(world.outcomes(), Vec::<String>::new());
     daemon.stop();
 }
 

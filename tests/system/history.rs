@@ -643,7 +643,7 @@ fn without_outcome() {
     daemon.wait_for_drop("newer");
     daemon.kill();
     let written = world.outcome("older").unwrap();
-    fs::remove_file(world.spool.join("outcomes/older.json")).unwrap();
+    fs::remove_file(world.outcome_file("older")).unwrap();
     let before = images(&world);
     world.run_once();
     assert_eq!(images(&world), before, "{expected:?}");

@@ -6,7 +6,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::filesystems::FileSystem;
-use crate::lab::world::{Daemon, Needs, World, names, own, test, until};
+use crate::lab::world::{Daemon, Needs, World, own, test, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 
@@ -185,5 +185,5 @@ fn spool_has_little_room() {
         .iter()
         .filter(|line| line.contains("no rejected drop is left"));
     assert_eq!(shortages.count(), 1, "said once: {log:#?}");
-    assert_eq!(names(&spool.join("outcomes")).len(), 6);
+    assert_eq!(world.outcomes().len(), 6);
 }

@@ -148,7 +148,7 @@ fn assert_handled(world: &World, daemon: &mut Daemon, rounds: usize) {
         assert_eq!(current.unwrap(), content(rounds - 1, number));
     }
     assert_eq!(world.names("incoming"), Vec::<String>::new());
-    let outcomes = world.names("outcomes");
+    let outcomes = world.outcomes();
     let of_rounds = outcomes.iter().filter(|name| name.contains('-'));
     assert_eq!(of_rounds.count(), rounds * TARGETS);
 }

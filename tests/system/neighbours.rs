@@ -120,7 +120,7 @@ fn hand_over(world: &World, name: &str) {
 
 /// How many drops with names that begin so have their outcome.
 fn ended(world: &World, prefix: &str) -> usize {
-    let names = world.names("outcomes").into_iter();
+    let names = world.outcomes().into_iter();
     names.filter(|name| name.starts_with(prefix)).count()
 }
 

@@ -538,7 +538,7 @@ fn hidden() {
     world.run_once();
     assert_eq!(look(), before);
     assert_eq!(world.names("incoming"), [".complete", ".empty", ".file"]);
-    assert_eq!(world.names("outcomes"), ["other.json"]);
+    assert_eq!(world.outcomes(), ["other.json"]);
     fs::rename(world.incoming(".complete"), world.incoming("complete")).unwrap();
     world.run_once();
     world.assert_outcome("complete", "published");
@@ -657,14 +657,22 @@ fn expiry() {
             world.drop_image(&good, TARGET, &[("linux", good.as_bytes())]);
             daemon.wait_for_drop(&good);
             for folder in goes {
-                until("them to go", || world.names(folder).is_empty());
+                until("them to go", || kept_in(&world, folder).is_empty());
             }
         }
         for (folder, all) in [("outcomes", &OUTCOMES), ("rejected", &REJECTED)] {
             let kept: &[&str] = if goes.contains(&folder) { &[] } else { all };
-            assert_eq!(world.names(folder), kept, "{goes:?} go\n{world}");
+            assert_eq!(kept_in(&world, folder), kept, "{goes:?} go\n{world}");
         }
         rest(daemon, &world);
+    }
+}
+
+/// What stands in `rejected/`, or, of all importers, in `outcomes/`.
+fn kept_in(world: &World, folder: &str) -> Vec<String> {
+    match folder {
+        "outcomes" => world.outcomes(),
+        folder => world.names(folder),
     }
 }
 
@@ -673,7 +681,7 @@ fn reused_name() {
     world.drop_image("daily", TARGET, &[("linux", b"yesterday")]);
     world.run_once();
     world.assert_outcome("daily", "published");
-    let outcome = world.spool.join("outcomes/daily.json");
+    let outcome = world.outcome_file("daily");
     let yesterday = fs::read(&outcome).unwrap();
     fs::create_dir_all(world.incoming("daily/image")).unwrap();
     fs::write(world.incoming("daily/image/linux"), "today").unwrap();

@@ -600,10 +600,10 @@ fn show_tells_all() {
         );
     }
     let shown = json(&world, &["show", "held", "--json"]);
-    assert_eq!(shown["waiting"]["state"], "held", "{shown:#}");
+    assert_eq!(shown["waiting"][0]["state"], "held", "{shown:#}");
 
     // An outcome goes before what the history tells of its drop.
-    fs::remove_file(world.spool.join("outcomes/first.json")).unwrap();
+    fs::remove_file(world.outcome_file("first")).unwrap();
     let expected = format!(
         "first\n   Outcome: not kept any more\n    Target: {TARGET}\n   History: published {a}\n      \
          When: 0000-00-00T00:00:00Z (AGE ago)\n"

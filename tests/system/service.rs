@@ -240,6 +240,7 @@ fn importers_are_kept_apart() {
         runuser -u ci -- touch {SPOOL}/incoming/bad/manifest.toml"
     ));
     container.wait_for_outcome("bad", "rejected");
+    let of_ci = format!("{SPOOL}/outcomes/$(id -u ci)");
 
     let denied = [
         ("nightly", format!("cat {SPOOL}/incoming/.mine/image/linux")),
@@ -263,12 +264,18 @@ fn importers_are_kept_apart() {
         ("nightly", format!("ls {SPOOL}/rejected")),
         ("ci", format!("ls {SPOOL}/rejected/bad")),
         ("nightly", format!("touch {SPOOL}/outcomes/x.json")),
-        ("ci", format!("rm {SPOOL}/outcomes/bad.json")),
+        ("nightly", format!("mkdir {SPOOL}/outcomes/4711")),
+        ("nightly", format!("ls {of_ci}")),
+        ("nightly", format!("cat {of_ci}/bad.json")),
+        ("nightly", format!("touch {of_ci}/bad.json")),
+        ("ci", format!("rm {of_ci}/bad.json")),
+        ("ci", format!("touch {of_ci}/x.json")),
+        ("ci", format!("chmod 755 {of_ci}")),
         ("ci", format!("touch {SPOOL}/x")),
         ("ci", format!("touch {TREE}/x")),
         ("ci", format!("ls {TREE}/.netboot-publisher")),
         ("stranger", format!("mkdir {SPOOL}/incoming/mine")),
-        ("stranger", format!("cat {SPOOL}/outcomes/bad.json")),
+        ("stranger", format!("cat {of_ci}/bad.json")),
         (
             "stranger",
             format!("cat {SPOOL}/incoming/.mine/image/linux"),
@@ -288,10 +295,10 @@ fn importers_are_kept_apart() {
     let allowed = [
         (
             "ci",
-            format!("cat {SPOOL}/outcomes/bad.json {SPOOL}/incoming/.mine/image/linux"),
+            format!("cat {of_ci}/bad.json {SPOOL}/incoming/.mine/image/linux"),
         ),
         ("ci", format!("rm -r {SPOOL}/incoming/.mine")),
-        ("nightly", format!("cat {SPOOL}/outcomes/bad.json")),
+        ("ci", format!("ls {of_ci}")),
         ("stranger", "netboot-publisher status".to_string()),
     ];
     for (user, command) in allowed {
@@ -603,9 +610,9 @@ fn journal_is_complete() {
     );
     let dropped = container.run_as("ci", &script);
     assert!(dropped.status.success(), "{}", text(&dropped));
-    let outcomes = container.path(&format!("{SPOOL}/outcomes"));
+    let spool = container.path(SPOOL);
     until("a thousand outcomes", || {
-        world::names(&outcomes).len() == DROPS
+        world::outcomes(&spool).len() == DROPS
     });
     container.ok(&format!("systemctl stop {UNIT}"));
     let entries = container.journal(&format!(

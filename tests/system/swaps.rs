@@ -195,7 +195,7 @@ fn swaps_can_not_be_seen() {
             }
         }
     });
-    let published = names(&world.spool.join("outcomes"));
+    let published = world.outcomes();
     let published = published.iter().map(|name| name.trim_end_matches(".json"));
     let swaps = published
         .filter(|drop| world.outcome(drop).unwrap()["outcome"] == "published")

@@ -14,7 +14,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::lab::world::{World, manifest, names, walk};
+use crate::lab::world::{World, manifest, outcomes, walk};
 
 /// Files of an image by their path.
 type Image = &'static [(&'static str, &'static str)];
@@ -189,7 +189,7 @@ impl Scene {
             "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n",
         );
         build(&before, &cases);
-        let earlier = outcomes(&before.spool);
+        let earlier = earlier(&before.spool);
         let settings = format!(
             "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n\
              [retention]\nmin_age = \"0s\"\nkeep = {keep}\n"
@@ -382,8 +382,7 @@ impl Scene {
 
     /// Whether a drop has an outcome of its own by now. A torn outcome is none.
     pub fn has_outcome(&self, world: &World, drop: &str) -> bool {
-        let file = world.spool.join("outcomes").join(format!("{drop}.json"));
-        let text = fs::read(file).unwrap_or_default();
+        let text = fs::read(world.outcome_file(drop)).unwrap_or_default();
         serde_json::from_slice::<Value>(&text)
             .is_ok_and(|outcome| self.earlier.get(drop) != Some(&outcome))
     }
@@ -519,11 +518,13 @@ fn image(path: &Path) -> Option<BTreeMap<String, String>> {
     Some(walk(path).into_iter().filter(is_file).map(read).collect())
 }
 
-fn outcomes(spool: &Path) -> BTreeMap<String, Value> {
-    let folder = spool.join("outcomes");
-    let read = |name: String| {
-        let value = serde_json::from_slice(&fs::read(folder.join(&name)).unwrap()).unwrap();
-        Some((name.strip_suffix(".json")?.to_string(), value))
+fn earlier(spool: &Path) -> BTreeMap<String, Value> {
+    let read = |path: PathBuf| {
+        let value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        (
+            path.file_stem().unwrap().to_string_lossy().to_string(),
+            value,
+        )
     };
-    names(&folder).into_iter().filter_map(read).collect()
+    outcomes(spool).into_iter().map(read).collect()
 }

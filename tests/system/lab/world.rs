@@ -265,8 +265,31 @@ impl World {
 
     /// The outcome of a drop, if there is one.
     pub fn outcome(&self, drop: &str) -> Option<Value> {
-        let text = fs::read(self.spool.join("outcomes").join(format!("{drop}.json"))).ok()?;
+        let text = fs::read(self.outcome_file(drop)).ok()?;
         Some(serde_json::from_slice(&text).expect("an outcome is JSON"))
+    }
+
+    /// Where the outcome of a drop stands, whoever's that is; of none, where that of a drop of this user
+    /// will.
+    pub fn outcome_file(&self, drop: &str) -> PathBuf {
+        let file = format!("{drop}.json");
+        let mut all = outcomes(&self.spool).into_iter();
+        let found = all.find(|path| path.file_name().is_some_and(|name| name == &*file));
+        found.unwrap_or_else(|| {
+            self.outcomes_of(rustix::process::geteuid().as_raw())
+                .join(file)
+        })
+    }
+
+    /// The folder of an importer's outcomes.
+    pub fn outcomes_of(&self, uid: u32) -> PathBuf {
+        self.spool.join("outcomes").join(uid.to_string())
+    }
+
+    /// The names of all outcomes.
+    pub fn outcomes(&self) -> Vec<String> {
+        let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().to_string();
+        outcomes(&self.spool).into_iter().map(name).collect()
     }
 
     /// Asserts what became of a drop; for a rejected one with its reason: `rejected too-large`.
@@ -590,6 +613,17 @@ pub fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Every outcome in a spool, of all importers.
+pub fn outcomes(spool: &Path) -> Vec<PathBuf> {
+    let folder = spool.join("outcomes");
+    let of = |uid: String| {
+        let folder = folder.join(uid);
+        let own = names(&folder).into_iter();
+        own.map(move |name| folder.join(name))
+    };
+    names(&folder).into_iter().flat_map(of).collect()
 }
 
 /// Every path beneath a directory, sorted; follows no link.

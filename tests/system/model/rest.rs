@@ -264,7 +264,7 @@ impl Player {
             }
         }
         let expected: BTreeSet<_> = words.keys().map(|name| format!("{name}.json")).collect();
-        let found: BTreeSet<_> = names(&spool.join("outcomes")).into_iter().collect();
+        let found: BTreeSet<_> = self.world.outcomes().into_iter().collect();
         if found != expected {
             return wrong(format!("outcomes {found:?}, expected {expected:?}"));
         }

@@ -6,6 +6,7 @@ mod manifests;
 mod mounts;
 mod races;
 mod refusals;
+mod users;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -50,6 +51,7 @@ pub fn tests() -> Vec<Trial> {
         floods::tests(),
         mounts::tests(),
         fuse::tests(),
+        users::tests(),
     ];
     tests.into_iter().flatten().collect()
 }
@@ -139,7 +141,7 @@ impl Siege {
         let kept = world.spool.join("rejected").join(entry);
         until("the drop to be kept", || kept.symlink_metadata().is_ok());
         let beside = world.spool.join("rejected").join(format!("{entry}.json"));
-        let written = world.spool.join("outcomes").join(format!("{entry}.json"));
+        let written = world.outcome_file(entry);
         assert_eq!(
             fs::read(beside).unwrap(),
             fs::read(written).unwrap(),

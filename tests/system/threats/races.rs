@@ -108,7 +108,7 @@ impl Dice {
 
 /// Runs a race so many times, and then until it was met once: `race` is given the round, and says
 /// whether the daemon came across what was done to it.
-fn until_met(what: &str, rounds: u64, mut race: impl FnMut(u64) -> bool) {
+pub(super) fn until_met(what: &str, rounds: u64, mut race: impl FnMut(u64) -> bool) {
     let begin = Instant::now();
     let mut is_met = false;
     for round in 0.. {
