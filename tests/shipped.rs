@@ -29,7 +29,8 @@ const EXIT_STATUS: &str = r#".SH "EXIT STATUS"
 done: \fBsubmit \-\-wait\fR saw published or unchanged
 .TP
 \fB1\fR
-an error, in one message on standard error; \fBverify\fR found damage
+an error, in one message on standard error; \fBverify\fR found damage or, with
+\fB\-\-signatures\fR, what is not proven
 .TP
 \fB2\fR
 wrong usage

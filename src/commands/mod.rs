@@ -7,6 +7,7 @@ mod diff;
 mod hand_over;
 mod history;
 mod may;
+mod proof;
 mod run_daemon;
 mod show;
 mod status;
@@ -122,6 +123,10 @@ enum Command {
     Verify {
         /// arch/subarch/release/purpose; `*` stands for any part of one
         target: Option<TargetPattern>,
+        /// Prove each generation as well by the manifest and the signature that are kept beside its
+        /// record, and by the keys of today's importer rules; exit 1 names what isn't proven
+        #[arg(long)]
+        signatures: bool,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -187,7 +192,11 @@ impl Command {
                 action,
                 target,
             } => may::answer(&settings?, &user, action, &target),
-            Self::Verify { target, json } => verify::verify(&settings?, target.as_ref(), json),
+            Self::Verify {
+                target,
+                signatures,
+                json,
+            } => verify::verify(&settings?, target.as_ref(), signatures, json),
             Self::CheckConfig(check) => check.run(settings, config, is_configured),
         }
     }

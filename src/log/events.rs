@@ -78,6 +78,9 @@ pub enum MessageId {
     /// What is published is not what was published.
     #[strum(to_string = "6ac7982e374e40d988f0175c3930b770")]
     Damaged,
+    /// No signature proves what is published.
+    #[strum(to_string = "55adf8f7c7d84b02941ad9df44f47c62")]
+    Unproven,
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ pub(crate) struct Who {
 }
 
 impl Who {
+    /// Whether what this key has signed is good, at least where it is published already.
+    pub(crate) fn knows(&self, key: &SigningKey) -> bool {
+        self.keys.contains(key) || self.old_keys.contains(key)
+    }
+
     /// Whether the drop's owner may be anybody.
     pub(crate) fn is_anybody(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()

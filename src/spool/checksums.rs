@@ -30,21 +30,46 @@ impl Manifest {
     /// Makes sure that a signed manifest says all of the image: what it doesn't list, nobody has
     /// signed.
     pub(crate) fn check_says_all(&self, image: &Image) -> Result<(), Fault> {
+        let paths = |is_meant: fn(&Content) -> bool| {
+            let entries = image.entries().iter();
+            let meant = entries.filter(move |entry| is_meant(&entry.content));
+            meant.map(|entry| entry.path.as_str())
+        };
+        let links = paths(|content| matches!(content, Content::Link(_)));
+        let folders = paths(|content| *content == Content::Folder);
+        self.check_lists(paths(|_| true), links, folders)
+    }
+
+    /// Makes sure that a signed manifest is that of the image with this listing, and says all of it.
+    pub(crate) fn check_is_of(&self, listing: &Listing) -> Result<(), Fault> {
+        let (files, links) = (listing.files.keys(), listing.links.keys());
+        let all = files.chain(links.clone()).chain(&listing.folders);
+        self.check_lists(
+            all.map(String::as_str),
+            links.map(String::as_str),
+            listing.folders.iter().map(String::as_str),
+        )?;
+        self.check_checksums(listing)
+    }
+
+    /// Makes sure that a signed manifest lists these links, and which of the folders are empty: `all`
+    /// are the paths of the image.
+    fn check_lists<'p>(
+        &self,
+        all: impl Iterator<Item = &'p str>,
+        links: impl Iterator<Item = &'p str>,
+        folders: impl Iterator<Item = &'p str>,
+    ) -> Result<(), Fault> {
         let unsigned = |detail: String| Err(reject(Reason::UnsignedFiles, detail));
         let Some(listed) = &self.files else {
             let detail = "the manifest is signed and has no `[files]`; expected it to list all";
             return unsigned(detail.to_string());
         };
-        let entries = image.entries().iter();
-        let parents = entries.filter_map(|entry| entry.path.rsplit_once('/'));
+        let parents = all.filter_map(|path| path.rsplit_once('/'));
         let full: BTreeSet<_> = parents.map(|(folder, _)| folder).collect();
-        for entry in image.entries() {
-            let path = entry.path.as_str();
-            let what = match entry.content {
-                Content::Link(_) => "link",
-                Content::Folder if !full.contains(path) => "empty folder",
-                _ => continue,
-            };
+        let empty = folders.filter(|path| !full.contains(path));
+        let links = links.map(|path| (path, "link"));
+        for (path, what) in links.chain(empty.map(|path| (path, "empty folder"))) {
             if !listed.contains_key(path) {
                 let path = quoted(path);
                 return unsigned(format!(

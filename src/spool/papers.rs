@@ -48,7 +48,7 @@ pub(super) fn read(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Found,
     let Some(bytes) = read_file(dir, MANIFEST, MAX_SIZE, uid)? else {
         return Ok(Found::Nothing);
     };
-    let manifest = parse(&bytes);
+    let manifest = Manifest::of_bytes(&bytes);
     let manifest = manifest.map_err(|detail| reject(Reason::BadManifest, detail))?;
     let signature = match rules {
         // Nobody asks for one.
@@ -138,15 +138,19 @@ pub(super) fn unreadable(failure: Failure) -> Fault {
     }
 }
 
-/// # Errors
-/// What is wrong with the manifest, for people.
-fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-    if bytes.len() as u64 > MAX_SIZE {
-        return Err(format!("{MANIFEST}: expected at most {MAX_SIZE} bytes"));
+impl Manifest {
+    /// As [`Manifest::parse`], of what was read from a file.
+    ///
+    /// # Errors
+    /// What is wrong with the manifest, for people.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() as u64 > MAX_SIZE {
+            return Err(format!("{MANIFEST}: expected at most {MAX_SIZE} bytes"));
+        }
+        let text = str::from_utf8(bytes).map_err(|error| {
+            let at = error.valid_up_to();
+            format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
+        })?;
+        Self::parse(text).map_err(|error| error.to_string())
     }
-    let text = str::from_utf8(bytes).map_err(|error| {
-        let at = error.valid_up_to();
-        format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
-    })?;
-    Manifest::parse(text).map_err(|error| error.to_string())
 }

@@ -36,7 +36,7 @@ pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
 pub(crate) use vacuum::Vacuum;
-pub(crate) use verification::{Verification, Verified};
+pub(crate) use verification::{DamageKind, Unproven, Verification, Verified};
 
 use std::io::Read as _;
 use std::ops::ControlFlow;
@@ -205,6 +205,20 @@ impl Tree {
             .map_err(|error| Failure::new("reading", self.root.path().join(&path), error))?;
         let text = String::from_utf8_lossy(&start[..length]);
         Ok(Head::parse(&text).ok())
+    }
+
+    /// The manifest and the signature beside the generation `name`, as far as they are there.
+    ///
+    /// # Errors
+    /// When something else is there, or can't be read.
+    pub(crate) fn proof(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<[Option<Vec<u8>>; 2], Failure> {
+        let read = |file: &String| self.root.read(format!("{target}@/{file}"), MAX_RECORD);
+        let [manifest, signature] = &name.proof();
+        Ok([read(manifest)?, read(signature)?])
     }
 
     /// The generations of `target`, the oldest first; `None` when the tree knows nothing of it.

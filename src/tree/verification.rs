@@ -1,4 +1,5 @@
-//! Whether everything that was published still is what its records say.
+//! Whether everything that was published still is what its records say, and, where that is asked for,
+//! whether what somebody has signed says the same.
 //!
 //! Nothing is written, and no lock is taken: a daemon may be at work. What the daemon removes or swaps
 //! meanwhile is no damage; so whatever seems damaged is looked at once more.
@@ -9,6 +10,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::folder::Shown;
 use super::{Generation, Record, Tree};
 use crate::fault::Fault;
 use crate::image::{Content, Image, Listing, hash_file};
@@ -81,11 +83,36 @@ pub(crate) enum DamageKind {
     /// Permissions, owner or group.
     Mode,
     Unreadable,
+    /// Nobody has signed it.
+    Unsigned,
+    /// The signature is missing, or not one of the manifest that is kept.
+    Signature,
+    /// Signed with a key that no rule has.
+    UnknownKey,
+    /// The signed manifest is of something else.
+    Manifest,
+}
+
+/// What keeps a generation from being proven, and for people what is wrong with that.
+pub(crate) type Unproven = (DamageKind, String);
+
+/// Tells whether the manifest and the signature beside a generation, as far as they are there, prove what
+/// its record says.
+type Prove<'p> = dyn Fn(&Target, &Generation, [Option<Vec<u8>>; 2]) -> Result<(), Unproven> + 'p;
+
+impl DamageKind {
+    /// Whether it is a proof that is missing: machines may get what was published all the same.
+    pub(crate) fn is_of_proof(self) -> bool {
+        matches!(
+            self,
+            Self::Unsigned | Self::Signature | Self::UnknownKey | Self::Manifest
+        )
+    }
 }
 
 impl Verification {
     /// Looks at these targets: pointers, records, names, sizes and modes. `ownership` is what the
-    /// daemon gives to published files.
+    /// daemon gives to published files; every generation is to be proven where `prove` is given.
     ///
     /// # Errors
     /// When the tree can't be read.
@@ -93,6 +120,7 @@ impl Verification {
         tree: Tree,
         targets: &[Target],
         ownership: Option<Ownership>,
+        prove: Option<&Prove<'_>>,
     ) -> Result<Self, Fault> {
         let mut verification = Self {
             tree,
@@ -102,7 +130,7 @@ impl Verification {
             damages: Vec::new(),
         };
         for target in targets {
-            verification.look_at(target, ownership)?;
+            verification.look_at(target, ownership, prove)?;
         }
         Ok(verification)
     }
@@ -112,7 +140,12 @@ impl Verification {
         self.files.keys().map(|file| file.size.0).sum()
     }
 
-    fn look_at(&mut self, target: &Target, ownership: Option<Ownership>) -> Result<(), Fault> {
+    fn look_at(
+        &mut self,
+        target: &Target,
+        ownership: Option<Ownership>,
+        prove: Option<&Prove<'_>>,
+    ) -> Result<(), Fault> {
         // The pointer first: a generation that becomes current from here on is no damage.
         let pointed = self.tree.pointed(target)?;
         let Some(names) = self.tree.names(target)? else {
@@ -123,20 +156,45 @@ impl Verification {
             // The pointer may have been swapped since.
             && self.tree.pointed(target)?.as_ref() == Some(&name)
         {
-            self.damages.push(Damage {
-                target: target.clone(),
-                generation: None,
-                path: None,
-                kind: DamageKind::Pointer,
-                detail: format!("leads to {name}, which is not there"),
-            });
+            let detail = format!("leads to {name}, which is not there");
+            self.note_pointer(target, DamageKind::Pointer, detail);
+        }
+        if prove.is_some() && matches!(self.tree.shown(target)?, Shown::Plain | Shown::Other) {
+            let detail = "something that the daemon did not make, and nobody has signed; expected \
+                          its own link, or nothing";
+            self.note_pointer(target, DamageKind::Unsigned, detail.to_string());
         }
         for name in names {
             if let Some(generation) = self.tree.generation(target, name)? {
-                self.look_at_generation(target, generation, ownership)?;
+                let unproven = prove.and_then(|prove| self.prove(target, &generation, prove));
+                self.look_at_generation(target, generation, ownership, unproven)?;
             }
         }
         Ok(())
+    }
+
+    /// Notes what is wrong with what stands where the pointer belongs.
+    fn note_pointer(&mut self, target: &Target, kind: DamageKind, detail: String) {
+        self.damages.push(Damage {
+            target: target.clone(),
+            generation: None,
+            path: None,
+            kind,
+            detail,
+        });
+    }
+
+    /// What keeps a generation from being proven.
+    fn prove(
+        &self,
+        target: &Target,
+        generation: &Generation,
+        prove: &Prove<'_>,
+    ) -> Option<Unproven> {
+        let proof = self.tree.proof(target, &generation.name);
+        let proof = proof.map_err(|failure| (DamageKind::Signature, failure.to_string()));
+        let proven = proof.and_then(|proof| prove(target, generation, proof));
+        proven.err()
     }
 
     fn look_at_generation(
@@ -144,6 +202,7 @@ impl Verification {
         target: &Target,
         Generation { name, dir, record }: Generation,
         ownership: Option<Ownership>,
+        unproven: Option<Unproven>,
     ) -> Result<(), Fault> {
         let mut found = Vec::new();
         let mut note = |path: Option<&str>, kind, detail: &str| {
@@ -155,6 +214,9 @@ impl Verification {
                 detail: detail.to_string(),
             });
         };
+        if let Some((kind, detail)) = unproven {
+            note(None, kind, &detail);
+        }
         let given = record.as_ref().and_then(|it| it.head.owner_now(ownership));
         match (record, Image::read(dir, given)) {
             (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
@@ -326,7 +388,12 @@ fn shown(content: &Content) -> String {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "damaged: {}", self.target)?;
+        let what = if self.kind.is_of_proof() {
+            "unproven"
+        } else {
+            "damaged"
+        };
+        write!(f, "{what}: {}", self.target)?;
         if let Some(generation) = &self.generation {
             write!(f, " {generation}")?;
         }
@@ -334,6 +401,8 @@ impl fmt::Display for Damage {
             (Some(path), _) => write!(f, " {}", quoted(path))?,
             (None, DamageKind::Record) => f.write_str(" record")?,
             (None, DamageKind::Pointer) => f.write_str(" pointer")?,
+            (None, DamageKind::Signature) => f.write_str(" signature")?,
+            (None, DamageKind::Manifest) => f.write_str(" manifest")?,
             (None, _) => {}
         }
         write!(f, ": {}", self.detail)

@@ -65,9 +65,8 @@ impl Asker<'_> {
     /// The fingerprint of the key that has signed, where a rule knows the key.
     pub(crate) fn known_signer(&self, rules: &[ImporterRule]) -> Option<String> {
         let key = self.signer?;
-        let knows =
-            |rule: &ImporterRule| rule.who.keys.contains(key) || rule.who.old_keys.contains(key);
-        rules.iter().any(knows).then(|| key.to_string())
+        let is_known = rules.iter().any(|rule| rule.who.knows(key));
+        is_known.then(|| key.to_string())
     }
 
     /// The rule that says what somebody may do; `None` where none is needed.

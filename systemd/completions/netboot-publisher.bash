@@ -509,7 +509,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__verify)
-            opts="-h --json --config --help"
+            opts="-h --signatures --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

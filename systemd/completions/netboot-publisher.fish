@@ -85,6 +85,7 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand diff
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand may" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand may" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l signatures -d 'Prove each generation as well by the manifest and the signature that are kept beside its record, and by the keys of today\'s importer rules; exit 1 names what isn\'t proven'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -l json -d 'For programs'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand verify" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand check-config" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F

@@ -36,6 +36,7 @@ mod neighbours;
 mod orders;
 mod outputs;
 mod power;
+mod proofs;
 mod quiet;
 mod rights;
 mod sameness;
@@ -93,6 +94,7 @@ fn main() {
         rights::tests(),
         tools::tests(),
         trust::tests(),
+        proofs::tests(),
         writers::tests(),
     ];
     libtest_mimic::run(

@@ -15,11 +15,11 @@ const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
 
 /// Users and a group that every Debian has.
-const GAMES: u32 = 5;
+pub const GAMES: u32 = 5;
 const MAN: u32 = 6;
 const NEWS: u32 = 9;
 
-const NEEDS: &[Needs] = &[Needs::Root, Needs::Program("ssh-keygen")];
+pub const NEEDS: &[Needs] = &[Needs::Root, Needs::Program("ssh-keygen")];
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -67,14 +67,14 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Keys of ssh-keygen's, each with its public half beside it.
-struct Keys(tempfile::TempDir);
+pub struct Keys(tempfile::TempDir);
 
 impl Keys {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, kind: &str) -> PathBuf {
+    pub fn path(&self, kind: &str) -> PathBuf {
         let path = self.0.path().join(kind);
         if !path.exists() {
             let mut keygen = Command::new("ssh-keygen");
@@ -84,12 +84,12 @@ impl Keys {
         path
     }
 
-    fn public(&self, kind: &str) -> String {
+    pub fn public(&self, kind: &str) -> String {
         let path = self.path(kind).with_extension("pub");
         fs::read_to_string(path).unwrap().trim().to_string()
     }
 
-    fn fingerprint(&self, kind: &str) -> String {
+    pub fn fingerprint(&self, kind: &str) -> String {
         let shown = output(Command::new("ssh-keygen").arg("-lf").arg(self.path(kind)));
         let shown = String::from_utf8(shown.stdout).unwrap();
         shown.split(' ').nth(1).unwrap().to_string()
@@ -97,7 +97,7 @@ impl Keys {
 }
 
 /// Signs a drop's manifest as people do.
-fn sign(drop: &Path, key: &Path, options: &[&str]) {
+pub fn sign(drop: &Path, key: &Path, options: &[&str]) {
     let manifest = drop.join("manifest.toml");
     let _ = fs::remove_file(drop.join("manifest.toml.sig"));
     let mut keygen = Command::new("ssh-keygen");
@@ -111,7 +111,7 @@ fn sign(drop: &Path, key: &Path, options: &[&str]) {
 }
 
 /// A manifest that lists these files.
-fn listing(target: &str, more: &str, files: &[(&str, &str)]) -> String {
+pub fn listing(target: &str, more: &str, files: &[(&str, &str)]) -> String {
     let line = |(path, bytes): &(&str, &str)| {
         format!(
             "{path:?} = {{ sha256 = \"{}\" }}\n",
@@ -123,18 +123,20 @@ fn listing(target: &str, more: &str, files: &[(&str, &str)]) -> String {
 }
 
 /// Makes a drop of a user's, under a hidden name.
-fn build(world: &World, name: &str, text: &str, files: &[(&str, &str)]) -> PathBuf {
+pub fn build(world: &World, name: &str, text: &str, files: &[(&str, &str)]) -> PathBuf {
     let hidden = world.incoming(&format!(".{name}"));
     fs::create_dir_all(hidden.join("image")).unwrap();
     for (path, bytes) in files {
-        fs::write(hidden.join("image").join(path), bytes).unwrap();
+        let path = hidden.join("image").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
     fs::write(hidden.join("manifest.toml"), text).unwrap();
     hidden
 }
 
 /// Gives the drop to a user, and hands it over.
-fn hand_over(world: &World, name: &str, uid: u32) {
+pub fn hand_over(world: &World, name: &str, uid: u32) {
     let hidden = world.incoming(&format!(".{name}"));
     own(&hidden, uid);
     // A rename in the tick of the last change leaves no trace.
