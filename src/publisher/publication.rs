@@ -11,7 +11,8 @@ use crate::image::{Base, Image};
 use crate::spool::Published;
 use crate::sys::Progress;
 use crate::tree::{Change, Current, Generation, Head, Record};
-use crate::words::{GenerationName, Reason};
+use crate::trust::signer_of;
+use crate::words::{Digest, GenerationName, Reason};
 
 impl Request<'_> {
     /// What becomes of an image that is to be current.
@@ -48,6 +49,7 @@ impl Request<'_> {
         if comparison.is_same
             && record.head.version == self.manifest.version
             && self.has_its_credentials(&record.head)
+            && self.is_proven(&record.head.generation)
             && record.listing.lists(image.entries())
             && self.manifest.check_checksums(&record.listing).is_ok()
         {
@@ -106,6 +108,22 @@ impl Request<'_> {
         signer == credentials.vouched.signer.as_ref() && head.manifest == credentials.manifest
     }
 
+    /// Whether the kept manifest and signature of a generation are as good as those of the drop, where
+    /// that has some.
+    fn is_proven(&self, name: &GenerationName) -> bool {
+        let credentials = &self.claimed.credentials;
+        let (Some(ours), Some(_)) = (&credentials.signature, &credentials.vouched.signer) else {
+            return true;
+        };
+        let proof = self.shop.staging.tree().proof(&self.manifest.target, name);
+        // What can't be read proves nothing.
+        let Ok([Some(manifest), Some(signature)]) = proof else {
+            return false;
+        };
+        credentials.manifest == Some(Digest::of(&manifest))
+            && signer_of(&manifest, &signature).as_ref() == Ok(&ours.key)
+    }
+
     fn stage(
         &self,
         image: &Image,
@@ -130,6 +148,7 @@ impl Request<'_> {
         record.head.given = Some(self.shop.staging.ownership());
         record.head.serial = self.manifest.serial;
         record.head.manifest = self.claimed.credentials.manifest;
+        kept.retain(|name| self.is_proven(name));
         let staged = match self.shop.find_kept(&record, kept, &change)? {
             Some(name) => {
                 record.head.generation = name;

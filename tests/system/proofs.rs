@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::{Digest, FileMark, Listing, MessageId, Record};
 use serde_json::{Value, json};
 
-use crate::lab::world::{World, names, test, text};
+use crate::lab::world::{World, manifest, names, test, text};
 use crate::trust::{GAMES, Keys, NEEDS, build, hand_over, listing, sign};
 
 const NAMESPACE: &[&str] = &["-n", "netboot-publisher"];
@@ -32,6 +32,11 @@ pub fn tests() -> Vec<Trial> {
             "an old key proves what is there, and a key that no rule has proves nothing",
             NEEDS,
             keys_of_rules,
+        ),
+        test(
+            "a signed drop repairs what proved the same image, and leaves it alone where that is whole",
+            NEEDS,
+            repaired,
         ),
         test(
             "every generation is proven beside a daemon that swaps and removes signed ones",
@@ -516,6 +521,40 @@ fn keys_of_rules() {
          signatures by\n"
     );
     assert_eq!(verify(&world, &[]).0, 0);
+}
+
+fn repaired() {
+    let keys = Keys::new();
+    let world = world(&keys, "min_age = \"1h\"\nkeep = 9");
+    let again = |name: &str, bytes: &str, expected: &str| {
+        bring(&world, &keys, "ed25519", (name, &target("a"), bytes));
+        world.run_once();
+        world.assert_outcome(name, expected);
+        world.published(&target("a")).canonicalize().unwrap()
+    };
+    let first = again("first", "one", "published");
+    assert_eq!(again("same", "one", "unchanged"), first);
+    fs::remove_file(beside(&first, SIGNATURE)).unwrap();
+    let second = again("second", "one", "published");
+    assert_ne!(second, first);
+    let (_, report) = verify(&world, &["--signatures"]);
+    let unproven = report["damages"].as_array().unwrap();
+    assert_eq!(unproven.len(), 1, "{report:#}");
+    let name = first.file_name().unwrap().to_str().unwrap();
+    assert_eq!(unproven[0]["generation"], name, "{report:#}");
+    // One that is kept comes back with its proof, or not at all.
+    again("third", "two", "published");
+    assert_eq!(again("back", "one", "published"), second);
+    fs::write(beside(&second, MANIFEST), manifest(&target("a"))).unwrap();
+    again("fourth", "two", "published");
+    let third = again("anew", "one", "published");
+    assert!(![&first, &second].contains(&&third));
+    // Another kernel, with a record to match, is found by the manifest.
+    replace_kernel(&third);
+    assert_ne!(again("clean", "one", "published"), third);
+    configure(&world, "min_age = \"1h\"\nkeep = 9", KEEP_NONE);
+    world.run_once();
+    assert_proven(&world, 1);
 }
 
 fn beside_a_daemon() {
