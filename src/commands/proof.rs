@@ -5,9 +5,12 @@ use crate::fault::Fault;
 use crate::settings::ImporterRule;
 use crate::spool::Manifest;
 use crate::text::quoted;
-use crate::tree::{DamageKind, Generation, Record, Unproven};
+use crate::tree::{DamageKind, Generation, Record};
 use crate::trust::signer_of;
 use crate::words::{Digest, Target};
+
+/// What is wrong, and for people what was expected.
+type Unproven = (DamageKind, String);
 
 /// Makes sure that the manifest and the signature of a generation, as far as they are kept, prove its
 /// record, against which the files are held in any case. A lost record is told of as such.

@@ -94,8 +94,13 @@ impl Request<'_> {
                 format!("{name} is not what was published any more; expected it undamaged");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
-        record.head.from = Some(origin(self.claimed));
-        let staged = staging.stage_rollback(&record, change)?;
+        let by = origin(self.claimed);
+        // Whoever has the order made, the image is the one that was signed.
+        let signer = record.head.from.take().and_then(|it| it.vouched.signer);
+        let mut from = by.clone();
+        from.vouched.signer = signer.or(from.vouched.signer);
+        record.head.from = Some(from);
+        let staged = staging.stage_rollback(&record, by, change)?;
         Ok(Decision::Change(Box::new(staged)))
     }
 

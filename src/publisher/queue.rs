@@ -5,7 +5,6 @@
 //! work, and an image is opened when the work begins.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use super::shares::Shares;
 use super::troubles::Troubles;
 use crate::fault::{Fault, Rejection};
 use crate::settings::SpoolSettings;
-use crate::spool::{Claimed, DropKey, Known, Leaving, Ready, Scan, Seen, WaitState};
+use crate::spool::{Claimed, DropKey, Leaving, Ready, Scan, Seen, WaitState};
 use crate::words::{Moment, Reason, Target};
 
 /// Drops that are complete and were not put away yet, but for those that the scan will bring later.
@@ -106,18 +105,10 @@ impl Queue {
         overview
     }
 
-    /// Every drop that is on its way.
-    pub(super) fn known(&self) -> Known {
-        let mut known = Known::default();
-        for (key, drop) in &self.on_their_way {
-            if drop.is_claimed {
-                known.claimed.insert(key.clone());
-            } else {
-                let name = Arc::clone(&key.claim_name);
-                known.incoming.insert(name, key.owner);
-            }
-        }
-        known
+    /// Every drop that is on its way, and whether it is claimed.
+    pub(super) fn known(&self) -> impl Iterator<Item = (DropKey, bool)> {
+        let drops = self.on_their_way.iter();
+        drops.map(|(key, drop)| (key.clone(), drop.is_claimed))
     }
 
     /// Whether it is worth the while to look for more drops of an importer: half of those that may wait
@@ -471,7 +462,7 @@ mod tests {
         drops: Vec<Drop>,
         /// The drops in `incoming/`.
         incoming: Vec<usize>,
-        scan: Option<(Vec<usize>, Known)>,
+        scan: Option<(Vec<usize>, HashMap<DropKey, bool>)>,
         /// Looks at an importer's drops, each with the count when it began.
         peeks: Vec<(u32, Vec<Next>, usize)>,
         light: Vec<(u32, Vec<Ready>)>,
@@ -528,7 +519,7 @@ mod tests {
             match event {
                 Event::Arrival => self.arrive(pick),
                 Event::BeginScan => {
-                    let scan = || (self.incoming.clone(), self.queue.known());
+                    let scan = || (self.incoming.clone(), self.queue.known().collect());
                     self.scan = self.scan.take().or_else(|| Some(scan()));
                 }
                 Event::EndScan => self.end_scan(),
@@ -621,10 +612,15 @@ mod tests {
             let (mut met, mut found) = (Vec::new(), Vec::new());
             for number in incoming {
                 let mut key = self.key(number);
-                let owner = known.incoming.get(&key.claim_name);
-                key.owner = owner.copied().unwrap_or(key.owner);
-                if owner.is_some() || known.claimed.contains(&key) {
-                    met.push((key, owner.is_some()));
+                // What is in `incoming/` is known by its name.
+                let mut named = known.iter();
+                let waits =
+                    named.find(|(it, claimed)| !**claimed && it.claim_name == key.claim_name);
+                if let Some((waits, _)) = waits {
+                    key.owner = waits.owner;
+                }
+                if waits.is_some() || known.contains_key(&key) {
+                    met.push((key, waits.is_some()));
                 } else {
                     found.push(number);
                 }
@@ -942,8 +938,7 @@ mod tests {
         let mut queue = Queue::default();
         let [first, second] = [1, 2].map(|owner| Seen::for_test("daily", owner, Moment::now()));
         queue.take_found(Scan::for_test(vec![first.clone()], Vec::new()));
-        let before = queue.known();
-        assert_eq!(before.incoming.get("daily"), Some(&1));
+        assert!(queue.known().eq([(first.key().clone(), false)]));
         let (owner, peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         for (seen, line) in peeked {
@@ -955,12 +950,12 @@ mod tests {
         let scan =
             |found, was_incoming| Scan::for_test(found, vec![(first.key().clone(), was_incoming)]);
         assert!(queue.take_found(scan(Vec::new(), true)), "looked for again");
-        assert!(queue.known().claimed.contains(first.key()));
+        assert!(queue.known().eq([(first.key().clone(), true)]));
         assert!(!queue.take_found(scan(vec![second.clone()], false)));
         assert_eq!(queue.waiting(), 2);
         queue.settle(first.key(), Some(target(0)));
         assert!(queue.let_go(first.key()), "another of the first one's");
-        assert_eq!(queue.known().incoming.get("daily"), Some(&2));
+        assert!(queue.known().eq([(second.key().clone(), false)]));
     }
 
     #[test]

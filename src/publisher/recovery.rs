@@ -62,7 +62,7 @@ pub(super) fn recover(
     }
     let (mut cleanup, mut troubles) = (Cleanup::new(leaving), Troubles::default());
     cleanup.take_vacuumed(vacuum, cleaned, settings, &mut troubles);
-    let count = queue.known().claimed.len();
+    let count = queue.known().count();
     if leftovers > 0 || count > 0 {
         let (drops, leftovers) = (counted(count, "drop"), counted(leftovers, "leftover"));
         tracing::info!("resuming {drops}, swept {leftovers}");

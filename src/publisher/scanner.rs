@@ -125,7 +125,7 @@ impl Scanner {
             self.left_out.clear();
             self.next = now + settings.rescan_interval;
         }
-        asked.known = queue.known();
+        asked.known = queue.known().collect();
         asked.waiting.clone_from(queue.waiting_of());
         asked.max_waiting = self.max_waiting;
         asked.left_out = self.left_out.union(&self.put_off).copied().collect();

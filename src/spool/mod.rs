@@ -40,7 +40,7 @@ pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
 pub(crate) use papers::account;
-pub(crate) use scan::{Known, Scan};
+pub(crate) use scan::Scan;
 pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
 pub(crate) use watch::Watch;

@@ -42,6 +42,21 @@ pub(crate) struct Known {
     pub claimed: HashSet<DropKey>,
 }
 
+impl FromIterator<(DropKey, bool)> for Known {
+    /// With each whether it is claimed.
+    fn from_iter<I: IntoIterator<Item = (DropKey, bool)>>(drops: I) -> Self {
+        let mut known = Self::default();
+        for (key, is_claimed) in drops {
+            if is_claimed {
+                known.claimed.insert(key);
+            } else {
+                known.incoming.insert(key.claim_name, key.owner);
+            }
+        }
+        known
+    }
+}
+
 /// A drop that is known, as a scan has met it, or another of its importer that has its name.
 #[derive(Debug)]
 pub(crate) struct Met {

@@ -36,7 +36,7 @@ pub use record::{Head, Record};
 pub use staging::Staging;
 pub(crate) use staging::{Change, Placed, Staged};
 pub(crate) use vacuum::Vacuum;
-pub(crate) use verification::{DamageKind, Unproven, Verification, Verified};
+pub(crate) use verification::{DamageKind, Verification, Verified};
 
 use std::io::Read as _;
 use std::ops::ControlFlow;

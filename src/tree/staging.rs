@@ -181,13 +181,17 @@ impl Staging {
         self.stage_record(record, change, Event::Published)
     }
 
-    /// As [`Staging::stage_kept`], for a generation that nobody brings again.
+    /// As [`Staging::stage_kept`], for a generation that nobody brings again, but that is made current
+    /// `by` a drop without an image.
     pub(crate) fn stage_rollback(
         &self,
         record: &Record,
+        by: Origin,
         change: Change,
     ) -> Result<Staged, Failure> {
-        self.stage_record(record, change, Event::RolledBack)
+        let staged = self.stage_record(record, change, Event::RolledBack)?;
+        let by = Some(by);
+        Ok(Staged { by, ..staged })
     }
 
     fn stage_record(

@@ -94,7 +94,7 @@ pub(crate) enum DamageKind {
 }
 
 /// What keeps a generation from being proven, and for people what is wrong with that.
-pub(crate) type Unproven = (DamageKind, String);
+type Unproven = (DamageKind, String);
 
 /// Tells whether the manifest and the signature beside a generation, as far as they are there, prove what
 /// its record says.
