@@ -10,7 +10,7 @@ use netboot_publisher::{Digest, FileMark, Listing, MessageId, Record};
 use serde_json::{Value, json};
 
 use crate::lab::world::{World, manifest, names, test, text};
-use crate::trust::{GAMES, Keys, NEEDS, build, hand_over, listing, sign};
+use crate::trust::{GAMES, Keys, MAN, NEEDS, build, hand_over, listing, sign};
 
 const NAMESPACE: &[&str] = &["-n", "netboot-publisher"];
 const KEEP_ALL: &str = "min_age = \"1h\"";
@@ -37,6 +37,11 @@ pub fn tests() -> Vec<Trial> {
             "a signed drop repairs what proved the same image, and leaves it alone where that is whole",
             NEEDS,
             repaired,
+        ),
+        test(
+            "what was signed is followed by what is signed only, after anybody's rollback too",
+            NEEDS,
+            followed,
         ),
         test(
             "every generation is proven beside a daemon that swaps and removes signed ones",
@@ -571,4 +576,36 @@ fn beside_a_daemon() {
         world.assert_outcome(&name, "published");
     }
     daemon.stop();
+}
+
+fn followed() {
+    let keys = Keys::new();
+    let world = world(&keys, KEEP_ALL);
+    let rules = fs::read_to_string(&world.config).unwrap();
+    let other = "\n[[importer]]\nname = \"other\"\nusers = [\"man\"]\npublish = [\"*/*/*/*\"]\n";
+    fs::write(&world.config, rules + other).unwrap();
+    let target = target("a");
+    publish(&world, &keys, "one", &target, "one");
+    publish(&world, &keys, "two", &target, "two");
+    let unsigned = |name: &str| {
+        build(&world, name, &manifest(&target), &[("linux", name)]);
+        hand_over(&world, name, MAN);
+        world.run_once();
+        let outcome = world.assert_outcome(name, "rejected unsigned");
+        assert_eq!(outcome["rule"], "other", "{outcome:#}");
+    };
+    unsigned("before");
+    let order = world.run(&["rollback", &target]);
+    assert!(order.status.success(), "{}", text(&order));
+    world.run_once();
+    unsigned("after");
+    let history = world.run(&["history", &target, "--json"]);
+    let history: Value = serde_json::from_slice(&history.stdout).unwrap();
+    let last = history["events"]
+        .as_array()
+        .and_then(|all| all.last())
+        .unwrap();
+    assert_eq!(last["event"], "rolled-back", "{history:#}");
+    assert_eq!(last["vouched"], Value::Null, "nobody has signed the order");
+    assert_proven(&world, 2);
 }
