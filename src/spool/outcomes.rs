@@ -84,8 +84,9 @@ impl Outcomes {
     /// The folder of an importer's outcomes, which is made where it isn't there.
     fn folder(&self, uid: u32) -> Result<Dir, Failure> {
         let name = folder_of(uid);
-        let is_new = self.dir.make_dir(&name, MODE)?;
-        let folder = self.dir.existing_dir(&name)?;
+        let is_there = self.dir.dir(&name)?;
+        let is_new = is_there.is_none();
+        let folder = is_there.map_or_else(|| self.dir.dir_or_make(&name, MODE), Ok)?;
         let mut known = self.known.lock().expect("no thread panics here");
         if is_new || !known.contains(&uid) {
             let is_own = uid == rustix::process::geteuid().as_raw();
