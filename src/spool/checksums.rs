@@ -4,11 +4,28 @@ use std::collections::BTreeSet;
 
 use super::manifest::{Listed, Manifest};
 use crate::fault::{Fault, reject};
-use crate::image::{Content, Image, Listing};
+use crate::image::{Content, FileMark, Image, Listing};
 use crate::text::quoted;
 use crate::words::{Digest, Reason};
 
 impl Manifest {
+    /// Lists all that is in an image, as a signed manifest has to.
+    pub(super) fn list(&mut self, image: Listing) {
+        let paths = image.files.keys().chain(image.links.keys());
+        let full = parents(paths.chain(&image.folders).map(String::as_str));
+        let is_empty = |folder: &&String| !full.contains(folder.as_str());
+        let empty: Vec<_> = image.folders.iter().filter(is_empty).cloned().collect();
+        let files = image.files.into_iter().map(|(path, mark)| {
+            let FileMark { sha256, size } = mark;
+            let size = Some(size);
+            (path, Listed::File { sha256, size })
+        });
+        let links = image.links.into_iter();
+        let links = links.map(|(path, to)| (path, Listed::Link(to)));
+        let empty = empty.into_iter().map(|path| (path, Listed::Folder));
+        self.files = Some(files.chain(links).chain(empty).collect());
+    }
+
     /// Rejects an image with files that aren't listed or have another size. None of them is read.
     pub(crate) fn check_sizes(&self, image: &Image) -> Result<(), Fault> {
         let Some(listed) = &self.files else {
@@ -65,8 +82,7 @@ impl Manifest {
             let detail = "the manifest is signed and has no `[files]`; expected it to list all";
             return unsigned(detail.to_string());
         };
-        let parents = all.filter_map(|path| path.rsplit_once('/'));
-        let full: BTreeSet<_> = parents.map(|(folder, _)| folder).collect();
+        let full = parents(all);
         let empty = folders.filter(|path| !full.contains(path));
         let links = links.map(|path| (path, "link"));
         for (path, what) in links.chain(empty.map(|path| (path, "empty folder"))) {
@@ -117,6 +133,12 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The folders that something is in.
+fn parents<'p>(paths: impl Iterator<Item = &'p str>) -> BTreeSet<&'p str> {
+    let parted = paths.filter_map(|path| path.rsplit_once('/'));
+    parted.map(|(folder, _)| folder).collect()
 }
 
 fn mismatch(path: &str, what: &str, expected: &dyn std::fmt::Display) -> Fault {

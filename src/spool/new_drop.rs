@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::INCOMING;
-use super::manifest::{Listed, MANIFEST, Manifest};
+use super::manifest::{MANIFEST, Manifest};
 use super::peek::IMAGE;
 use crate::fault::Fault;
-use crate::image::{DIR_MODE, FileMark, Image};
+use crate::image::{DIR_MODE, Image};
 use crate::sys::{Dir, Failure, Progress, random};
 use crate::words::{Moment, Target};
 
@@ -44,7 +44,7 @@ impl NewDrop {
         }
     }
 
-    /// Copies an image into the drop, and lists its files in the manifest with their checksums.
+    /// Copies an image into the drop, and lists all that is in it in the manifest.
     ///
     /// # Errors
     /// When a file can't be read, or the spool can't be written.
@@ -55,12 +55,7 @@ impl NewDrop {
         progress: &Progress,
     ) -> Result<(), Fault> {
         let into = self.dir()?.dir_or_make(IMAGE, DIR_MODE)?;
-        let listing = image.copy_into(&into, progress)?;
-        let listed = |(path, FileMark { sha256, size }): (String, FileMark)| {
-            let size = Some(size);
-            (path, Listed::File { sha256, size })
-        };
-        manifest.files = Some(listing.files.into_iter().map(listed).collect());
+        manifest.list(image.copy_into(&into, progress)?);
         Ok(())
     }
 
