@@ -46,11 +46,20 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
+    /// The tree of the daemon that the drop goes to.
+    ///
+    /// # Errors
+    /// When that isn't known, or the tree can't be read from here.
+    pub(super) fn tree(&self, settings: &Settings) -> anyhow::Result<Tree> {
+        let is_configured = self.spool.is_none();
+        anyhow::ensure!(is_configured, "the tree of another spool isn't known");
+        Ok(Tree::open(&settings.tree.path)?)
+    }
+
     /// Hands over an order for a target, which has to be there as far as that can be seen from here.
     pub(super) fn order(self, settings: &Settings, order: Manifest) -> anyhow::Result<ExitCode> {
-        let tree = Tree::open(&settings.tree.path).ok();
-        let tree = tree.filter(|_| self.spool.is_none());
-        let is_known = tree.is_none_or(|tree| tree.knows(&order.target).unwrap_or(true));
+        let is_known = |tree: Tree| tree.knows(&order.target).unwrap_or(true);
+        let is_known = self.tree(settings).map_or(true, is_known);
         anyhow::ensure!(is_known, "no such target: {}", order.target);
         self.hand_over(settings, order, None)
     }

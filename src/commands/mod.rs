@@ -8,6 +8,7 @@ mod hand_over;
 mod history;
 mod may;
 mod proof;
+mod rollback;
 mod run_daemon;
 mod show;
 mod status;
@@ -167,9 +168,7 @@ impl Command {
         match self {
             Self::Run(run) => Ok(run.run(settings, config)),
             Self::Submit(submit) => submit.run(&settings?),
-            Self::Rollback { target, to, drop } => {
-                drop.order(&settings?, Manifest::new(target, Action::Rollback(to)))
-            }
+            Self::Rollback { target, to, drop } => rollback::order(&settings?, target, to, drop),
             Self::Withdraw {
                 target,
                 generation,

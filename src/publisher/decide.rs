@@ -273,9 +273,9 @@ impl Request<'_> {
                 }
                 Wanted::Image(image)
             }
-            Action::Rollback(to) => {
+            Action::Rollback { to, digest } => {
                 spool.check_no_image(claimed)?;
-                let (kept, record) = self.find_older(to.as_ref())?;
+                let (kept, record) = self.find_older(to.as_ref(), digest.as_ref())?;
                 Wanted::Kept(kept, record)
             }
             Action::Withdraw(generation) => {

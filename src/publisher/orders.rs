@@ -6,7 +6,7 @@ use crate::image::{Image, Listing};
 use crate::spool::Replaces;
 use crate::sys::Progress;
 use crate::tree::{Change, Current, Generation, Head, Record, Tree};
-use crate::words::{GenerationHint, GenerationName, Reason, Target};
+use crate::words::{Digest, GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
     fn tree(&self) -> &Tree {
@@ -47,19 +47,28 @@ impl Request<'_> {
         Err(conflict(&found, replaces))
     }
 
-    /// The generation that a rollback asks for: `to`, or the one that the last swap replaced.
+    /// The generation that a rollback asks for: `to`, one of the image with this `digest`, or the one
+    /// that the last swap replaced.
     pub(super) fn find_older(
         &self,
         to: Option<&GenerationHint>,
+        digest: Option<&Digest>,
     ) -> Result<(Generation, Box<Record>), Fault> {
         let (tree, target) = (self.tree(), &self.manifest.target);
+        let is_signed = self.claimed.credentials.vouched.signer.is_some();
+        if is_signed && digest.is_none() {
+            let detail = "the order is signed and names no image; expected the image's `digest`";
+            return Err(reject(Reason::UnsignedFiles, detail));
+        }
         check_known(tree, target)?;
-        let name = match to {
-            Some(to) => tree.find(target, to)?,
+        let hint = to.cloned().or_else(|| digest.map(GenerationHint::from));
+        let name = match &hint {
+            Some(hint) => tree.find(target, hint)?,
             None => tree.find_replaced(target)?,
         };
         let unknown = || {
-            let why = to.map_or("which was current before", |_| "or its record is damaged");
+            let why = hint.as_ref();
+            let why = why.map_or("which was current before", |_| "or its record is damaged");
             let detail =
                 format!("{target} keeps no generation {name}, {why}; expected one that is kept");
             reject(Reason::UnknownGeneration, detail)
@@ -67,6 +76,12 @@ impl Request<'_> {
         let found = tree.generation(target, name.clone())?;
         let mut kept = found.ok_or_else(unknown)?;
         let record = kept.record.take().ok_or_else(unknown)?;
+        let is = record.head.digest;
+        if let Some(digest) = digest.filter(|digest| **digest != is) {
+            let name = kept.name;
+            let detail = format!("{name} has digest {is}; the order means {digest}");
+            return Err(reject(Reason::Conflict, detail));
+        }
         Ok((kept, Box::new(record)))
     }
 

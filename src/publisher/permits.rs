@@ -115,7 +115,7 @@ impl Permits<'_> {
 fn deed(action: &Action) -> Deed {
     match action {
         Action::Publish => Deed::Publish,
-        Action::Rollback(_) => Deed::Rollback,
+        Action::Rollback { .. } => Deed::Rollback,
         Action::Withdraw(_) => Deed::Withdraw,
     }
 }

@@ -52,7 +52,11 @@ pub(crate) enum Action {
     #[default]
     Publish,
     /// An older generation becomes the current one: this, or the one before.
-    Rollback(Option<GenerationHint>),
+    Rollback {
+        to: Option<GenerationHint>,
+        /// Of the image that is meant.
+        digest: Option<Digest>,
+    },
     /// The target is taken out of the tree; or only this generation, which isn't current, goes.
     Withdraw(Option<GenerationHint>),
 }
@@ -167,10 +171,20 @@ impl Manifest {
     /// As TOML, with every file on a line of its own.
     pub fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
-        let (action, to, generation) = match &self.action {
-            Action::Publish => (None, None, None),
-            Action::Rollback(to) => (Some("rollback"), to.as_ref(), None),
-            Action::Withdraw(generation) => (Some("withdraw"), None, generation.as_ref()),
+        let (mut to, mut digest, mut generation) = (None, None, None);
+        let action = match &self.action {
+            Action::Publish => None,
+            Action::Rollback {
+                to: hint,
+                digest: of,
+            } => {
+                (to, digest) = (hint.as_ref(), of.as_ref());
+                Some("rollback")
+            }
+            Action::Withdraw(hint) => {
+                generation = hint.as_ref();
+                Some("withdraw")
+            }
         };
         let keys = [
             ("arch", arch),
@@ -179,6 +193,7 @@ impl Manifest {
             ("purpose", Some(self.target.purpose().to_string())),
             ("action", action.map(str::to_string)),
             ("to", to.map(ToString::to_string)),
+            ("digest", digest.map(ToString::to_string)),
             ("generation", generation.map(ToString::to_string)),
             ("replaces", self.replaces.as_ref().map(ToString::to_string)),
             ("version", self.version.clone()),
@@ -278,7 +293,7 @@ fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
     parsed(value, Name::RULE)
 }
 
-/// `action`, and for a rollback `to`, for a withdrawal `generation`. `None` after a complaint.
+/// `action`, and for a rollback `to` and `digest`, for a withdrawal `generation`. `None` after a complaint.
 fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
     // What stands where the key is missing; a complaint takes it away.
@@ -286,17 +301,23 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     top.optional("action", |value| {
         let given = value.parsed(RULE, |word| match word {
             "publish" => Some(Action::Publish),
-            "rollback" => Some(Action::Rollback(None)),
+            "rollback" => Some(Action::Rollback {
+                to: None,
+                digest: None,
+            }),
             "withdraw" => Some(Action::Withdraw(None)),
             _ => None,
         });
         action = given.as_ref().ok().cloned();
         given
     });
-    let mut hint = |key| top.optional(key, |value| parsed(value, GenerationHint::RULE));
+    let hint = |value: &DeValue<'_>| parsed(value, GenerationHint::RULE);
     match &mut action {
-        Some(Action::Rollback(to)) => *to = hint("to"),
-        Some(Action::Withdraw(generation)) => *generation = hint("generation"),
+        Some(Action::Rollback { to, digest }) => {
+            *to = top.optional("to", hint);
+            *digest = top.optional("digest", |value| parsed(value, DIGEST_RULE));
+        }
+        Some(Action::Withdraw(generation)) => *generation = top.optional("generation", hint),
         Some(Action::Publish) | None => {}
     }
     action
@@ -307,6 +328,9 @@ const NOTHING: &str = "none";
 
 /// What `replaces` has to look like.
 const REPLACES_RULE: &str = "\"none\", or the first 12 to 64 hex digits of an image digest";
+
+/// What a digest has to look like.
+const DIGEST_RULE: &str = "64 hex digits";
 
 /// What a version has to look like.
 const VERSION_RULE: &str = "a text of at most 128 bytes without control characters";
@@ -343,7 +367,7 @@ fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
         return Some((path, Listed::Folder));
     }
     let size = table.optional("size", |value| value.number(i64::MAX as u64));
-    let sha256 = table.required("sha256", |value| parsed(value, "64 hex digits"))?;
+    let sha256 = table.required("sha256", |value| parsed(value, DIGEST_RULE))?;
     Some((path, Listed::File { sha256, size }))
 }
 
@@ -374,11 +398,18 @@ mod tests {
         let parse = |more: &str| Manifest::parse(&format!("{GOOD}{more}"));
         let action = |more: &str| parse(more).map(|manifest| manifest.action);
         let generation = "20261122T161500Z-9f3c2ab1d4e5";
+        let back = |to: Option<&str>, digest| {
+            let to = to.map(|to| to.parse().unwrap());
+            Ok(Action::Rollback { to, digest })
+        };
+        let named = format!("action = \"rollback\"\nto = \"{generation}\"\n");
+        assert_eq!(action(&named), back(Some(generation), None));
+        let digest = Digest::of(b"abc");
         assert_eq!(
-            action(&format!("action = \"rollback\"\nto = \"{generation}\"\n")),
-            Ok(Action::Rollback(Some(generation.parse().unwrap())))
+            action(&format!("{named}digest = \"{digest}\"\n")),
+            back(Some(generation), Some(digest))
         );
-        assert_eq!(action("action = \"rollback\""), Ok(Action::Rollback(None)));
+        assert_eq!(action("action = \"rollback\""), back(None, None));
         assert_eq!(
             action(&format!(
                 "action = \"withdraw\"\ngeneration = \"{generation}\"\n"
@@ -391,6 +422,11 @@ mod tests {
             ("action = \"remove\"", "invalid `action`"),
             ("action = \"rollback\"\nto = \"../x\"", "invalid `to`"),
             ("action = \"rollback\"\nto = \"9f3c\"", "invalid `to`"),
+            (
+                "action = \"rollback\"\ndigest = \"9f3c2ab1d4e5\"",
+                "invalid `digest`",
+            ),
+            ("digest = \"9f3c\"", "unknown key `digest`"),
             ("action = \"withdraw\"\nto = \"x\"", "unknown key `to`"),
             (
                 "action = \"rollback\"\nversion = \"1\"",
@@ -618,10 +654,14 @@ error: invalid `files.linux`
         let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
         let version = proptest::option::of("[^\\p{Cc}]{0,30}");
         let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
+        let digest = proptest::option::of(any::<[u8; 8]>());
         let action = prop_oneof![
             Just(Action::Publish),
             Just(Action::Withdraw(None)),
-            to.prop_map(|to| Action::Rollback(to.map(|to| to.parse().unwrap()))),
+            (to, digest).prop_map(|(to, digest)| Action::Rollback {
+                to: to.map(|to| to.parse().unwrap()),
+                digest: digest.map(|seed| Digest::of(&seed)),
+            }),
         ];
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
         let serial = proptest::option::of(0..=MAX_SERIAL);

@@ -106,6 +106,19 @@ impl GenerationHint {
     }
 }
 
+impl From<&GenerationName> for GenerationHint {
+    fn from(name: &GenerationName) -> Self {
+        Self(name.0.clone())
+    }
+}
+
+/// Any generation of the image with this digest.
+impl From<&Digest> for GenerationHint {
+    fn from(digest: &Digest) -> Self {
+        Self(digest.to_string())
+    }
+}
+
 impl FromStr for GenerationHint {
     type Err = GenerationHintError;
 

@@ -80,6 +80,16 @@ pub fn tests() -> Vec<Trial> {
             in_line,
         ),
         test(
+            "a rollback names the image that it means, whatever is published meanwhile",
+            &[],
+            roll_back_by_digest,
+        ),
+        test(
+            "a rollback to another version of the same image goes to that",
+            &[],
+            roll_back_a_version,
+        ),
+        test(
             "of two importers that replace the same generation one is published",
             &[],
             compare_and_set,
@@ -458,6 +468,63 @@ fn in_line() {
         world.outcome(&three).unwrap()["generation"]
     );
     assert_eq!(shown(&world).as_deref(), Some("four"), "{world}");
+    world.assert_at_rest();
+}
+
+/// Hands in a rollback, and returns its name and its manifest.
+fn ordered(world: &World, more: &[&str]) -> (String, String) {
+    let output = world.run(&[&["rollback", TARGET], more].concat());
+    assert_exit(&output, 0, world);
+    let name = String::from_utf8(output.stdout).unwrap();
+    let manifest = world.incoming(name.trim_end()).join("manifest.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    (name.trim_end().to_string(), manifest)
+}
+
+fn roll_back_by_digest() {
+    let world = World::with(KEEP_ALL);
+    publish(&world, "one");
+    let digest = world.outcome("one").unwrap()["digest"].to_string();
+    publish(&world, "two");
+    world.drop_image("0", TARGET, &[("linux", b"three")]);
+    for (more, names_it) in [
+        (&[][..], true),
+        (&["--to", &digest[1..13]], true),
+        // The daemon of another spool may have another tree.
+        (&["--spool", world.spool.to_str().unwrap()], false),
+    ] {
+        let (name, manifest) = ordered(&world, more);
+        let line = format!("digest = {digest}\n");
+        assert_eq!(manifest.contains(&line), names_it, "{manifest}");
+        assert!(!manifest.contains("\nto = "), "{manifest}");
+        if !names_it {
+            fs::remove_dir_all(world.incoming(&name)).unwrap();
+        }
+    }
+    world.run_once();
+    world.assert_outcome("0", "published");
+    assert_eq!(shown(&world).as_deref(), Some("one"), "{world}");
+    world.assert_at_rest();
+}
+
+fn roll_back_a_version() {
+    let world = World::with(KEEP_ALL);
+    let versions = ["1", "2", "3"].map(|version| {
+        let text = format!("{}version = {version:?}\n", manifest(TARGET));
+        world.drop_with(version, &text, |image| {
+            fs::write(image.join("linux"), "the same").unwrap();
+        });
+        world.run_once();
+        let outcome = world.assert_outcome(version, "published");
+        outcome["generation"].as_str().unwrap().to_string()
+    });
+    let [one, two, three] = &versions;
+    for (more, expected) in [(&[][..], two), (&[], three), (&["--to", one], one)] {
+        let (name, _) = ordered(&world, more);
+        world.run_once();
+        let outcome = world.assert_outcome(&name, "rolled-back");
+        assert_eq!(outcome["generation"], **expected, "{outcome:#}");
+    }
     world.assert_at_rest();
 }
 
