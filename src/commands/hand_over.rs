@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::sign::sign;
 use super::terminal::{Bar, Line, print, say, text_or};
 use super::waiting::{DaemonSays, waiting};
 use crate::image::Image;
@@ -40,12 +41,20 @@ pub(super) struct HandOver {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = time)]
     #[expect(clippy::option_option, reason = "not given, without a time, with one")]
     wait: Option<Option<Duration>>,
+    /// Have ssh-keygen sign the manifest with this key: its private file, or the `.pub` file of one that
+    /// the agent holds
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
     /// The spool, instead of the configured one
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
 }
 
 impl HandOver {
+    pub(super) fn is_signed(&self) -> bool {
+        self.sign.is_some()
+    }
+
     /// The tree of the daemon that the drop goes to.
     ///
     /// # Errors
@@ -80,7 +89,8 @@ impl HandOver {
         runtime.block_on(async {
             // This comes before the drop is begun: a signal is to leave nothing of the drop behind.
             let mut end = pin!(end()?);
-            let drop = match put_in(spool, manifest, image, end.as_mut()).await? {
+            let key = self.sign.as_deref();
+            let drop = match put_in(spool, (manifest, image), key, end.as_mut()).await? {
                 Ok(drop) => drop,
                 Err(what_is_left) => return Ok(interrupted(&what_is_left)),
             };
@@ -105,40 +115,71 @@ impl HandOver {
     }
 }
 
-/// Makes a drop and returns its name; where the `end` came earlier, what is left of the drop.
+/// What is left of a drop that was not handed over.
+const NOTHING_IS_LEFT: &str = "nothing is left in the spool";
+
+/// Makes a drop, signed by the `key` if there is one, and returns its name; where the `end` came
+/// earlier, what is left of the drop.
 async fn put_in(
     spool: &Path,
+    (manifest, image): (Manifest, Option<Image>),
+    key: Option<&Path>,
+    mut end: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<Result<String, String>> {
+    let interrupted = || Ok(Err(NOTHING_IS_LEFT.to_string()));
+    let drop = NewDrop::begin(spool, &manifest.target).context("opening the spool")?;
+    let Some(drop) = fill(drop, manifest, image, end.as_mut()).await? else {
+        return interrupted();
+    };
+    if let Some(key) = key
+        && !sign(&drop, key, end.as_mut()).await?
+    {
+        return interrupted();
+    }
+    let mut finish = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
+        let name = drop.finish()?;
+        name.context("the spool has a drop of that name already; expected none")
+    });
+    tokio::select! {
+        finished = &mut finish => finished?.map(Ok),
+        () = end => Ok(Err(match finish.await? {
+            Ok(drop) => format!("{drop} is in the spool already"),
+            Err(_) => NOTHING_IS_LEFT.to_string(),
+        })),
+    }
+}
+
+/// Puts an image and the manifest into a drop; `None` where the `end` came earlier.
+async fn fill(
+    drop: NewDrop,
     mut manifest: Manifest,
     image: Option<Image>,
     end: impl Future<Output = ()>,
-) -> anyhow::Result<Result<String, String>> {
-    let drop = NewDrop::begin(spool, &manifest.target).context("opening the spool")?;
+) -> anyhow::Result<Option<NewDrop>> {
     let progress = Arc::new(Progress::default());
     let (shown, copying) = (Arc::clone(&progress), Arc::clone(&progress));
     let bytes = image.as_ref().map(Image::bytes);
     let bar = bytes.map(|bytes| Bar::begin(bytes, shown));
-    let mut finish = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
+    let mut fill = tokio::task::spawn_blocking(move || -> anyhow::Result<NewDrop> {
         if let Some(image) = image {
             drop.add_image(&image, &mut manifest, &copying)?;
         }
-        let name = drop.finish(&manifest)?;
-        name.context("the spool has a drop of that name already; expected none")
+        drop.add_manifest(&manifest)?;
+        Ok(drop)
     });
-    let put_in = tokio::select! {
-        finished = &mut finish => finished?.map(Ok),
+    let filled = tokio::select! {
+        filled = &mut fill => filled?.map(Some),
         () = end => {
             progress.request_stop();
             // The part of a drop that is there is removed before the program ends.
-            Ok(Err(match finish.await? {
-                Ok(drop) => format!("{drop} is in the spool already"),
-                Err(_) => "nothing is left in the spool".to_string(),
-            }))
+            fill.await?.ok();
+            Ok(None)
         }
     };
     if let Some(bar) = bar {
-        bar.end(matches!(put_in, Ok(Ok(_)))).await;
+        bar.end(matches!(filled, Ok(Some(_)))).await;
     }
-    put_in
+    filled
 }
 
 /// What a drop waits for, as it is shown to whoever waits for the outcome.

@@ -11,6 +11,7 @@ mod proof;
 mod rollback;
 mod run_daemon;
 mod show;
+mod sign;
 mod status;
 mod submit;
 mod terminal;

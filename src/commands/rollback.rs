@@ -24,6 +24,11 @@ pub(super) fn order(
     let (to, digest) = match (found, all_digits) {
         (Ok((to, digest)), _) => (to, Some(digest)),
         (Err(_), Some(digest)) => (None, Some(digest)),
+        (Err(error), None) if drop.is_signed() => {
+            let doing = "finding the image that a signed rollback names (`--to` with all 64 digits of \
+                         its digest names it as well)";
+            return Err(error.context(doing));
+        }
         // The daemon may know more, and says what is wrong.
         (Err(_), None) => (to, None),
     };

@@ -1,15 +1,17 @@
 //! A drop made from a directory: the importer's side of the spool.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::INCOMING;
-use super::manifest::{MANIFEST, Manifest};
+use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
+use super::papers::{SIGNATURE, read_file, verified};
 use super::peek::IMAGE;
-use crate::fault::Fault;
+use crate::fault::{Fault, reject};
 use crate::image::{DIR_MODE, Image};
 use crate::sys::{Dir, Failure, Progress, random};
-use crate::words::{Moment, Target};
+use crate::trust;
+use crate::words::{Moment, Reason, Target};
 
 /// Room for the time and the random part in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
@@ -59,15 +61,44 @@ impl NewDrop {
         Ok(())
     }
 
-    /// Writes the manifest, makes the drop durable, and hands it over. Returns its name; `None` when
-    /// the spool has a drop of that name already.
+    /// Writes the manifest into the drop.
     ///
     /// # Errors
     /// When the spool can't be written.
-    pub(crate) fn finish(mut self, manifest: &Manifest) -> Result<Option<String>, Failure> {
+    pub(crate) fn add_manifest(&self, manifest: &Manifest) -> Result<(), Failure> {
+        let text = manifest.to_toml();
+        self.dir()?.write_new(MANIFEST, text.as_bytes())
+    }
+
+    /// The path of the drop's manifest, for a program that puts its signature beside it.
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.incoming.path().join(&self.hidden).join(MANIFEST)
+    }
+
+    /// Makes sure that the signature beside the manifest is one that a daemon takes.
+    ///
+    /// # Errors
+    /// [`Reason::BadSignature`] when it is of something else, or of a kind that no daemon takes.
+    pub(crate) fn check_signature(&self) -> Result<(), Fault> {
+        let drop = self.dir()?;
+        let owner = drop.stat_self()?.owner.uid;
+        let read = |name, max| {
+            let bytes = read_file(&drop, name, max, owner)?;
+            bytes.ok_or_else(|| reject(Reason::BadSignature, format!("no {name}")))
+        };
+        let manifest = read(MANIFEST, MAX_SIZE)?;
+        verified(&manifest, read(SIGNATURE, trust::MAX_SIZE)?)?;
+        Ok(())
+    }
+
+    /// Makes the drop durable, and hands it over. Returns its name; `None` when the spool has a drop of
+    /// that name already.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    pub(crate) fn finish(mut self) -> Result<Option<String>, Failure> {
         let (incoming, name) = (&self.incoming, self.hidden[1..].to_string());
         let drop = self.dir()?;
-        drop.write_new(MANIFEST, manifest.to_toml().as_bytes())?;
         let written = Instant::now();
         // Once it has its name, the drop must survive a power cut.
         drop.sync_file_system()?;

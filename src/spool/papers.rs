@@ -91,7 +91,11 @@ pub(crate) fn account(uid: u32) -> Result<Account, Fault> {
     Ok(Account::of(uid).ok_or_else(silent)?)
 }
 
-fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Fault> {
+/// A signature of these very bytes.
+///
+/// # Errors
+/// [`Reason::BadSignature`] with what is wrong with it.
+pub(super) fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Fault> {
     let key = signer_of(manifest, &signature)
         .map_err(|bad| reject(Reason::BadSignature, format!("{SIGNATURE}: {bad}")))?;
     let bytes = signature.into();

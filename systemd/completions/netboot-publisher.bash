@@ -367,7 +367,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__rollback)
-            opts="-h --to --wait --spool --config --help"
+            opts="-h --to --wait --sign --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -378,6 +378,10 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sign)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -459,7 +463,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__submit)
-            opts="-h --arch --subarch --release --purpose --version --replaces --wait --spool --config --help"
+            opts="-h --arch --subarch --release --purpose --version --replaces --wait --sign --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -490,6 +494,10 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sign)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -527,7 +535,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__withdraw)
-            opts="-h --generation --wait --spool --config --help"
+            opts="-h --generation --wait --sign --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -538,6 +546,10 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sign)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

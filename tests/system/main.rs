@@ -42,6 +42,7 @@ mod rights;
 mod sameness;
 mod seen;
 mod service;
+mod signing;
 mod storm;
 mod supervision;
 mod swaps;
@@ -95,6 +96,7 @@ fn main() {
         tools::tests(),
         trust::tests(),
         proofs::tests(),
+        signing::tests(),
         writers::tests(),
     ];
     libtest_mimic::run(

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use serde_json::Value;
 
-use crate::lab::world::{Needs, World, manifest, names, output, own, test, text, until};
+use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::lab::world::{Needs, World, manifest, names, own, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -64,50 +65,6 @@ pub fn tests() -> Vec<Trial> {
             bad_rules,
         ),
     ]
-}
-
-/// Keys of ssh-keygen's, each with its public half beside it.
-pub struct Keys(tempfile::TempDir);
-
-impl Keys {
-    pub fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    pub fn path(&self, kind: &str) -> PathBuf {
-        let path = self.0.path().join(kind);
-        if !path.exists() {
-            let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-N", "", "-C", "a comment", "-t", kind, "-f"]);
-            assert!(keygen.arg(&path).status().unwrap().success());
-        }
-        path
-    }
-
-    pub fn public(&self, kind: &str) -> String {
-        let path = self.path(kind).with_extension("pub");
-        fs::read_to_string(path).unwrap().trim().to_string()
-    }
-
-    pub fn fingerprint(&self, kind: &str) -> String {
-        let shown = output(Command::new("ssh-keygen").arg("-lf").arg(self.path(kind)));
-        let shown = String::from_utf8(shown.stdout).unwrap();
-        shown.split(' ').nth(1).unwrap().to_string()
-    }
-}
-
-/// Signs a drop's manifest as people do.
-pub fn sign(drop: &Path, key: &Path, options: &[&str]) {
-    let manifest = drop.join("manifest.toml");
-    let _ = fs::remove_file(drop.join("manifest.toml.sig"));
-    let mut keygen = Command::new("ssh-keygen");
-    keygen
-        .args(["-q", "-Y", "sign"])
-        .args(options)
-        .arg("-f")
-        .arg(key);
-    let status = keygen.arg(manifest).stderr(Stdio::null()).status();
-    assert!(status.unwrap().success());
 }
 
 /// A manifest that lists these files.
@@ -347,8 +304,8 @@ fn signed() {
     let keys = Keys::new();
     let world = with_key(&keys, &["ed25519", "ecdsa"]);
     for (number, kind, options) in [
-        (1, "ed25519", &["-n", "netboot-publisher"][..]),
-        (2, "ecdsa", &["-n", "netboot-publisher"]),
+        (1, "ed25519", FOR_US),
+        (2, "ecdsa", FOR_US),
         (
             3,
             "ed25519",
@@ -375,47 +332,6 @@ fn signed() {
         let kept = [1, 2].map(|it| fs::read(folder.join(&expected[it])).unwrap());
         assert_eq!(kept, proof);
     }
-    // An agent has the key, and the program only its public half.
-    let agent = output(Command::new("ssh-agent").arg("-s"));
-    let said = String::from_utf8(agent.stdout).unwrap();
-    let value = |key: &str| {
-        let value = said.split(&format!("{key}=")).nth(1).unwrap();
-        value.split(';').next().unwrap().to_string()
-    };
-    let (socket, pid) = (value("SSH_AUTH_SOCK"), value("SSH_AGENT_PID"));
-    let files = [("linux", "by an agent")];
-    let drop = build(&world, "agent", &listing(TARGET, "", &files), &files);
-    let mut add = Command::new("ssh-add");
-    let added = add
-        .env("SSH_AUTH_SOCK", &socket)
-        .arg(keys.path("ed25519"))
-        .stderr(Stdio::null())
-        .status();
-    let half = keys.0.path().join("half.pub");
-    fs::write(&half, keys.public("ed25519")).unwrap();
-    let mut keygen = Command::new("ssh-keygen");
-    keygen.env("SSH_AUTH_SOCK", &socket).args([
-        "-q",
-        "-Y",
-        "sign",
-        "-n",
-        "netboot-publisher",
-        "-f",
-    ]);
-    let signing = keygen
-        .arg(half)
-        .arg(drop.join("manifest.toml"))
-        .stderr(Stdio::null())
-        .status();
-    let ended = Command::new("kill").arg(pid).status();
-    assert!(
-        [added, signing, ended]
-            .into_iter()
-            .all(|it| it.unwrap().success())
-    );
-    hand_over(&world, "agent", GAMES);
-    world.run_once();
-    world.assert_outcome("agent", "published");
 }
 
 fn badly_signed() {
@@ -440,14 +356,14 @@ fn badly_signed() {
         (
             "key",
             "",
-            |drop, keys| sign(drop, &keys.path("ecdsa"), &["-n", "netboot-publisher"]),
+            |drop, keys| sign(drop, &keys.path("ecdsa"), FOR_US),
             "rejected unknown-key",
             "which none of the rules for games has (team)",
         ),
         (
             "kind",
             "",
-            |drop, keys| sign(drop, &keys.path("rsa"), &["-n", "netboot-publisher"]),
+            |drop, keys| sign(drop, &keys.path("rsa"), FOR_US),
             "rejected bad-signature",
             "of the kind ssh-rsa; expected Ed25519 or ECDSA P-256",
         ),
@@ -538,7 +454,7 @@ fn badly_signed() {
         let files = [("linux", name)];
         let text = listing(TARGET, "", &files) + more;
         let drop = build(&world, name, &text, &files);
-        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        sign(&drop, &keys.path("ed25519"), FOR_US);
         spoil(&drop, &keys);
         hand_over(&world, name, GAMES);
         world.run_once();
@@ -552,7 +468,7 @@ fn badly_signed() {
     ] {
         let files = [("linux", name)];
         let drop = build(&world, name, &listing(TARGET, "", &files), &files);
-        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        sign(&drop, &keys.path("ed25519"), FOR_US);
         fs::set_permissions(&drop, fs::Permissions::from_mode(mode)).unwrap();
         hand_over(&world, name, GAMES);
         world.run_once();
@@ -560,7 +476,7 @@ fn badly_signed() {
     }
     // Without a list nobody has signed the image.
     let drop = build(&world, "unlisted", &manifest(TARGET), &[("linux", "x")]);
-    sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+    sign(&drop, &keys.path("ed25519"), FOR_US);
     hand_over(&world, "unlisted", GAMES);
     world.run_once();
     world.assert_outcome("unlisted", "rejected unsigned-files");
@@ -587,7 +503,7 @@ fn late() {
     // One that is no good, and is replaced at once.
     let signed = hidden.join("manifest.toml");
     fs::copy(drop.join("manifest.toml"), &signed).unwrap();
-    sign(&hidden, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+    sign(&hidden, &keys.path("ed25519"), FOR_US);
     let signature = drop.join("manifest.toml.sig");
     fs::copy(hidden.join("manifest.toml.sig"), hidden.join("sig")).unwrap();
     own(&hidden, GAMES);
@@ -605,7 +521,7 @@ fn dropped_again() {
         let files = [("linux", bytes)];
         let serial = serial.map_or(String::new(), |serial| format!("serial = {serial}\n"));
         let drop = build(&world, name, &listing(TARGET, &serial, &files), &files);
-        sign(&drop, &keys.path("ed25519"), &["-n", "netboot-publisher"]);
+        sign(&drop, &keys.path("ed25519"), FOR_US);
         let copy = stock.path().join(name);
         assert!(
             Command::new("cp")

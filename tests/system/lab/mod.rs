@@ -4,13 +4,15 @@
 //! `world` has a spool, a tree and the daemon between them; `scene` has a spool and a tree in the
 //! middle of their life, with a drop of every kind. `tftp` has real servers, `container` a Debian
 //! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog`
-//! disks as a power cut leaves them; `terminal` is one of any width, `clock` a wall clock of one's own
-//! for a program; `trace` tells which system calls a program made, and in what order.
+//! disks as a power cut leaves them; `terminal` is one of any width, at which somebody may type, `clock`
+//! a wall clock of one's own for a program, `keys` what ssh-keygen and an agent have; `trace` tells
+//! which system calls a program made, and in what order.
 
 pub mod blocklog;
 pub mod clock;
 pub mod container;
 pub mod importers;
+pub mod keys;
 pub mod scene;
 pub mod terminal;
 pub mod tftp;

@@ -1,15 +1,20 @@
 //! A terminal of any width, and texts without what no test can know.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read as _;
-use std::process::{Command, Output, Stdio};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-/// A terminal of so many columns: the program's side, and what shows all that was written there.
-fn open(columns: u16) -> (File, std::thread::JoinHandle<String>) {
-    let shown = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+use crate::lab::world::PATIENCE;
+
+/// A terminal of so many columns: the person's side, and the program's.
+fn pair(columns: u16) -> (File, File) {
+    let shown = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&shown).unwrap();
     unlockpt(&shown).unwrap();
     let name = ptsname(&shown, Vec::new()).unwrap();
@@ -20,16 +25,19 @@ fn open(columns: u16) -> (File, std::thread::JoinHandle<String>) {
         ws_ypixel: 0,
     };
     tcsetwinsize(&shown, size).unwrap();
-    let name = name.to_str().unwrap();
-    let terminal = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(name)
-        .unwrap();
+    // It is not to become the terminal of the tests.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+    (shown.into(), terminal.into())
+}
+
+/// A terminal of so many columns: the program's side, and what shows all that was written there.
+fn open(columns: u16) -> (File, std::thread::JoinHandle<String>) {
+    let (mut shown, terminal) = pair(columns);
     let reading = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         // The last program that has the terminal open has closed it: an error.
-        let _ = File::from(shown).read_to_end(&mut bytes);
+        let _ = shown.read_to_end(&mut bytes);
         String::from_utf8(bytes).unwrap().replace("\r\n", "\n")
     });
     (terminal, reading)
@@ -54,6 +62,79 @@ pub fn errors_on_terminal(command: &mut Command, columns: u16) -> (Output, Strin
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     command.stderr(Stdio::null());
     (output, reading.join().unwrap())
+}
+
+/// A terminal at which somebody types.
+pub struct Terminal {
+    person: File,
+    program: File,
+    pieces: mpsc::Receiver<Vec<u8>>,
+    /// What was written to it, as far as it was read.
+    shown: String,
+}
+
+impl Terminal {
+    pub fn new() -> Self {
+        let (person, program) = pair(80);
+        let mut reader = person.try_clone().unwrap();
+        let (sender, pieces) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut piece = [0; 1_024];
+            while let Ok(length @ 1..) = reader.read(&mut piece) {
+                let _ = sender.send(piece[..length].to_vec());
+            }
+        });
+        Self {
+            person,
+            program,
+            pieces,
+            shown: String::new(),
+        }
+    }
+
+    /// Starts what a command of setsid(1) starts, as this user, in a session that the terminal belongs
+    /// to. Standard output is none.
+    pub fn start(&self, setsid: &Command, uid: u32) -> Child {
+        let program = || self.program.try_clone().unwrap();
+        let mut command = Command::new(setsid.get_program());
+        command.arg("--ctty").args(setsid.get_args());
+        for (name, value) in setsid.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.uid(uid).gid(uid).stdin(program()).stderr(program());
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits until a text was written.
+    pub fn wait_for(&mut self, text: &str) {
+        while !self.shown.contains(text) {
+            match self.pieces.recv_timeout(PATIENCE) {
+                Ok(piece) => self.shown += &String::from_utf8_lossy(&piece),
+                Err(error) => panic!("{error}, no {text:?} in {:?}", self.shown),
+            }
+        }
+    }
+
+    /// What was written until now.
+    pub fn shown(&mut self) -> &str {
+        let pieces = self.pieces.try_iter();
+        self.shown
+            .extend(pieces.map(|piece| String::from_utf8_lossy(&piece).to_string()));
+        &self.shown
+    }
+
+    pub fn enter(&mut self, text: &str) {
+        self.person.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Whether it shows what is typed.
+    pub fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.program).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO)
+    }
 }
 
 /// The text with a word in the place of each age and zeros for the digits of each time, in columns as
