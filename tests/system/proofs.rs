@@ -10,7 +10,8 @@ use netboot_publisher::{Digest, FileMark, Listing, MessageId, Record};
 use serde_json::{Value, json};
 
 use crate::lab::world::{World, manifest, names, test, text};
-use crate::trust::{GAMES, Keys, MAN, NEEDS, build, hand_over, listing, sign};
+use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::trust::{GAMES, MAN, NEEDS, build, hand_over, listing};
 
 const NAMESPACE: &[&str] = &["-n", "netboot-publisher"];
 const KEEP_ALL: &str = "min_age = \"1h\"";
@@ -79,7 +80,7 @@ fn bring(world: &World, keys: &Keys, kind: &str, (name, target, bytes): (&str, &
     let drop = build(world, name, &text, &files);
     symlink("boot/initrd.gz", drop.join("image/menu")).unwrap();
     fs::create_dir(drop.join("image/empty")).unwrap();
-    sign(&drop, &keys.path(kind), NAMESPACE);
+    sign(&drop, &keys.path(kind), FOR_US);
     hand_over(world, name, GAMES);
 }
 

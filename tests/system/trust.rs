@@ -49,10 +49,11 @@ pub fn tests() -> Vec<Trial> {
             NEEDS,
             dropped_again,
         ),
+        test("what comes after its time is expired", NEEDS, expired),
         test(
-            "what comes after its time is expired",
-            &[Needs::Root],
-            expired,
+            "a rollback that is signed names the image that it means",
+            NEEDS,
+            signed_rollbacks,
         ),
         test(
             "`may` and `check-config` say who may do what, and which rules are odd",
@@ -90,6 +91,24 @@ pub fn build(world: &World, name: &str, text: &str, files: &[(&str, &str)]) -> P
     }
     fs::write(hidden.join("manifest.toml"), text).unwrap();
     hidden
+}
+
+/// As [`build`], of a drop that is signed.
+fn build_signed(
+    world: &World,
+    keys: &Keys,
+    (name, text): (&str, &str),
+    files: &[(&str, &str)],
+) -> PathBuf {
+    let drop = build(world, name, text, files);
+    sign(&drop, &keys.path("ed25519"), FOR_US);
+    drop
+}
+
+/// Gives the drop to a user, hands it over, and has the daemon see to it.
+fn bring(world: &World, name: &str, uid: u32) {
+    hand_over(world, name, uid);
+    world.run_once();
 }
 
 /// Gives the drop to a user, and hands it over.
@@ -171,8 +190,7 @@ fn rules() {
     ];
     for (name, uid, text, expected, why) in cases {
         build(&world, name, &text, &files);
-        hand_over(&world, name, uid);
-        world.run_once();
+        bring(&world, name, uid);
         let outcome = world.assert_outcome(name, expected);
         assert_eq!(detail(&outcome), why, "{name}");
     }
@@ -180,8 +198,7 @@ fn rules() {
     assert_eq!(outcome["rule"], "careful", "{outcome:#}");
     let long = [("linux", "more than ten bytes")];
     build(&world, "long", &listing(TARGET, "", &long), &long);
-    hand_over(&world, "long", GAMES);
-    world.run_once();
+    bring(&world, "long", GAMES);
     world.assert_outcome("long", "rejected too-large");
     // Records and histories say which rule it was.
     let history = world.run(&["history", TARGET, "--json"]);
@@ -294,7 +311,7 @@ fn with_key(keys: &Keys, kinds: &[&str]) -> World {
     let public = |kind: &&str| format!("{:?}", keys.public(kind));
     let keys: Vec<_> = kinds.iter().map(public).collect();
     World::with(&format!(
-        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 0\n[[importer]]\nname = \"team\"\nusers = [\"games\"]\n\
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 0\n[[importer]]\nname = \"team\"\nusers = [\"games\", \"news\"]\n\
          keys = [{}]\npublish = [\"*/*/*/*\"]\nwithdraw = [\"*/*/*/*\"]\n",
         keys.join(", ")
     ))
@@ -318,8 +335,7 @@ fn signed() {
         sign(&drop, &keys.path(kind), options);
         let proof =
             ["manifest.toml", "manifest.toml.sig"].map(|it| fs::read(drop.join(it)).unwrap());
-        hand_over(&world, &name, GAMES);
-        world.run_once();
+        bring(&world, &name, GAMES);
         let outcome = world.assert_outcome(&name, "published");
         assert_eq!(outcome["signer"], keys.fingerprint(kind), "{outcome:#}");
         // What retention removes it removes with the proof.
@@ -338,7 +354,7 @@ fn badly_signed() {
     type Spoil = fn(&Path, &Keys);
     let keys = Keys::new();
     let world = with_key(&keys, &["ed25519"]);
-    let cases: [(&str, &str, Spoil, &str, &str); 13] = [
+    let cases: [(&str, &str, Spoil, &str, &str); 16] = [
         (
             "none",
             "",
@@ -377,6 +393,41 @@ fn badly_signed() {
             },
             "rejected bad-signature",
             "manifest.toml.sig: not of these bytes",
+        ),
+        (
+            "a-byte",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text.replace("format = 1", "format =\t1")).unwrap();
+            },
+            "rejected bad-signature",
+            "manifest.toml.sig: not of these bytes",
+        ),
+        (
+            "other",
+            "",
+            |drop, keys| {
+                let other = tempfile::tempdir().unwrap();
+                fs::write(other.path().join("manifest.toml"), manifest(OTHER)).unwrap();
+                sign(other.path(), &keys.path("ed25519"), FOR_US);
+                let signature = other.path().join("manifest.toml.sig");
+                fs::copy(signature, drop.join("manifest.toml.sig")).unwrap();
+            },
+            "rejected bad-signature",
+            "manifest.toml.sig: not of these bytes",
+        ),
+        (
+            "windows",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text.replace('\n', "\r\n")).unwrap();
+            },
+            "published",
+            "",
         ),
         (
             "truncated",
@@ -453,11 +504,9 @@ fn badly_signed() {
     for (name, more, spoil, expected, why) in cases {
         let files = [("linux", name)];
         let text = listing(TARGET, "", &files) + more;
-        let drop = build(&world, name, &text, &files);
-        sign(&drop, &keys.path("ed25519"), FOR_US);
+        let drop = build_signed(&world, &keys, (name, &text), &files);
         spoil(&drop, &keys);
-        hand_over(&world, name, GAMES);
-        world.run_once();
+        bring(&world, name, GAMES);
         let outcome = world.assert_outcome(name, expected);
         assert!(detail(&outcome).contains(why), "{outcome:#}");
     }
@@ -467,18 +516,16 @@ fn badly_signed() {
         ("shared", 0o775, "published"),
     ] {
         let files = [("linux", name)];
-        let drop = build(&world, name, &listing(TARGET, "", &files), &files);
-        sign(&drop, &keys.path("ed25519"), FOR_US);
+        let text = listing(TARGET, "", &files);
+        let drop = build_signed(&world, &keys, (name, &text), &files);
         fs::set_permissions(&drop, fs::Permissions::from_mode(mode)).unwrap();
-        hand_over(&world, name, GAMES);
-        world.run_once();
+        bring(&world, name, GAMES);
         world.assert_outcome(name, expected);
     }
     // Without a list nobody has signed the image.
-    let drop = build(&world, "unlisted", &manifest(TARGET), &[("linux", "x")]);
-    sign(&drop, &keys.path("ed25519"), FOR_US);
-    hand_over(&world, "unlisted", GAMES);
-    world.run_once();
+    let unlisted = ("unlisted", &*manifest(TARGET));
+    build_signed(&world, &keys, unlisted, &[("linux", "x")]);
+    bring(&world, "unlisted", GAMES);
     world.assert_outcome("unlisted", "rejected unsigned-files");
 }
 
@@ -513,59 +560,47 @@ fn late() {
     daemon.stop();
 }
 
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(status.unwrap().success());
+}
+
 fn dropped_again() {
     let keys = Keys::new();
     let world = with_key(&keys, &["ed25519"]);
     let stock = tempfile::tempdir().unwrap();
-    let bring = |name: &str, serial: Option<u32>, bytes: &str, uid: u32| {
+    let publish = |name: &str, serial: Option<u32>, bytes: &str, uid: u32| {
         let files = [("linux", bytes)];
         let serial = serial.map_or(String::new(), |serial| format!("serial = {serial}\n"));
-        let drop = build(&world, name, &listing(TARGET, &serial, &files), &files);
-        sign(&drop, &keys.path("ed25519"), FOR_US);
-        let copy = stock.path().join(name);
-        assert!(
-            Command::new("cp")
-                .arg("-r")
-                .args([&drop, &copy])
-                .status()
-                .unwrap()
-                .success()
-        );
-        hand_over(&world, name, uid);
-        world.run_once();
+        let text = listing(TARGET, &serial, &files);
+        let drop = build_signed(&world, &keys, (name, &text), &files);
+        copy(&drop, &stock.path().join(name));
+        bring(&world, name, uid);
     };
     let again = |name: &str, of: &str| {
         let hidden = world.incoming(&format!(".{name}"));
-        let copy = stock.path().join(of);
-        assert!(
-            Command::new("cp")
-                .arg("-r")
-                .args([&copy, &hidden])
-                .status()
-                .unwrap()
-                .success()
-        );
-        hand_over(&world, name, GAMES);
-        world.run_once();
+        copy(&stock.path().join(of), &hidden);
+        // Whoever has the drop can bring it.
+        bring(&world, name, NEWS);
     };
-    bring("one", Some(7), "one", GAMES);
+    publish("one", Some(7), "one", GAMES);
     world.assert_outcome("one", "published");
     again("one-again", "one");
     world.assert_outcome("one-again", "unchanged");
-    bring("two", Some(9), "two", GAMES);
+    publish("two", Some(9), "two", GAMES);
     world.assert_outcome("two", "published");
     again("old", "one");
     let outcome = world.assert_outcome("old", "rejected stale");
     let expected =
         format!("the manifest's `serial` is 7; {TARGET} has had 9: expected a higher `serial`");
     assert_eq!(detail(&outcome), expected);
-    bring("none", None, "three", GAMES);
+    publish("none", None, "three", GAMES);
     world.assert_outcome("none", "rejected stale");
     // The same number is that of one manifest only.
-    bring("same", Some(9), "three", GAMES);
+    publish("same", Some(9), "three", GAMES);
     world.assert_outcome("same", "rejected stale");
     // The same image with a higher one is another publication.
-    bring("renewed", Some(10), "two", GAMES);
+    publish("renewed", Some(10), "two", GAMES);
     world.assert_outcome("renewed", "published");
     let order = world.incoming("gone");
     fs::create_dir(&order).unwrap();
@@ -575,25 +610,94 @@ fn dropped_again() {
     world.assert_outcome("gone", "withdrawn");
     again("after", "two");
     world.assert_outcome("after", "rejected stale");
-    bring("root", Some(10), "root", 0);
+    publish("root", Some(10), "root", 0);
     world.assert_outcome("root", "rejected stale");
-    bring("next", Some(11), "next", GAMES);
+    publish("next", Some(11), "next", GAMES);
     world.assert_outcome("next", "published");
 }
 
 fn expired() {
-    let world = World::new();
-    for (name, expires, expected) in [
-        ("past", "2026-01-01T00:00:00Z", "rejected expired"),
-        ("future", "2999-12-31T23:59:59Z", "published"),
-    ] {
-        let text = format!("{}expires = \"{expires}\"\n", manifest(TARGET));
-        world.drop_with(name, &text, |image| {
-            fs::write(image.join("linux"), name).unwrap()
-        });
-        world.run_once();
-        world.assert_outcome(name, expected);
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let files = [("linux", "kernel")];
+    let drop = |name: &str, text: &str, files: &[(&str, &str)], expected: &str| {
+        let drop = build_signed(&world, &keys, (name, text), files);
+        if files.is_empty() {
+            fs::remove_dir(drop.join("image")).unwrap();
+        }
+        bring(&world, name, NEWS);
+        world.assert_outcome(name, expected)
+    };
+    let (past, future) = ["2026-01-01T00:00:00Z", "2999-12-31T23:59:59Z"]
+        .map(|time| format!("expires = \"{time}\"\n"))
+        .into();
+    drop(
+        "past",
+        &listing(TARGET, &past, &files),
+        &files,
+        "rejected expired",
+    );
+    drop(
+        "future",
+        &listing(TARGET, &future, &files),
+        &files,
+        "published",
+    );
+    let gone = manifest(TARGET) + "action = \"withdraw\"\n";
+    drop(
+        "gone-past",
+        &(gone.clone() + &past),
+        &[],
+        "rejected expired",
+    );
+    drop("gone-future", &(gone + &future), &[], "withdrawn");
+}
+
+fn signed_rollbacks() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let settings = fs::read_to_string(&world.config).unwrap();
+    fs::write(&world.config, settings.replace("keep = 0", "keep = 9")).unwrap();
+    let [one, two, three] = ["one", "two", "three"].map(|name| {
+        let files = [("linux", name)];
+        let text = listing(TARGET, "", &files);
+        build_signed(&world, &keys, (name, &text), &files);
+        bring(&world, name, GAMES);
+        let outcome = world.assert_outcome(name, "published");
+        let word = |key: &str| outcome[key].as_str().unwrap().to_string();
+        (word("generation"), word("digest"))
+    });
+    let order = |name: &str, more: &str, expected: &str| {
+        let text = format!("{}action = \"rollback\"\n{more}", manifest(TARGET));
+        let drop = build_signed(&world, &keys, (name, &text), &[]);
+        fs::remove_dir(drop.join("image")).unwrap();
+        bring(&world, name, NEWS);
+        world.assert_outcome(name, expected)
+    };
+    let digest = |of: &(String, String)| format!("digest = {:?}\n", of.1);
+    let to = |name: &str| format!("to = {name:?}\n");
+    // Whoever brings it again later would choose the image.
+    for (name, more) in [("bare", String::new()), ("named", to(&one.0))] {
+        let outcome = order(name, &more, "rejected unsigned-files");
+        let expected = "the order is signed and names no image; expected the image's `digest`";
+        assert_eq!(detail(&outcome), expected);
     }
+    let outcome = order("other", &(to(&two.0) + &digest(&one)), "rejected conflict");
+    let expected = format!("{} has digest {}; the order means {}", two.0, two.1, one.1);
+    assert_eq!(detail(&outcome), expected);
+    let unknown = format!("digest = \"{}\"\n", Digest::of(b"unknown"));
+    order("unknown", &unknown, "rejected unknown-generation");
+    let outcome = order("back", &digest(&one), "rolled-back");
+    assert_eq!(outcome["generation"], *one.0, "{outcome:#}");
+    assert_eq!(
+        outcome["signer"],
+        keys.fingerprint("ed25519"),
+        "{outcome:#}"
+    );
+    // What is current by now is not what was current when this was signed.
+    let replaces = format!("replaces = {:?}\n", three.1);
+    order("late", &(replaces + &digest(&two)), "rejected conflict");
+    order("forth", &(to(&three.0) + &digest(&three)), "rolled-back");
 }
 
 fn bad_rules() {
