@@ -3,9 +3,9 @@
 use crate::fault::{Fault, reject};
 use crate::settings::{Limits, Requirement, Settings};
 use crate::spool::{Action, Claimed, Manifest, account};
-use crate::tree::{Current, Tree};
-use crate::trust::{Asker, Deed, Wish};
-use crate::words::{Moment, Reason};
+use crate::tree::{Current, Head, Tree};
+use crate::trust::{Asker, Deed, Wish, signer_of};
+use crate::words::{Digest, GenerationName, Moment, Reason, Target};
 
 /// What drops are measured by.
 pub(super) struct Permits<'a> {
@@ -110,6 +110,35 @@ impl Permits<'_> {
             Some(serial) => stale(format!("the manifest's `serial` is {serial}")),
         }
     }
+}
+
+/// Whether a generation came by the manifest of this drop, where that counts: it is signed, or has a
+/// serial.
+pub(super) fn has_credentials_of(claimed: &Claimed, head: &Head) -> bool {
+    let from = head.from.as_ref();
+    let signer = from.and_then(|from| from.vouched.signer.as_ref());
+    let credentials = &claimed.credentials;
+    signer == credentials.vouched.signer.as_ref() && head.manifest == credentials.manifest
+}
+
+/// Whether the kept manifest and signature of a generation are as good as those of a drop, where that
+/// has some.
+pub(super) fn is_proven(
+    claimed: &Claimed,
+    tree: &Tree,
+    target: &Target,
+    name: &GenerationName,
+) -> bool {
+    let credentials = &claimed.credentials;
+    let (Some(ours), Some(_)) = (&credentials.signature, &credentials.vouched.signer) else {
+        return true;
+    };
+    // What can't be read proves nothing.
+    let Ok([Some(manifest), Some(signature)]) = tree.proof(target, name) else {
+        return false;
+    };
+    credentials.manifest == Some(Digest::of(&manifest))
+        && signer_of(&manifest, &signature).as_ref() == Ok(&ours.key)
 }
 
 fn deed(action: &Action) -> Deed {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::decision::{self, Decision, Request, origin};
 use super::orders::conflict;
+use super::permits::{has_credentials_of, is_proven};
 use super::room::Reserved;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
@@ -11,8 +12,7 @@ use crate::image::{Base, Image};
 use crate::spool::Published;
 use crate::sys::Progress;
 use crate::tree::{Change, Current, Generation, Head, Record};
-use crate::trust::signer_of;
-use crate::words::{Digest, GenerationName, Reason};
+use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
     /// What becomes of an image that is to be current.
@@ -48,7 +48,7 @@ impl Request<'_> {
         // Another version of the same image is a generation of its own, of hard links.
         if comparison.is_same
             && record.head.version == self.manifest.version
-            && self.has_its_credentials(&record.head)
+            && has_credentials_of(self.claimed, &record.head)
             && self.is_proven(&record.head.generation)
             && record.listing.lists(image.entries())
             && self.manifest.check_checksums(&record.listing).is_ok()
@@ -98,30 +98,9 @@ impl Request<'_> {
         self.stage(image, None, Change::Exchange(Arc::new(record)))
     }
 
-    /// Whether a generation came by the same manifest, where that counts: it is signed, or has a serial.
-    fn has_its_credentials(&self, head: &Head) -> bool {
-        let signer = head
-            .from
-            .as_ref()
-            .and_then(|from| from.vouched.signer.as_ref());
-        let credentials = &self.claimed.credentials;
-        signer == credentials.vouched.signer.as_ref() && head.manifest == credentials.manifest
-    }
-
-    /// Whether the kept manifest and signature of a generation are as good as those of the drop, where
-    /// that has some.
     fn is_proven(&self, name: &GenerationName) -> bool {
-        let credentials = &self.claimed.credentials;
-        let (Some(ours), Some(_)) = (&credentials.signature, &credentials.vouched.signer) else {
-            return true;
-        };
-        let proof = self.shop.staging.tree().proof(&self.manifest.target, name);
-        // What can't be read proves nothing.
-        let Ok([Some(manifest), Some(signature)]) = proof else {
-            return false;
-        };
-        credentials.manifest == Some(Digest::of(&manifest))
-            && signer_of(&manifest, &signature).as_ref() == Ok(&ours.key)
+        let tree = self.shop.staging.tree();
+        is_proven(self.claimed, tree, &self.manifest.target, name)
     }
 
     fn stage(

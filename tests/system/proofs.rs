@@ -9,11 +9,10 @@ use libtest_mimic::Trial;
 use netboot_publisher::{Digest, FileMark, Listing, MessageId, Record};
 use serde_json::{Value, json};
 
-use crate::lab::world::{World, manifest, names, test, text};
 use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::lab::world::{World, manifest, names, test, text};
 use crate::trust::{GAMES, MAN, NEEDS, build, hand_over, listing};
 
-const NAMESPACE: &[&str] = &["-n", "netboot-publisher"];
 const KEEP_ALL: &str = "min_age = \"1h\"";
 const KEEP_NONE: &str = "min_age = \"0s\"\nkeep = 0";
 
@@ -401,7 +400,7 @@ const CHANGES: &[Change] = &[
     ),
     (
         "stranger",
-        |it, _, keys| sign_again(it, &keys.path("ecdsa"), NAMESPACE),
+        |it, _, keys| sign_again(it, &keys.path("ecdsa"), FOR_US),
         "unknown-key",
         "which no rule has; expected a key of `keys` or `old_keys`",
     ),
