@@ -23,7 +23,7 @@ use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
 use crate::sys::Progress;
 use crate::tree::Tree;
-use crate::words::Verdict;
+use crate::words::{Moment, Verdict};
 
 /// Exit codes: a drop was rejected; there was no outcome in time; as shells report SIGINT.
 const REJECTED: u8 = 3;
@@ -45,6 +45,12 @@ pub(super) struct HandOver {
     /// the agent holds
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
+    /// The manifest's `serial`: refused (`stale`) unless higher than the last one of the target
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(..=Manifest::MAX_SERIAL))]
+    serial: Option<u64>,
+    /// The manifest's `expires`: refused (`expired`) after that, such as `2026-12-31T00:00:00Z`
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Moment>,
     /// The spool, instead of the configured one
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
@@ -80,6 +86,11 @@ impl HandOver {
         manifest: Manifest,
         image: Option<Image>,
     ) -> anyhow::Result<ExitCode> {
+        let manifest = Manifest {
+            serial: self.serial,
+            expires: self.expires,
+            ..manifest
+        };
         let spool = self.spool.as_ref().unwrap_or(&settings.spool.path);
         // The daemon has to be able to read the drop, whatever this user's mask.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

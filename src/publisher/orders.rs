@@ -5,7 +5,7 @@ use crate::fault::{Fault, reject};
 use crate::image::{Image, Listing};
 use crate::spool::Replaces;
 use crate::sys::Progress;
-use crate::tree::{Change, Current, Generation, Head, Record, Tree};
+use crate::tree::{Change, Current, Generation, Head, Record, Staged, Tree};
 use crate::words::{Digest, GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
@@ -115,8 +115,7 @@ impl Request<'_> {
         let mut from = by.clone();
         from.vouched.signer = signer.or(from.vouched.signer);
         record.head.from = Some(from);
-        let staged = staging.stage_rollback(&record, by, change)?;
-        Ok(Decision::Change(Box::new(staged)))
+        Ok(self.ordered(staging.stage_rollback(&record, by, change)?))
     }
 
     /// Takes the target out of the tree.
@@ -138,8 +137,8 @@ impl Request<'_> {
         let record = generation.record.as_ref().or(lost.as_ref());
         let head = record.expect("one of the two").head.clone();
         let staging = &self.shop.staging;
-        let staged = staging.stage_withdrawal(head, lost.as_ref(), origin(self.claimed))?;
-        Ok(Decision::Change(Box::new(staged)))
+        let by = origin(self.claimed);
+        Ok(self.ordered(staging.stage_withdrawal(head, lost.as_ref(), by)?))
     }
 
     /// Removes a generation that isn't current, whatever state it is in.
@@ -151,8 +150,13 @@ impl Request<'_> {
             .tree()
             .removal_by(target, self.claimed.claim)?
             .is_some();
-        let staged = staging.stage_removal(head, origin(self.claimed), is_told);
-        Ok(Decision::Change(Box::new(staged)))
+        Ok(self.ordered(staging.stage_removal(head, origin(self.claimed), is_told)))
+    }
+
+    /// What was staged by an order: the history goes on from its serial.
+    fn ordered(&self, mut staged: Staged) -> Decision {
+        staged.head.serial = staged.head.serial.max(self.manifest.serial);
+        Decision::Change(Box::new(staged))
     }
 }
 

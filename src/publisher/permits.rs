@@ -79,7 +79,8 @@ impl Permits<'_> {
             let detail = format!("the manifest's `expires` is {expires}, which is over");
             return Err(reject(Reason::Expired, detail));
         }
-        if manifest.action != Action::Publish {
+        // An order may leave the serial as it is.
+        if manifest.action != Action::Publish && manifest.serial.is_none() {
             return Ok(());
         }
         let target = &manifest.target;

@@ -21,9 +21,6 @@ const MAX_SIGNS: usize = 5 << 19;
 /// The same, beside the lines of `[files]`, which are read a few at a time.
 const MAX_SIGNS_OF_HEAD: usize = 1 << 17;
 
-/// TOML's whole numbers end there.
-const MAX_SERIAL: u64 = i64::MAX as u64;
-
 /// The only format there is.
 const FORMAT: u64 = 1;
 
@@ -84,6 +81,9 @@ pub enum Listed {
 }
 
 impl Manifest {
+    /// TOML's whole numbers end there.
+    pub(crate) const MAX_SERIAL: u64 = i64::MAX as u64;
+
     /// A manifest that says nothing but for which target it is, and what is to be done with that.
     pub(crate) fn new(target: Target, action: Action) -> Self {
         Self {
@@ -119,11 +119,11 @@ impl Manifest {
             let expires = top.optional("expires", |value| {
                 parsed(value, "a time in UTC such as \"2026-12-31T00:00:00Z\"")
             });
-            let (mut version, mut serial, mut files) = (None, None, None);
+            let serial = top.optional("serial", |value| value.number(Self::MAX_SERIAL));
+            let (mut version, mut files) = (None, None);
             // Where there is no image, what is said of one is an unknown key.
             if matches!(action, None | Some(Action::Publish)) {
                 version = top.optional("version", self::version);
-                serial = top.optional("serial", |value| value.number(MAX_SERIAL));
                 files = top.table("files", |table| {
                     table.each_table(self::listed).into_iter().collect()
                 });
@@ -489,7 +489,7 @@ error: unknown key `relaese`
   |
 3 | relaese = \"noble\"
   | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `action`, `replaces`, \
-`expires`, `version`, `serial`, `files`
+`expires`, `serial`, `version`, `files`
 
 error: invalid `purpose`
  --> manifest.toml:4:11
@@ -664,7 +664,7 @@ error: invalid `files.linux`
             }),
         ];
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
-        let serial = proptest::option::of(0..=MAX_SERIAL);
+        let serial = proptest::option::of(0..=Manifest::MAX_SERIAL);
         let expires = proptest::option::of(0_i64..4_000_000_000);
         ([name; 4], version, files, action, replaces, serial, expires).prop_map(
             |(names, version, files, action, replaces, serial, expires)| {
@@ -675,7 +675,7 @@ error: invalid `files.linux`
                     action,
                     replaces: replaces.map(|text| text.parse().unwrap()),
                     version: version.filter(|_| is_image),
-                    serial: serial.filter(|_| is_image),
+                    serial,
                     expires: expires.map(|seconds| Moment::from_stat(seconds, 0)),
                     files: files.filter(|_| is_image),
                 }

@@ -367,7 +367,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__rollback)
-            opts="-h --to --wait --sign --spool --config --help"
+            opts="-h --to --wait --sign --serial --expires --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -382,6 +382,14 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --sign)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --serial)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expires)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -463,7 +471,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__submit)
-            opts="-h --arch --subarch --release --purpose --version --replaces --wait --sign --spool --config --help"
+            opts="-h --arch --subarch --release --purpose --version --replaces --wait --sign --serial --expires --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -501,6 +509,14 @@ _netboot__publisher() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --serial)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expires)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --spool)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -535,7 +551,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__withdraw)
-            opts="-h --generation --wait --sign --spool --config --help"
+            opts="-h --generation --wait --sign --serial --expires --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -550,6 +566,14 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --sign)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --serial)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expires)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -58,18 +58,24 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand subm
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l replaces -d 'Refuse (`conflict`) unless the current generation\'s digest begins so; `none`: unless the target is new' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l sign -d 'Have ssh-keygen sign the manifest with this key: its private file, or the `.pub` file of one that the agent holds' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l serial -d 'The manifest\'s `serial`: refused (`stale`) unless higher than the last one of the target' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l expires -d 'The manifest\'s `expires`: refused (`expired`) after that, such as `2026-12-31T00:00:00Z`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l to -d 'The generation, as `history` shows it, the beginning of its name, or the first digits of its digest; without it the one that the last swap replaced' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l sign -d 'Have ssh-keygen sign the manifest with this key: its private file, or the `.pub` file of one that the agent holds' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l serial -d 'The manifest\'s `serial`: refused (`stale`) unless higher than the last one of the target' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l expires -d 'The manifest\'s `expires`: refused (`expired`) after that, such as `2026-12-31T00:00:00Z`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand rollback" -s h -l help -d 'Print help'
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l generation -d 'Remove nothing but this generation, which isn\'t current: named as for `rollback --to`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l sign -d 'Have ssh-keygen sign the manifest with this key: its private file, or the `.pub` file of one that the agent holds' -r -F
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l serial -d 'The manifest\'s `serial`: refused (`stale`) unless higher than the last one of the target' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l expires -d 'The manifest\'s `expires`: refused (`expired`) after that, such as `2026-12-31T00:00:00Z`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l spool -d 'The spool, instead of the configured one' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -l config -d 'The configuration; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand withdraw" -s h -l help -d 'Print help'

@@ -49,6 +49,11 @@ pub fn tests() -> Vec<Trial> {
             NEEDS,
             dropped_again,
         ),
+        test(
+            "an order that has a serial is good once",
+            NEEDS,
+            orders_again,
+        ),
         test("what comes after its time is expired", NEEDS, expired),
         test(
             "a rollback that is signed names the image that it means",
@@ -614,6 +619,50 @@ fn dropped_again() {
     world.assert_outcome("root", "rejected stale");
     publish("next", Some(11), "next", GAMES);
     world.assert_outcome("next", "published");
+}
+
+fn orders_again() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let order = |name: &str, action: &str, serial: u32, expected: &str| {
+        let text = format!(
+            "{}action = \"{action}\"\nserial = {serial}\n",
+            manifest(TARGET)
+        );
+        let drop = build_signed(&world, &keys, (name, &text), &[]);
+        fs::remove_dir(drop.join("image")).unwrap();
+        bring(&world, name, NEWS);
+        world.assert_outcome(name, expected)
+    };
+    let image = |name: &str, serial: u32, expected: &str| {
+        let files = [("linux", name)];
+        let text = listing(TARGET, &format!("serial = {serial}\n"), &files);
+        build_signed(&world, &keys, (name, &text), &files);
+        bring(&world, name, NEWS);
+        world.assert_outcome(name, expected);
+    };
+    image("one", 5, "published");
+    order("early", "withdraw", 5, "rejected stale");
+    order("gone", "withdraw", 6, "withdrawn");
+    image("two", 6, "rejected stale");
+    image("two-again", 7, "published");
+    let outcome = order("gone-again", "withdraw", 6, "rejected stale");
+    let expected =
+        format!("the manifest's `serial` is 6; {TARGET} has had 7: expected a higher `serial`");
+    assert_eq!(detail(&outcome), expected);
+    // By the command as well.
+    let options = ["--serial", "8", "--expires", "2999-12-31T00:00:00Z"];
+    let ordered = world.run(&[&["withdraw", TARGET], &options[..]].concat());
+    assert!(ordered.status.success(), "{}", text(&ordered));
+    world.run_once();
+    let name = String::from_utf8(ordered.stdout).unwrap();
+    world.assert_outcome(name.trim(), "withdrawn");
+    image("three", 8, "rejected stale");
+    let options = ["--expires", "2020-12-31T00:00:00Z"];
+    let late = world.run(&[&["withdraw", TARGET], &options[..]].concat());
+    world.run_once();
+    let name = String::from_utf8(late.stdout).unwrap();
+    world.assert_outcome(name.trim(), "rejected expired");
 }
 
 fn expired() {
