@@ -651,6 +651,12 @@ fn orders_again() {
         format!("the manifest's `serial` is 6; {TARGET} has had 7: expected a higher `serial`");
     assert_eq!(detail(&outcome), expected);
     // By the command as well.
+    let options = ["--expires", "2020-12-31T00:00:00Z"];
+    let late = world.run(&[&["withdraw", TARGET], &options[..]].concat());
+    world.run_once();
+    assert!(late.status.success(), "{}", text(&late));
+    let name = String::from_utf8(late.stdout).unwrap();
+    world.assert_outcome(name.trim(), "rejected expired");
     let options = ["--serial", "8", "--expires", "2999-12-31T00:00:00Z"];
     let ordered = world.run(&[&["withdraw", TARGET], &options[..]].concat());
     assert!(ordered.status.success(), "{}", text(&ordered));
@@ -658,11 +664,6 @@ fn orders_again() {
     let name = String::from_utf8(ordered.stdout).unwrap();
     world.assert_outcome(name.trim(), "withdrawn");
     image("three", 8, "rejected stale");
-    let options = ["--expires", "2020-12-31T00:00:00Z"];
-    let late = world.run(&[&["withdraw", TARGET], &options[..]].concat());
-    world.run_once();
-    let name = String::from_utf8(late.stdout).unwrap();
-    world.assert_outcome(name.trim(), "rejected expired");
 }
 
 fn expired() {
