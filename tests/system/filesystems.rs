@@ -127,6 +127,13 @@ impl FileSystem {
         made
     }
 
+    /// In memory, without ACLs.
+    pub fn without_acls() -> Self {
+        let mut made = Self::nothing();
+        made.mount(&["-t", "ramfs", "none", &path(&made.root)]);
+        made
+    }
+
     /// On a loop device over a sparse file.
     pub fn looped(kind: &str, size: u64, options: &str) -> Self {
         Self::made(&[&format!("mkfs.{kind}")], kind, size, options)

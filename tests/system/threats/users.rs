@@ -12,6 +12,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use super::{OTHER, TARGET};
+use crate::filesystems::FileSystem;
 use crate::lab::world::{Needs, PROGRAM, World, manifest, names, output, own, test, text, until};
 use crate::seen::{NOTHING_ENDS, wait_for_state};
 
@@ -59,6 +60,11 @@ pub fn tests() -> Vec<Trial> {
             "nobody reads, replaces or removes what became of another's drops",
             &[Needs::Root],
             outcomes_of_another,
+        ),
+        test(
+            "where the file system has no ACLs only the daemon reads outcomes, and the start says so",
+            &[Needs::Root],
+            without_acls,
         ),
         test(
             "nobody takes the name of a drop that was claimed",
@@ -119,17 +125,13 @@ fn shell(world: &World, user: u32, script: &str) -> Output {
 }
 
 /// Makes a drop as a user does.
-fn drop_as(world: &World, user: u32, name: &str, text: &str) {
+fn drop_as(world: &World, user: u32, name: &str, manifest: &str) {
     let script = format!(
         "umask 022; mkdir -p .{name}/image; echo {name} > .{name}/image/linux
-         printf '%s' '{text}' > .{name}/manifest.toml; mv -T .{name} {name}"
+         printf '%s' '{manifest}' > .{name}/manifest.toml; mv -T .{name} {name}"
     );
     let made = shell(world, user, &script);
-    assert!(made.status.success(), "{}", text_of(&made));
-}
-
-fn text_of(output: &Output) -> String {
-    text(output)
+    assert!(made.status.success(), "{}", text(&made));
 }
 
 /// The outcome of a user's drop, as that user reads it.
@@ -217,6 +219,24 @@ fn outcomes_of_another() {
     let bad = outcome_for(&world, ALICE, "bad").expect("her own");
     assert_eq!(word(&bad), "rejected bad-manifest");
     assert_eq!(fs::read(world.outcome_file("daily")).unwrap(), before);
+}
+
+fn without_acls() {
+    let disk = FileSystem::without_acls();
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, tree) = (disk.root.join("spool"), dir.path().join("tree"));
+    let world = World::at(dir.path(), &spool, &tree, "");
+    let said = "is on a file system without ACLs: importers can't read their outcomes";
+    let run = world.run(&["run", "--once"]);
+    assert_eq!(text(&run).matches(said).count(), 1, "{}", text(&run));
+    world.drop_image("mine", TARGET, &[("linux", b"1")]);
+    own(&world.incoming("mine"), ALICE);
+    world.run_once();
+    world.assert_outcome("mine", "published");
+    let folder = fs::metadata(world.outcomes_of(ALICE)).unwrap();
+    assert_eq!(folder.permissions().mode() & 0o777, 0o700, "nobody else's");
+    let other = shared("");
+    assert!(!text(&other.run(&["run", "--once"])).contains(said));
 }
 
 fn name_of_another() {
@@ -317,11 +337,11 @@ fn manifest_exchanged() {
             BOB,
             &format!("mkdir -p {hidden}/image; echo {round} > {hidden}/image/linux"),
         );
-        assert!(made.status.success(), "{}", text_of(&made));
+        assert!(made.status.success(), "{}", text(&made));
         let folder = world.incoming(&hidden);
         let attack = Attack::begin(BOB, &folder, EXCHANGE, &[&files[0], &files[1]]);
         let handed = shell(&world, BOB, &format!("mv -T {hidden} {name}"));
-        assert!(handed.status.success(), "{}", text_of(&handed));
+        assert!(handed.status.success(), "{}", text(&handed));
         until("the outcome", || world.outcome(&name).is_some());
         drop(attack);
         let word = word(&world.outcome(&name).unwrap());
@@ -404,9 +424,9 @@ fn orders_without_the_right() {
             said.status.code(),
             Some(3),
             "{user} {command}: {}",
-            text_of(&said)
+            text(&said)
         );
-        assert!(text_of(&said).contains("not-allowed"), "{}", text_of(&said));
+        assert!(text(&said).contains("not-allowed"), "{}", text(&said));
         let order = format!("{}action = \"{command}\"\n", manifest(TARGET));
         let name = format!("{command}-{user}");
         let script = format!(
