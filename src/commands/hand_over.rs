@@ -244,7 +244,8 @@ async fn wait(
     shown: &mut Shown,
 ) -> anyhow::Result<Option<Outcome>> {
     let view = Arc::new(SpoolView::open(spool).context("opening the spool")?);
-    let file = view.own_outcome_file(drop);
+    // Events tell whole paths.
+    let file = std::path::absolute(view.own_outcome_file(drop))?;
     let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
     let look = Arc::new(Notify::new());
     let (hint, made, awaited) = (Arc::clone(&look), folder.clone(), file);
