@@ -13,6 +13,9 @@ use crate::sys::{Dir, Failure, Kind};
 /// For nobody but the daemon, and whom its ACL names.
 const MODE: u32 = 0o700;
 
+/// The name of a folder that is being made.
+const NEW: &str = ".new";
+
 /// The folder of outcomes.
 #[derive(Debug)]
 pub(super) struct Outcomes {
@@ -46,13 +49,11 @@ impl Outcomes {
 
     /// Whether the file system keeps ACLs: without them no importer can read outcomes.
     pub(super) fn lets_importers_read(&self) -> Result<bool, Failure> {
-        const PROBE: &str = ".acl";
         // Whose it says doesn't matter.
         const USER: u32 = 65_534;
-        self.dir.remove_dir(PROBE)?;
-        let probe = self.dir.dir_or_make(PROBE, MODE)?;
+        let probe = self.make()?;
         let lets = probe.let_read(USER);
-        self.dir.remove_dir(PROBE)?;
+        self.dir.remove_dir(NEW)?;
         lets
     }
 
@@ -84,19 +85,37 @@ impl Outcomes {
     /// The folder of an importer's outcomes, which is made where it isn't there.
     fn folder(&self, uid: u32) -> Result<Dir, Failure> {
         let name = folder_of(uid);
-        let is_there = self.dir.dir(&name)?;
-        let is_new = is_there.is_none();
-        let folder = is_there.map_or_else(|| self.dir.dir_or_make(&name, MODE), Ok)?;
         let mut known = self.known.lock().expect("no thread panics here");
-        if is_new || !known.contains(&uid) {
-            let is_own = uid == rustix::process::geteuid().as_raw();
-            if !is_own && uid != NOBODY {
-                folder.let_read(uid)?;
+        let folder = self.dir.dir(&name)?;
+        if let Some(folder) = folder {
+            if known.insert(uid) {
+                let_read(&folder, uid)?;
             }
-            known.insert(uid);
+            return Ok(folder);
         }
-        Ok(folder)
+        // Whoever waits for an outcome can read the folder as soon as it is there.
+        let folder = self.make()?;
+        let_read(&folder, uid)?;
+        self.dir.rename(NEW, &self.dir, &name)?;
+        known.insert(uid);
+        self.dir.existing_dir(&name)
     }
+
+    /// A new folder that is for nobody else, yet.
+    fn make(&self) -> Result<Dir, Failure> {
+        // What a crash has left lets somebody read it.
+        self.dir.remove_dir(NEW)?;
+        self.dir.dir_or_make(NEW, MODE)
+    }
+}
+
+/// Lets an importer read the folder of its outcomes.
+fn let_read(folder: &Dir, uid: u32) -> Result<(), Failure> {
+    let is_own = uid == rustix::process::geteuid().as_raw();
+    if !is_own && uid != NOBODY {
+        folder.let_read(uid)?;
+    }
+    Ok(())
 }
 
 /// The folders of importers that this user may read.

@@ -269,13 +269,18 @@ impl World {
         Some(serde_json::from_slice(&text).expect("an outcome is JSON"))
     }
 
-    /// Where the outcome of a drop stands, whoever's that is; of none, where that of a drop of this user
-    /// will.
+    /// Where the last outcome of a drop of this name stands, whoever's that is; of none, where that of a
+    /// drop of this user will.
     pub fn outcome_file(&self, drop: &str) -> PathBuf {
         let file = format!("{drop}.json");
-        let mut all = outcomes(&self.spool).into_iter();
-        let found = all.find(|path| path.file_name().is_some_and(|name| name == &*file));
-        found.unwrap_or_else(|| {
+        let all = outcomes(&self.spool).into_iter();
+        let named = all.filter(|path| path.file_name().is_some_and(|name| name == &*file));
+        let written = |path: &PathBuf| {
+            let stat = fs::metadata(path).ok()?;
+            Some((stat.ctime(), stat.ctime_nsec()))
+        };
+        let last = named.max_by_key(written);
+        last.unwrap_or_else(|| {
             self.outcomes_of(rustix::process::geteuid().as_raw())
                 .join(file)
         })
