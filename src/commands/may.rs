@@ -8,7 +8,7 @@ use super::terminal::{print, width};
 use crate::fault::Fault;
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
-use crate::sys::{is_group, uid_of};
+use crate::sys::{Account, is_group};
 use crate::tree::Tree;
 use crate::trust::{Asker, Deed, Wish};
 use crate::words::{Reason, SigningKey, Target, TargetPattern};
@@ -28,7 +28,7 @@ pub(super) fn answer(
     target: &Target,
 ) -> anyhow::Result<ExitCode> {
     let rules = &settings.importers;
-    let uid = uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
+    let uid = Account::uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
     let account = account(uid)?;
     // Where there is no tree, nothing is published.
     let current = Tree::open(&settings.tree.path).ok().map(|tree| {
@@ -130,7 +130,8 @@ fn oddities(rules: &[ImporterRule]) -> Vec<String> {
     let mut odd = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
         let (name, who) = (&rule.name, &rule.who);
-        for user in who.users.iter().filter(|user| uid_of(user).is_none()) {
+        let is_unknown = |user: &&String| Account::uid_of(user).is_none();
+        for user in who.users.iter().filter(is_unknown) {
             odd.push(format!("rule `{name}`: no such user: {user}"));
         }
         for group in who.groups.iter().filter(|group| !is_group(group)) {

@@ -53,7 +53,7 @@ fn unread(spool: &SpoolView, name: &str) -> Result<Option<Waiting>, Failure> {
     let found = all.find(|it| it.drop == name && it.state == WaitState::Incoming);
     Ok(found.map(|waiting| Waiting {
         state: WaitState::Queued,
-        why: "not read yet: others of this importer are before it (limits.max_waiting)".to_string(),
+        why: "not read yet: others of this importer are before it (max_waiting)".to_string(),
         ..waiting
     }))
 }

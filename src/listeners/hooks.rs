@@ -237,11 +237,12 @@ impl HookTask {
 }
 
 /// The outcome as variables. What is not known is empty.
-fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
+fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 14] {
     fn text(value: Option<impl ToString>) -> String {
         value.map_or_else(String::new, |value| value.to_string())
     }
     let (target, image) = (outcome.target.as_ref(), outcome.image.as_ref());
+    let vouched = &outcome.vouched;
     let [arch, subarch, release] = target.map_or([""; 3], Target::folders);
     let generation = image.and_then(|image| image.generation.as_ref());
     [
@@ -249,6 +250,8 @@ fn environment(outcome: &Outcome, tree: &Path) -> [(&'static str, String); 12] {
         ("NETBOOT_REASON", text(outcome.reason)),
         ("NETBOOT_DROP", outcome.drop.clone()),
         ("NETBOOT_IMPORTER", outcome.importer.name.clone()),
+        ("NETBOOT_RULE", text(vouched.rule.as_ref())),
+        ("NETBOOT_SIGNER", text(vouched.signer.as_ref())),
         ("NETBOOT_TREE", tree.display().to_string()),
         ("NETBOOT_TARGET", text(target)),
         ("NETBOOT_ARCH", arch.to_string()),

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::publisher::{Activity, News};
-use crate::settings::Settings;
+use crate::settings::{ImporterRule, Settings};
 use crate::sys::Dir;
 use crate::words::{Moment, Verdict};
 
@@ -65,6 +65,8 @@ const TIMES: [Time; 2] = [
 struct Metrics {
     registry: Registry,
     outcomes: IntCounterVec,
+    /// Of the rules of the configuration; without a name those of drops that no rule was for.
+    of_rules: IntCounterVec,
     published_bytes: IntCounter,
     duration: HistogramVec,
     counts: Vec<IntGauge>,
@@ -84,6 +86,10 @@ impl Metrics {
         let help = "Drops that have an outcome, by outcome and, where it is rejected, by reason.";
         let labels = ["outcome", "reason"];
         let outcomes = IntCounterVec::new(options("outcomes_total", help), &labels);
+        let help =
+            "Drops that have an outcome, by importer rule, if one was for them, and by outcome.";
+        let opts = options("rule_outcomes_total", help);
+        let of_rules = IntCounterVec::new(opts, &["rule", "outcome"]);
         let help = "Bytes of all images that were published.";
         let published_bytes = IntCounter::with_opts(options("published_bytes_total", help));
         let help = "Time from the claim of a drop to its outcome.";
@@ -112,6 +118,7 @@ impl Metrics {
         let free = free.into_iter().map(|gauge| register(&registry, gauge));
         let metrics = Self {
             outcomes: register(&registry, outcomes)?,
+            of_rules: register(&registry, of_rules)?,
             published_bytes: register(&registry, published_bytes)?,
             duration: register(&registry, duration)?,
             waits: register(&registry, waits)?,
@@ -133,12 +140,34 @@ impl Metrics {
         Ok(metrics)
     }
 
-    fn count(&self, news: &News) {
+    /// Shows the figures of these rules, and no more those of rules `before` that have gone.
+    fn show_rules(&self, before: &[ImporterRule], rules: &[ImporterRule]) {
+        for gone in before.iter().filter(|it| !has(rules, it.name.as_str())) {
+            for verdict in Verdict::VARIANTS {
+                // It may not have been shown.
+                let labels = [gone.name.as_str(), verdict];
+                let _ = self.of_rules.remove_label_values(&labels);
+            }
+        }
+        let names = rules.iter().map(|rule| rule.name.as_str());
+        for name in names.chain([""]) {
+            for verdict in Verdict::VARIANTS {
+                self.of_rules.with_label_values(&[name, verdict]);
+            }
+        }
+    }
+
+    fn count(&self, news: &News, rules: &[ImporterRule]) {
         let outcome = &news.outcome;
         let reason = outcome.reason.map(|reason| reason.to_string());
         let verdict = <&str>::from(outcome.verdict);
         let labels = [verdict, reason.as_deref().unwrap_or_default()];
         self.outcomes.with_label_values(&labels).inc();
+        let rule = outcome.vouched.rule.as_deref().unwrap_or_default();
+        // A drop that a rule has let in may end after a reload that has taken the rule away.
+        if rule.is_empty() || has(rules, rule) {
+            self.of_rules.with_label_values(&[rule, verdict]).inc();
+        }
         let duration = self.duration.with_label_values(&[verdict]);
         duration.observe(news.took.as_secs_f64());
         if let (Verdict::Published, Some(image)) = (outcome.verdict, &outcome.image) {
@@ -199,6 +228,10 @@ impl Metrics {
     }
 }
 
+fn has(rules: &[ImporterRule], name: &str) -> bool {
+    rules.iter().any(|rule| rule.name.as_str() == name)
+}
+
 /// Lets `figure` be shown from now on.
 fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
@@ -236,11 +269,17 @@ pub(super) async fn count_outcomes(
     mut settings: watch::Receiver<Arc<Settings>>,
 ) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new()?);
+    // It has no rules.
+    let mut current = Arc::<Settings>::default();
     let mut next = Instant::now();
     let mut is_due = true;
     let mut is_in_trouble = false;
     loop {
-        let current = Arc::clone(&settings.borrow_and_update());
+        let wanted = Arc::clone(&settings.borrow_and_update());
+        if !Arc::ptr_eq(&wanted, &current) {
+            metrics.show_rules(&current.importers, &wanted.importers);
+            current = wanted;
+        }
         let file = current.metrics.textfile.clone();
         // Without a file there is nothing to write.
         let has_file = file.is_some();
@@ -248,7 +287,7 @@ pub(super) async fn count_outcomes(
             biased;
             told = news.recv() => {
                 if let Some(news) = &told {
-                    metrics.count(news);
+                    metrics.count(news, &settings.borrow().importers);
                 }
                 told.is_none()
             }
@@ -267,8 +306,9 @@ pub(super) async fn count_outcomes(
                 *renderings.borrow_and_update(),
             );
             let (metrics, path) = (Arc::clone(&metrics), file.clone());
+            let settings = Arc::clone(&current);
             let written = tokio::task::spawn_blocking(move || {
-                metrics.show_free(&current);
+                metrics.show_free(&settings);
                 write(&path, &metrics.text()?)
             });
             let written = written.await.context("writing the metrics broke off")?;
@@ -294,4 +334,71 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     folder.remove_file(&temporary)?;
     folder.replace(name, &temporary, text.as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Outcome;
+    use crate::sys::Importer;
+    use crate::words::{ClaimId, Reason, Vouched};
+
+    fn rejected(rule: Option<&str>) -> News {
+        let at = Moment::now();
+        let outcome = Outcome {
+            format: Outcome::FORMAT,
+            drop: "drop".to_string(),
+            claim: ClaimId::new(1, 2),
+            target: None,
+            verdict: Verdict::Rejected,
+            reason: Some(Reason::NotAllowed),
+            detail: None,
+            image: None,
+            importer: Importer::of(0),
+            vouched: Vouched {
+                rule: rule.map(str::to_string),
+                signer: None,
+            },
+            received_at: at,
+            finished_at: at,
+        };
+        News {
+            outcome,
+            took: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_rule_has_figures_as_long_as_the_configuration_has_the_rule() {
+        let rules = |names: &[&str]| {
+            let text = names
+                .iter()
+                .map(|it| format!("[[importer]]\nname = {it:?}\n"));
+            let text: String = text.collect();
+            Settings::parse("config.toml", &text).unwrap().importers
+        };
+        let metrics = Metrics::new().unwrap();
+        let figures = || {
+            let text = metrics.text().unwrap();
+            let begin = "netboot_publisher_rule_outcomes_total{outcome=\"rejected\",rule=";
+            let rest = text.lines().filter_map(|line| line.strip_prefix(begin));
+            rest.map(str::to_string).collect::<Vec<_>>()
+        };
+        let (before, after) = (rules(&["lab", "team"]), rules(&["more", "team"]));
+        metrics.show_rules(&[], &before);
+        for rule in [None, Some("lab"), Some("team"), Some("team")] {
+            metrics.count(&rejected(rule), &before);
+        }
+        let expected = ["\"\"} 1", "\"lab\"} 1", "\"team\"} 2"];
+        assert_eq!(figures(), expected);
+        metrics.show_rules(&before, &after);
+        for rule in ["lab", "more", "team"] {
+            metrics.count(&rejected(Some(rule)), &after);
+        }
+        let expected = ["\"\"} 1", "\"more\"} 1", "\"team\"} 3"];
+        assert_eq!(figures(), expected);
+        metrics.show_rules(&after, &before);
+        let expected = ["\"\"} 1", "\"lab\"} 0", "\"team\"} 3"];
+        assert_eq!(figures(), expected);
+    }
 }

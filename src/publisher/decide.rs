@@ -245,7 +245,8 @@ impl Workshop {
         manifest: &Manifest,
         is_new: bool,
     ) -> Result<Found, Fault> {
-        if !is_new && let Some(done) = self.find_done(claimed.claim, manifest)? {
+        if !is_new && let Some((done, vouched)) = self.find_done(claimed.claim, manifest)? {
+            claimed.credentials.vouched = vouched;
             return Ok(Found::Done(done));
         }
         if !matches!(manifest.action, Action::Withdraw(_)) {

@@ -7,7 +7,7 @@ use super::workshop::Workshop;
 use crate::fault::{Fault, Rejection};
 use crate::spool::{Action, Claimed, Manifest, Outcome, Published, Seen};
 use crate::tree::{Head, Origin, Staged};
-use crate::words::{ClaimId, Moment, Target, Verdict};
+use crate::words::{ClaimId, Moment, Target, Verdict, Vouched};
 
 /// A claimed drop and its manifest, which says what is to become current. What is done about that
 /// stands in `orders` and `publication`.
@@ -147,12 +147,12 @@ impl Decided {
 
 impl Workshop {
     /// What the very drop of this claim has done already, before a crash, or before there was no room
-    /// for its outcome: a swap was by its claim, and came to pass.
+    /// for its outcome: a swap was by its claim, and came to pass. With who has answered for it then.
     pub(super) fn find_done(
         &self,
         claim: ClaimId,
         manifest: &Manifest,
-    ) -> Result<Option<Decision>, Fault> {
+    ) -> Result<Option<(Decision, Vouched)>, Fault> {
         let (tree, target) = (self.staging.tree(), &manifest.target);
         let is_swap = !matches!(manifest.action, Action::Withdraw(Some(_)));
         let done = if is_swap {
@@ -175,7 +175,8 @@ impl Workshop {
                 bytes: image.bytes,
             };
             let at = is_swap.then_some(done.at);
-            Some(Decision::Again(done.event.verdict(), published, at))
+            let decision = Decision::Again(done.event.verdict(), published, at);
+            Some((decision, done.vouched))
         }))
     }
 }

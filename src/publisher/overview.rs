@@ -40,7 +40,7 @@ impl Overview {
         let claim_name = format!("(more of {owner})").into();
         let key = DropKey { owner, claim_name };
         self.add(&key, owner, Moment::now(), false);
-        let why = format!("unread in incoming/: limits.max_waiting = {max_waiting}");
+        let why = format!("unread in incoming/: max_waiting = {max_waiting}");
         self.tell(&key, WaitState::Queued, why);
     }
 

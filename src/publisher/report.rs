@@ -30,6 +30,8 @@ impl News {
         let outcome = &self.outcome;
         let (drop, importer, verdict) = (&outcome.drop, &outcome.importer.name, outcome.verdict);
         let target = outcome.target.as_ref().map(tracing::field::display);
+        let vouched = &outcome.vouched;
+        let (rule, signer) = (vouched.rule.as_deref(), vouched.signer.as_deref());
         let duration_usec = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
         let message_id = match verdict {
             Verdict::Published => MessageId::Published,
@@ -43,7 +45,7 @@ impl News {
             let (digest, files, bytes) = (image.digest, image.files, image.bytes);
             tracing::info!(
                 %message_id, outcome = %verdict, target, generation, %digest, drop, importer,
-                files, bytes, duration_usec, "{verdict}"
+                rule, signer, files, bytes, duration_usec, "{verdict}"
             );
         } else {
             let reason = outcome.reason.map(tracing::field::display);
@@ -51,8 +53,8 @@ impl News {
             // An excerpt of a manifest has lines of its own.
             let gap = if detail.contains('\n') { "\n" } else { " " };
             tracing::warn!(
-                %message_id, outcome = %verdict, target, reason, drop, importer, duration_usec,
-                "rejected:{gap}{detail}"
+                %message_id, outcome = %verdict, target, reason, drop, importer, rule, signer,
+                duration_usec, "rejected:{gap}{detail}"
             );
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
@@ -12,11 +13,16 @@ use super::workshop::Workshop;
 use crate::settings::{Settings, SpoolSettings, WatchMode};
 use crate::spool::{Scan, Spool, Watch};
 use crate::sys::{Failure, tell_systemd};
+use crate::trust::MaxWaiting;
 
 /// Looks at all that is in the spool take one in so many parts of the time at most: many names may be
 /// there. No pause is longer than the time between two looks: one may have taken long because the
 /// process was stopped meanwhile.
 const SHARE: u32 = 10;
+
+/// More drops may wait of an importer whom the user database knows; where it has not answered yet, it
+/// may have by then.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Looks at the spool.
 pub(super) struct Scanner {
@@ -35,8 +41,7 @@ pub(super) struct Scanner {
     left_out: HashSet<u32>,
     /// Importers of whom the last look at all has put drops off: what came later comes after them.
     put_off: HashSet<u32>,
-    /// Drops of one importer that may wait.
-    pub(super) max_waiting: usize,
+    pub(super) max_waiting: MaxWaiting,
     /// When all is looked at in any case, and before when it is not.
     next: Instant,
     not_before: Instant,
@@ -46,7 +51,7 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// With `once` nobody waits for what comes later.
-    pub(super) fn new(spool: &Spool, settings: &Settings, once: bool) -> Self {
+    pub(super) fn new(spool: &Spool, settings: &Arc<Settings>, once: bool) -> Self {
         let bell = Arc::new(Notify::new());
         let rings = Arc::clone(&bell);
         let watch = match settings.spool.watch {
@@ -62,7 +67,7 @@ impl Scanner {
             has_failed: false,
             left_out: HashSet::new(),
             put_off: HashSet::new(),
-            max_waiting: settings.limits.max_waiting,
+            max_waiting: MaxWaiting::new(settings, once),
             next: Instant::now(),
             not_before: Instant::now(),
             settles: None,
@@ -93,7 +98,7 @@ impl Scanner {
     /// Whether more of an importer's drops may wait, of whom some were left out.
     fn may_go_on(&self, queue: &Queue) -> bool {
         let mut left_out = self.left_out.iter();
-        left_out.any(|owner| queue.has_room(*owner, self.max_waiting))
+        left_out.any(|owner| queue.has_room(*owner, self.max_waiting.of(*owner)))
     }
 
     /// A look at the spool that leaves out what the queue knows, if it is time for one;
@@ -127,7 +132,7 @@ impl Scanner {
         }
         asked.known = queue.known().collect();
         asked.waiting.clone_from(queue.waiting_of());
-        asked.max_waiting = self.max_waiting;
+        asked.max_waiting = self.max_waiting.clone();
         asked.left_out = self.left_out.union(&self.put_off).copied().collect();
         Some(move |shop: &Workshop| {
             shop.check_places()?;
@@ -137,8 +142,8 @@ impl Scanner {
 
     /// The settings have changed: all is looked at again. Whatever is found from now on is judged by
     /// the new ones, and so systemd is told that they are in force.
-    pub(super) fn begin_anew(&mut self, settings: &Settings) {
-        self.max_waiting = settings.limits.max_waiting;
+    pub(super) fn begin_anew(&mut self, settings: &Arc<Settings>) {
+        self.max_waiting.take(settings);
         self.is_wanted = true;
         tell_systemd(&[NotifyState::Ready]);
     }
@@ -167,6 +172,10 @@ impl Scanner {
     /// When there is a reason to look even if nothing happens.
     pub(super) fn wake_up(&self, queue: &Queue) -> Option<Instant> {
         let next = self.next_of_all(queue);
+        let mut left_out = self.left_out.iter();
+        let is_known = left_out.all(|owner| self.max_waiting.is_known(*owner));
+        let again = (!is_known).then(|| Instant::now() + ASK_AGAIN);
+        let next = again.map_or(next, |again| again.min(next));
         self.began.is_none().then_some(next)
     }
 

@@ -3,7 +3,7 @@
 use strum::VariantNames;
 use toml::de::DeValue;
 
-use super::values::{count, one_of, size};
+use super::values::{count, one_of, positive, size};
 use crate::text::{Expected, Table, ValueExt as _};
 use crate::words::{Name, SigningKey, TargetPattern};
 
@@ -96,10 +96,15 @@ pub(crate) enum Requirement {
 
 /// Limits of one importer, in place of those of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the fields are called as their keys are"
+)]
 pub(crate) struct OwnLimits {
     /// Bytes.
     pub(crate) max_image_size: Option<u64>,
     pub(crate) max_files: Option<usize>,
+    pub(crate) max_waiting: Option<usize>,
 }
 
 /// Reads one rule; `names` are those of the rules before.
@@ -130,6 +135,7 @@ pub(super) fn importer(table: &mut Table<'_, '_>, names: &mut Vec<Name>) -> Opti
     let limits = OwnLimits {
         max_image_size: table.optional("max_image_size", size),
         max_files: table.optional("max_files", count(10_000_000)),
+        max_waiting: table.optional("max_waiting", positive(1_000_000)),
     };
     Some(ImporterRule {
         name: name?,

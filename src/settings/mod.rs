@@ -358,6 +358,7 @@ impl Limits {
         Self {
             max_image_size: own.max_image_size.unwrap_or(self.max_image_size),
             max_files: own.max_files.unwrap_or(self.max_files),
+            max_waiting: own.max_waiting.unwrap_or(self.max_waiting),
             ..self.clone()
         }
     }

@@ -14,6 +14,7 @@ use super::drop::{NOBODY, Seen};
 use super::names::{DropKey, claim_name_of};
 use super::peek::is_mounted;
 use crate::sys::{Dir, Failure};
+use crate::trust::MaxWaiting;
 use crate::words::Moment;
 
 /// A drop's event comes within this time, or is lost.
@@ -77,11 +78,15 @@ pub(crate) struct Asked {
     pub known: Known,
     /// How many drops of each importer wait already, and how many may.
     pub waiting: HashMap<u32, usize>,
-    pub max_waiting: usize,
+    pub max_waiting: MaxWaiting,
     /// Importers of whom drops were left out before, or put off: what came later is not found by its
     /// name.
     pub left_out: HashSet<u32>,
 }
+
+/// How many drops of each importer may wait, from the first one that a scan has found on: of those that
+/// were left out some came before others that a larger bound would keep.
+type Bounds = HashMap<u32, usize>;
 
 /// What a look at `incoming/` has shown.
 #[derive(Debug, Default)]
@@ -110,13 +115,14 @@ impl Spool {
             asked,
             clock: None,
         };
-        let mut scan = look.all()?;
+        let mut bounds = Bounds::new();
+        let mut scan = look.all(&mut bounds)?;
         if scan.settles.is_some() {
             // The clock is read before the names, and leaves a trace: not where there is nothing new.
             look.clock = Some(self.clock.read(&self.processing.dir)?);
-            scan = look.all()?;
+            scan = look.all(&mut bounds)?;
         }
-        scan.keep_first(asked);
+        scan.keep_first(asked, &mut bounds);
         (scan.free, _) = self.root.free_space()?;
         let Scan { found, put_off, .. } = &mut scan;
         found.retain(|seen| {
@@ -137,7 +143,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// All new drops; without a clock, only whether there is one, which settles then.
-    fn all(&self) -> Result<Scan, Failure> {
+    fn all(&self, bounds: &mut Bounds) -> Result<Scan, Failure> {
         let (mut scan, mut full) = (Scan::default(), 2 * MANY);
         scan.is_of_all = self.asked.names.is_none();
         let mut failed = Ok(());
@@ -155,7 +161,7 @@ impl Look<'_> {
                 }
             }
             if scan.found.len() >= full {
-                scan.keep_first(self.asked);
+                scan.keep_first(self.asked, bounds);
                 full = 2 * scan.found.len().max(MANY);
             }
             ControlFlow::Continue(())
@@ -234,14 +240,16 @@ impl Look<'_> {
 
 impl Scan {
     /// Leaves as many drops of each importer as may wait, the first ones.
-    fn keep_first(&mut self, asked: &Asked) {
+    fn keep_first(&mut self, asked: &Asked, bounds: &mut Bounds) {
         let mut counts = asked.waiting.clone();
         self.found.sort_unstable_by(Seen::in_order);
         self.found.retain(|seen| {
             let of_importer = counts.entry(seen.owner).or_default();
             *of_importer += 1;
+            let bound = bounds.entry(seen.owner);
+            let bound = bound.or_insert_with(|| asked.max_waiting.of(seen.owner));
             let has_earlier = asked.names.is_some() && asked.left_out.contains(&seen.owner);
-            let is_kept = *of_importer <= asked.max_waiting && !has_earlier;
+            let is_kept = *of_importer <= *bound && !has_earlier;
             if !is_kept {
                 self.left_out.insert(seen.owner);
             }
@@ -253,6 +261,13 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
+
+    fn at_most(max_waiting: usize) -> MaxWaiting {
+        let mut settings = Settings::default();
+        settings.limits.max_waiting = max_waiting;
+        MaxWaiting::new(&Arc::new(settings), false)
+    }
 
     impl Scan {
         /// With drops that are known, and whether each was in `incoming/`.
@@ -283,17 +298,17 @@ mod tests {
         scan.found.push(seen(3, 9));
         let mut asked = Asked {
             waiting: [(2, 1)].into(),
-            max_waiting: 2,
+            max_waiting: at_most(2),
             ..Asked::default()
         };
-        scan.keep_first(&asked);
+        scan.keep_first(&asked, &mut Bounds::new());
         let names = |scan: &Scan| -> Vec<_> { scan.found.iter().map(Seen::shown_name).collect() };
         assert_eq!(names(&scan), ["1-0", "2-0", "1-1", "3-9"]);
         assert_eq!(scan.left_out, [1, 2].into());
 
         // By their names drops are found that came later than those that were left out.
         (asked.names, asked.left_out) = (Some(Vec::new()), [1].into());
-        scan.keep_first(&asked);
+        scan.keep_first(&asked, &mut Bounds::new());
         assert_eq!(names(&scan), ["2-0", "3-9"]);
     }
 
@@ -303,7 +318,7 @@ mod tests {
         let spool = Spool::open(folder.path()).unwrap();
         let incoming = folder.path().join(super::super::INCOMING);
         let mut asked = Asked {
-            max_waiting: 2,
+            max_waiting: at_most(2),
             ..Asked::default()
         };
         asked.arrivals.is_watching = true;

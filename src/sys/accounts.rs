@@ -45,17 +45,34 @@ pub(crate) struct Account {
 impl Account {
     /// The user `uid`; `None` where the machine's user database doesn't answer soon.
     pub(crate) fn of(uid: u32) -> Option<Self> {
-        static ACCOUNTS: OnceLock<Arc<Lookups<Account>>> = OnceLock::new();
-        let accounts = ACCOUNTS.get_or_init(|| Lookups::new(FRESH, |uid| Some(look_up(uid))));
-        accounts.of(uid)
+        Self::root(uid).or_else(|| Self::lookups().of(uid))
     }
-}
 
-/// The number of the user of this name, which may be a number itself. Asks the user database, and waits.
-pub(crate) fn uid_of(name: &str) -> Option<u32> {
-    let user = User::from_name(name).ok().flatten();
-    user.map(|user| user.uid.as_raw())
-        .or_else(|| name.parse().ok())
+    /// The user `uid`, waiting for nothing; `None` where the machine's user database has not answered
+    /// yet. Then it is asked.
+    pub(crate) fn known(uid: u32) -> Option<Self> {
+        Self::root(uid).or_else(|| Self::lookups().now(uid))
+    }
+
+    /// Who root is nobody has to be asked, nor for root's groups: they give root no right.
+    fn root(uid: u32) -> Option<Self> {
+        (uid == 0).then(|| Self {
+            name: Some("root".to_string()),
+            groups: Vec::new(),
+        })
+    }
+
+    /// The number of the user of this name, which may be a number itself. Asks the user database, and waits.
+    pub(crate) fn uid_of(name: &str) -> Option<u32> {
+        let user = User::from_name(name).ok().flatten();
+        user.map(|user| user.uid.as_raw())
+            .or_else(|| name.parse().ok())
+    }
+
+    fn lookups() -> &'static Arc<Lookups<Self>> {
+        static ACCOUNTS: OnceLock<Arc<Lookups<Account>>> = OnceLock::new();
+        ACCOUNTS.get_or_init(|| Lookups::new(FRESH, |uid| Some(look_up(uid))))
+    }
 }
 
 /// Whether the machine knows a group of this name. Asks the user database, and waits.
@@ -129,6 +146,29 @@ impl<T: Clone + Send + 'static> Lookups<T> {
     /// The answer for the user `uid`, as far as it is known soon; an old one while it is asked for anew.
     fn of(self: &Arc<Self>, uid: u32) -> Option<T> {
         let mut known = self.known();
+        let this = self.asked_for(&mut known, uid);
+        let is_open = |this: &Known<T>| this.answered.is_none() && this.asked.is_some();
+        let since = this.asked.filter(|_| is_open(this));
+        let left = since.map_or(Duration::ZERO, |since| {
+            PATIENCE.saturating_sub(since.elapsed())
+        });
+        let waits = |known: &mut HashMap<u32, Known<T>>| known.get(&uid).is_some_and(is_open);
+        let waited = self.has_answered.wait_timeout_while(known, left, waits);
+        let (known, _) = waited.expect("no thread panics here");
+        known.get(&uid).and_then(|this| this.answer.clone())
+    }
+
+    /// The answer for the user `uid` as it is known by now.
+    fn now(self: &Arc<Self>, uid: u32) -> Option<T> {
+        self.asked_for(&mut self.known(), uid).answer.clone()
+    }
+
+    /// What is known of the user `uid`, for whom somebody asks from now on where that is nothing or old.
+    fn asked_for<'k>(
+        self: &Arc<Self>,
+        known: &'k mut HashMap<u32, Known<T>>,
+        uid: u32,
+    ) -> &'k mut Known<T> {
         let asked = known.values().filter(|known| known.asked.is_some()).count();
         let this = known.entry(uid).or_default();
         let is_fresh = this.answered.is_some_and(|at| at.elapsed() < self.fresh);
@@ -140,15 +180,7 @@ impl<T: Clone + Send + 'static> Lookups<T> {
                 this.asked = None;
             }
         }
-        let is_open = |this: &Known<T>| this.answered.is_none() && this.asked.is_some();
-        let since = this.asked.filter(|_| is_open(this));
-        let left = since.map_or(Duration::ZERO, |since| {
-            PATIENCE.saturating_sub(since.elapsed())
-        });
-        let waits = |known: &mut HashMap<u32, Known<T>>| known.get(&uid).is_some_and(is_open);
-        let waited = self.has_answered.wait_timeout_while(known, left, waits);
-        let (known, _) = waited.expect("no thread panics here");
-        known.get(&uid).and_then(|this| this.answer.clone())
+        this
     }
 
     fn ask(&self, uid: u32) {
@@ -252,8 +284,10 @@ mod tests {
             }
             (uid != 9).then(|| format!("user-{uid}"))
         });
+        assert_eq!(names.now(7), None);
         assert_eq!(names.of(7), None);
         wait_for(&names, 8, "user-8");
+        assert_eq!(names.now(8).as_deref(), Some("user-8"));
         for _ in 0..1_000 {
             // Each would take its time if it waited.
             assert_eq!(names.of(7), None);

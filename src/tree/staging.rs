@@ -295,6 +295,7 @@ impl Staging {
                     .into_iter()
                     .zip(generation.proof());
                 for (name, proof) in names {
+                    failpoint("place-proof", "placing", path)?;
                     self.folder.rename(name, &generations, proof)?;
                 }
             }

@@ -4,6 +4,8 @@
 
 mod rules;
 mod signature;
+mod waiting;
 
 pub(crate) use rules::{Asker, Deed, Wish};
 pub(crate) use signature::{MAX_SIZE, NAMESPACE, signer_of};
+pub(crate) use waiting::MaxWaiting;

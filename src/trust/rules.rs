@@ -8,7 +8,7 @@ use crate::sys::Account;
 use crate::words::{Name, Reason, SigningKey, Target, TargetPattern, Vouched};
 
 /// Needs no rule and no signature.
-const ROOT: u32 = 0;
+pub(super) const ROOT: u32 = 0;
 
 /// What is done with a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString)]
@@ -41,7 +41,7 @@ pub(crate) struct Wish<'a> {
 }
 
 /// Rules that match somebody, before it is known who has signed.
-fn of_owner<'r>(
+pub(super) fn of_owner<'r>(
     rules: &'r [ImporterRule],
     account: &Account,
 ) -> impl Iterator<Item = &'r ImporterRule> {

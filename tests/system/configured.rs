@@ -77,13 +77,18 @@ fn reloads() {
     });
     container.wait_for_outcome("two-again", "rejected");
 
-    container.configure("");
+    let rule = "[[importer]]\nname = \"team\"\nusers = [\"ci\"]\npublish = [\"a/*/*/*\"]\n";
+    container.configure(rule);
     container.ok(&format!("systemctl reload {UNIT}"));
     drop_as_ci(&container, "two-at-last", "a/b/c/d", |image| {
         fs::write(image.join("linux"), "kernel").unwrap();
         fs::write(image.join("initrd"), "initrd").unwrap();
     });
     container.wait_for_outcome("two-at-last", "published");
+    // An outcome is there a moment before its entry in the journal.
+    let by_rule = || container.journal(&format!("--unit {UNIT} RULE=team"));
+    until("the entry of the drop", || !by_rule().is_empty());
+    assert_eq!(by_rule()[0]["DROP"], "two-at-last", "{:#?}", by_rule());
     assert_eq!(
         container.property("MainPID"),
         process,

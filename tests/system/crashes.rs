@@ -12,7 +12,7 @@ use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
 use crate::lab::failpoints;
-use crate::lab::scene::{Scene, drops, drops_without_rollback};
+use crate::lab::scene::{self, Scene, drops, drops_unsigned, drops_without_rollback};
 use crate::lab::world::{
     self, Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk,
 };
@@ -26,6 +26,7 @@ const PLACES: &[&str] = &[
     "outcome",
     "place-adopted",
     "place-generation",
+    "place-proof",
     "place-record",
     "reject",
     "reject-drop",
@@ -51,12 +52,12 @@ pub fn tests() -> Vec<Trial> {
         ),
         test(
             "a daemon killed at any failpoint is finished by the next one",
-            &[Needs::Failpoints],
+            &[scene::NEEDS, Needs::Failpoints],
             || killed_at_every_failpoint(1),
         ),
         test(
             "a daemon killed at any failpoint while nothing old is kept is finished by the next one",
-            &[Needs::Failpoints],
+            &[scene::NEEDS, Needs::Failpoints],
             || killed_at_every_failpoint(0),
         ),
         test(
@@ -71,17 +72,37 @@ pub fn tests() -> Vec<Trial> {
         ),
         test(
             "a daemon killed twice, also in its recovery, is finished by the next one",
-            &[Needs::Failpoints],
+            &[scene::NEEDS, Needs::Failpoints],
             killed_twice,
         ),
         test(
             "a recovery killed at any call that removes or renames is finished by the next one",
             &[Needs::Failpoints, Needs::Program("strace")],
-            recovery_killed_at_every_change,
+            || {
+                let drops = ["adopted", "back", "changed", "late"];
+                recovery_killed_at_every_change(
+                    &drops,
+                    &["swap:2", "place-record:2", "remove-image:1"],
+                );
+            },
+        ),
+        test(
+            "a recovery of what was signed is finished, killed at any call that removes or renames",
+            // Who root is takes no thread to find out.
+            &[
+                scene::NEEDS,
+                Needs::Root,
+                Needs::Failpoints,
+                Needs::Program("strace"),
+            ],
+            || {
+                let places = ["place-proof:1", "place-proof:2", "place-record:1", "swap:1"];
+                recovery_killed_at_every_change(&["signed"], &places);
+            },
         ),
         test(
             "a step that fails anywhere is done by the next daemon",
-            &[Needs::Failpoints],
+            &[scene::NEEDS, Needs::Failpoints],
             failed_at_every_failpoint,
         ),
         test(
@@ -187,7 +208,7 @@ fn killed_at_every_failpoint(keep: usize) {
 
 /// Kills from the outside: at every call that changes a file system, with drops of all kinds.
 fn killed_at_every_change() {
-    let scene = Scene::in_memory(1, &drops());
+    let scene = Scene::in_memory(1, &drops_unsigned());
     let calls = traced(&scene);
     // `openat2` is left out: a few of its calls make files, but hundreds only open them.
     let is_wanted = |call: &&Call| !READING.contains(&&*call.name) && call.name != "openat2";
@@ -374,10 +395,10 @@ fn killed_twice() {
 }
 
 /// The second kill is from the outside: what a recovery sweeps, it sweeps without failpoints.
-fn recovery_killed_at_every_change() {
-    let scene = Scene::in_memory(1, &["adopted", "back", "changed", "late"]);
+fn recovery_killed_at_every_change(drops: &[&str], places: &[&str]) {
+    let scene = Scene::in_memory(1, drops);
     let mut kills = 0;
-    for place in ["swap:2", "place-record:2", "remove-image:1"] {
+    for place in places {
         for name in ["renameat", "renameat2", "unlinkat"] {
             for nth in 1.. {
                 scene.begin();

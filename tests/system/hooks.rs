@@ -147,7 +147,7 @@ fn told() {
     let expected = format!(
         "NETBOOT_ARCH=amd64\nNETBOOT_DIGEST={}\nNETBOOT_DROP=one\nNETBOOT_GENERATION={}\n\
          NETBOOT_IMPORTER={}\nNETBOOT_OUTCOME=published\nNETBOOT_PURPOSE=install\nNETBOOT_REASON=\n\
-         NETBOOT_RELEASE=noble\nNETBOOT_SUBARCH=generic\nNETBOOT_TARGET={TARGET}\n\
+         NETBOOT_RELEASE=noble\nNETBOOT_RULE=\nNETBOOT_SIGNER=\nNETBOOT_SUBARCH=generic\nNETBOOT_TARGET={TARGET}\n\
          NETBOOT_TREE={}\nargument\n/\n",
         word("digest"),
         word("generation"),

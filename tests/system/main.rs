@@ -39,6 +39,7 @@ mod power;
 mod proofs;
 mod quiet;
 mod rights;
+mod rules;
 mod sameness;
 mod seen;
 mod service;
@@ -97,6 +98,7 @@ fn main() {
         trust::tests(),
         proofs::tests(),
         signing::tests(),
+        rules::tests(),
         writers::tests(),
     ];
     libtest_mimic::run(

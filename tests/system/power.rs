@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use tempfile::TempDir;
 
 use crate::lab::blocklog::{BlockLog, CutDisk, FileSystem, Recording, Unflushed, trials::NEEDS};
-use crate::lab::scene::{Scene, drops, memory};
+use crate::lab::scene::{self, Scene, drops, memory};
 use crate::lab::world::{World, test};
 
 const SIZE: u64 = 512 << 20;
@@ -20,22 +20,23 @@ const SIZE: u64 = 512 << 20;
 const CUTS: usize = 120;
 
 pub fn tests() -> Vec<Trial> {
+    let needs = [NEEDS, &[scene::NEEDS]].concat();
     let mut tests = Vec::new();
     for fs in [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs] {
         tests.push(test(
             &format!("no power cut between drops on {fs} leaves half an image or loses a drop"),
-            NEEDS,
+            &needs,
             move || cut_one_by_one(fs),
         ));
         tests.push(test(
             &format!("no power cut while many drops are published on {fs} loses one"),
-            NEEDS,
+            &needs,
             move || cut_together(fs),
         ));
     }
     tests.push(test(
         "no power cut loses a drop where spool and tree are on two disks",
-        NEEDS,
+        &needs,
         cut_two_disks,
     ));
     tests

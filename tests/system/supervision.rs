@@ -85,7 +85,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// What systemd would hear.
-struct Ear(UnixDatagram);
+pub struct Ear(UnixDatagram);
 
 impl Ear {
     fn next(&self) -> String {
@@ -95,7 +95,7 @@ impl Ear {
     }
 
     /// The next message that has this line; and those before it.
-    fn wait_for(&self, line: &str) -> Vec<String> {
+    pub fn wait_for(&self, line: &str) -> Vec<String> {
         let mut heard = Vec::new();
         loop {
             heard.push(self.next());
@@ -107,7 +107,7 @@ impl Ear {
     }
 }
 
-fn start(world: &World, variables: &[(&str, &str)]) -> (Daemon, Ear) {
+pub fn start(world: &World, variables: &[(&str, &str)]) -> (Daemon, Ear) {
     start_with(world, &[], variables)
 }
 
@@ -241,10 +241,15 @@ fn reload_the_rest() {
 }
 
 /// Changes the configuration, and waits until the reload has ended.
-fn change(world: &World, daemon: &Daemon, ear: &Ear, from: &str, to: &str) {
+pub fn change(world: &World, daemon: &Daemon, ear: &Ear, from: &str, to: &str) {
     let text = fs::read_to_string(&world.config).unwrap();
     assert!(text.contains(from), "{text}");
     fs::write(&world.config, text.replace(from, to)).unwrap();
+    reread(daemon, ear);
+}
+
+/// Has the configuration read again, and waits until that has ended, well or not.
+pub fn reread(daemon: &Daemon, ear: &Ear) {
     daemon.signal(Signal::HUP);
     ear.wait_for("RELOADING=1");
     ear.wait_for("READY=1");
@@ -383,7 +388,7 @@ fn reload_under_load() {
 }
 
 /// A world with these settings whose daemon writes its metrics to this file.
-fn measured(settings: &str) -> (World, PathBuf) {
+pub fn measured(settings: &str) -> (World, PathBuf) {
     let world = World::with(settings);
     let file = world.root.join("netboot.prom");
     let text = fs::read_to_string(&world.config).unwrap();
@@ -393,7 +398,7 @@ fn measured(settings: &str) -> (World, PathBuf) {
 }
 
 /// A figure among the metrics, by its name with all labels.
-fn figure(metrics: &str, name: &str) -> Option<String> {
+pub fn figure(metrics: &str, name: &str) -> Option<String> {
     let mut lines = metrics.lines();
     let value = lines.find_map(|line| {
         line.strip_prefix("netboot_publisher_")?

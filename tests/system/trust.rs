@@ -18,7 +18,7 @@ const OTHER: &str = "arm64/generic/noble/install";
 /// Users and a group that every Debian has.
 pub const GAMES: u32 = 5;
 pub const MAN: u32 = 6;
-const NEWS: u32 = 9;
+pub const NEWS: u32 = 9;
 
 pub const NEEDS: &[Needs] = &[Needs::Root, Needs::Program("ssh-keygen")];
 

@@ -14,7 +14,9 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::lab::world::{World, manifest, outcomes, walk};
+use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::lab::world::{Needs, World, manifest, names, outcomes, walk};
+use crate::trust::listing;
 
 /// Files of an image by their path.
 type Image = &'static [(&'static str, &'static str)];
@@ -28,10 +30,15 @@ const NEW: Image = &[
 ];
 const BAD: &str = "format = 0\n";
 
+/// The kind of the key that signs.
+const KEY: &str = "ed25519";
+
 /// What is put into the spool.
 #[derive(Clone, Copy)]
 enum Put {
     Image(Image),
+    /// As the images before it, with a manifest that was signed.
+    Signed(Image),
     /// To the image before the current one.
     Rollback(Image),
     /// Of the image that is current.
@@ -51,6 +58,9 @@ struct Case {
     outcome: &'static str,
 }
 
+/// What a scene with signed drops can't be made without.
+pub const NEEDS: Needs = Needs::Program("ssh-keygen");
+
 const CASES: &[Case] = &[
     Case {
         drop: "first",
@@ -64,6 +74,13 @@ const CASES: &[Case] = &[
         target: "changed",
         before: &[OLDEST, OLD],
         put: Put::Image(NEW),
+        outcome: "published",
+    },
+    Case {
+        drop: "signed",
+        target: "signed",
+        before: &[OLDEST, OLD],
+        put: Put::Signed(NEW),
         outcome: "published",
     },
     Case {
@@ -161,6 +178,8 @@ pub struct Scene {
     /// The outcomes that were there before; drops of the same names have come already.
     earlier: BTreeMap<String, Value>,
     settings: String,
+    /// The fingerprint of the key that signs, if one does.
+    signer: Option<String>,
     dir: TempDir,
 }
 
@@ -182,18 +201,21 @@ impl Scene {
         assert_eq!(cases.len(), drops.len(), "{drops:?}");
         let template = dir.path().join("template");
         fs::create_dir(&template).unwrap();
-        let before = World::at(
-            &template,
-            &template.join("spool"),
-            &template.join("tree"),
-            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n",
-        );
-        build(&before, &cases);
-        let earlier = earlier(&before.spool);
+        let keys = Keys::new();
+        let is_signed = cases.iter().any(|case| matches!(case.put, Put::Signed(_)));
+        let rules = if is_signed {
+            rules(&keys)
+        } else {
+            String::new()
+        };
         let settings = format!(
-            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n\
-             [retention]\nmin_age = \"0s\"\nkeep = {keep}\n"
+            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n{rules}"
         );
+        let [spool_before, tree_before] = ["spool", "tree"].map(|name| template.join(name));
+        let before = World::at(&template, &spool_before, &tree_before, &settings);
+        build(&before, &cases, &keys);
+        let earlier = earlier(&before.spool);
+        let settings = format!("{settings}[retention]\nmin_age = \"0s\"\nkeep = {keep}\n");
         let world = World::at(dir.path(), spool, tree, &settings);
         Self {
             world,
@@ -201,6 +223,7 @@ impl Scene {
             template,
             earlier,
             settings,
+            signer: is_signed.then(|| keys.fingerprint(KEY)),
             dir,
         }
     }
@@ -284,7 +307,8 @@ impl Scene {
             case.drop
         );
         let image = match case.put {
-            Put::Image(image) | Put::Rollback(image) | Put::Withdraw(image) => image,
+            Put::Image(image) | Put::Signed(image) => image,
+            Put::Rollback(image) | Put::Withdraw(image) => image,
             _ => return self.assert_kept(world, case),
         };
         let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
@@ -300,6 +324,34 @@ impl Scene {
             pointer.ends_with(told),
             "{pointer:?} and {outcome:#}\n{world}"
         );
+        if matches!(case.put, Put::Signed(_)) {
+            let signer = outcome["signer"].as_str();
+            assert_eq!(signer, self.signer.as_deref(), "{outcome:#}");
+            self.assert_proved(world, case, told);
+        }
+    }
+
+    /// What proves a generation stands beside it as it was dropped, and what proves another beside that.
+    fn assert_proved(&self, world: &World, case: &Case, generation: &str) {
+        let folder = world.published(&format!("{}@", path_of(case.target)));
+        let dropped = self
+            .template
+            .join("spool/incoming")
+            .join(format!(".{}", case.drop));
+        for (proof, paper) in [
+            ("manifest.toml", "manifest.toml"),
+            ("sig", "manifest.toml.sig"),
+        ] {
+            let kept = fs::read(folder.join(format!("{generation}.{proof}")));
+            let kept = kept.unwrap_or_else(|error| panic!("{proof}: {error}\n{world}"));
+            assert_eq!(kept, fs::read(dropped.join(paper)).unwrap(), "{world}");
+        }
+        let names = names(&folder);
+        let of_each =
+            |name: &String| ["", ".manifest.toml", ".sig", ".toml"].map(|it| format!("{name}{it}"));
+        let generations = names.iter().filter(|name| folder.join(name).is_dir());
+        let expected: Vec<_> = generations.flat_map(of_each).collect();
+        assert_eq!(names, expected, "{world}");
     }
 
     /// What was rejected is there, whole, beside its outcome; an earlier drop of its name too.
@@ -346,7 +398,7 @@ impl Scene {
             });
             at.images.extend(last);
             match case.put {
-                Put::Image(image) | Put::Rollback(image) => {
+                Put::Image(image) | Put::Signed(image) | Put::Rollback(image) => {
                     at.images.push(image);
                     at.last = Some(image);
                 }
@@ -370,7 +422,7 @@ impl Scene {
         let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
         let found = image(&world.published(&path_of(case.target)));
         let mut expected = match case.put {
-            Put::Image(image) | Put::Rollback(image) => image,
+            Put::Image(image) | Put::Signed(image) | Put::Rollback(image) => image,
             Put::Withdraw(_) => return assert_eq!(found, None, "{drop}\n{world}"),
             _ => return,
         };
@@ -412,19 +464,37 @@ pub fn drops_without_rollback() -> Vec<&'static str> {
     others.map(|case| case.drop).collect()
 }
 
+/// The drops that nobody has signed. Where there is one that somebody has, there are importer rules, and
+/// who an importer is takes a thread to find out.
+pub fn drops_unsigned() -> Vec<&'static str> {
+    let others = CASES
+        .iter()
+        .filter(|case| !matches!(case.put, Put::Signed(_)));
+    others.map(|case| case.drop).collect()
+}
+
+/// By which anybody may do everything, and signatures are known.
+fn rules(keys: &Keys) -> String {
+    format!(
+        "[[importer]]\nname = \"signed\"\nkeys = [{:?}]\npublish = [\"*/*/*/*\"]\n\
+         [[importer]]\nname = \"others\"\npublish = [\"*/*/*/*\"]\nwithdraw = [\"*/*/*/*\"]\n",
+        keys.public(KEY)
+    )
+}
+
 /// Where a target is in the tree.
 fn path_of(target: &str) -> String {
     format!("amd64/generic/noble/{target}")
 }
 
 /// The time before the scene: generations are published, folders made, files damaged, drops built.
-fn build(world: &World, cases: &[&Case]) {
+fn build(world: &World, cases: &[&Case], keys: &Keys) {
     let rounds = cases.iter().map(|case| case.before.len()).max().unwrap();
     for round in 0..rounds {
         for case in cases.iter().filter(|case| case.before.len() > round) {
-            world.drop_with(case.drop, &manifest(&path_of(case.target)), |image| {
-                write(image, case.before[round]);
-            });
+            let hidden = world.incoming(&format!(".{}", case.drop));
+            make(&hidden, case, case.before[round], keys);
+            give_name(&hidden, &world.incoming(case.drop));
         }
         world.run_once();
     }
@@ -442,9 +512,9 @@ fn build(world: &World, cases: &[&Case]) {
     for case in cases {
         let hidden = world.spool.join("incoming").join(format!(".{}", case.drop));
         let text = match case.put {
-            Put::Image(image) => {
-                write(&hidden.join("image"), image);
-                Some(manifest(&path_of(case.target)))
+            Put::Image(image) | Put::Signed(image) => {
+                make(&hidden, case, image, keys);
+                continue;
             }
             Put::Rollback(_) => {
                 fs::create_dir_all(&hidden).unwrap();
@@ -470,6 +540,23 @@ fn build(world: &World, cases: &[&Case]) {
         if let Some(text) = text {
             fs::write(hidden.join("manifest.toml"), text).unwrap();
         }
+    }
+}
+
+/// Makes a drop of an image for the target of `case`; signed where that one is.
+fn make(hidden: &Path, case: &Case, image: Image, keys: &Keys) {
+    write(&hidden.join("image"), image);
+    let target = path_of(case.target);
+    let is_signed = matches!(case.put, Put::Signed(_));
+    let text = if is_signed {
+        // All that is in the image has to be in a manifest that is signed.
+        listing(&target, "", image) + "\"vmlinuz\" = { link = \"linux\" }\n"
+    } else {
+        manifest(&target)
+    };
+    fs::write(hidden.join("manifest.toml"), text).unwrap();
+    if is_signed {
+        sign(hidden, &keys.path(KEY), FOR_US);
     }
 }
 

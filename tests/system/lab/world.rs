@@ -360,7 +360,8 @@ impl World {
         }
     }
 
-    /// Every pointer leads to a generation, every generation has a record and the files it names.
+    /// Every pointer leads to a generation, every generation has a record and the files it names, and
+    /// what proves a generation has one.
     pub fn assert_whole(&self) {
         for path in walk(&self.tree) {
             let Some(folder) = path.file_name().and_then(OsStr::to_str) else {
@@ -375,11 +376,12 @@ impl World {
                 "{pointer:?} leads nowhere\n{self}"
             );
             for name in names(&path) {
-                match name.strip_suffix(".toml") {
+                let beside = [".manifest.toml", ".sig", ".toml"];
+                match beside.iter().find_map(|end| name.strip_suffix(end)) {
                     Some(generation) => {
                         assert!(
                             path.join(generation).is_dir(),
-                            "record of nothing: {name}\n{self}"
+                            "record or proof of nothing: {name}\n{self}"
                         );
                     }
                     None => assert_recorded(&path.join(&name), self),

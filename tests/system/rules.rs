@@ -1,0 +1,456 @@
+//! Importer rules of a running daemon: what is told of them, how many drops of each may wait, and what
+//! a reload changes.
+
+use std::fs;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::lab::world::{Daemon, Needs, World, manifest, names, output, own, test, text, until};
+use crate::seen::{json, wait_for_state};
+use crate::supervision::{change, figure, measured, reread, start};
+use crate::trust::{GAMES, NEEDS, NEWS, build, hand_over, listing};
+
+const TARGET: &str = "amd64/generic/noble/install";
+const OTHER: &str = "arm64/generic/noble/install";
+
+/// A user that nobody knows.
+const STRANGER: u32 = 4_711;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "log and hooks tell by which rule an outcome came and who has signed, where there is one",
+            NEEDS,
+            told,
+        ),
+        test(
+            "a drop that a crash has left without its outcome has one with its rule and its signer",
+            &[NEEDS[0], NEEDS[1], Needs::Failpoints],
+            told_after_a_crash,
+        ),
+        test(
+            "outcomes are counted by importer rule, as far as the configuration has the rules",
+            &[Needs::Root],
+            counted,
+        ),
+        test(
+            "of an importer as many drops may wait as the most generous of the rules says",
+            &[Needs::Root],
+            max_waiting,
+        ),
+        test(
+            "a drop is judged by the rules of the last reload that was good",
+            &[Needs::Root],
+            reloaded,
+        ),
+        test(
+            "a drop that waits for its signature is taken when a reload asks for none",
+            NEEDS,
+            reload_ends_a_wait,
+        ),
+        test(
+            "a start without importer rules says so in one line",
+            &[],
+            start_says,
+        ),
+    ]
+}
+
+/// One rule for what a key of kind `ed25519` has signed, and one without keys.
+fn two_rules(keys: &Keys) -> String {
+    format!(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        keys = [{:?}]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        [[importer]]
+        name = "lab"
+        users = ["news"]
+        publish = ["lab/*/*/*"]
+        "#,
+        keys.public("ed25519")
+    )
+}
+
+/// Makes a signed drop of a user's, and hands it over.
+fn bring_signed(world: &World, keys: &Keys, name: &str, text: &str, files: &[(&str, &str)]) {
+    let drop = build(world, name, text, files);
+    if files.is_empty() {
+        fs::remove_dir(drop.join("image")).unwrap();
+    }
+    sign(&drop, &keys.path("ed25519"), FOR_US);
+    hand_over(world, name, GAMES);
+}
+
+fn told() {
+    let keys = Keys::new();
+    let dir = tempfile::tempdir().unwrap();
+    let said = dir.path().join("said");
+    let script = format!(
+        "echo $NETBOOT_DROP:$NETBOOT_RULE:$NETBOOT_SIGNER >> {}",
+        said.display()
+    );
+    let world = World::with(&format!(
+        "{}[[hook]]\non = [\"changed\", \"unchanged\", \"rejected\"]\n\
+         command = [\"/bin/sh\", \"-c\", {script:?}]\n",
+        two_rules(&keys)
+    ));
+    let key = keys.fingerprint("ed25519");
+    let order = |action: &str| format!("{}action = {action:?}\n", manifest(TARGET));
+    let (one, two) = ([("linux", "one")], [("linux", "two")]);
+    let listed = |files: &[(&str, &str)]| listing(TARGET, "", files);
+    // `team`: signed by the user of that rule.
+    let cases: [(_, _, _, &[_], _); 9] = [
+        ("one", "team", listed(&one), &one, "published"),
+        ("again", "team", listed(&one), &one, "unchanged"),
+        ("two", "team", listed(&two), &two, "published"),
+        ("back", "team", order("rollback"), &[], "rolled-back"),
+        ("gone", "team", order("withdraw"), &[], "withdrawn"),
+        ("lab", "lab", manifest("lab/x/y/z"), &one, "published"),
+        (
+            "not-lab",
+            "lab",
+            manifest(OTHER),
+            &one,
+            "rejected not-allowed",
+        ),
+        (
+            "stranger",
+            "",
+            manifest(OTHER),
+            &one,
+            "rejected not-allowed",
+        ),
+        ("root", "root", manifest(OTHER), &one, "published"),
+    ];
+    let mut expected = String::new();
+    for (name, who, mut text_of, files, became) in cases {
+        if name == "back" {
+            let digest = &world.outcome("one").unwrap()["digest"];
+            text_of += &format!("digest = {digest}\n");
+        }
+        if who == "team" {
+            bring_signed(&world, &keys, name, &text_of, files);
+        } else {
+            build(&world, name, &text_of, files);
+            let uid = match who {
+                "lab" => NEWS,
+                "root" => 0,
+                _ => STRANGER,
+            };
+            hand_over(&world, name, uid);
+        }
+        let run = world.run(&["run", "--once", "--log-format", "json"]);
+        assert!(run.status.success(), "{}", text(&run));
+        let outcome = world.assert_outcome(name, became);
+        let log = String::from_utf8(run.stderr).unwrap();
+        let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let line = lines.find(|line: &Value| line["drop"] == name && !line["outcome"].is_null());
+        let line = line.unwrap_or_else(|| panic!("no line of {name}: {log}"));
+        let rule = Some(who).filter(|who| ["team", "lab"].contains(who));
+        let signer = Some(&key).filter(|_| who == "team");
+        for told in [&outcome, &line] {
+            let found = ["rule", "signer"].map(|it| told.get(it).cloned());
+            let wanted = [rule.map(Value::from), signer.cloned().map(Value::from)];
+            assert_eq!(found, wanted, "{name}: {told:#}");
+        }
+        let [rule, signer] = [rule, signer.map(String::as_str)].map(Option::unwrap_or_default);
+        expected.push_str(&format!("{name}:{rule}:{signer}\n"));
+    }
+    assert_eq!(fs::read_to_string(said).unwrap(), expected);
+    // People read it too.
+    bring_signed(&world, &keys, "last", &listed(&one), &one);
+    let log = text(&world.run(&["run", "--once"]));
+    let who = format!(" importer=\"games\" rule=\"team\" signer=\"{key}\" files=1 ");
+    assert!(log.contains(&who), "{log}");
+}
+
+fn told_after_a_crash() {
+    let keys = Keys::new();
+    let world = World::with(&two_rules(&keys));
+    let files = [("linux", "one")];
+    let orders = [
+        ("one", listing(TARGET, "", &files), "published"),
+        (
+            "gone",
+            manifest(TARGET) + "action = \"withdraw\"\n",
+            "withdrawn",
+        ),
+    ];
+    for (name, text_of, became) in orders {
+        let files = if name == "one" { &files[..] } else { &[] };
+        bring_signed(&world, &keys, name, &text_of, files);
+        let mut run = world.command(&["run", "--once"]);
+        let killed = output(run.env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill"));
+        assert!(!killed.status.success(), "{}", text(&killed));
+        assert_eq!(world.outcome(name), None, "{world}");
+        assert_eq!(world.published(TARGET).exists(), name == "one", "{world}");
+        world.run_once();
+        let outcome = world.assert_outcome(name, became);
+        let expected = [Value::from("team"), keys.fingerprint("ed25519").into()];
+        assert_eq!([&outcome["rule"], &outcome["signer"]], expected.each_ref());
+    }
+}
+
+/// Makes a drop of one file, and hands it over.
+fn bring(world: &World, name: &str, uid: u32, target: &str) {
+    build(world, name, &manifest(target), &[("linux", "kernel")]);
+    hand_over(world, name, uid);
+}
+
+fn counted() {
+    let (world, file) = measured(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        publish = ["amd64/*/*/*"]
+        [[importer]]
+        name = "lab"
+        users = ["news"]
+        publish = ["lab/*/*/*"]
+        "#,
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let wait_for = |rule: &str, expected: [Option<&str>; 3]| {
+        let name =
+            |outcome| format!("rule_outcomes_total{{outcome=\"{outcome}\",rule=\"{rule}\"}}");
+        let names = ["published", "unchanged", "rejected"].map(name);
+        until(&format!("{rule:?} to have {expected:?}"), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let found = names.each_ref().map(|name| figure(&text, name));
+            found.each_ref().map(Option::as_deref) == expected
+        });
+    };
+    for rule in ["team", "lab", ""] {
+        wait_for(rule, [Some("0"); 3]);
+    }
+    for (name, uid, target, expected) in [
+        ("one", GAMES, TARGET, "published"),
+        ("same", GAMES, TARGET, "unchanged"),
+        ("of-the-lab", NEWS, TARGET, "rejected not-allowed"),
+        ("of-nobody", STRANGER, TARGET, "rejected not-allowed"),
+        ("of-root", 0, OTHER, "published"),
+    ] {
+        bring(&world, name, uid, target);
+        daemon.wait_for_drop(name);
+        world.assert_outcome(name, expected);
+    }
+    wait_for("", [Some("1"), Some("0"), Some("1")]);
+    wait_for("team", [Some("1"), Some("1"), Some("0")]);
+    wait_for("lab", [Some("0"), Some("0"), Some("1")]);
+    // All together they are all.
+    let text_of = fs::read_to_string(&file).unwrap();
+    let sum = |begin: &str| -> u64 {
+        let lines = text_of.lines().filter(|line| line.starts_with(begin));
+        let values = lines.map(|line| line.rsplit(' ').next().unwrap());
+        values.map(|value| value.parse::<u64>().unwrap()).sum()
+    };
+    let [of_rules, all] = ["rule_outcomes_total{", "outcomes_total{"]
+        .map(|name| sum(&format!("netboot_publisher_{name}")));
+    assert_eq!((of_rules, all), (5, 5), "{text_of}");
+
+    change(&world, &daemon, &ear, "\"lab\"", "\"more\"");
+    wait_for("more", [Some("0"); 3]);
+    wait_for("lab", [None; 3]);
+    wait_for("team", [Some("1"), Some("1"), Some("0")]);
+    daemon.stop();
+}
+
+fn max_waiting() {
+    const DROPS: usize = 6;
+    let world = World::with(
+        r#"
+#spool watch = "poll"
+#spool rescan_interval = "1h"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "few"
+        users = ["games"]
+        publish = ["*/*/*/*"]
+        max_waiting = 4
+        [[importer]]
+        name = "fewer"
+        users = ["games"]
+        publish = ["*/*/*/*"]
+        max_waiting = 2
+        [[importer]]
+        name = "many"
+        users = ["news"]
+        publish = ["*/*/*/*"]
+        "#,
+    );
+    // None has a manifest, and so each waits. One look finds them all, before anybody has asked whose
+    // they are.
+    let name = |user, number| format!("of-{user}-{number}");
+    for user in [GAMES, NEWS] {
+        for number in 0..DROPS {
+            let hidden = world.incoming(&format!(".{}", name(user, number)));
+            fs::create_dir(&hidden).unwrap();
+            own(&hidden, user);
+            fs::rename(&hidden, world.incoming(&name(user, number))).unwrap();
+        }
+    }
+    let daemon = world.daemon();
+    let waiting = |user: u32| {
+        let status = json(&world, &["status", "--json"]);
+        let drops = status["waiting"].as_array().unwrap();
+        let mut of_user: Vec<_> = drops
+            .iter()
+            .filter(|it| it["importer"]["uid"] == user)
+            .collect();
+        let word = |it: &Value, key: &str| it[key].as_str().unwrap().to_string();
+        of_user.sort_by_key(|it| word(it, "drop"));
+        let told = |it: &Value| (word(it, "drop"), word(it, "state"), word(it, "why"));
+        of_user.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let read = |user: u32| {
+        let is_read = |(_, state, _): &(String, String, String)| state == "incomplete";
+        let read = waiting(user).into_iter().filter(is_read);
+        read.map(|(drop, ..)| drop).collect::<Vec<_>>()
+    };
+    let first = |user, count| (0..count).map(|it| name(user, it)).collect::<Vec<_>>();
+    until("all of the one to be read", || {
+        read(NEWS) == first(NEWS, DROPS)
+    });
+    until("some of the other to be read", || {
+        read(GAMES) == first(GAMES, 4)
+    });
+    let more = waiting(GAMES).remove(0);
+    let expected = [
+        "(more of 5)",
+        "queued",
+        "unread in incoming/: max_waiting = 4",
+    ];
+    assert_eq!([&*more.0, &*more.1, &*more.2], expected);
+    // The others come after those.
+    for number in 0..DROPS {
+        let drop = world.incoming(&name(GAMES, number));
+        fs::write(drop.join(".new"), "format = 0\n").unwrap();
+        own(&drop, GAMES);
+        fs::rename(drop.join(".new"), drop.join("manifest.toml")).unwrap();
+    }
+    until("them to end", || world.outcomes().len() == DROPS);
+    for number in 0..DROPS {
+        world.assert_outcome(&name(GAMES, number), "rejected bad-manifest");
+    }
+    assert_eq!(read(NEWS), first(NEWS, DROPS));
+    daemon.stop();
+}
+
+/// Brings a drop of one file to [`TARGET`], and asserts what becomes of it, and by which rule.
+fn judge(
+    (world, daemon): (&World, &mut Daemon),
+    (name, uid): (&str, u32),
+    expected: &str,
+    rule: Option<&str>,
+) {
+    bring(world, name, uid, TARGET);
+    daemon.wait_for_drop(name);
+    let outcome = world.assert_outcome(name, expected);
+    assert_eq!(outcome["rule"].as_str(), rule, "{outcome:#}");
+}
+
+fn reloaded() {
+    let world = World::with(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        publish = ["amd64/*/*/*"]
+        "#,
+    );
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let refused = "rejected not-allowed";
+    let (team, news) = ("published", Some("news"));
+    judge((&world, &mut daemon), ("a", NEWS), refused, None);
+    judge((&world, &mut daemon), ("b", GAMES), team, Some("team"));
+    // A bad rule beside a good one for somebody else: neither is in force.
+    let good = fs::read_to_string(&world.config).unwrap();
+    let more = "[[importer]]\nname = \"news\"\nusers = [\"news\"]\npublish = [\"*/*/*/*\"]\n";
+    let bad = "[[importer]]\nname = \"team\"\nusers = [\"games\"]\npublish = [\"amd64\"]\n";
+    fs::write(&world.config, format!("{good}{more}{bad}")).unwrap();
+    reread(&daemon, &ear);
+    daemon.wait_for("reload refused, keeping the old configuration: bad configuration");
+    daemon.wait_for("expected a name of its own: there is a rule `team` already");
+    daemon.wait_for("expected each to be arch/subarch/release/purpose");
+    judge((&world, &mut daemon), ("c", NEWS), refused, None);
+    judge(
+        (&world, &mut daemon),
+        ("d", GAMES),
+        "unchanged",
+        Some("team"),
+    );
+    // A good one; then without the first one.
+    fs::write(&world.config, format!("{good}{more}")).unwrap();
+    reread(&daemon, &ear);
+    judge((&world, &mut daemon), ("e", NEWS), "unchanged", news);
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "users = [\"games\"]",
+        "users = [\"man\"]",
+    );
+    judge((&world, &mut daemon), ("f", GAMES), refused, None);
+    judge((&world, &mut daemon), ("g", NEWS), "unchanged", news);
+    daemon.stop();
+}
+
+fn reload_ends_a_wait() {
+    let keys = Keys::new();
+    let world = World::with(&two_rules(&keys));
+    let (mut daemon, ear) = start(&world, &[]);
+    ear.wait_for("READY=1");
+    let hidden = build(&world, "waits", &manifest(TARGET), &[("linux", "kernel")]);
+    own(&hidden, GAMES);
+    // In place: whatever comes to the name comes bit by bit.
+    let drop = world.incoming("waits");
+    fs::create_dir(&drop).unwrap();
+    own(&drop, GAMES);
+    for part in names(&hidden) {
+        fs::rename(hidden.join(&part), drop.join(&part)).unwrap();
+    }
+    let waiting = wait_for_state(&world, "waits", "incomplete");
+    let why = waiting["why"].as_str().unwrap();
+    assert!(why.contains("no manifest.toml.sig"), "{waiting:#}");
+    let more =
+        "[[importer]]\nname = \"open\"\npublish = [\"*/*/*/*\"]\n[[importer]]\nname = \"lab\"";
+    change(
+        &world,
+        &daemon,
+        &ear,
+        "[[importer]]\n        name = \"lab\"",
+        more,
+    );
+    daemon.wait_for_drop("waits");
+    let outcome = world.assert_outcome("waits", "published");
+    assert_eq!(outcome["rule"], "open", "{outcome:#}");
+    assert_eq!(outcome.get("signer"), None, "{outcome:#}");
+    daemon.stop();
+}
+
+fn start_says() {
+    let rule = "[[importer]]\nname = \"team\"\npublish = [\"*/*/*/*\"]\n";
+    for (rules, times) in [("", 1), (rule, 0)] {
+        let world = World::with(&format!("[limits]\nmin_free_space = \"0B\"\n{rules}"));
+        let log = world.daemon().stop().join("\n");
+        let line = "no importer rules: whoever may write into incoming/ may do everything";
+        assert_eq!(log.matches(line).count(), times, "{log}");
+        assert_eq!(log.matches("importer rule").count(), times, "{log}");
+    }
+}
