@@ -6,6 +6,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
 use ssh_key::SshSig;
 use ssh_key::public::KeyData;
 
+use crate::text::quoted;
 use crate::words::SigningKey;
 
 /// Signatures for anything else are none of a manifest.
@@ -13,6 +14,9 @@ pub(crate) const NAMESPACE: &str = "netboot-publisher";
 
 /// Bytes of a signature; those of all kinds of keys are a fraction of that.
 pub(crate) const MAX_SIZE: u64 = 16 << 10;
+
+/// What a signature begins with.
+const BEGIN: &[u8] = b"-----BEGIN SSH SIGNATURE-----";
 
 /// In a security key's signature: somebody has touched it (PROTOCOL.u2f).
 const USER_PRESENT: u8 = 1;
@@ -33,19 +37,22 @@ impl BadSignature {
 /// # Errors
 /// When nobody has, with a key of a kind that is taken.
 pub(crate) fn signer_of(message: &[u8], signature: &[u8]) -> Result<SigningKey, BadSignature> {
-    let read = SshSig::from_pem(signature).map_err(|_| {
+    // The crate passes over what stands before, and no ssh-keygen does.
+    let begins = signature.starts_with(BEGIN).then_some(signature);
+    let read = begins.and_then(|text| SshSig::from_pem(text).ok());
+    let read = read.ok_or_else(|| {
         let rule = format!("ssh-keygen -Y sign -n {NAMESPACE}");
         BadSignature::new(format!("expected one SSH signature, as `{rule}` makes it"))
     })?;
     if read.namespace() != NAMESPACE {
-        let namespace = read.namespace().escape_debug();
+        let namespace = quoted(read.namespace());
         return Err(BadSignature::new(format!(
-            "made for the namespace `{namespace}`; expected `{NAMESPACE}` (ssh-keygen -n)"
+            "made for the namespace {namespace}; expected `{NAMESPACE}` (ssh-keygen -n)"
         )));
     }
     let kind = read.public_key().algorithm();
     let key = SigningKey::of(read.public_key()).ok_or_else(|| {
-        let kind = kind.as_str();
+        let kind = kind.as_str().escape_debug();
         BadSignature::new(format!(
             "made with a key of the kind {kind}; expected Ed25519 or ECDSA P-256"
         ))
@@ -127,6 +134,7 @@ fn is_by_token(
 mod tests {
     use super::*;
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
+    use ssh_key::{Algorithm, HashAlg};
 
     // As ssh-keygen has made them, of MESSAGE.
     const MESSAGE: &[u8] = b"format = 1\n";
@@ -234,8 +242,10 @@ jcJblzih
         let doubled = ED25519_SHA512.repeat(2);
         let half = &ED25519_SHA512[..200];
         let long = "A".repeat(1 << 20);
+        let later = format!("a note\n{ED25519_SHA512}");
         for bad in [
             "",
+            &later,
             "x",
             half,
             &doubled,
@@ -267,21 +277,58 @@ jcJblzih
         }
     }
 
+    fn pair() -> (Ed25519KeyPair, ssh_key::public::Ed25519PublicKey) {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = *pair.public_key().as_ref().first_chunk().unwrap();
+        (pair, ssh_key::public::Ed25519PublicKey(public))
+    }
+
+    /// What holds these, whether it is a signature of anything or not.
+    fn written(key: KeyData, namespace: &str, (kind, bytes): (Algorithm, Vec<u8>)) -> String {
+        let signature = ssh_key::Signature::new(kind, bytes).unwrap();
+        let signature = SshSig::new(key, namespace, HashAlg::Sha512, signature).unwrap();
+        signature.to_pem(ssh_key::LineEnding::LF).unwrap()
+    }
+
+    fn signed(message: &[u8]) -> String {
+        let (pair, public) = pair();
+        let signed = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, message).unwrap();
+        let bytes = pair.sign(&signed).as_ref().to_vec();
+        written(public.into(), NAMESPACE, (Algorithm::Ed25519, bytes))
+    }
+
     /// As a security key makes it: nobody has one in a test.
     fn by_token(flags: u8) -> String {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
-        let public =
-            ssh_key::public::Ed25519PublicKey(*pair.public_key().as_ref().first_chunk().unwrap());
+        let (pair, public) = pair();
         let key = KeyData::SkEd25519(ssh_key::public::SkEd25519::new(public, "ssh:"));
-        let signed = SshSig::signed_data(NAMESPACE, ssh_key::HashAlg::Sha512, MESSAGE).unwrap();
+        let signed = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, MESSAGE).unwrap();
         let used = [flags, 0, 0, 0, 9];
         let [application, digest] = [b"ssh:", &signed[..]].map(|it| digest(&SHA256, it));
         let told = [application.as_ref(), &used, digest.as_ref()].concat();
         let data = [pair.sign(&told).as_ref(), &used].concat();
-        let signature = ssh_key::Signature::new(ssh_key::Algorithm::SkEd25519, data).unwrap();
-        let hash = ssh_key::HashAlg::Sha512;
-        let signature = SshSig::new(key, NAMESPACE, hash, signature).unwrap();
-        signature.to_pem(ssh_key::LineEnding::LF).unwrap()
+        written(key, NAMESPACE, (Algorithm::SkEd25519, data))
+    }
+
+    #[test]
+    fn what_a_signature_names_is_shown_in_short_and_moves_no_cursor() {
+        let none = || (Algorithm::Ed25519, vec![0; 64]);
+        let namespace = "\u{1b}[2J\u{202e}".repeat(1_000);
+        let kind = Algorithm::new("\u{1b}[2J@x").unwrap();
+        let key = ssh_key::public::OpaquePublicKey::new(vec![1], kind);
+        for (signature, begin) in [
+            (
+                written(pair().1.into(), &namespace, none()),
+                "made for the namespace `\\u{1b}[2J\\u{202e}\\u{1b}",
+            ),
+            (
+                written(KeyData::Other(key), NAMESPACE, none()),
+                "made with a key of the kind \\u{1b}[2J@x; expected Ed25519",
+            ),
+        ] {
+            let said = problem(MESSAGE, signature);
+            assert!(said.starts_with(begin), "{said}");
+            assert!(said.len() < 1_000, "{} bytes", said.len());
+        }
     }
 
     #[test]
@@ -291,6 +338,11 @@ jcJblzih
         assert!(matches!(key.data(), KeyData::SkEd25519(_)));
         assert!(problem(MESSAGE, by_token(0)).starts_with("not of these bytes"));
         assert!(problem(b"x", &signature).starts_with("not of these bytes"));
+        // Of the other kind, written by hand; ssh-keygen takes it.
+        let signature = include_bytes!("../../tests/fuzz/seeds/signature/sk-ecdsa.sig");
+        let key = signer_of(MESSAGE, signature).unwrap();
+        assert!(matches!(key.data(), KeyData::SkEcdsaSha2NistP256(_)));
+        assert!(problem(b"x", signature).starts_with("not of these bytes"));
     }
 
     proptest::proptest! {
@@ -301,6 +353,19 @@ jcJblzih
             changed[at] ^= by;
             // A changed line end, or what stands for no bit, may do no harm.
             let _ = signer_of(MESSAGE, &changed);
+        }
+
+        #[test]
+        fn what_was_signed_is_taken_and_no_other_bytes(message in proptest::collection::vec(0_u8.., 0..200), at in 0_usize..200, by in 1_u8..) {
+            let signature = signed(&message);
+            let key = SigningKey::of(&pair().1.into()).unwrap();
+            proptest::prop_assert_eq!(signer_of(&message, signature.as_bytes()), Ok(key));
+            let mut other = message;
+            match other.get_mut(at) {
+                Some(byte) => *byte ^= by,
+                None => other.push(by),
+            }
+            proptest::prop_assert!(signer_of(&other, signature.as_bytes()).is_err());
         }
     }
 }
