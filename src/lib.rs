@@ -77,4 +77,5 @@ pub use log::MessageId;
 pub use settings::Settings;
 pub use spool::{Manifest, Outcome};
 pub use tree::{Catalog, Changes, Happened, Head, Pointers, Record, Staging};
-pub use words::Digest;
+pub use trust::signer_of;
+pub use words::{Digest, SigningKey, Target, TargetPattern};

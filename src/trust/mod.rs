@@ -7,5 +7,6 @@ mod signature;
 mod waiting;
 
 pub(crate) use rules::{Asker, Deed, Wish};
-pub(crate) use signature::{MAX_SIZE, NAMESPACE, signer_of};
+pub use signature::signer_of;
+pub(crate) use signature::{MAX_SIZE, NAMESPACE};
 pub(crate) use waiting::MaxWaiting;

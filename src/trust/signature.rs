@@ -24,7 +24,7 @@ const USER_PRESENT: u8 = 1;
 /// A signature that is none, or of something else: what is wrong, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct BadSignature(String);
+pub struct BadSignature(String);
 
 impl BadSignature {
     fn new(text: impl Into<String>) -> Self {
@@ -36,7 +36,7 @@ impl BadSignature {
 ///
 /// # Errors
 /// When nobody has, with a key of a kind that is taken.
-pub(crate) fn signer_of(message: &[u8], signature: &[u8]) -> Result<SigningKey, BadSignature> {
+pub fn signer_of(message: &[u8], signature: &[u8]) -> Result<SigningKey, BadSignature> {
     // The crate passes over what stands before, and no ssh-keygen does.
     let begins = signature.starts_with(BEGIN).then_some(signature);
     let read = begins.and_then(|text| SshSig::from_pem(text).ok());

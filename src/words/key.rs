@@ -13,7 +13,7 @@ use ssh_key::{EcdsaCurve, HashAlg, PublicKey};
 /// Two keys are the same whatever their comments say. It shows as its fingerprint, `SHA256:…`, as
 /// `ssh-keygen -l` does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SigningKey(KeyData);
+pub struct SigningKey(KeyData);
 
 impl SigningKey {
     /// What a key has to look like.
@@ -38,7 +38,7 @@ impl SigningKey {
 /// A text that is no [`SigningKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {}", SigningKey::RULE)]
-pub(crate) struct SigningKeyError;
+pub struct SigningKeyError;
 
 impl FromStr for SigningKey {
     type Err = SigningKeyError;

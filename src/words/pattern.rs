@@ -8,7 +8,7 @@ use super::target::{Name, Target};
 /// Several targets: four parts, in each of which `*` stands for any characters or none. A target is
 /// the pattern of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TargetPattern([String; 4]);
+pub struct TargetPattern([String; 4]);
 
 /// A text that is no [`TargetPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,11 +16,11 @@ pub(crate) struct TargetPattern([String; 4]);
     "expected arch/subarch/release/purpose, each {}; `*` stands for any part of one",
     Name::RULE
 )]
-pub(crate) struct TargetPatternError;
+pub struct TargetPatternError;
 
 impl TargetPattern {
     /// Whether `target` is meant.
-    pub(crate) fn fits(&self, target: &Target) -> bool {
+    pub fn fits(&self, target: &Target) -> bool {
         let [arch, subarch, release] = target.folders();
         let names = [arch, subarch, release, target.purpose()];
         let mut parts = self.0.iter().zip(names);
@@ -28,7 +28,7 @@ impl TargetPattern {
     }
 
     /// The target that is meant, where it can be only one.
-    pub(crate) fn single(&self) -> Option<Target> {
+    pub fn single(&self) -> Option<Target> {
         self.to_string().parse().ok()
     }
 }
@@ -125,5 +125,29 @@ mod tests {
         let single = |text: &str| text.parse::<TargetPattern>().unwrap().single();
         assert_eq!(single("a/b/c/d"), "a/b/c/d".parse().ok());
         assert_eq!(single("a/b/c/d*"), None);
+    }
+
+    /// Tries all there is.
+    fn fits_slowly(pattern: &[u8], name: &[u8]) -> bool {
+        match pattern {
+            [] => name.is_empty(),
+            [b'*', rest @ ..] => (0..=name.len()).any(|at| fits_slowly(rest, &name[at..])),
+            [first, rest @ ..] => name.first() == Some(first) && fits_slowly(rest, &name[1..]),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_pattern_means_what_a_slow_matcher_finds(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
+            let expected = fits_slowly(pattern.as_bytes(), name.as_bytes());
+            proptest::prop_assert_eq!(fits(&pattern, &name), expected);
+        }
+
+        #[test]
+        fn a_pattern_prints_as_it_was_written(text in "[a-z0-9*._+/-]{0,20}|([a0*][a-z0*._+-]{0,5}/){3}[a0*]{1,3}") {
+            if let Ok(pattern) = text.parse::<TargetPattern>() {
+                proptest::prop_assert_eq!(pattern.to_string(), text);
+            }
+        }
     }
 }
