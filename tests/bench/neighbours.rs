@@ -1,10 +1,13 @@
 //! What one importer's trouble costs another: a drop of two bytes, and an ordinary image, beside each
 //! trouble and on the same daemon while it is idle.
 
-use std::fs::{self, File};
-use std::os::unix::fs::chown;
-use std::path::Path;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::measure::{process_status, settle};
 use crate::world::{Daemon, World, manifest, own};
@@ -18,20 +21,42 @@ const IMAGE: usize = 70 << 20;
 
 const TARGET: &str = "arm64/generic/noble/install";
 
-/// Puts a trouble into the spool, as [`IMPORTER`].
-type Trouble = fn(&World);
+/// What puts a trouble into the spool, as [`IMPORTER`].
+#[derive(Clone, Copy)]
+enum Trouble {
+    Drops(fn(&World)),
+    /// `None` where the machine hasn't got what it takes.
+    Mounts(fn(&World) -> Option<Mounts>),
+}
+
+/// File systems of an importer's own that never answer; they go with this.
+struct Mounts {
+    servers: Vec<Child>,
+    /// They are below this folder.
+    root: PathBuf,
+}
 
 pub fn neighbours(bench: &Bench) {
     if !rustix::process::geteuid().is_root() {
         println!("neighbours: not measured, drops of another user take root");
         return;
     }
-    let troubles: [(&str, Trouble); 5] = [
-        ("300 manifests of 100,000 files, none there", many_listed),
-        ("60,000 empty folders", many_empty),
-        ("six holes of 4 GiB", holes),
-        ("2,000 good drops", many_good),
-        ("one that needs more than the disk, same target", too_large),
+    let troubles: [(&str, Trouble); 6] = [
+        (
+            "300 manifests of 100,000 files, none there",
+            Trouble::Drops(many_listed),
+        ),
+        ("60,000 empty folders", Trouble::Drops(many_empty)),
+        ("six holes of 4 GiB", Trouble::Drops(holes)),
+        ("2,000 good drops", Trouble::Drops(many_good)),
+        (
+            "one that needs more than the disk, same target",
+            Trouble::Drops(too_large),
+        ),
+        (
+            "12 mounts on drops, by FUSE, that never answer",
+            Trouble::Mounts(never_answering),
+        ),
     ];
     for (what, trouble) in troubles {
         let (mut small, mut large) = (Vec::new(), Vec::new());
@@ -51,7 +76,19 @@ pub fn neighbours(bench: &Bench) {
                 })
             };
             let idle = times("idle");
-            trouble(&world);
+            let _mounts = match trouble {
+                Trouble::Drops(put) => {
+                    put(&world);
+                    None
+                }
+                Trouble::Mounts(mount) => {
+                    let mounts = mount(&world);
+                    if mounts.is_none() {
+                        break;
+                    }
+                    mounts
+                }
+            };
             let beside = times("beside");
             small.push((idle[0], beside[0]));
             large.push((idle[1], beside[1]));
@@ -61,7 +98,12 @@ pub fn neighbours(bench: &Bench) {
         }
         let ratio =
             |(idle, beside): &(Duration, Duration)| beside.as_secs_f64() / idle.as_secs_f64();
-        let slowest = small.iter().map(|(_, beside)| beside).max().unwrap();
+        let Some(slowest) = small.iter().map(|(_, beside)| beside).max() else {
+            println!(
+                "beside {what:47} | not measured: it takes /dev/fuse, bindfs and leave to mount"
+            );
+            continue;
+        };
         let mut ratios: Vec<_> = large.iter().map(ratio).collect();
         ratios.sort_by(f64::total_cmp);
         let (median, largest) = (ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
@@ -184,6 +226,98 @@ fn too_large(world: &World) {
         hole.set_len(free_space(&world.root) + (1 << 30)).unwrap();
     });
     hand_over(world, ["too-large".to_string()].into_iter());
+}
+
+/// In drops that are handed over then, on drops that wait, and in drops that the daemon has in hand.
+fn never_answering(world: &World) -> Option<Mounts> {
+    let shown = world.root.join("shown");
+    fs::create_dir(&shown).unwrap();
+    fs::set_permissions(&world.root, Permissions::from_mode(0o755)).unwrap();
+    let mut mounts = Mounts {
+        servers: Vec::new(),
+        root: fs::canonicalize(&world.root).unwrap(),
+    };
+    let build = |name: &str, number, size| {
+        build(world, name, &manifest(&target(number)), |image| {
+            fs::write(image.join("disk"), vec![7; size]).unwrap();
+        });
+        (world.incoming(&format!(".{name}")), world.incoming(name))
+    };
+    for number in 0..4 {
+        let (hidden, place) = build(&format!("before-{number}"), number, 1 << 20);
+        if !mounts.add(&shown, &hidden.join("image")) {
+            return None;
+        }
+        fs::rename(hidden, place).unwrap();
+
+        let waiting = world.incoming(&format!("waiting-{number}"));
+        fs::create_dir(&waiting).unwrap();
+        own(&waiting, IMPORTER);
+        mounts.add(&shown, &waiting);
+
+        let name = format!("begun-{number}");
+        let (hidden, place) = build(&name, 100 + number, 64 << 20);
+        fs::rename(hidden, &place).unwrap();
+        while place.exists() {}
+        if let Some(claimed) = world.place(&name) {
+            // It may be done by then.
+            mounts.add(&shown, &claimed.join("image"));
+        }
+    }
+    Some(mounts)
+}
+
+impl Mounts {
+    /// Mounts one that shows the folder `what` until it stands still, at once. Returns whether it came
+    /// to that.
+    fn add(&mut self, what: &Path, at: &Path) -> bool {
+        let mut command = Command::new("setpriv");
+        // Instead of what fusermount3 may do, where a machine has it set up.
+        let capabilities = "+sys_admin,+dac_override";
+        for option in ["--inh-caps", "--ambient-caps"] {
+            command.arg(format!("{option}={capabilities}"));
+        }
+        let user = [format!("--reuid={IMPORTER}"), format!("--regid={IMPORTER}")];
+        command.args(user).arg("--clear-groups");
+        command.args(["bindfs", "--no-allow-other", "-f", "-o", "nonempty"]);
+        command.args([what, at]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let before = self.places().len();
+        let Ok(mut server) = command.spawn() else {
+            return false;
+        };
+        while self.places().len() == before {
+            if server.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill_process(Pid::from_child(&server), Signal::STOP).unwrap();
+        self.servers.push(server);
+        true
+    }
+
+    /// Where something is mounted by now: a drop takes its mounts with it.
+    fn places(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let places = places.filter(|place| Path::new(place).starts_with(&self.root));
+        places.map(PathBuf::from).collect()
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            // Whoever waits for an answer gets an error then.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        if !self.servers.is_empty() {
+            let places = self.places();
+            let _ = Command::new("umount").arg("--lazy").args(places).status();
+        }
+    }
 }
 
 fn free_space(path: &Path) -> u64 {
