@@ -16,6 +16,7 @@
 mod control;
 mod measure;
 mod neighbours;
+mod trust;
 #[path = "../system/lab/world.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod world;
@@ -71,7 +72,7 @@ fn main() {
     };
     println!("below {}", bench.dir.display());
     println!("case | ours | control | ours / control | goal");
-    let cases: [(&str, Case); 10] = [
+    let cases: [(&str, Case); 11] = [
         ("unchanged", unchanged),
         ("changed-first-block", changed_first),
         ("changed-last-block", changed_last),
@@ -82,6 +83,7 @@ fn main() {
         ("status-and-memory", status_and_memory),
         ("verify", verify),
         ("neighbours", neighbours::neighbours),
+        ("trust", trust::trust),
     ];
     for (name, case) in cases {
         if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {
@@ -93,10 +95,15 @@ fn main() {
 impl Bench {
     /// A world that goes with what is returned beside it.
     fn world(&self) -> (World, tempfile::TempDir) {
+        self.world_with("")
+    }
+
+    /// As [`Bench::world`], with more settings.
+    fn world_with(&self, more: &str) -> (World, tempfile::TempDir) {
         let dir = tempfile::tempdir_in(&self.dir).expect("a temporary directory");
         let (spool, tree) = (dir.path().join("spool"), dir.path().join("tree"));
         let settings =
-            format!("#spool settle = \"{SETTLE:?}\"\n[limits]\nmin_free_space = \"0B\"\n");
+            format!("#spool settle = \"{SETTLE:?}\"\n[limits]\nmin_free_space = \"0B\"\n{more}");
         (World::at(dir.path(), &spool, &tree, &settings), dir)
     }
 }
