@@ -142,7 +142,7 @@ impl Player {
         fs::create_dir_all(&tree).unwrap();
         let incoming = spool.join("incoming");
         open_to_all(&incoming, 0o1777);
-        let importer = |number| Importer::new(&incoming, 3_001 + number as u32);
+        let importer = |number| Importer::new(&incoming, uid_of(number));
         Self {
             setup: setup.clone(),
             importers: (0..IMPORTERS).map(importer).collect(),
@@ -659,5 +659,15 @@ impl Player {
             Some(drop) if self.is_alone(drop) => wrong(format!("{} was not taken", drop.name)),
             _ => Ok(()),
         }
+    }
+}
+
+/// The user that an importer is.
+pub fn uid_of(importer: usize) -> u32 {
+    let own = rustix::process::geteuid();
+    if own.is_root() {
+        3_001 + u32::try_from(importer).unwrap()
+    } else {
+        own.as_raw()
     }
 }

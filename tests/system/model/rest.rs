@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::world::{names, output, snapshot, text};
+use crate::lab::world::{names, outcomes, output, snapshot, text};
 use crate::model::page::{Brought, Fate, targets_after};
-use crate::model::player::{Counts, End, Played, Player, wrong};
+use crate::model::player::{Counts, End, Played, Player, uid_of, wrong};
 use crate::model::story::TARGETS;
 use crate::model::tools::{FILES, paths, read, recognize, target};
 
@@ -35,7 +35,10 @@ impl Player {
     /// Whether no other drop waits whose outcome would have the name of this one's.
     pub fn is_alone(&self, drop: &Brought) -> bool {
         let may_end = |it: &Brought| self.setup.is_impatient || !it.is_half;
-        let is_other = |it: &Brought| it.name == drop.name && !std::ptr::eq(it, drop);
+        let is_other = |it: &Brought| {
+            let is_same = it.name == drop.name && uid_of(it.importer) == uid_of(drop.importer);
+            is_same && !std::ptr::eq(it, drop)
+        };
         let waits = |it: &Brought| it.fate == Fate::Waits && may_end(it) && is_other(it);
         !self.drops.iter().any(waits)
     }
@@ -50,8 +53,15 @@ impl Player {
         }
     }
 
+    /// The outcome of the last drop of this one's importer and name.
+    fn outcome(&self, drop: &Brought) -> Option<Value> {
+        let folder = self.world.outcomes_of(uid_of(drop.importer));
+        let text = fs::read(folder.join(format!("{}.json", drop.name))).ok()?;
+        Some(serde_json::from_slice(&text).expect("an outcome is JSON"))
+    }
+
     fn take_outcome(&mut self, at: usize) {
-        let Some(outcome) = self.world.outcome(&self.drops[at].name) else {
+        let Some(outcome) = self.outcome(&self.drops[at]) else {
             return;
         };
         let of = |key: &str| outcome[key].as_str().unwrap_or_default().to_string();
@@ -184,7 +194,7 @@ impl Player {
             .filter(waiting)
             .filter(|drop| !drop.is_half)
         {
-            let outcome = self.world.outcome(&drop.name);
+            let outcome = self.outcome(drop);
             let claim = outcome.as_ref().and_then(|it| it["claim"].as_str());
             if claim.is_none_or(|claim| self.claims.contains(claim)) {
                 return Err(format!("{} has no outcome", drop.name));
@@ -254,17 +264,22 @@ impl Player {
         let (spool, tree) = (&self.world.spool, &self.world.tree);
         let (mut words, mut unread) = (BTreeMap::<_, Vec<_>>::new(), 0);
         for drop in &self.drops {
+            let of_name = (uid_of(drop.importer), &*drop.name);
             match &drop.fate {
-                Fate::Settled { word, .. } => words.entry(&*drop.name).or_default().push(&**word),
+                Fate::Settled { word, .. } => words.entry(of_name).or_default().push(&**word),
                 Fate::Unread => {
-                    words.entry(&*drop.name).or_default();
+                    words.entry(of_name).or_default();
                     unread += 1;
                 }
                 Fate::Waits | Fate::TakenAway => {}
             }
         }
-        let expected: BTreeSet<_> = words.keys().map(|name| format!("{name}.json")).collect();
-        let found: BTreeSet<_> = self.world.outcomes().into_iter().collect();
+        let place = |(uid, name): &(u32, &str)| {
+            let folder = self.world.outcomes_of(*uid);
+            folder.join(format!("{name}.json"))
+        };
+        let expected: BTreeSet<_> = words.keys().map(place).collect();
+        let found: BTreeSet<_> = outcomes(spool).into_iter().collect();
         if found != expected {
             return wrong(format!("outcomes {found:?}, expected {expected:?}"));
         }
