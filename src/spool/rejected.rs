@@ -102,11 +102,18 @@ impl Rejected {
             .replace(&file_of(&name), &temporary, text.as_bytes())
     }
 
-    /// Whether this is the outcome that stands where a drop will be kept.
+    /// Whether this is the outcome that stands where a drop will be kept. Nobody else takes the place
+    /// then: after a start it is known by nothing else whose it is.
     pub(super) fn has_outcome(&self, drop: Coming, text: &str) -> Result<bool, Failure> {
-        let name = self.kept().name_of(drop);
+        let mut kept = self.kept();
+        let name = kept.name_of(drop);
         let written = self.dir.read(file_of(&name), MAX_SIZE)?;
-        Ok(written.as_deref() == Some(text.as_bytes()))
+        let is_others = kept.coming.get(&name).is_some_and(|it| *it != drop.0);
+        let is_it = !is_others && written.as_deref() == Some(text.as_bytes());
+        if is_it {
+            kept.coming.insert(name, drop.0);
+        }
+        Ok(is_it)
     }
 
     /// Measures the drops that were taken since.
@@ -507,6 +514,13 @@ mod tests {
             );
             assert!(folder.path().join(name).is_dir());
         }
+        // An outcome that was written before a start keeps its place from a drop that comes after that.
+        std::fs::write(folder.path().join("b.json"), "old").unwrap();
+        let (old, new) = ((ClaimId::new(5, 0), "b"), (ClaimId::new(6, 0), "b"));
+        assert!(rejected.has_outcome(old, "old").unwrap());
+        rejected.write_outcome(new, "new").unwrap();
+        assert!(rejected.has_outcome(old, "old").unwrap());
+        assert!(folder.path().join("b~1.json").is_file());
         // The next one of the name moves the first.
         let next = (ClaimId::new(4, 0), "a");
         rejected.write_outcome(next, "3").unwrap();
