@@ -30,6 +30,9 @@ const REJECTED: u8 = 3;
 const TIMED_OUT: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
+/// What is left of a drop that was not handed over.
+const NOTHING_IS_LEFT: &str = "nothing is left in the spool";
+
 /// How often an outcome is looked for where no event tells of it.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -125,9 +128,6 @@ impl HandOver {
         })
     }
 }
-
-/// What is left of a drop that was not handed over.
-const NOTHING_IS_LEFT: &str = "nothing is left in the spool";
 
 /// Makes a drop, signed by the `key` if there is one, and returns its name; where the `end` came
 /// earlier, what is left of the drop.

@@ -117,8 +117,7 @@ impl Cleanup {
         })
     }
 
-    /// Drops that were put away; what could not be is tried again. Returns those that
-    /// are gone.
+    /// Drops that were put away; what could not be is tried again. Returns those that are gone.
     pub(super) fn take_put_away(
         &mut self,
         drops: Vec<PutAway>,

@@ -19,7 +19,7 @@ pub(super) struct Lines(HashMap<Target, Line>);
 /// The drops for a target.
 #[derive(Debug, Default)]
 struct Line {
-    /// The claim name of the drop that is worked on.
+    /// The drop that is worked on.
     head: Option<DropKey>,
     others: VecDeque<Seen>,
     /// Drops that can't go on, in the order of their claims.
@@ -66,7 +66,7 @@ impl Lines {
         self.0.get(target).is_none_or(|line| line.head.is_none())
     }
 
-    /// The claim name of the drop that is worked on.
+    /// The drop that is worked on.
     pub(super) fn head(&self, target: &Target) -> Option<&DropKey> {
         self.0.get(target)?.head.as_ref()
     }

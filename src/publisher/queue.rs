@@ -933,12 +933,8 @@ mod tests {
         assert_eq!(queue.waiting_of(), &[(2, 1)].into());
     }
 
-    #[test]
-    fn drops_of_one_name_of_two_importers_are_on_their_way_at_one_time_once_the_first_is_claimed() {
-        let mut queue = Queue::default();
-        let [first, second] = [1, 2].map(|owner| Seen::for_test("daily", owner, Moment::now()));
-        queue.take_found(Scan::for_test(vec![first.clone()], Vec::new()));
-        assert!(queue.known().eq([(first.key().clone(), false)]));
+    /// Puts the drops that were found in line for one target, whose first one is begun.
+    fn begin_one(queue: &mut Queue) {
         let (owner, peeked) = queue.next_to_peek().unwrap();
         queue.end_peeking(owner, Vec::new());
         for (seen, line) in peeked {
@@ -946,6 +942,15 @@ mod tests {
             queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
         }
         assert_eq!(queue.next_light().unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn drops_of_one_name_of_two_importers_are_on_their_way_at_one_time_once_the_first_is_claimed() {
+        let mut queue = Queue::default();
+        let [first, second] = [1, 2].map(|owner| Seen::for_test("daily", owner, Moment::now()));
+        queue.take_found(Scan::for_test(vec![first.clone()], Vec::new()));
+        assert!(queue.known().eq([(first.key().clone(), false)]));
+        begin_one(&mut queue);
         // A scan that began before has met the second one's drop, and took it for the first one's.
         let scan =
             |found, was_incoming| Scan::for_test(found, vec![(first.key().clone(), was_incoming)]);
@@ -963,13 +968,7 @@ mod tests {
         let mut queue = Queue::default();
         let drops = ["first", "second"].map(|name| Seen::for_test(name, 1, Moment::now()));
         queue.take_found(Scan::for_test(drops.to_vec(), Vec::new()));
-        let (owner, peeked) = queue.next_to_peek().unwrap();
-        queue.end_peeking(owner, Vec::new());
-        for (seen, line) in peeked {
-            let manifest = Manifest::new(target(0), Action::Withdraw(None));
-            queue.take_ready(Ready::for_test(seen, Ok(manifest)), line);
-        }
-        assert_eq!(queue.next_light().unwrap().1.len(), 1);
+        begin_one(&mut queue);
         let claimed = Claimed::for_test(&drops[0], 1);
         queue.step_aside(target(0), claimed, Reason::NoSpace, &Fault::Interrupted);
         assert!(queue.next_to_peek().is_none(), "it would overtake");

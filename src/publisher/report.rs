@@ -210,8 +210,8 @@ impl Report {
         self.works.remove(target);
     }
 
-    /// How far the large images have come that are worked on, each for the drop that
-    /// `head_of` its target's line tells.
+    /// How far the large images have come that are worked on, each for the drop that `head_of` its
+    /// target's line tells.
     pub(super) fn tell_works<'a>(
         &self,
         overview: &mut Overview,

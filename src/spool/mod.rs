@@ -54,7 +54,7 @@ use bytesize::ByteSize;
 
 use self::clock::Clock;
 use self::drop::Checkable;
-use self::names::{place_of, temporary_of};
+use self::names::place_of;
 use self::outcomes::{Outcomes, sweep_temporary};
 use self::peek::{Looker, is_mounted};
 use self::processing::Processing;
@@ -277,14 +277,12 @@ impl Spool {
             outcome.detail = Some(detail);
         }
         let text = outcome.to_json();
-        let (uid, name) = (claimed.importer.uid, &claimed.key.claim_name);
-        let temporary = temporary_of(claimed.claim);
-        self.outcomes.write(uid, name, &temporary, &text)?;
+        let drop = (claimed.claim, &*claimed.key.claim_name);
+        self.outcomes.write(claimed.importer.uid, drop, &text)?;
         if !is_rejected || claimed.goes {
             return Ok(None);
         }
-        let written = self.rejected.write_outcome((claimed.claim, name), &text);
-        Ok(written.err())
+        Ok(self.rejected.write_outcome(drop, &text).err())
     }
 
     /// Whether there is too little room to keep a rejected drop, and no other that could go instead.

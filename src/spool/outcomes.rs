@@ -6,9 +6,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Mutex;
 
 use super::drop::NOBODY;
-use super::names::{file_of, is_temporary};
+use super::names::{file_of, is_temporary, temporary_of};
 use super::outcome::Outcome;
 use crate::sys::{Dir, Failure, Kind};
+use crate::words::ClaimId;
 
 /// For nobody but the daemon, and whom its ACL names.
 const MODE: u32 = 0o700;
@@ -57,17 +58,16 @@ impl Outcomes {
         lets
     }
 
-    /// Puts the outcome of a drop in the place of an earlier one of its name; `temporary` is a name that
-    /// is free.
+    /// Puts the outcome of a drop, by its claim and its claim name, in the place of an earlier one of its
+    /// name.
     pub(super) fn write(
         &self,
         uid: u32,
-        claim_name: &str,
-        temporary: &str,
+        (claim, claim_name): (ClaimId, &str),
         text: &str,
     ) -> Result<(), Failure> {
         let folder = self.folder(uid)?;
-        folder.replace(&file_of(claim_name), temporary, text.as_bytes())
+        folder.replace(&file_of(claim_name), &temporary_of(claim), text.as_bytes())
     }
 
     /// The outcome of the last drop of an importer that had this name.

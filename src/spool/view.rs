@@ -172,7 +172,7 @@ impl SpoolView {
         let own = rustix::process::geteuid().as_raw();
         let (dir, is_all) = match self.readable(REJECTED)? {
             Some(dir) => (dir, true),
-            None => match self.readable(&own_outcomes(own))? {
+            None => match self.readable(&own_outcomes())? {
                 Some(dir) => (dir, false),
                 None => return Ok((Vec::new(), 0)),
             },
@@ -286,15 +286,13 @@ impl SpoolView {
     /// The file that the outcome of a drop of this user is written to. Its folder is made when the first
     /// drop is claimed.
     pub(crate) fn own_outcome_file(&self, drop: &str) -> PathBuf {
-        let own = rustix::process::geteuid().as_raw();
-        let folder = self.root.path().join(own_outcomes(own));
+        let folder = self.root.path().join(own_outcomes());
         folder.join(file_of(drop))
     }
 
     /// The outcome of a drop of this user; `None` while there is none.
     pub(crate) fn own_outcome(&self, drop: &str) -> Result<Option<Outcome>, Failure> {
-        let own = rustix::process::geteuid().as_raw();
-        let folder = self.root.dir(own_outcomes(own))?;
+        let folder = self.root.dir(own_outcomes())?;
         folder.map_or(Ok(None), |dir| Outcome::read(&dir, file_of(drop)))
     }
 
@@ -326,9 +324,10 @@ impl SpoolView {
     }
 }
 
-/// The folder of an importer's outcomes, from the spool's root.
-fn own_outcomes(uid: u32) -> String {
-    format!("{OUTCOMES}/{}", folder_of(uid))
+/// The folder of this user's outcomes, from the spool's root.
+fn own_outcomes() -> String {
+    let own = rustix::process::geteuid().as_raw();
+    format!("{OUTCOMES}/{}", folder_of(own))
 }
 
 /// So many of these outcomes, the newest first, of each importer in turn: one who has thousands hides

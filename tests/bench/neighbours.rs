@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::measure::{process_status, settle};
-use crate::world::{Daemon, World, manifest, own};
+use crate::world::{Daemon, World, bindfs_of, manifest, own};
 use crate::{Bench, mib, noise};
 
 /// The importer with the trouble; the other one is root.
@@ -271,15 +271,8 @@ impl Mounts {
     /// Mounts one that shows the folder `what` until it stands still, at once. Returns whether it came
     /// to that.
     fn add(&mut self, what: &Path, at: &Path) -> bool {
-        let mut command = Command::new("setpriv");
-        // Instead of what fusermount3 may do, where a machine has it set up.
-        let capabilities = "+sys_admin,+dac_override";
-        for option in ["--inh-caps", "--ambient-caps"] {
-            command.arg(format!("{option}={capabilities}"));
-        }
-        let user = [format!("--reuid={IMPORTER}"), format!("--regid={IMPORTER}")];
-        command.args(user).arg("--clear-groups");
-        command.args(["bindfs", "--no-allow-other", "-f", "-o", "nonempty"]);
+        let mut command = bindfs_of(IMPORTER);
+        command.args(["-f", "-o", "nonempty"]);
         command.args([what, at]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let before = self.places().len();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::lab::world::{Needs, PROGRAM, outcomes, text, until};
+use crate::lab::world::{Needs, PROGRAM, last_outcome, text, until};
 
 /// What a container needs.
 pub const NEEDS: [Needs; 6] = [
@@ -238,9 +238,7 @@ impl Container {
 
     /// The outcome of a drop, if there is one.
     pub fn outcome(&self, drop: &str) -> Option<Value> {
-        let file = format!("{drop}.json");
-        let mut all = outcomes(&self.path("/var/spool/netboot-publisher")).into_iter();
-        let path = all.find(|path| path.file_name().is_some_and(|name| name == &*file))?;
+        let path = last_outcome(&self.path("/var/spool/netboot-publisher"), drop)?;
         let text = fs::read(path).ok()?;
         Some(serde_json::from_slice(&text).expect("an outcome is JSON"))
     }

@@ -272,17 +272,9 @@ impl World {
     /// Where the last outcome of a drop of this name stands, whoever's that is; of none, where that of a
     /// drop of this user will.
     pub fn outcome_file(&self, drop: &str) -> PathBuf {
-        let file = format!("{drop}.json");
-        let all = outcomes(&self.spool).into_iter();
-        let named = all.filter(|path| path.file_name().is_some_and(|name| name == &*file));
-        let written = |path: &PathBuf| {
-            let stat = fs::metadata(path).ok()?;
-            Some((stat.ctime(), stat.ctime_nsec()))
-        };
-        let last = named.max_by_key(written);
-        last.unwrap_or_else(|| {
-            self.outcomes_of(rustix::process::geteuid().as_raw())
-                .join(file)
+        last_outcome(&self.spool, drop).unwrap_or_else(|| {
+            let own = self.outcomes_of(rustix::process::geteuid().as_raw());
+            own.join(format!("{drop}.json"))
         })
     }
 
@@ -620,6 +612,31 @@ pub fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// `bindfs` of a user's, whose mount is open to nobody else, not even to root.
+pub fn bindfs_of(uid: u32) -> Command {
+    let mut command = Command::new("setpriv");
+    // Instead of what fusermount3 may do, where a machine has it set up.
+    let capabilities = "+sys_admin,+dac_override";
+    for option in ["--inh-caps", "--ambient-caps"] {
+        command.arg(format!("{option}={capabilities}"));
+    }
+    let user = [format!("--reuid={uid}"), format!("--regid={uid}")];
+    command.args(user).arg("--clear-groups");
+    command.args(["bindfs", "--no-allow-other"]);
+    command
+}
+
+/// The last outcome in a spool of a drop of this name, whoever's that is.
+pub fn last_outcome(spool: &Path, drop: &str) -> Option<PathBuf> {
+    let file = format!("{drop}.json");
+    let all = outcomes(spool).into_iter();
+    let named = all.filter(|path| path.file_name().is_some_and(|name| name == &*file));
+    named.max_by_key(|path| {
+        let stat = fs::metadata(path).ok()?;
+        Some((stat.ctime(), stat.ctime_nsec()))
+    })
 }
 
 /// Every outcome in a spool, of all importers.

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::mounts::{Mount, unmount_below};
 use super::{IMPORTER, LIMITS, OTHER, Siege, TARGET, own};
-use crate::lab::world::{Daemon, Needs, World, manifest, names, test, text, until};
+use crate::lab::world::{Daemon, Needs, World, bindfs_of, manifest, names, test, text, until};
 
 /// A FUSE server in user space takes these.
 const NEEDS: [Needs; 3] = [
@@ -89,16 +89,7 @@ impl Fuse {
     /// An importer's own, which is open to nobody else, not even to root.
     fn of_importer(world: &World, what: &Path, at: &Path) -> Self {
         fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut command = Command::new("setpriv");
-        // Instead of what fusermount3 may do, where a machine has it set up.
-        let capabilities = "+sys_admin,+dac_override";
-        for option in ["--inh-caps", "--ambient-caps"] {
-            command.arg(format!("{option}={capabilities}"));
-        }
-        let user = [format!("--reuid={IMPORTER}"), format!("--regid={IMPORTER}")];
-        command.args(user).arg("--clear-groups");
-        command.args(["bindfs", "--no-allow-other"]);
-        Self::start(world, command, what, at)
+        Self::start(world, bindfs_of(IMPORTER), what, at)
     }
 
     fn start(world: &World, mut command: Command, what: &Path, at: &Path) -> Self {

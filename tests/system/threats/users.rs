@@ -1,16 +1,18 @@
 //! What other users of the machine try: to read or take what is another importer's, and to do more than
 //! the rules let them. Each attack is made by a process of that user.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use super::races::until_met;
 use super::{OTHER, TARGET};
 use crate::filesystems::FileSystem;
 use crate::lab::world::{Needs, PROGRAM, World, manifest, names, output, own, test, text, until};
@@ -298,7 +300,7 @@ fn rejected_by_one_name() {
 }
 
 fn owner_of(path: &Path) -> u32 {
-    std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap())
+    fs::symlink_metadata(path).unwrap().uid()
 }
 
 /// Nothing stands in the tree but what Bob may publish.
@@ -313,7 +315,7 @@ fn assert_only_the_lab(world: &World) {
 }
 
 /// Two manifests of Bob's: what he may publish, and what he may not.
-fn both_manifests(world: &World) -> [std::path::PathBuf; 2] {
+fn both_manifests(world: &World) -> [PathBuf; 2] {
     let folder = world.root.join("bob");
     fs::create_dir(&folder).unwrap();
     let files = [("good", "lab/generic/noble/install"), ("evil", TARGET)].map(|(name, target)| {
@@ -329,8 +331,8 @@ fn manifest_exchanged() {
     let world = shared(RULES);
     let files = both_manifests(&world);
     let daemon = world.daemon();
-    let mut words = std::collections::BTreeSet::new();
-    super::races::until_met("exchange", 30, |round| {
+    let mut words = BTreeSet::new();
+    until_met("exchange", 30, |round| {
         let (hidden, name) = (format!(".race-{round}"), format!("race-{round}"));
         let made = shell(
             &world,
@@ -363,7 +365,7 @@ fn manifest_exchanged() {
 fn places_changed() {
     let world = shared(RULES);
     let daemon = world.daemon();
-    super::races::until_met("change of places", 20, |round| {
+    until_met("change of places", 20, |round| {
         let made = |name: &str, target: &str| {
             format!(
                 "mkdir -p {name}/image; echo {round} > {name}/image/linux
@@ -456,7 +458,7 @@ fn manifest_of_another() {
     drop_as(&world, ALICE, "hers", &manifest(TARGET));
     let folder = world.incoming("hers");
     // The folder is his, and all in it hers.
-    std::os::unix::fs::chown(&folder, Some(BOB), None).unwrap();
+    chown(&folder, Some(BOB), None).unwrap();
     world.run_once();
     assert_eq!(
         word(&outcome_for(&world, BOB, "hers").unwrap()),
