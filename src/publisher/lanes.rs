@@ -34,8 +34,9 @@ pub(super) const LANES: usize = 3;
 const MIDDLE: u64 = 64 << 20;
 const HEAVY: u64 = 1 << 30;
 
-/// For so long after work on a middle drop has begun no light ones of others are: an ordinary image
-/// has the processors and the disk for itself, mostly. Not more than half of the time goes so.
+/// For so long after work on a middle drop has begun, and while that goes on, nothing is done for others:
+/// an ordinary image has the processors and the disk for itself, mostly. Not more than half of the time
+/// goes so.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long work on a drop takes, about.
@@ -91,10 +92,13 @@ impl HeadStart {
         }
     }
 
-    /// When it is over, if another importer has one.
-    fn of_other(&self, owner: u32) -> Option<Instant> {
-        let (other, until) = self.now?;
-        (other != owner && until > Instant::now()).then_some(until)
+    fn now(&self) -> Option<(u32, Instant)> {
+        self.now.filter(|(_, until)| *until > Instant::now())
+    }
+
+    /// Whether another importer has one.
+    fn is_of_other(&self, owner: u32) -> bool {
+        self.now().is_some_and(|(other, _)| other != owner)
     }
 }
 
@@ -110,8 +114,12 @@ impl Default for Lanes {
 }
 
 impl Lanes {
-    /// Whether there is room for the manifests of more of an importer's drops.
+    /// Whether manifests of more of an importer's drops may be read: there is room for them, and nobody
+    /// else has a head start.
     pub(super) fn may_read(&self, owner: u32) -> bool {
+        if self.ahead.is_of_other(owner) {
+            return false;
+        }
         let own = self.ready.waiting.get(&owner).map_or(0, VecDeque::len);
         let listed = || self.ready.all().map(Ready::listed).sum::<usize>();
         own == 0 || (own < AHEAD && listed() < MAX_LISTED)
@@ -129,8 +137,8 @@ impl Lanes {
             let mut busy = self.middle.busy.iter().chain(&self.heavy.busy);
             busy.any(|other| *other != owner)
         };
+        let is_behind = |owner| self.ahead.is_of_other(owner);
         // Processors and disk are another's as well.
-        let is_behind = |owner| self.ahead.of_other(owner).is_some();
         let may_go_on = |owner, own| !is_behind(owner) && (own == 0 || !others(owner));
         self.ready.next(may_go_on, |ready| {
             let share = (ready.len() / light_lanes()).clamp(1, MAX_SHARE);
@@ -175,10 +183,9 @@ impl Lanes {
         is_free
     }
 
-    /// When light drops may go on that are behind.
-    pub(super) fn wake_up(&self) -> Option<Instant> {
-        let mut owners = self.ready.waiting.keys();
-        owners.find_map(|owner| self.ahead.of_other(*owner))
+    /// The importer who has a head start, and until when: what is done for others waits so long.
+    pub(super) fn head_start(&self) -> Option<(u32, Instant)> {
+        self.ahead.now()
     }
 
     /// The next drop that waited for its lane, if that is free now.
@@ -333,10 +340,11 @@ mod tests {
         // The other's own are not behind.
         lanes.add(Ready::for_test(seen(2), Ok(manifest())));
         assert_eq!(lanes.next_light().map(|(owner, _)| owner), Some(2));
-        let until = lanes.wake_up().unwrap();
-        assert_eq!(until, Instant::now() + HEAD_START);
+        assert!(!lanes.may_read(3) && lanes.may_read(2));
+        assert_eq!(lanes.head_start(), Some((2, Instant::now() + HEAD_START)));
         tokio::time::advance(HEAD_START).await;
-        assert_eq!(lanes.wake_up(), None);
+        assert_eq!(lanes.head_start(), None);
+        assert!(lanes.may_read(3));
         assert_eq!(lanes.next_light().map(|(owner, _)| owner), Some(1));
         assert!(
             lanes.next_light().is_none(),

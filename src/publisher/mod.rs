@@ -241,6 +241,7 @@ impl Publisher {
             self.work
                 .begin(&self.shop, "looking into drops", Some(peek), Done::Peeked);
         }
+        self.parts.steps.ahead = self.parts.queue.head_start();
         // A step makes room for what comes next.
         if !self.begin_step(self.parts.queue.is_busy()) {
             let vacuum = self
@@ -257,7 +258,10 @@ impl Publisher {
             let work = |shop: &Workshop| shop.begin(drops);
             self.work.begin(&self.shop, about, Some(work), Done::Begun);
         }
-        self.begin_to_put_away(self.parts.queue.is_busy() || !self.parts.steps.decided.is_empty());
+        if self.parts.steps.ahead.is_none() {
+            let is_busy = self.parts.queue.is_busy() || !self.parts.steps.decided.is_empty();
+            self.begin_to_put_away(is_busy);
+        }
         let sweep = self.parts.cleanup.begin_sweep();
         self.work.begin(
             &self.shop,

@@ -156,8 +156,14 @@ impl Queue {
 
     /// When a drop that waits is to be looked into, or may be worked on.
     pub(super) fn wake_up(&self) -> Option<Instant> {
-        let times = [self.looks.next_due(), self.lanes.wake_up()];
+        let head_start = self.head_start().map(|(_, until)| until);
+        let times = [self.looks.next_due(), head_start];
         times.into_iter().flatten().min()
+    }
+
+    /// As [`Lanes::head_start`].
+    pub(super) fn head_start(&self) -> Option<(u32, Instant)> {
+        self.lanes.head_start()
     }
 
     /// Since when the first of those is complete.

@@ -49,6 +49,8 @@ pub(super) struct Steps {
     express: usize,
     /// Several importers have drops on their way.
     pub(super) is_shared: bool,
+    /// The importer who has a head start, and until when.
+    pub(super) ahead: Option<(u32, Instant)>,
     quiet: Quiet,
 }
 
@@ -62,6 +64,7 @@ impl Steps {
             until: None,
             express: 0,
             is_shared: false,
+            ahead: None,
             quiet: Quiet::new(),
         }
     }
@@ -147,6 +150,7 @@ impl Steps {
             || self.is_full()
             || self.until.is_some_and(|until| until <= Instant::now());
         let is_due = is_gathered && !(self.decided.is_empty() && pipeline.is_empty());
+        let is_due = is_due && !self.is_behind(&pipeline);
         let only = self.of_few(&pipeline);
         if !is_due && only.is_none() && released.is_empty() {
             self.pipeline = Some(pipeline);
@@ -165,16 +169,25 @@ impl Steps {
         })
     }
 
+    /// The importers whose drops the next step may be for, each as often as there are drops.
+    fn owners(&self, pipeline: &Pipeline) -> impl Iterator<Item = u32> {
+        let decided = self.decided.iter().map(Decided::owner);
+        pipeline.owners().chain(decided)
+    }
+
+    /// Whether a step would be for others than the importer who has a head start.
+    fn is_behind(&self, pipeline: &Pipeline) -> bool {
+        let ahead = self.ahead.map(|(owner, _)| owner);
+        ahead.is_some_and(|ahead| self.owners(pipeline).any(|owner| owner != ahead))
+    }
+
     /// The importer, of several, whose drops go first now, being few.
     fn of_few(&self, pipeline: &Pipeline) -> Option<u32> {
         if self.express >= MAX_EXPRESS {
             return None;
         }
         let mut counts = HashMap::<u32, usize>::new();
-        for owner in pipeline
-            .owners()
-            .chain(self.decided.iter().map(Decided::owner))
-        {
+        for owner in self.owners(pipeline) {
             *counts.entry(owner).or_default() += 1;
         }
         let (owner, count) = counts
@@ -208,6 +221,7 @@ impl Steps {
         self.decided.clear();
         self.unwritten.clear();
         self.behind.clear();
+        self.ahead = None;
         self.quiet.held.clear();
     }
 
@@ -218,7 +232,9 @@ impl Steps {
 
     /// When there is a step to be made even if nothing happens.
     pub(super) fn wake_up(&self) -> Option<Instant> {
-        let times = [self.until, self.quiet.wake_up()].into_iter().flatten();
+        let ahead = self.ahead.map(|(_, until)| until);
+        let gathered = self.until.max(ahead.filter(|_| self.until.is_some()));
+        let times = [gathered, self.quiet.wake_up()].into_iter().flatten();
         times.min().filter(|_| self.pipeline.is_some())
     }
 }
@@ -248,25 +264,43 @@ mod tests {
         assert!(steps.begin(true, &settings.swap).is_some());
     }
 
+    fn add(steps: &mut Steps, owner: u32, count: usize) {
+        for number in 0..count {
+            let seen = Seen::for_test("drop", owner, Moment::now());
+            let claimed = Claimed::for_test(&seen, number);
+            let rejection = Rejection::new(Reason::NoSpace, "");
+            steps.add(Decided::reject(claimed, None, rejection));
+        }
+    }
+
+    #[test]
+    fn drops_of_others_wait_while_an_importer_has_a_head_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.tree.path = folder.path().to_path_buf();
+        let mut steps = Steps::new(Pointers::open(&settings).unwrap());
+        add(&mut steps, 1, 2 * EXPRESS);
+        let until = Instant::now() + GATHER * 1_000;
+        steps.ahead = Some((2, until));
+        assert!(steps.begin(false, &settings.swap).is_none());
+        assert_eq!(steps.wake_up(), Some(until), "not before");
+        // What is the importer's own goes.
+        add(&mut steps, 2, EXPRESS);
+        assert!(steps.begin(false, &settings.swap).is_some());
+        assert_eq!(steps.decided.len(), 2 * EXPRESS);
+        steps.pipeline = Some(Pipeline::new(Pointers::open(&settings).unwrap()));
+        steps.ahead = Some((1, until));
+        assert!(steps.begin(false, &settings.swap).is_some());
+    }
+
     #[test]
     fn an_importer_with_few_drops_goes_first_but_not_always() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.tree.path = folder.path().to_path_buf();
         let mut steps = Steps::new(Pointers::open(&settings).unwrap());
-        let mut add = |owner, count| {
-            for number in 0..count {
-                let seen = Seen::for_test("drop", owner, Moment::now());
-                let claimed = Claimed::for_test(&seen, number);
-                steps.add(Decided::reject(
-                    claimed,
-                    None,
-                    Rejection::new(Reason::NoSpace, ""),
-                ));
-            }
-        };
-        add(1, 2 * EXPRESS);
-        add(2, EXPRESS);
+        add(&mut steps, 1, 2 * EXPRESS);
+        add(&mut steps, 2, EXPRESS);
         let pipeline = steps.pipeline.take().unwrap();
         assert_eq!(steps.of_few(&pipeline), Some(2));
         for _ in 0..MAX_EXPRESS {
