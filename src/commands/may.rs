@@ -32,8 +32,8 @@ pub(super) fn answer(
     let account = account(uid)?;
     // Where there is no tree, nothing is published.
     let current = Tree::open(&settings.tree.path).ok().map(|tree| {
-        let history = tree.history(target)?;
-        Ok::<_, Fault>(tree.current(target)?.made_by(history)?)
+        let past = tree.past(target)?;
+        Ok::<_, Fault>(tree.current(target)?.made_by(&past))
     });
     let current = current.transpose()?.flatten();
     let ask = |signer: Option<&SigningKey>| {

@@ -15,6 +15,7 @@ use super::permits::Permits;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
+use crate::settings::Limits;
 use crate::spool::{Action, Claimed, DropKey, Manifest, Peeked, Ready, Seen};
 use crate::sys::Dir;
 use crate::tree::{Current, Generation, Record};
@@ -253,21 +254,19 @@ impl Workshop {
             self.check_place(&manifest.target)?;
         }
         let current = self.staging.tree().current(&manifest.target)?;
-        let permits = self.permits();
-        permits.permit(claimed, manifest, &current)?;
-        permits.check_is_new(claimed, manifest, &current)?;
-        self.request(claimed, manifest).find_wanted(current)
+        let limits = self.permits().check(claimed, manifest, &current)?;
+        self.request(claimed, manifest)
+            .find_wanted(current, &limits)
     }
 }
 
 impl Request<'_> {
-    fn find_wanted(&self, current: Current) -> Result<Found, Fault> {
+    fn find_wanted(&self, current: Current, limits: &Limits) -> Result<Found, Fault> {
         let (spool, claimed) = (self.shop.spool.processing(), self.claimed);
         let tree = self.shop.staging.tree();
         let wanted = match &self.manifest.action {
             Action::Publish => {
-                let limits = self.shop.permits().limits_of(claimed);
-                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, &limits)?;
+                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
                 self.manifest.check_sizes(&image)?;
                 if claimed.credentials.vouched.signer.is_some() {
                     self.manifest.check_says_all(&image)?;

@@ -1,11 +1,11 @@
 //! Whether a drop may do what it asks for: by the importer rules, its signature, its serial and its time.
 
 use crate::fault::{Fault, reject};
-use crate::settings::{Limits, Requirement, Settings};
+use crate::settings::{ImporterRule, Limits, Requirement, Settings};
 use crate::spool::{Action, Claimed, Manifest, account};
 use crate::tree::{Current, Head, Tree};
 use crate::trust::{Asker, Deed, Wish, signer_of};
-use crate::words::{Digest, GenerationName, Moment, Reason, Target};
+use crate::words::{Digest, GenerationName, Moment, Reason, Target, Vouched};
 
 /// What drops are measured by.
 pub(super) struct Permits<'a> {
@@ -14,20 +14,35 @@ pub(super) struct Permits<'a> {
 }
 
 impl Permits<'_> {
-    /// Makes sure that the rules let a drop do what its manifest asks for, and notes which one does, and
-    /// who has signed.
+    /// Makes sure that a drop may do what its manifest asks for, and notes which rule lets it, and who
+    /// has signed. Returns what an image of the drop may be at most.
     ///
     /// # Errors
-    /// What the rules allow, and what to ask the admin for.
-    pub(super) fn permit(
+    /// What the rules allow, and what to ask the admin for; or that the drop comes too late.
+    pub(super) fn check(
         &self,
         claimed: &mut Claimed,
         manifest: &Manifest,
         current: &Current,
-    ) -> Result<(), Fault> {
+    ) -> Result<Limits, Fault> {
+        let past = self.tree.past(&manifest.target)?;
+        let made_by = current.made_by(&past);
+        let rule = self.permit(claimed, manifest, made_by.as_ref())?;
+        check_is_new(claimed, manifest, current, past.serial)?;
+        let all = &self.settings.limits;
+        Ok(rule.map_or_else(|| all.clone(), |rule| all.of(rule)))
+    }
+
+    /// The rule that lets a drop do what its manifest asks for; `None` where none is needed.
+    fn permit(
+        &self,
+        claimed: &mut Claimed,
+        manifest: &Manifest,
+        current: Option<&Vouched>,
+    ) -> Result<Option<&ImporterRule>, Fault> {
         let rules = &self.settings.importers;
         if rules.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let uid = claimed.importer.uid;
         let account = account(uid)?;
@@ -42,7 +57,6 @@ impl Permits<'_> {
         credentials.vouched.signer = asker.known_signer(rules);
         let rule = asker.rule(rules)?;
         credentials.vouched.rule = rule.map(|rule| rule.name.to_string());
-        let current = current.made_by(self.tree.history(&manifest.target)?)?;
         let says = [
             (Requirement::Files, manifest.files.is_some()),
             (Requirement::Serial, manifest.serial.is_some()),
@@ -52,64 +66,52 @@ impl Permits<'_> {
         let wish = Wish {
             deed: deed(&manifest.action),
             target: &manifest.target,
-            current: current.as_ref(),
+            current,
             is_signed: credentials.vouched.signer.is_some(),
             says: &says.map(|(it, _)| it).collect::<Vec<_>>(),
         };
-        Ok(wish.check(rule, &asker)?)
+        wish.check(rule, &asker)?;
+        Ok(rule)
     }
+}
 
-    /// What an image of this drop may be at most.
-    pub(super) fn limits_of(&self, claimed: &Claimed) -> Limits {
-        let name = claimed.credentials.vouched.rule.as_deref();
-        let mut rules = self.settings.importers.iter();
-        let rule = rules.find(|rule| Some(rule.name.as_str()) == name);
-        let all = &self.settings.limits;
-        rule.map_or_else(|| all.clone(), |rule| all.of(rule))
+/// Makes sure that a drop doesn't come too late: after its time, or after one with a higher serial
+/// than its own, of which the `last` one is the highest.
+fn check_is_new(
+    claimed: &Claimed,
+    manifest: &Manifest,
+    current: &Current,
+    last: Option<u64>,
+) -> Result<(), Fault> {
+    if let Some(expires) = manifest.expires.filter(|expires| *expires <= Moment::now()) {
+        let detail = format!("the manifest's `expires` is {expires}, which is over");
+        return Err(reject(Reason::Expired, detail));
     }
-
-    /// Makes sure that a drop doesn't come too late: after its time, or after one with a higher serial.
-    pub(super) fn check_is_new(
-        &self,
-        claimed: &Claimed,
-        manifest: &Manifest,
-        current: &Current,
-    ) -> Result<(), Fault> {
-        if let Some(expires) = manifest.expires.filter(|expires| *expires <= Moment::now()) {
-            let detail = format!("the manifest's `expires` is {expires}, which is over");
-            return Err(reject(Reason::Expired, detail));
+    // An order may leave the serial as it is.
+    if manifest.action != Action::Publish && manifest.serial.is_none() {
+        return Ok(());
+    }
+    let target = &manifest.target;
+    let Some(last) = last else {
+        return Ok(());
+    };
+    let stale = |found: String| {
+        let detail = format!("{found}; {target} has had {last}: expected a higher `serial`");
+        Err(reject(Reason::Stale, detail))
+    };
+    let is_current = || match current {
+        Current::Generation(generation) => {
+            let record = generation.record.as_ref();
+            let manifest = record.and_then(|record| record.head.manifest);
+            manifest.is_some() && manifest == claimed.credentials.manifest
         }
-        // An order may leave the serial as it is.
-        if manifest.action != Action::Publish && manifest.serial.is_none() {
-            return Ok(());
-        }
-        let target = &manifest.target;
-        let history = self.tree.history(target)?;
-        let last = match history {
-            Some(history) => history.last_serial()?,
-            None => None,
-        };
-        let Some(last) = last else {
-            return Ok(());
-        };
-        let stale = |found: String| {
-            let detail = format!("{found}; {target} has had {last}: expected a higher `serial`");
-            Err(reject(Reason::Stale, detail))
-        };
-        let is_current = || match current {
-            Current::Generation(generation) => {
-                let record = generation.record.as_ref();
-                let manifest = record.and_then(|record| record.head.manifest);
-                manifest.is_some() && manifest == claimed.credentials.manifest
-            }
-            Current::Plain(_) | Current::Nothing => false,
-        };
-        match manifest.serial {
-            None => stale("the manifest has no `serial`".to_string()),
-            Some(serial) if serial > last => Ok(()),
-            Some(serial) if serial == last && is_current() => Ok(()),
-            Some(serial) => stale(format!("the manifest's `serial` is {serial}")),
-        }
+        Current::Plain(_) | Current::Nothing => false,
+    };
+    match manifest.serial {
+        None => stale("the manifest has no `serial`".to_string()),
+        Some(serial) if serial > last => Ok(()),
+        Some(serial) if serial == last && is_current() => Ok(()),
+        Some(serial) => stale(format!("the manifest's `serial` is {serial}")),
     }
 }
 
@@ -139,7 +141,9 @@ pub(super) fn is_proven(
         return false;
     };
     credentials.manifest == Some(Digest::of(&manifest))
-        && signer_of(&manifest, &signature).as_ref() == Ok(&ours.key)
+        // The drop's own was verified when it was read.
+        && (*signature == *ours.bytes
+            || signer_of(&manifest, &signature).as_ref() == Ok(&ours.key))
 }
 
 fn deed(action: &Action) -> Deed {

@@ -150,8 +150,8 @@ impl Processing {
         else {
             return Ok(None);
         };
-        let drop = self.open_claimed(claimed)?;
-        let bytes = papers::read_file(&drop, MANIFEST, MAX_SIZE, claimed.importer.uid)?;
+        let path = format!("{}/{MANIFEST}", claimed.place());
+        let bytes = papers::read_file(&self.dir, &path, MAX_SIZE, claimed.importer.uid)?;
         let is_same = |bytes: &Vec<u8>| credentials.manifest == Some(Digest::of(bytes));
         let manifest = bytes.filter(is_same).ok_or_else(|| {
             let detail = format!("{MANIFEST} changed after it was read");

@@ -203,6 +203,14 @@ pub(crate) struct History {
     path: String,
 }
 
+/// What the history of a target says that counts for the next change.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// The highest serial that was accepted.
+    pub(crate) serial: Option<u64>,
+    pub(super) last_swap: Option<Happened>,
+}
+
 impl History {
     /// The history of `target` in the tree at `root`; `None` when there is none.
     pub(super) fn open(root: &Dir, target: &Target) -> Result<Option<Self>, Failure> {
@@ -216,15 +224,14 @@ impl History {
 }
 
 impl History {
-    /// The last swap.
-    pub(crate) fn last_swap(mut self) -> Result<Option<Happened>, Failure> {
+    /// What tells what may come next.
+    pub(super) fn past(mut self) -> Result<Past, Failure> {
+        let newest = self.next().transpose()?;
+        let serial = newest.as_ref().and_then(|line| line.serial);
         let is_it = |line: &Result<Happened, _>| line.as_ref().map_or(true, Happened::is_swap);
-        self.find(is_it).transpose()
-    }
-
-    /// The highest serial that was accepted.
-    pub(crate) fn last_serial(mut self) -> Result<Option<u64>, Failure> {
-        Ok(self.next().transpose()?.and_then(|line| line.serial))
+        let mut lines = newest.map(Ok).into_iter().chain(self);
+        let last_swap = lines.find(is_it).transpose()?;
+        Ok(Past { serial, last_swap })
     }
 }
 
@@ -614,6 +621,38 @@ mod tests {
         assert_eq!(Happened::parse(pinned.as_bytes()), Some(removed));
         let more = pinned.replace("{\"at", "{\"more\":1,\"at");
         assert_eq!(Happened::parse(more.as_bytes()), None);
+    }
+
+    #[test]
+    fn the_last_swap_and_the_highest_serial_count_for_the_next_change() {
+        let world = World::new();
+        let assert_past = |rule: &str| {
+            let history = History::open(&world.root, &target()).unwrap().unwrap();
+            let past = history.past().unwrap();
+            let last_swap = past.last_swap.unwrap();
+            let found = (last_swap.vouched.rule.as_deref(), past.serial);
+            assert_eq!(found, (Some(rule), Some(7)), "{}", world.text());
+        };
+        let by = |rule: &str, line: Happened| Happened {
+            vouched: Vouched {
+                rule: Some(rule.to_string()),
+                signer: None,
+            },
+            ..line
+        };
+        let first = by("a", line(Event::Published, None, Some(1)));
+        world.append(&[Happened {
+            serial: Some(7),
+            ..first
+        }]);
+        world.show(1);
+        assert_past("a");
+        world.append(&[by("b", line(Event::Published, Some(1), Some(2)))]);
+        world.show(2);
+        assert_past("b");
+        let others = [Event::Removed, Event::Adopted].map(|event| line(event, Some(1), None));
+        world.append(&others.map(|line| by("c", line)));
+        assert_past("b");
     }
 
     #[test]

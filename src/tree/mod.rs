@@ -45,7 +45,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use self::folder::{Shown, linked};
-use self::history::History;
+use self::history::{History, Past};
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};
@@ -73,22 +73,22 @@ pub(crate) enum Current {
 }
 
 impl Current {
-    /// By whom it was made current, and who has signed it; `None` where nothing is. `history` is that of
+    /// By whom it was made current, and who has signed it; `None` where nothing is. `past` is that of
     /// the target.
-    pub(crate) fn made_by(&self, history: Option<History>) -> Result<Option<Vouched>, Failure> {
+    pub(crate) fn made_by(&self, past: &Past) -> Option<Vouched> {
         let generation = match self {
-            Self::Nothing => return Ok(None),
-            Self::Plain(_) => return Ok(Some(Vouched::default())),
+            Self::Nothing => return None,
+            Self::Plain(_) => return Some(Vouched::default()),
             Self::Generation(generation) => generation,
         };
         let record = generation.record.as_ref();
         let from = record.and_then(|record| record.head.from.as_ref());
         let from = from.map(|from| from.vouched.clone()).unwrap_or_default();
-        let last = history.map_or(Ok(None), History::last_swap)?;
-        Ok(Some(Vouched {
-            rule: last.map_or(from.rule, |last| last.vouched.rule),
+        let last = past.last_swap.as_ref();
+        Some(Vouched {
+            rule: last.map_or(from.rule, |last| last.vouched.rule.clone()),
             signer: from.signer,
-        }))
+        })
     }
 }
 
@@ -263,6 +263,12 @@ impl Tree {
     /// What happened to `target`, the newest first; `None` when nobody knows of anything.
     pub(crate) fn history(&self, target: &Target) -> Result<Option<History>, Failure> {
         History::open(&self.root, target)
+    }
+
+    /// What the history of `target` says that counts for the next change.
+    pub(crate) fn past(&self, target: &Target) -> Result<Past, Failure> {
+        let history = self.history(target)?;
+        history.map_or_else(|| Ok(Past::default()), History::past)
     }
 
     /// The swap of `target` that the drop of this claim has made, as far as the history tells, and

@@ -556,10 +556,20 @@ fn repaired() {
     assert!(![&first, &second].contains(&&third));
     // Another kernel, with a record to match, is found by the manifest.
     replace_kernel(&third);
-    assert_ne!(again("clean", "one", "published"), third);
+    let fourth = again("clean", "one", "published");
+    assert_ne!(fourth, third);
+    fs::write(beside(&fourth, SIGNATURE), "no signature").unwrap();
+    assert_ne!(again("signed", "one", "published"), fourth);
     configure(&world, "min_age = \"1h\"\nkeep = 9", KEEP_NONE);
     world.run_once();
     assert_proven(&world, 1);
+    // No two signatures of such a key are the same; each proves as much.
+    configure(&world, &keys.public("ed25519"), &keys.public("ecdsa"));
+    for (name, expected) in [("random", "published"), ("anew-random", "unchanged")] {
+        bring(&world, &keys, "ecdsa", (name, &target("b"), "one"));
+        world.run_once();
+        world.assert_outcome(name, expected);
+    }
 }
 
 fn beside_a_daemon() {
