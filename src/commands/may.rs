@@ -27,7 +27,6 @@ pub(super) fn answer(
     deed: Deed,
     target: &Target,
 ) -> anyhow::Result<ExitCode> {
-    let rules = &settings.importers;
     let uid = Account::uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
     let account = account(uid)?;
     // Where there is no tree, nothing is published.
@@ -42,7 +41,7 @@ pub(super) fn answer(
             account: &account,
             signer,
         };
-        let rule = asker.rule(rules)?;
+        let rule = asker.rule(settings)?;
         let wish = Wish {
             deed,
             target,
@@ -59,7 +58,7 @@ pub(super) fn answer(
     };
     if refused.reason == Reason::Unsigned {
         // With whose signature it would be allowed.
-        for rule in rules {
+        for rule in settings.importers.iter() {
             for key in &rule.who.keys {
                 if let Ok(Some(by)) = ask(Some(key))
                     && by.name == rule.name

@@ -2,7 +2,7 @@
 
 use super::terminal::text_or;
 use crate::fault::Fault;
-use crate::settings::ImporterRule;
+use crate::settings::Settings;
 use crate::spool::Manifest;
 use crate::text::quoted;
 use crate::tree::{DamageKind, Generation, Record};
@@ -20,7 +20,7 @@ type Unproven = (DamageKind, String);
 /// # Errors
 /// What is wrong, and what was expected.
 pub(super) fn prove(
-    rules: &[ImporterRule],
+    settings: &Settings,
     target: &Target,
     generation: &Generation,
     proof: [Option<Vec<u8>>; 2],
@@ -34,7 +34,7 @@ pub(super) fn prove(
     };
     let key =
         signer_of(&manifest, &signature).map_err(|bad| (DamageKind::Signature, bad.to_string()))?;
-    if !rules.iter().any(|rule| rule.who.knows(&key)) {
+    if !settings.importers.know(&key) {
         let detail =
             format!("signed with {key}, which no rule has; expected a key of `keys` or `old_keys`");
         return Err((DamageKind::UnknownKey, detail));

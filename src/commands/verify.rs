@@ -24,8 +24,8 @@ pub(super) fn verify(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
-    let rules = &settings.importers;
-    let mut keys = rules
+    let mut keys = settings
+        .importers
         .iter()
         .flat_map(|it| it.who.keys.iter().chain(&it.who.old_keys));
     anyhow::ensure!(!signatures || keys.next().is_some(), NO_KEYS);
@@ -36,7 +36,7 @@ pub(super) fn verify(
         anyhow::ensure!(!targets.is_empty(), "{}", no_such(only));
     }
     let ownership = tree.ownership(&settings.tree)?;
-    let proves = |target: &_, generation: &_, proof| prove(rules, target, generation, proof);
+    let proves = |target: &_, generation: &_, proof| prove(settings, target, generation, proof);
     let proves = signatures.then_some(&proves as _);
     let verification = Verification::read(tree, &targets, ownership, proves)?;
     let progress = Arc::new(Progress::default());

@@ -40,8 +40,7 @@ impl Permits<'_> {
         manifest: &Manifest,
         current: Option<&Vouched>,
     ) -> Result<Option<&ImporterRule>, Fault> {
-        let rules = &self.settings.importers;
-        if rules.is_empty() {
+        if self.settings.importers.is_empty() {
             return Ok(None);
         }
         let uid = claimed.importer.uid;
@@ -54,8 +53,8 @@ impl Permits<'_> {
             account: &account,
             signer,
         };
-        credentials.vouched.signer = asker.known_signer(rules);
-        let rule = asker.rule(rules)?;
+        credentials.vouched.signer = asker.known_signer(self.settings);
+        let rule = asker.rule(self.settings)?;
         credentials.vouched.rule = rule.map(|rule| rule.name.to_string());
         let says = [
             (Requirement::Files, manifest.files.is_some()),

@@ -1,11 +1,79 @@
 //! `[[importer]]`: who may do what with which targets.
 
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
+
 use strum::VariantNames;
 use toml::de::DeValue;
 
 use super::values::{count, one_of, positive, size};
 use crate::text::{Expected, Table, ValueExt as _};
 use crate::words::{Name, SigningKey, TargetPattern};
+
+/// The rules in their order. Which of them are for somebody, and whether one knows a key, is looked up:
+/// those for others cost a drop nothing, however many they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImporterRules {
+    all: Vec<ImporterRule>,
+    /// The places in `all` of the rules that name a user, or a group.
+    by_user: HashMap<String, Vec<usize>>,
+    by_group: HashMap<String, Vec<usize>>,
+    /// The places of those that name neither.
+    for_anybody: Vec<usize>,
+    /// Those of all rules, old ones too.
+    keys: HashSet<SigningKey>,
+}
+
+impl ImporterRules {
+    pub(super) fn new(all: Vec<ImporterRule>) -> Self {
+        let mut rules = Self::default();
+        for (at, ImporterRule { who, .. }) in all.iter().enumerate() {
+            let named = [
+                (&mut rules.by_user, &who.users),
+                (&mut rules.by_group, &who.groups),
+            ];
+            for (places, names) in named {
+                for name in names {
+                    places.entry(name.clone()).or_default().push(at);
+                }
+            }
+            rules.for_anybody.extend(who.is_anybody().then_some(at));
+            rules
+                .keys
+                .extend(who.keys.iter().chain(&who.old_keys).cloned());
+        }
+        rules.all = all;
+        rules
+    }
+
+    /// Rules for a user of this name, who is in these groups, in their order.
+    pub(crate) fn of(
+        &self,
+        user: Option<&str>,
+        groups: &[String],
+    ) -> impl Iterator<Item = &ImporterRule> {
+        let by_user = user.and_then(|user| self.by_user.get(user));
+        let by_group = groups.iter().filter_map(|group| self.by_group.get(group));
+        let named = by_user.into_iter().chain(by_group).flatten();
+        let mut places: Vec<_> = named.chain(&self.for_anybody).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().map(|at| &self.all[at])
+    }
+
+    /// Whether what this key has signed is good for a rule, at least where it is published already.
+    pub(crate) fn know(&self, key: &SigningKey) -> bool {
+        self.keys.contains(key)
+    }
+}
+
+impl Deref for ImporterRules {
+    type Target = [ImporterRule];
+
+    fn deref(&self) -> &[ImporterRule] {
+        &self.all
+    }
+}
 
 /// What those may do whom the rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,11 +101,6 @@ pub(crate) struct Who {
 }
 
 impl Who {
-    /// Whether what this key has signed is good, at least where it is published already.
-    pub(crate) fn knows(&self, key: &SigningKey) -> bool {
-        self.keys.contains(key) || self.old_keys.contains(key)
-    }
-
     /// Whether the drop's owner may be anybody.
     pub(crate) fn is_anybody(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty()

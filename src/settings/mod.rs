@@ -28,7 +28,7 @@ pub struct Settings {
     pub(crate) tree: TreeSettings,
     pub(crate) limits: Limits,
     /// Who may do what; the first that matches says. Without any everybody may do everything.
-    pub(crate) importers: Vec<ImporterRule>,
+    pub(crate) importers: importers::ImporterRules,
     pub(crate) retention: Retention,
     pub(crate) swap: SwapSettings,
     pub(crate) tftp: TftpSettings,
@@ -196,7 +196,7 @@ impl Default for Settings {
                 min_free_space: 1 << 30,
                 max_waiting: 1_000,
             },
-            importers: Vec::new(),
+            importers: importers::ImporterRules::default(),
             retention: Retention {
                 keep: 2,
                 min_age: Duration::from_secs(24 * 60 * 60),
@@ -236,8 +236,8 @@ impl Settings {
             });
             settings.hooks = top.tables("hook", hook);
             let mut names = Vec::new();
-            settings.importers =
-                top.tables("importer", |table| importers::importer(table, &mut names));
+            let rules = top.tables("importer", |table| importers::importer(table, &mut names));
+            settings.importers = importers::ImporterRules::new(rules);
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
             });
@@ -574,7 +574,7 @@ mod tests {
             "#,
         );
         let expected = Settings {
-            importers: Vec::new(),
+            importers: importers::ImporterRules::default(),
             spool: SpoolSettings {
                 path: "/s".into(),
                 watch: WatchMode::Poll,

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
 use crate::fault::{Fault, reject};
-use crate::settings::ImporterRule;
+use crate::settings::Settings;
 use crate::sys::{Account, Dir, Failure, FileExt as _, Kind};
 use crate::trust::{self, Asker, signer_of};
 use crate::words::{Digest, Reason, SigningKey};
@@ -44,16 +44,17 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// What is wrong with them.
-pub(super) fn read(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Found, Fault> {
+pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fault> {
     let Some(bytes) = read_file(dir, MANIFEST, MAX_SIZE, uid)? else {
         return Ok(Found::Nothing);
     };
     let manifest = Manifest::of_bytes(&bytes);
     let manifest = manifest.map_err(|detail| reject(Reason::BadManifest, detail))?;
-    let signature = match rules {
+    let signature = if settings.importers.is_empty() {
         // Nobody asks for one.
-        [] => None,
-        rules => match read_file(dir, SIGNATURE, trust::MAX_SIZE, uid)? {
+        None
+    } else {
+        match read_file(dir, SIGNATURE, trust::MAX_SIZE, uid)? {
             Some(signature) => Some(verified(&bytes, signature)?),
             None => {
                 let asker = Asker {
@@ -61,12 +62,12 @@ pub(super) fn read(dir: &Dir, uid: u32, rules: &[ImporterRule]) -> Result<Found,
                     account: &account(uid)?,
                     signer: None,
                 };
-                if asker.needs_signature(rules) {
+                if asker.needs_signature(settings) {
                     return Ok(Found::Unsigned(manifest));
                 }
                 None
             }
-        },
+        }
     };
     let is_kept = signature.is_some() || manifest.serial.is_some();
     Ok(Found::All(Papers {

@@ -18,7 +18,7 @@ use super::names::check_name;
 use super::papers::{self, Found, SIGNATURE, unreadable};
 use super::stillness::{Motion, Writers, is_being_written};
 use crate::fault::{Fault, Rejection, reject};
-use crate::settings::{ImporterRule, Settings};
+use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, Stat};
 use crate::text::quoted;
 use crate::trust;
@@ -159,7 +159,7 @@ impl Looker<'_> {
             }
         }
         let open = Open { dir, stat, began };
-        match inside(dir, &stat, &self.settings.importers)? {
+        match inside(dir, &stat, self.settings)? {
             Inside::Complete(papers) if seen.is_finished() => Ok(Some(papers)),
             Inside::Complete(papers) => Ok(match self.settle(seen, &open)? {
                 Stage::Whole => Some(papers),
@@ -408,9 +408,9 @@ impl Probe {
 }
 
 /// What is in a drop whose folder is `stat`.
-fn inside(dir: &Dir, stat: &Stat, rules: &[ImporterRule]) -> Result<Inside, Fault> {
+fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> {
     let uid = stat.owner.uid;
-    let papers = match papers::read(dir, uid, rules) {
+    let papers = match papers::read(dir, uid, settings) {
         Ok(Found::All(papers)) => papers,
         Ok(Found::Nothing) => {
             let detail = format!("no {MANIFEST}; expected it to be put in last");

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::fault::Rejection;
-use crate::settings::{ImporterRule, Requirement};
+use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::sys::Account;
 use crate::words::{Name, Reason, SigningKey, Target, TargetPattern, Vouched};
 
@@ -42,31 +42,26 @@ pub(crate) struct Wish<'a> {
 
 /// Rules that match somebody, before it is known who has signed.
 pub(super) fn of_owner<'r>(
-    rules: &'r [ImporterRule],
+    settings: &'r Settings,
     account: &Account,
 ) -> impl Iterator<Item = &'r ImporterRule> {
-    rules.iter().filter(|rule| {
-        let who = &rule.who;
-        let mut names = account.name.iter();
-        who.is_anybody()
-            || names.any(|name| who.users.contains(name))
-            || account.groups.iter().any(|it| who.groups.contains(it))
-    })
+    settings
+        .importers
+        .of(account.name.as_deref(), &account.groups)
 }
 
 impl Asker<'_> {
     /// Whether a signature is a part of every drop of this user.
-    pub(crate) fn needs_signature(&self, rules: &[ImporterRule]) -> bool {
-        let mut matched = of_owner(rules, self.account).peekable();
+    pub(crate) fn needs_signature(&self, settings: &Settings) -> bool {
+        let mut matched = of_owner(settings, self.account).peekable();
         let is_matched = self.uid != ROOT && matched.peek().is_some();
         is_matched && matched.all(|rule| !rule.who.keys.is_empty())
     }
 
     /// The fingerprint of the key that has signed, where a rule knows the key.
-    pub(crate) fn known_signer(&self, rules: &[ImporterRule]) -> Option<String> {
+    pub(crate) fn known_signer(&self, settings: &Settings) -> Option<String> {
         let key = self.signer?;
-        let is_known = rules.iter().any(|rule| rule.who.knows(key));
-        is_known.then(|| key.to_string())
+        settings.importers.know(key).then(|| key.to_string())
     }
 
     /// The rule that says what somebody may do; `None` where none is needed.
@@ -75,20 +70,20 @@ impl Asker<'_> {
     /// When none matches: what to ask the admin for.
     pub(crate) fn rule<'r>(
         &self,
-        rules: &'r [ImporterRule],
+        settings: &'r Settings,
     ) -> Result<Option<&'r ImporterRule>, Rejection> {
-        if rules.is_empty() || self.uid == ROOT {
+        if settings.importers.is_empty() || self.uid == ROOT {
             return Ok(None);
         }
         let is_signed = |rule: &&ImporterRule| {
             let keys = &rule.who.keys;
             keys.is_empty() || self.signer.is_some_and(|key| keys.contains(key))
         };
-        let mut matched = of_owner(rules, self.account);
+        let mut matched = of_owner(settings, self.account);
         if let Some(rule) = matched.find(is_signed) {
             return Ok(Some(rule));
         }
-        let names = list(of_owner(rules, self.account).map(|rule| &rule.name));
+        let names = list(of_owner(settings, self.account).map(|rule| &rule.name));
         let who = shown(self);
         if names.is_empty() {
             let detail = format!("no rule is for {who}; expected an `[[importer]]` that is");
@@ -102,7 +97,7 @@ impl Asker<'_> {
             return Err(Rejection::new(Reason::Unsigned, detail));
         };
         let is_old = |rule: &ImporterRule| rule.who.old_keys.contains(key);
-        let old = of_owner(rules, self.account).find(|rule| is_old(rule));
+        let old = of_owner(settings, self.account).find(|rule| is_old(rule));
         let what = old.map_or_else(
             || format!("none of the rules for {who} has ({names})"),
             |rule| {
@@ -200,8 +195,12 @@ fn shown(asker: &Asker<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::sample::select;
+    use proptest::strategy::Strategy;
+
     use super::*;
-    use crate::settings::Settings;
 
     const A: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHKdJDLQXt6bBGzkWbiXs53nuVzZDUdvb1kOYEWNEqm5";
@@ -212,7 +211,7 @@ mod tests {
     const X: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGTBY3BS8wMDfOQOW1xVbL1V5p10mhCTTcvTvLViBn6B";
 
-    fn rules() -> Vec<ImporterRule> {
+    fn rules() -> Settings {
         let text = format!(
             r#"
             [[importer]]
@@ -243,7 +242,7 @@ mod tests {
             require = ["serial", "expires"]
             "#
         );
-        Settings::parse("config.toml", &text).unwrap().importers
+        Settings::parse("config.toml", &text).unwrap()
     }
 
     /// What comes of a wish: the rule that allows it, or why it is refused.
@@ -393,4 +392,79 @@ mod tests {
         ("nobody", "", "publish", "amd64/generic/noble/install", "-", "files", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
         ("nobody", "B", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
     ];
+
+    /// What a rule says of whom it is for: users, groups, keys and old keys.
+    type Whom = [Vec<&'static str>; 4];
+
+    fn whom() -> impl Strategy<Value = Whom> {
+        let names = || vec(select(&["a", "b", "c"][..]), 0..3);
+        let keys = || vec(select(&[A, B, X][..]), 0..2);
+        (names(), names(), keys(), keys())
+            .prop_map(|(users, groups, keys, old_keys)| [users, groups, keys, old_keys])
+    }
+
+    fn with_rules(rules: &[Whom]) -> Settings {
+        let text = |(at, whom): (usize, &Whom)| {
+            let lists = ["users", "groups", "keys", "old_keys"].iter().zip(whom);
+            let lists = lists.filter(|(_, list)| !list.is_empty());
+            let lists: Vec<_> = lists
+                .map(|(key, list)| format!("{key} = {list:?}\n"))
+                .collect();
+            format!("[[importer]]\nname = \"{at}\"\n{}", lists.concat())
+        };
+        let text: String = rules.iter().enumerate().map(text).collect();
+        Settings::parse("config.toml", &text).unwrap()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_the_rules_say_is_what_they_say_asked_one_by_one(
+            rules in vec(whom(), 0..8),
+            uid in 0_u32..3,
+            user in option::of(select(&["a", "b", "c"][..])),
+            groups in vec(select(&["a", "b", "c"][..]), 0..4),
+            key in option::of(select(&[A, B, X][..])),
+        ) {
+            let settings = with_rules(&rules);
+            let account = Account {
+                name: user.map(String::from),
+                groups: groups.iter().map(ToString::to_string).collect(),
+            };
+            let signer = key.map(|key| key.parse().unwrap());
+            let asker = Asker { uid, account: &account, signer: signer.as_ref() };
+
+            let mut of_owner = Vec::new();
+            for (at, [users, of_groups, keys, _]) in rules.iter().enumerate() {
+                let is_user = user.is_some_and(|user| users.contains(&user));
+                let is_in_group = of_groups.iter().any(|group| groups.contains(group));
+                if is_user || is_in_group || (users.is_empty() && of_groups.is_empty()) {
+                    of_owner.push((at.to_string(), keys));
+                }
+            }
+            let is_signed = |keys: &[&str]| key.is_some_and(|key| keys.contains(&key));
+            let first = of_owner.iter().find(|(_, keys)| keys.is_empty() || is_signed(keys));
+            let expected = match first {
+                _ if uid == ROOT || rules.is_empty() => Ok(None),
+                Some((name, _)) => Ok(Some(name.clone())),
+                None if of_owner.is_empty() => Err(Reason::NotAllowed),
+                None if key.is_none() => Err(Reason::Unsigned),
+                None => Err(Reason::UnknownKey),
+            };
+            let found = asker.rule(&settings);
+            let found = found.map(|rule| rule.map(|rule| rule.name.to_string()));
+            proptest::prop_assert_eq!(found.map_err(|rejection| rejection.reason), expected);
+
+            let found: Vec<_> = super::of_owner(&settings, &account).collect();
+            let found = found.iter().map(|rule| rule.name.as_str());
+            let names = of_owner.iter().map(|(name, _)| name.as_str());
+            proptest::prop_assert!(found.eq(names));
+
+            let is_known = rules.iter().any(|[_, _, keys, old]| is_signed(keys) || is_signed(old));
+            proptest::prop_assert_eq!(asker.known_signer(&settings).is_some(), is_known);
+
+            let all_have_keys = of_owner.iter().all(|(_, keys)| !keys.is_empty());
+            let needs_signature = uid != ROOT && !of_owner.is_empty() && all_have_keys;
+            proptest::prop_assert_eq!(asker.needs_signature(&settings), needs_signature);
+        }
+    }
 }

@@ -69,7 +69,7 @@ impl MaxWaiting {
             let all = importers.iter().map(|rule| limits.of(rule).max_waiting);
             return all.fold(of_all, usize::min);
         };
-        let matched = of_owner(importers, account).map(|rule| limits.of(rule).max_waiting);
+        let matched = of_owner(&self.settings, account).map(|rule| limits.of(rule).max_waiting);
         matched.max().unwrap_or(of_all)
     }
 }
