@@ -63,7 +63,7 @@ pub fn trust(bench: &Bench) {
             }
         }
     }
-    for (what, control, goal) in [(1, 0, "1.15"), (2, 0, "1"), (3, 1, "1")] {
+    for (what, control, goal) in [(2, 1, "1.15"), (3, 0, "1"), (4, 2, "1")] {
         for ((phase, _), costs) in phases.iter().zip(&costs) {
             let case = format!("{}, {phase}", ways[what].what);
             let sides = Sides {
@@ -75,7 +75,7 @@ pub fn trust(bench: &Bench) {
     }
 }
 
-fn ways(key: &str) -> [Way; 4] {
+fn ways(key: &str) -> [Way; 5] {
     let many = |last: String| {
         let others = (1..RULES).map(|number| {
             let mut bytes = [7; 32];
@@ -88,6 +88,7 @@ fn ways(key: &str) -> [Way; 4] {
     let (signed, unsigned) = (rule(IMPORTER.1, key), rule(IMPORTER.1, ""));
     [
         ("no rule", String::new(), false),
+        ("one rule", unsigned.clone(), false),
         ("signed, one rule", signed.clone(), true),
         ("1,000 rules", many(unsigned), false),
         ("signed, 1,000 rules", many(signed), true),
