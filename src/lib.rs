@@ -32,7 +32,7 @@
 //! | `image` | one image: walked, checked, hashed, compared, copied | all above but `log` |
 //! | `trust` | importer rules, and signatures of manifests | `words`, `text`, `sys`, `settings`, `fault` |
 //! | `spool` | the spool's folders: scans, when a drop is whole, claims, manifests, outcomes | all above |
-//! | `tree` | what machines see: pointers, generations, records, histories, the catalog; what goes again | all above but `log` and `spool` |
+//! | `tree` | what machines see: pointers, generations, records, histories, the catalog, aliases; what goes again | all above but `log` and `spool` |
 //! | `publisher` | the one task that moves drops from `spool` to `tree`: order, side by side, retries | all above |
 //! | `listeners` | whoever is told of outcomes or asks what waits, and is waited for by nobody | all above |
 //! | `daemon` | the life of a daemon: opened, started, reloaded, ended | all above |
@@ -41,7 +41,8 @@
 //! # What is absent
 //!
 //! - No database: status and recovery are read from names, records and histories in the tree.
-//! - No lock inside the process on what machines see: it has one owner, the publisher.
+//! - No lock inside the process on what targets show: it has one owner, the publisher. (Aliases, which a
+//!   listener keeps, have one: `tree/links.rs`.)
 //! - No path made of input: names are looked up beneath open folders, and only `sys` makes system
 //!   calls on names.
 //! - `spool` and `tree` know nothing of each other: they meet in `publisher`.

@@ -1,4 +1,4 @@
-//! The task that keeps the catalog and the boot configurations up to date.
+//! The task that keeps the catalog, the boot configurations and the aliases up to date.
 //!
 //! The task learns of a change after the swap, and nobody waits for the task. Changes that come
 //! while it renders, or rests after that, are rendered together; the last state always is.
@@ -52,9 +52,7 @@ pub(super) async fn render_boot_configs(
         let rendered = rendering.await.context("a rendering broke off")?;
         let took = began.elapsed();
         let is_whole = rendered.troubles.is_empty();
-        // A damaged image is the tree's trouble: `verify` tells of it.
-        let whys = rendered.troubles.iter().map(|(_, why)| why);
-        let missing = whys.filter(|why| !matches!(why, Why::Image(_))).count();
+        let missing = Missing::of(&rendered);
         failing.send_modify(|(failed, files)| {
             *failed += u64::from(!is_whole);
             *files = rendered.troubles.len();
@@ -81,9 +79,35 @@ pub(super) async fn render_boot_configs(
             }
         }
     };
-    let outputs = counted(missing, "output");
-    anyhow::ensure!(missing == 0, "{outputs} could not be rendered");
-    Ok(())
+    missing.check()
+}
+
+/// How many outputs, the catalog among them, and aliases are not as they should be.
+struct Missing {
+    outputs: usize,
+    aliases: usize,
+}
+
+impl Missing {
+    fn of(rendered: &Rendered) -> Self {
+        let whys = rendered.troubles.iter().map(|(_, why)| why);
+        // A damaged image is the tree's trouble: `verify` tells of it.
+        let missing = whys.filter(|why| !matches!(why, Why::Image(_)));
+        let (aliases, outputs): (Vec<_>, Vec<_>) =
+            missing.partition(|why| matches!(why, Why::Alias(_)));
+        Self {
+            outputs: outputs.len(),
+            aliases: aliases.len(),
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let outputs = counted(self.outputs, "output");
+        anyhow::ensure!(self.outputs == 0, "{outputs} could not be rendered");
+        let aliases = counted(self.aliases, "alias");
+        anyhow::ensure!(self.aliases == 0, "{aliases} could not be kept");
+        Ok(())
+    }
 }
 
 /// Waits until something has changed and the rest is over, until it is time to try again, or until
@@ -123,24 +147,34 @@ fn changed_by(news: &News) -> Option<Target> {
     }
 }
 
-/// The warning that was logged last for each output and for the catalog: nobody wants to read the
-/// same one again after each change.
+/// The warning that was logged last for each output, for the catalog and for each alias: nobody wants
+/// to read the same one again after each change.
 #[derive(Default)]
-struct Said(HashMap<PathBuf, String>);
+struct Said(HashMap<(&'static str, PathBuf), String>);
 
 impl Said {
     fn say(&mut self, rendered: Rendered, took: Duration) {
         let (images, replaced, troubles) = (rendered.images, rendered.replaced, rendered.troubles);
         tracing::debug!(images, replaced, ?took, "rendered");
+        for output in rendered.given_up {
+            tracing::info!("no boot configuration has the output {output:?} any more, it stays");
+        }
         let mut said = HashMap::with_capacity(troubles.len());
         for (about, why) in troubles {
             let text = why.to_string();
+            let (message_id, doing, rest) = match &why {
+                Why::Alias(_) => (MessageId::AliasFailed, "alias", "leaving that alone"),
+                _ => (
+                    MessageId::BootConfigFailed,
+                    "rendering",
+                    "keeping what was there before",
+                ),
+            };
+            let about = (doing, about);
             if self.0.get(&about) != Some(&text) {
-                let message_id = MessageId::BootConfigFailed;
                 let gap = if text.contains('\n') { "\n" } else { "; " };
-                let said = format!("rendering {about:?}: {text}{gap}keeping what was there before");
-                // Nothing that the daemon does can make it better.
-                if matches!(why, Why::Unwritable(_)) {
+                let said = format!("{doing} {:?}: {text}{gap}{rest}", about.1);
+                if why.is_for_admin() {
                     tracing::error!(%message_id, "{said}");
                 } else {
                     tracing::warn!(%message_id, "{said}");
@@ -149,7 +183,7 @@ impl Said {
             said.insert(about, text);
         }
         for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
-            tracing::info!("rendering {about:?}: good again");
+            tracing::info!("{} {:?}: good again", about.0, about.1);
         }
         self.0 = said;
     }

@@ -104,7 +104,8 @@ impl Metrics {
         let reloads = IntCounterVec::new(options("reloads_total", help), &["result"]);
         let help = "Renderings after which the catalog or an output was not up to date.";
         let failed_renderings = IntCounter::with_opts(options("failed_renderings_total", help));
-        let help = "The catalog, and outputs, that are not up to date since the last rendering.";
+        let help =
+            "The catalog, outputs and aliases that are not up to date since the last rendering.";
         let failing = IntGauge::with_opts(options("outputs_failing", help));
         let build = options("build_info", "The version that runs.");
         let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")));

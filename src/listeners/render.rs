@@ -1,30 +1,27 @@
-//! Boot configurations: the admin's templates, rendered with the catalog.
+//! Boot configurations: the admin's templates, rendered with the catalog; and aliases.
 //!
 //! An output is replaced atomically, and only when it would be another text. Whatever is wrong with
 //! a template or an output leaves the old output in place, and the others are rendered all the same.
+//! A file that somebody else has put where an output belongs stays.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::template::{Images, explain, render, unknown_attribute};
-use crate::fault::Unwritable;
-use crate::image::DIR_MODE;
-use crate::settings::{BootConfig, Settings};
-use crate::sys::{Dir, Failure, Kind, Ownership, map};
+use super::template::{Images, explain, is_generated, render, unknown_attribute};
+use crate::settings::{Alias, BootConfig, Settings};
+use crate::sys::{Dir, Failure, Ownership, map};
 use crate::text::InputError;
-use crate::tree::{Catalog, Changes, Staging, Tree};
+use crate::tree::{Blocked, Catalog, Changes, Links, Staging, Tree};
 
-/// In bytes: a longer template is refused; a longer old output is replaced without a comparison.
+/// In bytes: a longer template is refused.
 const MAX_TEMPLATE: u64 = 16 << 20;
-const MAX_OUTPUT: u64 = 1 << 30;
 
 /// From this many images on, outputs are rendered on several threads.
 const MANY: usize = 256;
 
-/// The catalog and the boot configurations of one tree.
+/// The catalog, the boot configurations and the aliases of one tree.
 #[derive(Debug)]
 pub struct BootConfigs {
     staging: Arc<Staging>,
@@ -32,6 +29,7 @@ pub struct BootConfigs {
     /// The way from the TFTP server's root to the tree: empty, or it ends in `/`.
     prefix: String,
     configs: Vec<BootConfig>,
+    aliases: Vec<Alias>,
 }
 
 /// What one rendering has done.
@@ -40,8 +38,10 @@ pub struct Rendered {
     pub images: usize,
     /// Files that were replaced: the catalog and outputs.
     pub replaced: usize,
-    /// What was not written, an output or the catalog, and why.
+    /// What was not written or made, an output, the catalog or an alias, and why.
     pub(crate) troubles: Vec<(PathBuf, Why)>,
+    /// Outputs of no boot configuration any more, which stay, and are the admin's.
+    pub(crate) given_up: Vec<PathBuf>,
 }
 
 impl Rendered {
@@ -54,7 +54,7 @@ impl Rendered {
     }
 }
 
-/// What keeps the catalog or an output from being written.
+/// What keeps the catalog or an output from being written, or an alias from being made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Why {
     #[error(transparent)]
@@ -65,9 +65,9 @@ pub(crate) enum Why {
     #[error("the template {0:?} is no UTF-8")]
     Encoding(PathBuf),
     #[error(transparent)]
-    Unwritable(#[from] Unwritable),
-    #[error("{0:?} is {1}; expected {2}, or nothing yet")]
-    InTheWay(PathBuf, &'static str, &'static str),
+    Output(#[from] Blocked),
+    #[error(transparent)]
+    Alias(Blocked),
     #[error("{0}, what was known of the image stays")]
     Image(String),
 }
@@ -77,9 +77,17 @@ impl Why {
     fn is_of_user(&self) -> bool {
         match self {
             Self::Failure(failure) => failure.errno() == Some(Errno::ACCESS),
-            Self::Unwritable(trouble) => trouble.is_of_user(),
+            Self::Output(blocked) | Self::Alias(blocked) => blocked.is_of_user(),
             _ => false,
         }
+    }
+
+    /// Whether nothing that the daemon does can make it better.
+    pub(super) fn is_for_admin(&self) -> bool {
+        matches!(
+            self,
+            Self::Output(Blocked::Unwritable(_)) | Self::Alias(Blocked::Unwritable(_))
+        )
     }
 }
 
@@ -93,18 +101,18 @@ impl BootConfigs {
             .iter()
             .map(|part| part.to_string_lossy() + "/")
             .collect();
-        let configs = settings.boot_configs.clone();
         Self {
             staging,
             root,
             prefix,
-            configs,
+            configs: settings.boot_configs.clone(),
+            aliases: settings.aliases.clone(),
         }
     }
 
-    /// What keeps the boot configurations of these settings from being rendered, and their outputs from
-    /// being written: tried without a change of anything. Each comes with whether another user might be
-    /// allowed to.
+    /// What keeps the boot configurations of these settings from being rendered, their outputs from
+    /// being written, and aliases from being made: tried without a change of anything. Each comes with
+    /// whether another user might be allowed to.
     pub(crate) fn check(settings: &Settings) -> Vec<(String, bool)> {
         let tree = &settings.tree.path;
         let root = settings.tftp_root();
@@ -114,12 +122,21 @@ impl BootConfigs {
         for config in &settings.boot_configs {
             let template = Template::read(&config.template);
             let template = template.and_then(|template| template.check(&present));
-            let output = check_output(root, &config.output);
+            let text = template.as_ref().ok().and_then(|it| it.as_deref());
+            let text = text.map(str::as_bytes);
+            let output = Links::check_output((tree, root), &config.output, text, is_generated);
+            let (template, output) = (template.err(), output.err().map(Why::from));
             for (about, tried) in [(&config.template, template), (&config.output, output)] {
-                if let Err(why) = tried {
+                if let Some(why) = tried {
                     let said = format!("boot_config, {about:?}: {why}");
                     troubles.push((said, why.is_of_user()));
                 }
+            }
+        }
+        for alias in &settings.aliases {
+            if let Err(blocked) = Links::check_alias(tree, root, alias) {
+                let said = format!("alias, {:?}: {blocked}", alias.path);
+                troubles.push((said, blocked.is_of_user()));
             }
         }
         troubles
@@ -130,12 +147,19 @@ impl BootConfigs {
         Self::new(Arc::clone(&self.staging), settings)
     }
 
-    /// Takes `changes` up into the catalog, and renders every output. Blocks.
+    /// Keeps every alias, takes `changes` up into the catalog, and renders every output. Blocks.
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
         let tree = self.staging.tree();
+        let outputs = self.configs.iter().map(|it| &*it.output);
+        let links = self.staging.links();
+        let kept = links.keep(tree, &self.root, &self.aliases, outputs);
+        let troubles = kept.troubles.into_iter();
+        let troubles = troubles.map(|(about, blocked)| (about, Why::Alias(blocked)));
+        rendered.given_up = kept.given_up;
         self.update_catalog(Some(changes), &mut rendered);
         if self.configs.is_empty() {
+            rendered.troubles.extend(troubles);
             return rendered;
         }
         let whole = || Catalog::read(tree).unwrap_or_default();
@@ -146,6 +170,7 @@ impl BootConfigs {
             self.update_catalog(None, &mut rendered);
             self.render_all(whole(), &mut rendered);
         }
+        rendered.troubles.extend(troubles);
         rendered
     }
 
@@ -188,27 +213,10 @@ impl BootConfigs {
     /// Renders one output; returns whether it is another text now.
     fn render_one(&self, config: &BootConfig, images: &Arc<Images>) -> Result<bool, Why> {
         let text = Template::read(&config.template)?.render(images)?;
-        self.replace(&config.output, &text)
-    }
-
-    /// Puts `text` at `output` beneath the root, in place of the file that was there; returns
-    /// whether that was another. Folders are made where they are missing; no link is followed, or
-    /// replaced.
-    fn replace(&self, output: &Path, text: &str) -> Result<bool, Why> {
-        let (mut folder, missing) = find(&self.root, output)?;
-        let name = output.file_name().unwrap_or_default();
-        let old = folder.read(name, MAX_OUTPUT).ok().flatten();
-        if old.is_some_and(|old| missing == Path::new(name) && old == text.as_bytes()) {
-            return Ok(false);
-        }
-        folder.check_writable().map_err(Unwritable::from)?;
-        for part in missing.parent().unwrap_or(Path::new("")) {
-            folder = folder.dir_or_make(part, DIR_MODE)?;
-        }
-        // The new text is written in the same folder: the tree may be on another file system.
-        let temporary = format!(".{}.new", name.to_string_lossy());
-        folder.replace_durably(name, &temporary, text.as_bytes(), self.owner())?;
-        Ok(true)
+        let (output, text, owner) = (&config.output, text.as_bytes(), self.owner());
+        let place = (self.staging.tree(), &*self.root);
+        let links = self.staging.links();
+        Ok(links.write(place, output, text, owner, is_generated)?)
     }
 
     fn owner(&self) -> Option<Ownership> {
@@ -235,59 +243,23 @@ impl Template {
         render(&self.name, &self.text, images).map_err(|error| self.explain(&error))
     }
 
-    /// Finds what is wrong with the template though nothing that is `present` shows it.
-    fn check(&self, present: &Arc<Images>) -> Result<(), Why> {
+    /// Finds what is wrong with the template though nothing that is `present` shows it. Returns what
+    /// becomes of it now, if that can be told.
+    fn check(&self, present: &Arc<Images>) -> Result<Option<String>, Why> {
         let rendered = self.render(present);
         // The daemon makes a damaged catalog anew before it renders.
-        if !present.is_damaged() {
-            rendered?;
-        }
+        let text = if present.is_damaged() {
+            None
+        } else {
+            Some(rendered?)
+        };
         match render(&self.name, &self.text, &Arc::new(Images::example())) {
             Err(error) if unknown_attribute(&error).is_some() => Err(self.explain(&error)),
-            _ => Ok(()),
+            _ => Ok(text),
         }
     }
 
     fn explain(&self, error: &minijinja::Error) -> Why {
         Why::Template(explain(&self.name, &self.text, error))
-    }
-}
-
-/// The way to `output` beneath `root`: the last folder on it that is there, and what is missing below
-/// that, at least the name of the output. The output itself may be there.
-fn find<'o>(root: &Path, output: &'o Path) -> Result<(Dir, &'o Path), Why> {
-    let (mut folder, mut parts) = (Dir::open(root)?, output.iter());
-    loop {
-        let missing = parts.as_path();
-        let part = parts.next().unwrap_or_default();
-        let is_last = parts.as_path() == Path::new("");
-        let kind = folder.stat(part)?.map(|stat| stat.kind);
-        let what = match kind {
-            None => return Ok((folder, missing)),
-            Some(Kind::File) if is_last => return Ok((folder, missing)),
-            Some(Kind::Dir) if !is_last => {
-                folder = folder.existing_dir(part)?;
-                continue;
-            }
-            Some(Kind::Dir) => "a folder",
-            Some(Kind::Link) => "a link",
-            Some(Kind::File) => "a file",
-            Some(Kind::Other) => "a device or a pipe",
-        };
-        let expected = if is_last {
-            "a file that may be replaced"
-        } else {
-            "a folder"
-        };
-        return Err(Why::InTheWay(folder.path().join(part), what, expected));
-    }
-}
-
-fn check_output(root: &Path, output: &Path) -> Result<(), Why> {
-    // The daemon makes the tree, and with it the root.
-    Dir::try_writing(root).map_err(Unwritable::from)?;
-    match find(root, output) {
-        Err(Why::Failure(failure)) if failure.is(ErrorKind::NotFound) => Ok(()),
-        found => Ok(found?.0.check_writable().map_err(Unwritable::from)?),
     }
 }

@@ -75,6 +75,9 @@ pub enum MessageId {
     /// A boot configuration could not be rendered or written: the old one stays.
     #[strum(to_string = "c64d24bc02bd40ad81faf14effd628aa")]
     BootConfigFailed,
+    /// An alias is not there, or leads elsewhere: something else stands in its place, for one.
+    #[strum(to_string = "45cfa87f02e549b0bcfb0c2dd7c9249c")]
+    AliasFailed,
     /// What is published is not what was published.
     #[strum(to_string = "6ac7982e374e40d988f0175c3930b770")]
     Damaged,

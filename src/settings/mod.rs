@@ -3,19 +3,21 @@
 //!
 //! `config/netboot-publisher.toml` says what each key means; here stands only what isn't said there.
 
+mod aliases;
 mod importers;
 mod values;
 
+pub(crate) use aliases::Alias;
 pub(crate) use importers::{ImporterRule, Requirement};
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use strum::VariantNames as _;
 
 use self::values::{
-    above, account, apart_from, count, duration, interval, one_of, optional_path, path, positive,
-    size, word,
+    above, account, apart_from, below, count, duration, interval, one_of, optional_path, path,
+    positive, size, word,
 };
 use crate::sys::{Ownership, UnknownAccount};
 use crate::text::{InputError, Table, ValueExt as _, read_toml};
@@ -33,6 +35,7 @@ pub struct Settings {
     pub(crate) swap: SwapSettings,
     pub(crate) tftp: TftpSettings,
     pub(crate) boot_configs: Vec<BootConfig>,
+    pub(crate) aliases: Vec<Alias>,
     pub(crate) hooks: Vec<Hook>,
     pub(crate) metrics: MetricsSettings,
     pub(crate) log: LogSettings,
@@ -207,6 +210,7 @@ impl Default for Settings {
             },
             tftp: TftpSettings { root: None },
             boot_configs: Vec::new(),
+            aliases: Vec::new(),
             hooks: Vec::new(),
             metrics: MetricsSettings { textfile: None },
             log: LogSettings::default(),
@@ -233,6 +237,10 @@ impl Settings {
             let tree = from_root.unwrap_or(Path::new("")).to_path_buf();
             settings.boot_configs = top.tables("boot_config", |table| {
                 boot_config(table, &tree, &mut outputs)
+            });
+            let mut aliases = Vec::new();
+            settings.aliases = top.tables("alias", |table| {
+                aliases::alias(table, &tree, &outputs, &mut aliases)
             });
             settings.hooks = top.tables("hook", hook);
             let mut names = Vec::new();
@@ -313,11 +321,13 @@ impl Settings {
         let outputs = self.boot_configs.iter();
         // No link is followed below the root.
         let outputs = outputs.map(|it| ("boot_config.output", self.tftp_root(), &*it.output));
+        let aliases = self.aliases.iter();
+        let aliases = aliases.map(|it| ("alias.path", self.tftp_root(), &*it.path));
         let textfile = self.metrics.textfile.as_deref().and_then(|file| {
             let name = Path::new(file.file_name()?);
             Some(("metrics.textfile", file.parent()?, name))
         });
-        let mut written = outputs.chain(textfile).peekable();
+        let mut written = outputs.chain(aliases).chain(textfile).peekable();
         written.peek()?;
         let both = |folder: &Path, name: &Path| [folder.join(name), resolve(folder).join(name)];
         let places = both(&self.tree.path, Path::new(&target.to_string()));
@@ -383,17 +393,7 @@ fn boot_config(
 ) -> Option<BootConfig> {
     let template = table.required("template", path);
     let output = table.required("output", |value| {
-        const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
-            its name is not `catalog.json`";
-        let output = path(value)?;
-        // A part that ends in `@` is a folder of generations, which are never written again.
-        let is_plain = |part: Component<'_>| {
-            let name = part.as_os_str().as_encoded_bytes();
-            matches!(part, Component::Normal(_)) && !name.starts_with(b".") && !name.ends_with(b"@")
-        };
-        if !output.components().all(is_plain) || output.ends_with("catalog.json") {
-            return Err(RULE.to_string());
-        }
+        let output = below(value)?;
         if tree.starts_with(&output) {
             return Err("a file: this is the tree, or a folder above it".to_string());
         }
@@ -559,6 +559,9 @@ mod tests {
             [[boot_config]]
             template = "menu.j2"
             output = "menu.ipxe"
+            [[alias]]
+            path = "boot/efi-x64"
+            target = "amd64/generic/grub/loader"
             [[hook]]
             on = ["changed", "unchanged"]
             command = ["/bin/echo", "hello"]
@@ -620,6 +623,10 @@ mod tests {
                     output: "menu.ipxe".into(),
                 },
             ],
+            aliases: vec![Alias {
+                path: "boot/efi-x64".into(),
+                target: "amd64/generic/grub/loader".parse().unwrap(),
+            }],
             hooks: vec![
                 Hook {
                     on: vec![
@@ -658,6 +665,7 @@ mod tests {
             .collect();
         let settings = Settings::parse("examples", &examples.join("\n")).unwrap();
         assert_eq!(settings.boot_configs.len(), 1);
+        assert_eq!(settings.aliases.len(), 1);
         assert_eq!(settings.hooks.len(), 1);
     }
 
@@ -875,7 +883,7 @@ error: unknown key `retenion`
    |
 12 | [retenion]
    |  ^^^^^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, \
-`boot_config`, `hook`, `importer`, `metrics`, `log`";
+`boot_config`, `alias`, `hook`, `importer`, `metrics`, `log`";
         assert_eq!(
             Settings::parse("config.toml", bad).unwrap_err().to_string(),
             expected

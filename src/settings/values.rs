@@ -1,6 +1,6 @@
 //! What a value of the configuration has to be: each of these reads one kind.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -45,6 +45,22 @@ pub(super) fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>,
         }
         root => Ok(root),
     }
+}
+
+/// A path below the TFTP server's root, of something that the daemon makes there.
+pub(super) fn below(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
+    const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
+        its name is not `catalog.json`";
+    let path = path(value)?;
+    // A part that ends in `@` is a folder of generations, which are never written again.
+    let is_plain = |part: Component<'_>| {
+        let name = part.as_os_str().as_encoded_bytes();
+        matches!(part, Component::Normal(_)) && !name.starts_with(b".") && !name.ends_with(b"@")
+    };
+    if !path.components().all(is_plain) || path.ends_with("catalog.json") {
+        return Err(RULE.to_string());
+    }
+    Ok(path)
 }
 
 /// One of the words of `T`.

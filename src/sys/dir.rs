@@ -701,6 +701,11 @@ impl Dir {
         self.explain_self("syncing", fs::syncfs(&self.fd))
     }
 
+    /// Makes durable which names are in this directory.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.explain_self("syncing", fs::fsync(&self.fd))
+    }
+
     /// Bytes that an unprivileged user can still write on this directory's file system.
     pub(crate) fn free_space(&self) -> Result<(u64, Option<u64>)> {
         let stat = self.explain_self("asking for the free space of", fs::fstatvfs(&self.fd))?;

@@ -9,15 +9,19 @@
 //! <tree>/.history/amd64/generic/noble/install.jsonl       what happened to a target
 //! <tree>/catalog.json                                     every current image
 //! ```
+//! Beside it, beneath the TFTP server's root, stand the [`Links`] of aliases.
+//!
 //! The room owns all of this: it reads the tree ([`Tree`], where a stranger starts), makes
 //! generations ([`Staging`]), swaps them in ([`Pointers`], of which there is one), and removes what
 //! is not kept ([`Vacuum`]). It uses `words`, `text`, `sys`, `settings`, `fault` and `image`, and
 //! knows nothing of the spool.
 
+mod beneath;
 mod catalog;
 mod find;
 mod folder;
 mod history;
+mod links;
 mod lookout;
 mod pointers;
 mod record;
@@ -26,9 +30,11 @@ mod usage;
 mod vacuum;
 mod verification;
 
+pub(crate) use beneath::Blocked;
 pub use catalog::{Catalog, Changes};
 pub(crate) use catalog::{CatalogFile, CatalogImage};
 pub use history::Happened;
+pub(crate) use links::Links;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
 pub(crate) use record::Origin;
@@ -175,6 +181,19 @@ impl Tree {
         folder.map_or(Ok(Shown::Nothing), |folder| {
             Ok(Shown::look(&folder, target)?)
         })
+    }
+
+    /// Whether the stable path of `target` leads anywhere.
+    fn is_shown(&self, target: &Target) -> Result<bool, Failure> {
+        match self.shown(target) {
+            Ok(Shown::Generation(name)) => {
+                let found = self.root.stat(name.path(target))?;
+                Ok(found.is_some_and(|stat| stat.kind == Kind::Dir))
+            }
+            Ok(Shown::Plain) => Ok(true),
+            Err(Fault::Retry(failure)) => Err(failure),
+            Ok(Shown::Nothing | Shown::Other) | Err(_) => Ok(false),
+        }
     }
 
     /// The generation `name` of `target`; `None` when it is not there.

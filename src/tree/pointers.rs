@@ -46,7 +46,13 @@ impl Pointers {
                 let adopted = adopted.head.generation.as_str();
                 return folder.exchange(target.purpose(), &generations, adopted);
             }
-            Change::Remove => return folder.remove_file(target.purpose()).map(drop),
+            Change::Remove => {
+                let (tree, links) = (self.tree(), self.0.links());
+                // Never does an alias lead to what isn't there.
+                links.hide(tree, target);
+                let removed = folder.remove_file(target.purpose()).map(drop);
+                return removed.inspect_err(|_| links.show(tree, target));
+            }
             Change::Forget { .. } => {
                 let generations = folder.existing_dir(target.generations())?;
                 return self.remove(&generations, generation);
@@ -61,6 +67,7 @@ impl Pointers {
         }
         let is_new = matches!(placed.change, Change::Make);
         if is_new && staging.rename_new(&link, &folder, target.purpose())? {
+            self.0.links().show(self.tree(), target);
             return Ok(());
         }
         if is_new && linked(&folder, target)?.is_none() {
@@ -68,7 +75,11 @@ impl Pointers {
             let path = folder.path().join(target.purpose());
             return Err(Failure::new("making link", path, ErrorKind::AlreadyExists));
         }
-        staging.rename(&link, &folder, target.purpose())
+        staging.rename(&link, &folder, target.purpose())?;
+        if is_new {
+            self.0.links().show(self.tree(), target);
+        }
+        Ok(())
     }
 
     /// Takes back the announcement of a swap that will not be made now.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::folder::{self, linked, pointer};
 use super::history::{self, Event, Happened};
+use super::links::Links;
 use super::record::{Head, Origin, Record};
 use super::{MAX_RECORD, PRIVATE, Tree};
 use crate::fault::{StartError, Unwritable};
@@ -27,8 +28,8 @@ const FOLDER: &str = "staging";
 pub struct Staging {
     pub(super) tree: Tree,
     pub(super) folder: Dir,
-    /// Never read: it holds the lock.
-    _private: Dir,
+    /// In the folder that holds the lock.
+    links: Links,
     /// User and group of published files.
     ownership: Ownership,
     /// Whether files have another user or group when they are made.
@@ -122,7 +123,7 @@ impl Staging {
         Ok(Arc::new(Self {
             tree,
             folder,
-            _private: private,
+            links: Links::new(private),
             ownership,
             gives_away: ownership != own,
             next: AtomicU64::new(next),
@@ -150,6 +151,11 @@ impl Staging {
     /// The tree that the staging belongs to.
     pub(crate) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// What the daemon keeps beneath the TFTP server's root beside the targets.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
     /// User and group of published files.

@@ -11,6 +11,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
+use crate::aliases;
 use crate::lab::failpoints;
 use crate::lab::scene::{self, Scene, drops, drops_unsigned, drops_without_rollback};
 use crate::lab::world::{
@@ -163,8 +164,9 @@ const OTHER: &[&str] = &[
 
 fn every_place_is_tried() {
     let found = failpoints();
-    let tried: BTreeSet<_> = PLACES.iter().map(|name| (*name).to_string()).collect();
-    assert_eq!(found, tried, "in src/, and in this list");
+    let tried = PLACES.iter().chain(aliases::PLACES);
+    let tried: BTreeSet<_> = tried.map(|name| (*name).to_string()).collect();
+    assert_eq!(found, tried, "in src/, and in these lists");
 }
 
 /// Kills at every failpoint, each time that it is reached.
@@ -722,7 +724,7 @@ fn assert_killed(output: &Output) {
 }
 
 /// Says where the program was ended when an assertion fails.
-fn checked(what: &str, check: impl FnOnce()) {
+pub fn checked(what: &str, check: impl FnOnce()) {
     let check = std::panic::AssertUnwindSafe(check);
     if let Err(panic) = std::panic::catch_unwind(check) {
         eprintln!("after a kill at {what}");

@@ -13,6 +13,7 @@
 )]
 
 mod adoption;
+mod aliases;
 mod boot_configs;
 mod changes;
 mod check_config;
@@ -62,6 +63,7 @@ fn main() {
         images::tests(),
         boot_configs::tests(),
         outputs::tests(),
+        aliases::tests(),
         storm::tests(),
         machines::tests(),
         swaps::tests(),
