@@ -22,6 +22,7 @@ const STORM: Duration = Duration::from_secs(60);
 const MACHINES: usize = 8;
 
 const TARGET: &str = "amd64/generic/noble/install";
+const ALIAS: &str = "loaders/x64";
 const CONTROL: &str = "control/install";
 
 /// Files and their bytes.
@@ -44,12 +45,17 @@ pub fn tests() -> Vec<Trial> {
         test(
             "by the stable path no burst of boots from in.tftpd gets two images",
             &by("in.tftpd"),
-            || bursts("in.tftpd --secure", Server::tftpd),
+            || bursts("in.tftpd --secure", TARGET, Server::tftpd),
         ),
         test(
             "by the stable path no burst of boots from dnsmasq gets two images",
             &by("dnsmasq"),
-            || bursts("dnsmasq", Server::dnsmasq),
+            || bursts("dnsmasq", TARGET, Server::dnsmasq),
+        ),
+        test(
+            "by an alias no burst of boots from in.tftpd gets two images",
+            &by("in.tftpd"),
+            || bursts("in.tftpd --secure", ALIAS, Server::tftpd),
         ),
         test(
             "boots from in.tftpd that never pause delay a swap until max_delay",
@@ -163,15 +169,16 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     assert!(control.mixed > 0, "the control shows nothing");
 }
 
-/// A world whose tree is what the server calls `/`.
+/// A world whose tree is what the server calls `/`, with an alias.
 fn stable(swap: &str) -> World {
     World::with(&format!(
-        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n[swap]\n{swap}"
+        "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n[swap]\n{swap}\
+         [[alias]]\npath = {ALIAS:?}\ntarget = {TARGET:?}\n"
     ))
 }
 
-/// All machines boot by the stable path, `times` each.
-fn burst(server: &Server, times: usize) -> Boots {
+/// All machines boot by this path, `times` each.
+fn burst(server: &Server, path: &str, times: usize) -> Boots {
     std::thread::scope(|scope| {
         let machine = |number: usize| {
             scope.spawn(move || {
@@ -181,8 +188,7 @@ fn burst(server: &Server, times: usize) -> Boots {
                 };
                 let mut boots = Boots::default();
                 for _ in 0..times {
-                    boots
-                        .add(machine.fetch_both(FILES.map(|(file, _)| format!("{TARGET}/{file}"))));
+                    boots.add(machine.fetch_both(FILES.map(|(file, _)| format!("{path}/{file}"))));
                 }
                 boots
             })
@@ -195,7 +201,7 @@ fn burst(server: &Server, times: usize) -> Boots {
 
 /// Bursts of boots, an image that changes in the middle of each, and a pause after it. Then the
 /// same without a quiet period, as the control.
-fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
+fn bursts(name: &str, path: &str, serve: fn(&Path, &[&str]) -> Server) {
     const ROUNDS: u64 = 4;
     const TIMES: usize = 20;
     let world = stable("quiet_period = \"2s\"\nmax_delay = \"1d\"\n");
@@ -205,7 +211,7 @@ fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     let mut quiet = Boots::default();
     for version in 1..=ROUNDS {
         let boots = std::thread::scope(|scope| {
-            let boots = scope.spawn(|| burst(&server, TIMES));
+            let boots = scope.spawn(|| burst(&server, path, TIMES));
             // The new image comes in the pause after the burst; only then `publish` returns.
             publish(&world, version);
             boots.join().unwrap()
@@ -213,7 +219,7 @@ fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
         quiet = quiet.join(boots);
     }
     // Without this burst nobody would boot the last version.
-    quiet = quiet.join(burst(&server, 1));
+    quiet = quiet.join(burst(&server, path, 1));
     daemon.stop();
 
     fs::write(
@@ -230,7 +236,7 @@ fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
         let is_over = AtomicBool::new(false);
         let boots = std::thread::scope(|scope| {
             let boots = scope.spawn(|| {
-                let boots = burst(&server, TIMES);
+                let boots = burst(&server, path, TIMES);
                 is_over.store(true, Ordering::Relaxed);
                 boots
             });
@@ -245,7 +251,7 @@ fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     daemon.stop();
     drop(server);
     println!(
-        "{name}, stable path: {} boots in {ROUNDS} bursts, an image changed in each: {} mixed, {} \
+        "{name}, {path}: {} boots in {ROUNDS} bursts, an image changed in each: {} mixed, {} \
          failed; without a quiet period {} boots, {} mixed, {} failed",
         quiet.count(),
         quiet.mixed,
@@ -270,7 +276,7 @@ fn never_a_pause() {
         let boots = scope.spawn(|| {
             let mut boots = Boots::default();
             while !is_over.load(Ordering::Relaxed) {
-                boots = boots.join(burst(&server, 1));
+                boots = boots.join(burst(&server, TARGET, 1));
             }
             boots
         });
