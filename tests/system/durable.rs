@@ -24,6 +24,11 @@ pub fn tests() -> Vec<Trial> {
             boot_configurations,
         ),
         test(
+            "an alias is on the list on the disk before it is made and until it has gone from there",
+            &[strace],
+            aliases,
+        ),
+        test(
             "a drop of submit is on the disk before it has its name",
             &[strace],
             submitted,
@@ -55,6 +60,35 @@ fn boot_configurations() {
         ];
         assert_in_order(&calls, &steps);
     }
+}
+
+fn aliases() {
+    let alias = |path: &str| format!("[[alias]]\npath = {path:?}\ntarget = {TARGET:?}\n");
+    let world = boot_configs::world(&[], &alias("old"));
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    world.run_once();
+    let settings = fs::read_to_string(&world.config).unwrap();
+    fs::write(&world.config, settings.replace("\"old\"", "\"new\"")).unwrap();
+    let (output, calls) = traced(
+        &format!("{CALLS},unlinkat,symlinkat"),
+        &world.command(&["run", "--once"]),
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    let private = world.tree.join(".netboot-publisher");
+    let (private, root) = (private.display(), world.root.join("tftp"));
+    let (root, list) = (
+        format!("<{}>", root.display()),
+        format!("<{private}/links.new>"),
+    );
+    let steps: [(&str, &[&str]); 6] = [
+        ("unlinkat", &[&root, "\"old\""]),
+        ("fsync", &[&root]),
+        ("fsync", &[&list]),
+        ("rename", &["\"links.new\"", "\"links\""]),
+        ("fsync", &[&format!("<{private}>")]),
+        ("symlinkat", &[&root, "\"new\""]),
+    ];
+    assert_in_order(&calls, &steps);
 }
 
 fn submitted() {
