@@ -89,6 +89,27 @@ fn the_readme_names_every_reason_and_no_other() {
     assert_eq!(listed, reasons);
 }
 
+#[test]
+fn the_readme_names_every_field_of_a_history() {
+    let source = read("src/tree/history.rs");
+    let (_, fields) = source.split_once("pub struct Happened {\n").unwrap();
+    let (fields, _) = fields.split_once("\n}").unwrap();
+    let fields = code(fields);
+    let names = fields.lines().filter_map(|line| {
+        let (name, _) = line.trim().strip_prefix("pub")?.split_once(": ")?;
+        name.rsplit(' ').next()
+    });
+    let fields: Vec<_> = names.collect();
+    assert!(fields.len() >= 12, "{fields:?}");
+    let readme = read("README.md");
+    let (_, list) = readme.split_once("one JSON object a line").unwrap();
+    let list = list.lines().next().unwrap();
+    for field in fields {
+        let named = format!("`{field}`");
+        assert!(list.contains(&named), "{field} is not in the list: {list}");
+    }
+}
+
 /// The blocks of the README that are commands, in their order.
 fn blocks() -> Vec<String> {
     let readme = read("README.md");

@@ -7,13 +7,16 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::status::{plain, with_head};
+use super::status::{plain, vouched_cells, with_head};
 use super::terminal::{print_as, text_or, width};
 use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::text::short;
 use crate::tree::{Happened, Tree};
 use crate::words::{Digest, GenerationName, Moment, Target};
+
+/// On a terminal of fewer columns nobody could read who has signed.
+const WIDE: usize = 120;
 
 /// So many lines are shown; a few older ones may be there still.
 const MAX_SHOWN: usize = 1_000;
@@ -115,25 +118,45 @@ impl History {
                 text_or(kept.bytes.map(ByteSize), "?"),
             ]
         });
-        let happened = self.events.iter().map(|event| {
-            let by = event.importer.as_ref().map(|it| it.name.clone());
-            let drop = event.drop.as_ref();
-            let drop = drop.map(|it| format!(", drop {}", plain(it)));
-            [
-                event.at.to_seconds(),
-                event.event.to_string(),
-                text_or(event.from.as_ref(), "-"),
-                text_or(event.to.as_ref(), "-"),
-                text_or(by, "") + &text_or(drop, ""),
-            ]
-        });
-        let head = ["WHEN", "WHAT", "FROM", "TO", "BY"];
-        let happened = with_head(head, happened, width, [20, 9, 13, 13, 10]);
+        let happened = self.happened(width);
         if self.generations.is_empty() {
             return happened;
         }
         let head = ["", "GENERATION", "VERSION", "SUPERSEDED", "FILES", "SIZE"];
         let kept = with_head(head, rows, width, [1, 16, 7, 10, 5, 8]);
         format!("{kept}\n{happened}")
+    }
+
+    /// The table of what happened, with rules and signers where there are some.
+    fn happened(&self, width: Option<usize>) -> String {
+        let rows = self.events.iter().map(|event| {
+            let importer = event.importer.as_ref().map(|it| it.name.clone());
+            let drop = event.drop.as_ref();
+            let drop = drop.map(|it| format!(", drop {}", plain(it)));
+            let what = [
+                event.at.to_seconds(),
+                event.event.to_string(),
+                text_or(event.from.as_ref(), "-"),
+                text_or(event.to.as_ref(), "-"),
+            ];
+            let by = text_or(importer, "") + &text_or(drop, "");
+            (what, vouched_cells(&event.vouched), by)
+        });
+        if self.events.iter().all(|event| event.vouched.is_empty()) {
+            let rows = rows.map(|([when, what, from, to], _, by)| [when, what, from, to, by]);
+            let head = ["WHEN", "WHAT", "FROM", "TO", "BY"];
+            return with_head(head, rows, width, [20, 9, 13, 13, 10]);
+        }
+        if width.is_some_and(|width| width < WIDE) {
+            let rows = rows
+                .map(|([when, what, from, to], [rule, _], by)| [when, what, from, to, rule, by]);
+            let head = ["WHEN", "WHAT", "FROM", "TO", "RULE", "BY"];
+            return with_head(head, rows, width, [20, 9, 12, 12, 10, 7]);
+        }
+        let rows = rows.map(|([when, what, from, to], [rule, signer], by)| {
+            [when, what, from, to, rule, signer, by]
+        });
+        let head = ["WHEN", "WHAT", "FROM", "TO", "RULE", "SIGNER", "BY"];
+        with_head(head, rows, width, [20, 9, 16, 16, 10, 16, 10])
     }
 }

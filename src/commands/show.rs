@@ -14,7 +14,7 @@ use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
 use crate::text::{quoted, short};
 use crate::tree::{Happened, Tree};
-use crate::words::{Moment, Target};
+use crate::words::{Moment, Target, Vouched};
 
 /// How many histories one thread reads.
 const FEW: usize = 64;
@@ -54,8 +54,11 @@ struct KnownDrop {
     waiting: Vec<Waiting>,
     /// Of the last drop of each importer that had this name.
     outcomes: Vec<Outcome>,
-    /// The outcome has gone, and the history still tells of the drop.
+    /// The outcome has gone, or isn't for this user, and the history still tells of the drop.
     happened: Vec<(Target, Happened)>,
+    /// An outcome of an importer of this drop may be kept that this user may not read.
+    #[serde(skip)]
+    is_hidden: bool,
     /// As it stands.
     manifest: Option<String>,
 }
@@ -82,6 +85,11 @@ impl KnownDrop {
         } else {
             Vec::new()
         };
+        let kept = settings.spool.keep_outcomes;
+        let is_hidden = happened.iter().any(|(_, it)| {
+            let importer = it.importer.as_ref().filter(|_| it.at.age() < kept);
+            importer.is_some_and(|importer| spool.hides_outcomes_of(importer.uid))
+        });
         Ok(Self {
             drop,
             daemon,
@@ -89,6 +97,7 @@ impl KnownDrop {
             waiting,
             outcomes,
             happened,
+            is_hidden,
             manifest,
         })
     }
@@ -99,51 +108,53 @@ impl KnownDrop {
         !is_known && self.places.is_empty() && self.happened.is_empty()
     }
 
-    /// What is said of a drop that has no outcome, or none any more.
+    /// What is said of a drop that has no outcome, or none any more, or one of others.
     fn without_outcome(&self) -> &'static str {
         let mut places = self.places.iter();
         if places.any(|place| !place.starts_with("rejected")) {
             return "none yet";
+        }
+        if self.is_hidden {
+            return "not for this user to read";
         }
         "not kept any more"
     }
 
     /// The text for people, as `systemctl status` shows a unit.
     fn to_text(&self) -> String {
-        let mut text = format!("{}\n", plain(&self.drop));
-        let mut line = |name: &str, value: &str| {
-            let value = value.trim_end().replace('\n', "\n            ");
-            let _ = writeln!(text, "{name:>10}: {value}");
+        let mut lines = Lines {
+            text: format!("{}\n", plain(&self.drop)),
+            has_begun: false,
         };
         for place in &self.places {
-            line("Place", &plain(&place.to_string_lossy()));
+            lines.add("Place", &plain(&place.to_string_lossy()));
         }
         for waiting in &self.waiting {
-            line("Target", &text_or(waiting.target.as_ref(), "not known yet"));
-            line("Importer", &waiting.importer.name);
-            line("Since", &ago(waiting.since));
+            lines.begin();
+            lines.add("Target", &text_or(waiting.target.as_ref(), "not known yet"));
+            lines.add("Importer", &waiting.importer.name);
+            lines.add("Since", &ago(waiting.since));
             match &*waiting.why {
-                "" => line("State", &waiting.state.to_string()),
-                why => line("Why", why),
+                "" => lines.add("State", &waiting.state.to_string()),
+                why => lines.add("Why", why),
             }
         }
-        self.outcomes
-            .iter()
-            .for_each(|it| tell_of_outcome(it, &mut line));
+        for outcome in &self.outcomes {
+            lines.begin();
+            lines.add_outcome(outcome);
+        }
         if self.outcomes.is_empty() && self.waiting.is_empty() {
-            line("Outcome", self.without_outcome());
+            lines.add("Outcome", self.without_outcome());
         }
         for (target, happened) in &self.happened {
-            let generation = happened.to.as_ref().or(happened.from.as_ref());
-            let generation = text_or(generation, "");
-            line("Target", &target.to_string());
-            line("History", &format!("{} {generation}", happened.event));
-            line("When", &ago(happened.at));
+            lines.begin();
+            lines.add_happened(target, happened);
         }
         let is_open = self.outcomes.is_empty() && self.happened.is_empty();
         if let Some(note) = self.daemon.note().filter(|_| is_open) {
-            line("Daemon", note);
+            lines.add("Daemon", note);
         }
+        let mut text = lines.text;
         if let Some(manifest) = &self.manifest {
             text.push_str("\nmanifest.toml:\n");
             let count = manifest.lines().count();
@@ -158,22 +169,66 @@ impl KnownDrop {
     }
 }
 
-/// What became of a drop.
-fn tell_of_outcome(outcome: &Outcome, line: &mut impl FnMut(&str, &str)) {
-    let reason = outcome.reason.map(|reason| format!(", {reason}"));
-    let verdict = format!("{}{}", outcome.verdict, text_or(reason, ""));
-    line("Outcome", &verdict);
-    if let Some(detail) = &outcome.detail {
-        line("Detail", detail);
+/// The lines of the text for people.
+struct Lines {
+    text: String,
+    /// Something is told of a drop already.
+    has_begun: bool,
+}
+
+impl Lines {
+    /// What follows is of another drop, or of another target.
+    fn begin(&mut self) {
+        if self.has_begun {
+            self.text.push('\n');
+        }
+        self.has_begun = true;
     }
-    line("Target", &text_or(outcome.target.as_ref(), "not known"));
-    if let Some(image) = &outcome.image {
-        line("Generation", &text_or(image.generation.as_ref(), "none"));
-        line("Digest", &image.digest.to_string());
+
+    fn add(&mut self, name: &str, value: &str) {
+        let value = value.trim_end().replace('\n', "\n            ");
+        let _ = writeln!(self.text, "{name:>10}: {value}");
     }
-    line("Importer", &outcome.importer.name);
-    line("Received", &ago(outcome.received_at));
-    line("Finished", &ago(outcome.finished_at));
+
+    /// What became of a drop.
+    fn add_outcome(&mut self, outcome: &Outcome) {
+        let reason = outcome.reason.map(|reason| format!(", {reason}"));
+        let verdict = format!("{}{}", outcome.verdict, text_or(reason, ""));
+        self.add("Outcome", &verdict);
+        if let Some(detail) = &outcome.detail {
+            self.add("Detail", detail);
+        }
+        self.add("Target", &text_or(outcome.target.as_ref(), "not known"));
+        if let Some(image) = &outcome.image {
+            self.add("Generation", &text_or(image.generation.as_ref(), "none"));
+            self.add("Digest", &image.digest.to_string());
+        }
+        self.add("Importer", &outcome.importer.name);
+        self.add_vouched(&outcome.vouched);
+        self.add("Received", &ago(outcome.received_at));
+        self.add("Finished", &ago(outcome.finished_at));
+    }
+
+    /// What the history of a target tells of a drop.
+    fn add_happened(&mut self, target: &Target, happened: &Happened) {
+        let generation = happened.to.as_ref().or(happened.from.as_ref());
+        let generation = text_or(generation, "");
+        self.add("Target", &target.to_string());
+        self.add("History", &format!("{} {generation}", happened.event));
+        if let Some(importer) = &happened.importer {
+            self.add("Importer", &importer.name);
+        }
+        self.add_vouched(&happened.vouched);
+        self.add("When", &ago(happened.at));
+    }
+
+    fn add_vouched(&mut self, vouched: &Vouched) {
+        for (name, value) in [("Rule", &vouched.rule), ("Signer", &vouched.signer)] {
+            if let Some(value) = value {
+                self.add(name, value);
+            }
+        }
+    }
 }
 
 fn ago(at: Moment) -> String {

@@ -15,7 +15,7 @@ use crate::spool::{Outcome, SpoolView, Waiting};
 use crate::sys::try_map;
 use crate::text::{counted, quoted, short, table};
 use crate::tree::{Head, Tree};
-use crate::words::{Digest, GenerationName, Moment, Target, TargetPattern};
+use crate::words::{Digest, GenerationName, Moment, Target, TargetPattern, Vouched};
 
 /// How many targets one thread reads.
 const FEW: usize = 256;
@@ -75,6 +75,10 @@ struct TargetStatus {
     /// Of all generations; only where some targets are asked for: each file is looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<DiskUse>,
+    /// By whom it was made current, and who has signed it, as that counts for the next drop; only
+    /// where some targets are asked for: the history is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vouched: Option<Vouched>,
 }
 
 /// Room on the disk, in bytes: of what only one generation has, and of what several share.
@@ -138,7 +142,7 @@ impl Status {
 
     /// The text for people.
     fn to_text(&self, width: Option<usize>) -> String {
-        let mut text = self.published(width);
+        let mut text = self.published(width) + &self.vouched(width);
         if !self.waiting.is_empty() {
             let head = ["WAITING", "TARGET", "IMPORTER", "SINCE", "WHY"];
             let rows = self.waiting.iter().map(|drop| {
@@ -236,6 +240,22 @@ impl Status {
         with_head(head, rows, width, [18, 15, 7, 5, 7, 7, 6])
     }
 
+    /// The table of who answers for what is current; nothing where that isn't asked for, or nobody
+    /// does.
+    fn vouched(&self, width: Option<usize>) -> String {
+        let vouched = self.targets.iter().filter_map(|status| {
+            let vouched = status.vouched.as_ref().filter(|it| !it.is_empty())?;
+            let [rule, signer] = vouched_cells(vouched);
+            Some([status.target.to_string(), rule, signer])
+        });
+        let mut rows = vouched.peekable();
+        if rows.peek().is_none() {
+            return String::new();
+        }
+        let table = with_head(["CURRENT", "RULE", "SIGNER"], rows, width, [18, 8, 16]);
+        format!("\n{table}")
+    }
+
     /// What else there is to say, a line each.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -271,6 +291,11 @@ pub(super) fn with_head<const N: usize>(
     table(&rows, width, least)
 }
 
+/// The rule that has let something in, and the key that has signed it, as cells of a table.
+pub(super) fn vouched_cells(vouched: &Vouched) -> [String; 2] {
+    [&vouched.rule, &vouched.signer].map(|it| text_or(it.as_ref(), "-"))
+}
+
 /// A name from outside, as it is where that moves no cursor.
 pub(super) fn plain(name: &str) -> String {
     if name.contains(char::is_control) {
@@ -299,7 +324,7 @@ fn why(drop: &Waiting) -> String {
 fn target_status(
     tree: &Tree,
     target: Target,
-    with_disk: bool,
+    is_meant: bool,
 ) -> Result<Option<TargetStatus>, Fault> {
     let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);
@@ -312,12 +337,18 @@ fn target_status(
         bytes: head.bytes,
     };
     let head = tree.head(&target, &generation)?.map(shown);
-    let disk = with_disk.then(|| tree.disk_use(&target)).transpose()?;
+    let disk = is_meant.then(|| tree.disk_use(&target)).transpose()?;
     let disk = disk.map(|(own, shared)| DiskUse { own, shared });
+    let vouched = if is_meant {
+        tree.current(&target)?.made_by(&tree.past(&target)?)
+    } else {
+        None
+    };
     Ok(Some(TargetStatus {
         target,
         generation,
         head,
         disk,
+        vouched,
     }))
 }

@@ -309,6 +309,12 @@ impl SpoolView {
         Ok(found)
     }
 
+    /// Whether there are outcomes of drops of the user `uid` that are not for this user to read.
+    pub(crate) fn hides_outcomes_of(&self, uid: u32) -> bool {
+        let folder = self.root.dir(format!("{OUTCOMES}/{}", folder_of(uid)));
+        folder.is_err_and(|failure| failure.is(ErrorKind::PermissionDenied))
+    }
+
     /// The outcome of a rejected drop that is kept beside it, for as long as that is.
     pub(crate) fn kept_outcome(&self, drop: &str) -> Result<Option<Outcome>, Failure> {
         let rejected = self.readable(REJECTED)?;

@@ -2,13 +2,17 @@
 //! a reload changes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::lab::keys::{FOR_US, Keys, sign};
-use crate::lab::world::{Daemon, Needs, World, manifest, names, output, own, test, text, until};
-use crate::seen::{json, wait_for_state};
+use crate::lab::terminal::steady;
+use crate::lab::world::{
+    Daemon, Needs, PROGRAM, World, manifest, names, output, own, test, text, until,
+};
+use crate::seen::{assert_shown, by_importer, json, shown, wait_for_state};
 use crate::supervision::{change, figure, measured, reread, start};
 use crate::trust::{GAMES, NEEDS, NEWS, build, hand_over, listing};
 
@@ -24,6 +28,11 @@ pub fn tests() -> Vec<Trial> {
             "log and hooks tell by which rule an outcome came and who has signed, where there is one",
             NEEDS,
             told,
+        ),
+        test(
+            "history, show and status tell by which rule and whose key, and fit the terminal",
+            NEEDS,
+            seen,
         ),
         test(
             "a drop that a crash has left without its outcome has one with its rule and its signer",
@@ -170,6 +179,147 @@ fn told() {
     let log = text(&world.run(&["run", "--once"]));
     let who = format!(" importer=\"games\" rule=\"team\" signer=\"{key}\" files=1 ");
     assert!(log.contains(&who), "{log}");
+}
+
+fn seen() {
+    let keys = Keys::new();
+    let world = World::with(&two_rules(&keys).replace("\"team\"", "\"image-team\""));
+    let key = keys.fingerprint("ed25519");
+    let files = [("linux", "kernel")];
+    bring_signed(&world, &keys, "first", &listing(TARGET, "", &files), &files);
+    world.run_once();
+    let [a, digest] = ["generation", "digest"].map(|word| {
+        let outcome = world.assert_outcome("first", "published");
+        outcome[word].as_str().unwrap().to_string()
+    });
+    let below = |columns, arguments: &[&str]| {
+        let shown = shown(&world, columns, arguments);
+        shown.split_once("\n\n").unwrap().1.to_string()
+    };
+    let note = "the daemon isn't running: drops wait until it is\n";
+    let status = format!(
+        "\
+CURRENT                      RULE        SIGNER
+amd64/generic/noble/install  image-team  {key}
+
+{note}"
+    );
+    assert_eq!(below(None, &["status", TARGET]), status);
+    assert_eq!(below(Some(160), &["status", TARGET]), status);
+    let narrow = status.replace(&key, &format!("{}…", &key[..38]));
+    assert_eq!(below(Some(80), &["status", "amd64/*/*/*"]), narrow);
+    let vouched = serde_json::json!({"rule": "image-team", "signer": key});
+    let told = json(&world, &["status", TARGET, "--json"]);
+    assert_eq!(told["targets"][0]["vouched"], vouched, "{told:#}");
+    let history = json(&world, &["history", TARGET, "--json"]);
+    assert_eq!(history["events"][0]["vouched"], vouched, "{history:#}");
+    let by_team = format!("      Rule: image-team\n    Signer: {key}\n");
+    let times = "  Received: 0000-00-00T00:00:00Z (AGE ago)\n  \
+                 Finished: 0000-00-00T00:00:00Z (AGE ago)\n";
+    let of_team = format!(
+        "   Outcome: published\n    Target: {TARGET}\nGeneration: {a}\n    Digest: {digest}\n  \
+         Importer: games\n{by_team}{times}"
+    );
+    assert_shown(
+        &world,
+        None,
+        &["show", "first"],
+        &format!("first\n{of_team}"),
+    );
+
+    // Another's drop of this name: root needs no rule.
+    world.drop_image("first", OTHER, &[("linux", b"kernel")]);
+    world.run_once();
+    let b = world.assert_outcome("first", "published")["generation"].clone();
+    let b = b.as_str().unwrap();
+    let of_root = format!(
+        "   Outcome: published\n    Target: {OTHER}\nGeneration: {b}\n    Digest: {digest}\n  \
+         Importer: root\n{times}"
+    );
+    let both = format!("first\n{of_root}\n{of_team}");
+    assert_shown(&world, None, &["show", "first"], &both);
+    seen_by_others(&world, &[&a, b], &by_team);
+    seen_in_history(&world, &a, &key);
+}
+
+/// What became of a drop is not for others to read, and not gone.
+fn seen_by_others(world: &World, [a, b]: &[&str; 2], by_team: &str) {
+    fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = world.root.join("program");
+    fs::copy(PROGRAM, &program).unwrap();
+    let shows = || {
+        let shown = by_importer(world, &program, &["show", "first"]);
+        assert!(shown.status.success(), "{}", text(&shown));
+        steady(&String::from_utf8(shown.stdout).unwrap())
+    };
+    let when = "      When: 0000-00-00T00:00:00Z (AGE ago)\n";
+    let histories = format!(
+        "    Target: {TARGET}\n   History: published {a}\n  Importer: games\n{by_team}{when}\n    \
+         Target: {OTHER}\n   History: published {b}\n  Importer: root\n{when}"
+    );
+    let hidden = format!("first\n   Outcome: not for this user to read\n{histories}");
+    assert_eq!(shows(), hidden);
+    // Nobody keeps it for longer than that.
+    let settings = fs::read_to_string(&world.config).unwrap();
+    let brief = settings.replace("[spool]\n", "[spool]\nkeep_outcomes = \"1ms\"\n");
+    fs::write(&world.config, brief).unwrap();
+    assert_eq!(
+        shows(),
+        hidden.replace("not for this user to read", "not kept any more")
+    );
+    fs::write(&world.config, settings).unwrap();
+}
+
+fn seen_in_history(world: &World, a: &str, key: &str) {
+    let long = "20261122T161500.250000Z-amd64-generic-noble-install-0123456789";
+    world.drop_image(long, TARGET, &[("linux", b"newer")]);
+    world.run_once();
+    let c = world.assert_outcome(long, "published")["generation"].clone();
+    let c = c.as_str().unwrap();
+    let below = |columns| {
+        let shown = shown(world, columns, &["history", TARGET]);
+        shown.split_once("\n\n").unwrap().1.to_string()
+    };
+    let none = "-";
+    let whole = format!(
+        "\
+WHEN                  WHAT       FROM                           TO                             RULE        {:50}  BY
+0000-00-00T00:00:00Z  published  {none:29}  {a}  image-team  {key}  games, drop first
+0000-00-00T00:00:00Z  published  {a}  {c}  -           {none:50}  root, drop {long}
+",
+        "SIGNER"
+    );
+    assert_eq!(below(None), whole);
+    let wide = format!(
+        "\
+WHEN                  WHAT       FROM                           TO                             RULE        {:29}  BY
+0000-00-00T00:00:00Z  published  {none:29}  {a}  image-team  {}…  games, drop first
+0000-00-00T00:00:00Z  published  {a}  {c}  -           {none:29}  root, drop 20261122T1…
+",
+        "SIGNER",
+        &key[..28]
+    );
+    assert_eq!(below(Some(160)), wide);
+    let [from, to] = [a, c].map(|name| format!("{}…", &name[..18]));
+    let narrower = format!(
+        "\
+WHEN                  WHAT       FROM                 TO                   RULE        {:19}  BY
+0000-00-00T00:00:00Z  published  {none:19}  {from}  image-team  {}…  games, drop…
+0000-00-00T00:00:00Z  published  {from}  {to}  -           {none:19}  root, drop …
+",
+        "SIGNER",
+        &key[..18]
+    );
+    assert_eq!(below(Some(120)), narrower);
+    let [from, to] = [a, c].map(|name| format!("{}…", &name[..11]));
+    let narrow = format!(
+        "\
+WHEN                  WHAT       FROM          TO            RULE        BY
+0000-00-00T00:00:00Z  published  -             {from}  image-team  games,…
+0000-00-00T00:00:00Z  published  {from}  {to}  -           root, …
+"
+    );
+    assert_eq!(below(Some(80)), narrow);
 }
 
 fn told_after_a_crash() {

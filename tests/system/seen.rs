@@ -92,7 +92,7 @@ fn of_one() -> Vec<Trial> {
 
 /// The text that a command shows on a terminal of so many columns; in a pipe without any.
 #[track_caller]
-fn shown(world: &World, columns: Option<u16>, arguments: &[&str]) -> String {
+pub fn shown(world: &World, columns: Option<u16>, arguments: &[&str]) -> String {
     let mut command = world.command(arguments);
     let (output, shown) = match columns {
         Some(columns) => on_terminal(&mut command, columns),
@@ -109,7 +109,7 @@ fn shown(world: &World, columns: Option<u16>, arguments: &[&str]) -> String {
 }
 
 #[track_caller]
-fn assert_shown(world: &World, columns: Option<u16>, arguments: &[&str], expected: &str) {
+pub fn assert_shown(world: &World, columns: Option<u16>, arguments: &[&str], expected: &str) {
     let shown = shown(world, columns, arguments);
     assert_eq!(
         shown, expected,
@@ -407,7 +407,7 @@ fn status_for_programs() {
 }
 
 /// The program, run by somebody else: the build's folder may be closed to others.
-fn by_importer(world: &World, program: &Path, arguments: &[&str]) -> Output {
+pub fn by_importer(world: &World, program: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).arg("--config").arg(&world.config);
     output(command.uid(IMPORTER).gid(IMPORTER))
@@ -605,8 +605,8 @@ fn show_tells_all() {
     // An outcome goes before what the history tells of its drop.
     fs::remove_file(world.outcome_file("first")).unwrap();
     let expected = format!(
-        "first\n   Outcome: not kept any more\n    Target: {TARGET}\n   History: published {a}\n      \
-         When: 0000-00-00T00:00:00Z (AGE ago)\n"
+        "first\n   Outcome: not kept any more\n    Target: {TARGET}\n   History: published {a}\n  \
+         Importer: root\n      When: 0000-00-00T00:00:00Z (AGE ago)\n"
     );
     assert_shown(&world, None, &["show", "first"], &expected);
     daemon.stop();
