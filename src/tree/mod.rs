@@ -52,6 +52,7 @@ use rustix::io::Errno;
 
 use self::folder::{Shown, linked};
 use self::history::{History, Past};
+use self::record::RecordError;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
 use crate::sys::{Dir, Failure, Kind, Ownership};
@@ -103,7 +104,8 @@ impl Current {
 pub(crate) struct Generation {
     pub name: GenerationName,
     pub dir: Dir,
-    /// `None` when the record is missing or unreadable: then nobody knows what was published.
+    /// `None` when the record is missing, unreadable or contradicts itself: then nobody knows what was
+    /// published.
     pub record: Option<Record>,
 }
 
@@ -204,6 +206,16 @@ impl Tree {
     ) -> Result<Option<Generation>, Failure> {
         let generations = self.generations(target)?;
         generations.map_or(Ok(None), |generations| generation(&generations, name))
+    }
+
+    /// What is wrong with the record of the generation `name`, for people; `None` where nothing is.
+    fn record_trouble(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<Option<String>, Failure> {
+        let generations = self.generations(target)?;
+        Ok(generations.and_then(|generations| read_record(&generations, name).err()))
     }
 
     /// The head of the record of the generation `name`, without reading the listing; `None` when it
@@ -367,12 +379,33 @@ fn generation(generations: &Dir, name: GenerationName) -> Result<Option<Generati
     let Some(dir) = generations.dir(name.as_str())? else {
         return Ok(None);
     };
-    let bytes = generations.read(name.record(), MAX_RECORD).ok().flatten();
-    let record = bytes
-        .and_then(|bytes| String::from_utf8(bytes).ok())
-        .and_then(|text| Record::parse(&text).ok())
-        .filter(|record| record.head.digest == record.listing.digest());
+    let record = read_record(generations, &name).ok();
     Ok(Some(Generation { name, dir, record }))
+}
+
+/// The record of the generation `name` in a folder of generations.
+///
+/// # Errors
+/// What is wrong with it, for people.
+fn read_record(generations: &Dir, name: &GenerationName) -> Result<Record, String> {
+    let file = name.record();
+    let bytes = generations.read(&file, MAX_RECORD);
+    let bytes = bytes.map_err(|failure| failure.to_string())?;
+    let bytes = bytes.ok_or_else(|| format!("missing; expected {file}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| "not readable: no UTF-8".to_string())?;
+    let record = Record::parse(&text).map_err(|error| {
+        // The place in the text is that in a part of it.
+        let problem = match error {
+            RecordError::Toml(error) => error.message().to_string(),
+            error => error.to_string(),
+        };
+        format!("not readable: {problem}")
+    })?;
+    let (said, is) = (record.head.digest, record.listing.digest());
+    if said != is {
+        return Err(format!("says digest {said}; what it lists has digest {is}"));
+    }
+    Ok(record)
 }
 
 /// The generations in a folder of them, the oldest first.

@@ -219,7 +219,12 @@ impl Verification {
         }
         let given = record.as_ref().and_then(|it| it.head.owner_now(ownership));
         match (record, Image::read(dir, given)) {
-            (None, _) => note(None, DamageKind::Record, "missing, or not readable"),
+            (None, _) => {
+                // One that is good by now was written meanwhile.
+                if let Some(trouble) = self.tree.record_trouble(target, &name)? {
+                    note(None, DamageKind::Record, &trouble);
+                }
+            }
             (Some(_), Err(fault)) => note(None, DamageKind::Unreadable, &fault.to_string()),
             (Some(Record { listing, .. }), Ok(image)) => {
                 compare(&image, &listing, note);

@@ -152,7 +152,7 @@ fn proven() {
 }
 
 /// The image digest, as its canonical form is written down.
-fn digest(listing: &Listing) -> Digest {
+pub fn digest(listing: &Listing) -> Digest {
     let mut lines = Vec::new();
     for (path, FileMark { sha256, size }) in &listing.files {
         lines.push((path, format!("f {size} {sha256} {path}\0")));

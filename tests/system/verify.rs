@@ -5,9 +5,11 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
+use netboot_publisher::Record;
 use serde_json::{Value, json};
 
 use crate::lab::world::{Needs, World, snapshot, test, text};
+use crate::proofs::digest;
 
 const KEEP_ALL: &str = "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n";
 
@@ -188,6 +190,16 @@ const DAMAGES: &[Damage] = &[
         &[("-", "record")],
     ),
     (
+        "torn-record",
+        |dir| fs::write(record(dir), "format = 1\n\n[files]\n").unwrap(),
+        &[("-", "record")],
+    ),
+    (
+        "other-record",
+        |dir| fs::write(record(dir), b"\xff").unwrap(),
+        &[("-", "record")],
+    ),
+    (
         "pointer",
         |dir| fs::rename(dir, dir.with_file_name("elsewhere")).unwrap(),
         &[("-", "pointer")],
@@ -209,8 +221,13 @@ fn record(generation: &Path) -> PathBuf {
 
 fn every_damage() {
     let world = World::with(KEEP_ALL);
+    let mut forged = PathBuf::new();
     for (name, damage, _) in DAMAGES {
-        damage(&publish(&world, name, "one"));
+        let generation = publish(&world, name, "one");
+        damage(&generation);
+        if *name == "forged-record" {
+            forged = generation;
+        }
     }
     publish(&world, "whole", "one");
     // A generation that is not current is looked at as well.
@@ -244,6 +261,32 @@ fn every_damage() {
         target("old")
     );
     assert!(shown.contains(&line), "{shown}");
+    // What is the case with a record.
+    let of_record = |name: &str| {
+        let begin = format!("damaged: {} ", target(name));
+        let line = shown.lines().find_map(|line| line.strip_prefix(&begin));
+        let (generation, said) = line.unwrap().split_once(' ').unwrap();
+        said.replace(generation, "GENERATION")
+    };
+    for (name, expected) in [
+        (
+            "record",
+            "record: missing; expected GENERATION.toml".to_string(),
+        ),
+        (
+            "torn-record",
+            "record: not readable: missing field `target`".to_string(),
+        ),
+        ("other-record", "record: not readable: no UTF-8".to_string()),
+        ("forged-record", {
+            let text = fs::read_to_string(record(&forged)).unwrap();
+            let forged = Record::parse(&text).unwrap();
+            let (said, is) = (forged.head.digest, digest(&forged.listing));
+            format!("record: says digest {said}; what it lists has digest {is}")
+        }),
+    ] {
+        assert_eq!(of_record(name), expected, "{shown}");
+    }
 }
 
 fn another_owner() {
