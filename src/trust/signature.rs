@@ -37,13 +37,19 @@ impl BadSignature {
 /// # Errors
 /// When nobody has, with a key of a kind that is taken.
 pub fn signer_of(message: &[u8], signature: &[u8]) -> Result<SigningKey, BadSignature> {
+    let rule =
+        || format!("expected one SSH signature, as `ssh-keygen -Y sign -n {NAMESPACE}` makes it");
     // The crate passes over what stands before, and no ssh-keygen does.
-    let begins = signature.starts_with(BEGIN).then_some(signature);
-    let read = begins.and_then(|text| SshSig::from_pem(text).ok());
-    let read = read.ok_or_else(|| {
-        let rule = format!("ssh-keygen -Y sign -n {NAMESPACE}");
-        BadSignature::new(format!("expected one SSH signature, as `{rule}` makes it"))
-    })?;
+    if !signature.starts_with(BEGIN) {
+        let begin = String::from_utf8_lossy(BEGIN);
+        return Err(BadSignature::new(format!(
+            "does not begin with `{begin}`; {}",
+            rule()
+        )));
+    }
+    // ssh-keygen passes over blank lines behind a signature, and the crate does not.
+    let read = SshSig::from_pem(signature.trim_ascii_end());
+    let read = read.map_err(|_| BadSignature::new(rule()))?;
     if read.namespace() != NAMESPACE {
         let namespace = quoted(read.namespace());
         return Err(BadSignature::new(format!(
@@ -223,6 +229,10 @@ jcJblzih
         assert!(signer_of(MESSAGE, windows.as_bytes()).is_ok());
         let short = ED25519_SHA512.trim_end();
         assert!(signer_of(MESSAGE, short.as_bytes()).is_ok());
+        for blank in ["\n", "\r\n \n\n"] {
+            let long = format!("{ED25519_SHA512}{blank}");
+            assert!(signer_of(MESSAGE, long.as_bytes()).is_ok(), "{blank:?}");
+        }
     }
 
     #[test]
@@ -242,22 +252,27 @@ jcJblzih
         let doubled = ED25519_SHA512.repeat(2);
         let half = &ED25519_SHA512[..200];
         let long = "A".repeat(1 << 20);
-        let later = format!("a note\n{ED25519_SHA512}");
+        let [noted, blank, followed] = [
+            format!("a note\n{ED25519_SHA512}"),
+            format!("\n{ED25519_SHA512}"),
+            format!("{ED25519_SHA512}a note\n"),
+        ];
+        let rule =
+            "expected one SSH signature, as `ssh-keygen -Y sign -n netboot-publisher` makes it";
+        for bad in [half, &doubled, &followed] {
+            assert_eq!(problem(MESSAGE, bad), rule, "{bad}");
+        }
+        let begin = "does not begin with `-----BEGIN SSH SIGNATURE-----`";
         for bad in [
             "",
-            &later,
             "x",
-            half,
-            &doubled,
+            &noted,
+            &blank,
             &long,
             ED25519,
             &ED25519_SHA512[1..],
         ] {
-            let said = problem(MESSAGE, bad);
-            assert!(
-                said.starts_with("expected one SSH signature"),
-                "{bad}: {said}"
-            );
+            assert_eq!(problem(MESSAGE, bad), format!("{begin}; {rule}"), "{bad}");
         }
     }
 

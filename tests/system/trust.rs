@@ -359,7 +359,7 @@ fn badly_signed() {
     type Spoil = fn(&Path, &Keys);
     let keys = Keys::new();
     let world = with_key(&keys, &["ed25519"]);
-    let cases: [(&str, &str, Spoil, &str, &str); 16] = [
+    let cases: [(&str, &str, Spoil, &str, &str); 18] = [
         (
             "none",
             "",
@@ -433,6 +433,29 @@ fn badly_signed() {
             },
             "published",
             "",
+        ),
+        (
+            "blank-after",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text + "\n\n").unwrap();
+            },
+            "published",
+            "",
+        ),
+        (
+            "blank-before",
+            "",
+            |drop, _| {
+                let path = drop.join("manifest.toml.sig");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, format!("\n{text}")).unwrap();
+            },
+            "rejected bad-signature",
+            "manifest.toml.sig: does not begin with `-----BEGIN SSH SIGNATURE-----`; expected one SSH \
+             signature, as `ssh-keygen -Y sign -n netboot-publisher` makes it",
         ),
         (
             "truncated",
