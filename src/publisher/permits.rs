@@ -83,6 +83,7 @@ fn check_is_new(
     last: Option<u64>,
 ) -> Result<(), Fault> {
     if let Some(expires) = manifest.expires.filter(|expires| *expires <= Moment::now()) {
+        let expires = expires.to_seconds();
         let detail = format!("the manifest's `expires` is {expires}, which is over");
         return Err(reject(Reason::Expired, detail));
     }

@@ -704,12 +704,14 @@ fn expired() {
     let (past, future) = ["2026-01-01T00:00:00Z", "2999-12-31T23:59:59Z"]
         .map(|time| format!("expires = \"{time}\"\n"))
         .into();
-    drop(
+    let outcome = drop(
         "past",
         &listing(TARGET, &past, &files),
         &files,
         "rejected expired",
     );
+    let expected = "the manifest's `expires` is 2026-01-01T00:00:00Z, which is over";
+    assert_eq!(detail(&outcome), expected);
     drop(
         "future",
         &listing(TARGET, &future, &files),
