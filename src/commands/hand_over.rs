@@ -1,7 +1,7 @@
 //! What `submit`, `rollback` and `withdraw` have in common: a drop is made, handed over, and, where
 //! that is wanted, its outcome is waited for.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use super::waiting::{DaemonSays, waiting};
 use crate::image::Image;
 use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
-use crate::sys::Progress;
+use crate::sys::{Failure, Progress};
 use crate::tree::Tree;
 use crate::words::{Moment, Verdict};
 
@@ -267,7 +267,9 @@ async fn wait(
     let found = async {
         loop {
             is_watched = is_watched || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok();
-            if let Some(outcome) = view.own_outcome(drop).context("reading the outcome")? {
+            let outcome = view.own_outcome(drop);
+            let outcome = outcome.map_err(|failure| unread(drop, failure))?;
+            if let Some(outcome) = outcome {
                 return Ok(Some(outcome));
             }
             if timeout(POLL, look.notified()).await.is_ok() {
@@ -287,6 +289,17 @@ async fn wait(
         }
     };
     timeout(limit, found).await.unwrap_or(Ok(None))
+}
+
+/// Why somebody doesn't learn what becomes of the own drop.
+fn unread(drop: &str, failure: Failure) -> anyhow::Error {
+    if !failure.is(ErrorKind::PermissionDenied) {
+        return anyhow::Error::new(failure).context("reading the outcome");
+    }
+    anyhow::anyhow!(
+        "{drop} is in the spool, and its outcome is not for this user to read ({failure}): `--wait` \
+         needs root, or a spool on a file system with ACLs; ask the admin what became of the drop"
+    )
 }
 
 /// Waits for SIGINT or SIGTERM. From the call on, even before the wait, neither ends the program.

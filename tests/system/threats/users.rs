@@ -237,6 +237,49 @@ fn without_acls() {
     world.assert_outcome("mine", "published");
     let folder = fs::metadata(world.outcomes_of(ALICE)).unwrap();
     assert_eq!(folder.permissions().mode() & 0o777, 0o700, "nobody else's");
+    // Its importer learns why the outcome is not to be had.
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(dir.path(), 0o755);
+    open(&disk.root, 0o755);
+    open(&world.incoming(""), 0o1733);
+    let image = dir.path().join("image");
+    fs::create_dir(&image).unwrap();
+    fs::write(image.join("linux"), "2").unwrap();
+    // The build's folder may be closed to others.
+    let program = dir.path().join("program");
+    fs::copy(PROGRAM, &program).unwrap();
+    let daemon = world.daemon();
+    let mut submit = Command::new(program);
+    submit.args([
+        "submit",
+        "--arch=amd64",
+        "--release=noble",
+        "--purpose=install",
+    ]);
+    submit
+        .arg("--wait=1h")
+        .arg(image)
+        .arg("--config")
+        .arg(&world.config);
+    let waited = output(submit.uid(ALICE).gid(ALICE));
+    assert_eq!(waited.status.code(), Some(1), "{}", text(&waited));
+    let stderr = String::from_utf8(waited.stderr).unwrap();
+    let last = stderr.lines().last().unwrap();
+    let drop = last.split(' ').nth(1).unwrap();
+    let folder = world.outcomes_of(ALICE);
+    assert_eq!(
+        last,
+        format!(
+            "netboot-publisher: {drop} is in the spool, and its outcome is not for this user to read \
+             (opening directory {folder:?}: Permission denied): `--wait` needs root, or a spool on a \
+             file system with ACLs; ask the admin what became of the drop"
+        )
+    );
+    until("the drop to be published", || world.outcome(drop).is_some());
+    world.assert_outcome(drop, "published");
+    daemon.stop();
     let other = shared("");
     assert!(!text(&other.run(&["run", "--once"])).contains(said));
 }
