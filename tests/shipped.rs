@@ -33,7 +33,7 @@ an error, in one message on standard error; \fBverify\fR found damage or, with
 \fB\-\-signatures\fR, what is not proven
 .TP
 \fB2\fR
-wrong usage
+wrong usage; \fBmay\fR knows neither yes nor no, as of a user that isn't there
 .TP
 \fB3\fR
 \fBsubmit \-\-wait\fR: rejected

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::status::with_head;
-use super::terminal::{print, width};
+use super::terminal::{print, say, width};
 use crate::fault::Fault;
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
@@ -20,13 +20,19 @@ const ALL: [Requirement; 3] = [
     Requirement::Expires,
 ];
 
-/// Answers yes or no, with the rule and the reason.
-pub(super) fn answer(
-    settings: &Settings,
-    user: &str,
-    deed: Deed,
-    target: &Target,
-) -> anyhow::Result<ExitCode> {
+/// How the command exits where it knows neither yes nor no, as `grep` and `cmp` do.
+const UNKNOWN: u8 = 2;
+
+/// Answers yes or no, with the rule and the reason, or says why that isn't known.
+pub(super) fn answer(settings: &Settings, user: &str, deed: Deed, target: &Target) -> ExitCode {
+    let answered = ask(settings, user, deed, target);
+    answered.unwrap_or_else(|error| {
+        say(&format!("{error:#}"));
+        ExitCode::from(UNKNOWN)
+    })
+}
+
+fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::Result<ExitCode> {
     let uid = Account::uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
     let account = account(uid)?;
     // Where there is no tree, nothing is published.

@@ -112,7 +112,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say whether the importer rules let a user do something, by which rule, and why not; exit 1: no
+    /// Say whether the importer rules let a user do something, by which rule, and why not; exit 1: no,
+    /// 2: not known, as of a user that isn't there
     May {
         /// A user's name
         user: String,
@@ -191,7 +192,7 @@ impl Command {
                 user,
                 action,
                 target,
-            } => may::answer(&settings?, &user, action, &target),
+            } => Ok(may::answer(&settings?, &user, action, &target)),
             Self::Verify {
                 target,
                 signatures,

@@ -301,6 +301,12 @@ fn may() {
             format!("{answer}\n")
         );
     }
+    let unknown = world.run(&["may", "no-such-user", "publish", TARGET]);
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown));
+    assert_eq!(
+        String::from_utf8(unknown.stderr).unwrap(),
+        "netboot-publisher: no such user: no-such-user\n"
+    );
     let checked = text(&world.run(&["check-config"]));
     for line in [
         "team    games                    0     amd64/*/noble/*  amd64/*/noble/*  amd64/*/noble/*  -",
