@@ -155,8 +155,8 @@ async fn publish(
         starting(start).await.context("recovery broke off")??;
     let (spool, tree) = (settings.spool.path.display(), settings.tree.path.display());
     tracing::info!(message_id = %MessageId::Ready, %spool, %tree, "ready");
-    if settings.importers.is_empty() {
-        tracing::info!("no importer rules: whoever may write into incoming/ may do everything");
+    if let Some(note) = settings.importers.note() {
+        tracing::info!("{note}");
     }
     tell_systemd(&[NotifyState::Ready]);
     // A daemon that is ending already does not wait for this.

@@ -46,7 +46,10 @@ impl CheckConfig {
         };
         let untried = tell_untried(&untried);
         // Users and groups are looked up for it: not for a reload, which is quiet.
-        let rules = may::table(&settings.importers);
+        let rules = settings.importers.note().map_or_else(
+            || may::table(&settings.importers),
+            |note| format!("{note}\n"),
+        );
         print(&format!("{path}: {verdict}{untried}\n{rules}"))
     }
 }

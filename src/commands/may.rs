@@ -88,11 +88,8 @@ fn with(rule: &ImporterRule) -> String {
     }
 }
 
-/// The rules, for people, and what is odd about them; nothing where there are none.
+/// The rules, for people, and what is odd about them.
 pub(super) fn table(rules: &[ImporterRule]) -> String {
-    if rules.is_empty() {
-        return String::new();
-    }
     let list = |patterns: &[TargetPattern]| match patterns {
         [] => "-".to_string(),
         patterns => patterns

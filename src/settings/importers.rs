@@ -61,6 +61,12 @@ impl ImporterRules {
         places.into_iter().map(|at| &self.all[at])
     }
 
+    /// What an admin is told where there are none.
+    pub(crate) fn note(&self) -> Option<&'static str> {
+        let note = "no importer rules: whoever may write into incoming/ may do everything";
+        self.all.is_empty().then_some(note)
+    }
+
     /// Whether what this key has signed is good for a rule, at least where it is published already.
     pub(crate) fn know(&self, key: &SigningKey) -> bool {
         self.keys.contains(key)

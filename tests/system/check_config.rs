@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 
 use crate::boot_configs::world;
 use crate::lab::world::{World, output, snapshot, test, text};
+use crate::rules::NO_RULES;
 use crate::unprivileged::{self, NOBODY, Unprivileged};
 
 const TARGET: &str = "amd64/generic/bookworm/install";
@@ -67,7 +68,7 @@ fn assert_good(world: &World) {
     let said = String::from_utf8_lossy(&checked.stdout).to_string();
     assert_eq!(
         said,
-        format!("{}: good\n", world.config.display()),
+        format!("{}: good\n{NO_RULES}\n", world.config.display()),
         "{}",
         text(&checked)
     );
@@ -277,14 +278,15 @@ fn another_user_is_told() {
         assert!(checked.status.success(), "{user}: {}", text(&checked));
         String::from_utf8(checked.stdout).unwrap()
     };
-    let good = format!("{}: good\n", world.config.display());
+    let good = format!("{}: good\n{NO_RULES}\n", world.config.display());
     assert_eq!(say(0), good);
     assert_eq!(say(NOBODY), good);
     let told = say(NOBODY - 1);
     let expected = format!(
         "{}: good, as far as the user \"{}\" may try it:\n\
          spool.path: writing into {:?}: Permission denied; let the user \"{1}\" write there\n\
-         tree.path: writing into {:?}: Permission denied; let the user \"{1}\" write there\n",
+         tree.path: writing into {:?}: Permission denied; let the user \"{1}\" write there\n\
+         {NO_RULES}\n",
         world.config.display(),
         NOBODY - 1,
         world.spool,

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::lab::world::{
     Daemon, Needs, PATIENCE, PROGRAM, World, output, test, text, wait_for_names,
 };
+use crate::rules::NO_RULES;
 
 const TARGET: &str = "amd64/generic/noble/install";
 const SUBMIT: &[&str] = &[
@@ -261,13 +262,13 @@ error: unclosed table, expected `]`
 fn a_good_configuration_is_good() {
     let world = World::new();
     let output = program(&["check-config", "--config", "config.toml"], &world.root);
-    assert_said(&output, 0, "config.toml: good\n", "");
+    assert_said(&output, 0, &format!("config.toml: good\n{NO_RULES}\n"), "");
     for shipped in ["config/netboot-publisher.toml", "config/local.toml"] {
         let output = program(
             &["check-config", "--config", shipped],
             Path::new(env!("CARGO_MANIFEST_DIR")),
         );
-        assert_said(&output, 0, &format!("{shipped}: good\n"), "");
+        assert_said(&output, 0, &format!("{shipped}: good\n{NO_RULES}\n"), "");
     }
 }
 
@@ -418,9 +419,9 @@ fn no_configuration() {
     let checked = output(Command::new(PROGRAM).arg("check-config"));
     // A machine may have the package installed.
     let said = if Path::new(usual).exists() {
-        format!("{usual}: good\n")
+        format!("{usual}: good\n{NO_RULES}\n")
     } else {
-        format!("{usual}: not there, the built-in defaults apply\n")
+        format!("{usual}: not there, the built-in defaults apply\n{NO_RULES}\n")
     };
     assert_said(&checked, 0, &said, "");
 }

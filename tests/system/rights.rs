@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 
 use crate::lab::container::{self, Container, UNIT};
 use crate::lab::world::{Daemon, World, own, test, until};
+use crate::rules::NO_RULES;
 use crate::unprivileged::{self, NOBODY, Unprivileged};
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -123,9 +124,6 @@ fn unit_serves_what_is_there() {
         assert_eq!(restarts.trim(), (number + 1).to_string(), "{replaced}");
     }
 }
-
-/// What a start says where everybody may do everything.
-const NO_RULES: &str = "no importer rules: whoever may write into incoming/ may do everything";
 
 fn own_lines() {
     for format in ["text", "json"] {

@@ -67,6 +67,9 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
+/// What an admin is told where there are none.
+pub const NO_RULES: &str = "no importer rules: whoever may write into incoming/ may do everything";
+
 /// One rule for what a key of kind `ed25519` has signed, and one without keys.
 fn two_rules(keys: &Keys) -> String {
     format!(
@@ -599,7 +602,7 @@ fn start_says() {
     for (rules, times) in [("", 1), (rule, 0)] {
         let world = World::with(&format!("[limits]\nmin_free_space = \"0B\"\n{rules}"));
         let log = world.daemon().stop().join("\n");
-        let line = "no importer rules: whoever may write into incoming/ may do everything";
+        let line = NO_RULES;
         assert_eq!(log.matches(line).count(), times, "{log}");
         assert_eq!(log.matches("importer rule").count(), times, "{log}");
     }
