@@ -39,6 +39,11 @@ pub fn tests() -> Vec<Trial> {
             repaired,
         ),
         test(
+            "a signed drop repairs what proved the same image as long as its serial is the last one",
+            NEEDS,
+            repaired_by_serial,
+        ),
+        test(
             "what was signed is followed by what is signed only, after anybody's rollback too",
             NEEDS,
             followed,
@@ -572,6 +577,66 @@ fn repaired() {
     }
 }
 
+fn repaired_by_serial() {
+    let keys = Keys::new();
+    let world = world(&keys, "min_age = \"1h\"\nkeep = 9");
+    let target = target("a");
+    let bring = |name: &str, serial: u32, bytes: &str| {
+        let files = [("linux", bytes)];
+        let text = listing(&target, &format!("serial = {serial}\n"), &files);
+        sign(
+            &build(&world, name, &text, &files),
+            &keys.path("ed25519"),
+            FOR_US,
+        );
+        hand_over(&world, name, GAMES);
+        world.run_once();
+        world.published(&target).canonicalize().unwrap()
+    };
+    let unproven = || {
+        let (_, report) = verify(&world, &["--signatures"]);
+        let damages = report["damages"].as_array().unwrap().iter();
+        let of = |damage: &Value| damage["generation"].as_str().unwrap().to_string();
+        damages.map(of).collect::<Vec<_>>()
+    };
+    let name = |generation: &Path| {
+        generation
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_string()
+    };
+    let one = bring("one", 7, "one");
+    let two = bring("two", 9, "two");
+    world.assert_outcome("two", "published");
+    fs::remove_file(beside(&two, SIGNATURE)).unwrap();
+    assert_eq!(unproven(), [name(&two)]);
+    let again = bring("two-again", 9, "two");
+    world.assert_outcome("two-again", "published");
+    assert!(![&one, &two].contains(&&again));
+    assert_eq!(unproven(), [name(&two)], "what is current is proven");
+
+    // Where the record has gone nobody knows what the serial was of.
+    let record = fs::read(beside(&again, ".toml")).unwrap();
+    fs::remove_file(beside(&again, ".toml")).unwrap();
+    bring("without-record", 9, "two");
+    world.assert_outcome("without-record", "rejected stale");
+    fs::write(beside(&again, ".toml"), record).unwrap();
+
+    let order = world.run(&["rollback", &target, "--to", &name(&one)]);
+    assert!(order.status.success(), "{}", text(&order));
+    world.run_once();
+    assert_eq!(world.published(&target).canonicalize().unwrap(), one);
+    fs::remove_file(beside(&one, SIGNATURE)).unwrap();
+    bring("one-again", 7, "one");
+    world.assert_outcome("one-again", "rejected stale");
+    let anew = bring("one-anew", 10, "one");
+    world.assert_outcome("one-anew", "published");
+    let unproven = unproven();
+    assert!(!unproven.contains(&name(&anew)), "{unproven:?}");
+}
+
 fn beside_a_daemon() {
     let keys = Keys::new();
     let world = world(&keys, KEEP_NONE);
@@ -618,4 +683,13 @@ fn followed() {
     assert_eq!(last["event"], "rolled-back", "{history:#}");
     assert_eq!(last["vouched"], Value::Null, "nobody has signed the order");
     assert_proven(&world, 2);
+    // A withdrawal ends that: what comes then is new.
+    let order = world.run(&["withdraw", &target]);
+    assert!(order.status.success(), "{}", text(&order));
+    world.run_once();
+    build(&world, "new", &manifest(&target), &[("linux", "new")]);
+    hand_over(&world, "new", MAN);
+    world.run_once();
+    let outcome = world.assert_outcome("new", "published");
+    assert_eq!(outcome["rule"], "other", "{outcome:#}");
 }

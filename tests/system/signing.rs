@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use libtest_mimic::Trial;
-use netboot_publisher::Manifest;
+use netboot_publisher::{Digest, Manifest};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::keys::{Agent, Keys, public};
 use crate::lab::terminal::Terminal;
-use crate::lab::world::{Needs, PROGRAM, World, output, own, test, text};
+use crate::lab::world::{Needs, PROGRAM, World, names, output, own, test, text, until};
+use crate::rules::NO_RULES;
+use crate::trust::{GAMES, MAN, NEWS};
 
 const TARGET: &str = "amd64/generic/noble/install";
-
-/// A user that every Debian has: the importer.
-const GAMES: u32 = 5;
 
 const SETSID: &str = "/usr/bin/setsid";
 
@@ -36,9 +35,19 @@ pub fn tests() -> Vec<Trial> {
             signed,
         ),
         test(
-            "an image is signed and submitted as the README says",
+            "one team without any rule does everything, as the README says",
             NEEDS,
-            as_the_readme_says,
+            one_team,
+        ),
+        test(
+            "teams with Unix users of their own do what the README's rules let them",
+            NEEDS,
+            teams_by_user,
+        ),
+        test(
+            "an image is signed and submitted by a shared account as the README says",
+            NEEDS,
+            shared_account,
         ),
         test(
             "a key that an agent holds signs, also where its private half isn't there",
@@ -80,10 +89,16 @@ struct Scene {
 impl Scene {
     /// With a rule that has these public keys.
     fn new(keys: Keys, public: &[String]) -> Self {
-        let world = World::with(&format!(
-            "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 9\n\
-             [[importer]]\nname = \"team\"\nusers = [\"games\"]\nkeys = {public:?}\n\
+        let rule = format!(
+            "[[importer]]\nname = \"team\"\nusers = [\"games\"]\nkeys = {public:?}\n\
              publish = [\"*/*/*/*\"]\nwithdraw = [\"*/*/*/*\"]\n"
+        );
+        Self::with_rules(keys, &rule)
+    }
+
+    fn with_rules(keys: Keys, rules: &str) -> Self {
+        let world = World::with(&format!(
+            "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"0s\"\nkeep = 9\n{rules}"
         ));
         let mode = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -215,37 +230,205 @@ fn signed() {
     world.assert_at_rest();
 }
 
-fn as_the_readme_says() {
-    let scene = Scene::with_keys(&["ed25519"]);
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let recipe = "netboot-publisher submit --sign ";
-    let (_, rest) = readme.split_once(&format!("```\n{recipe}")).unwrap();
-    let recipe = format!("{recipe}{}", rest.split("```").next().unwrap());
-    let home = scene.world.root.join("home");
-    fs::create_dir_all(home.join(".ssh")).unwrap();
-    fs::copy(scene.keys.path("ed25519"), home.join(".ssh/id_ed25519")).unwrap();
-    own(&home, GAMES);
-    fs::write(scene.image.join("linux"), "kernel").unwrap();
+/// The blocks of README's chapter on trust that begin so.
+fn of_readme(language: &str, begin: &str) -> String {
+    let readme = include_str!("../../README.md");
+    let (_, chapter) = readme.split_once("\n### Trust\n").expect("a chapter");
+    let chapter = chapter.split("\n### ").next().unwrap();
+    let head = format!("\n```{language}\n{begin}");
+    let blocks = chapter.split(&head).skip(1);
+    let blocks: Vec<_> = blocks.map(|it| it.split("```").next().unwrap()).collect();
+    let [block] = blocks[..] else {
+        panic!("{} blocks that begin with {begin}", blocks.len());
+    };
+    format!("{begin}{block}")
+}
+
+/// Those of README's rules that have this name first, for users and groups that every Debian has.
+fn rules_of_readme(name: &str) -> String {
+    let rules = of_readme("toml", &format!("[[importer]]\nname = \"{name}\"\n"));
+    let mut real = rules.clone();
+    for (theirs, ours) in [
+        ("lea", "games"),
+        ("netboot-release", "man"),
+        ("upload", "games"),
+    ] {
+        real = real.replace(&format!("[\"{theirs}\"]"), &format!("[\"{ours}\"]"));
+    }
+    assert_ne!(real, rules);
+    real
+}
+
+impl Scene {
+    /// Runs commands as they are written, as a user does in whose home is a key: the program is called
+    /// by its name, and has the configuration of the test.
+    fn shell(&self, user: u32, script: &str) -> Output {
+        let home = self.world.root.join(format!("home-{user}"));
+        fs::create_dir_all(home.join(".ssh")).unwrap();
+        fs::copy(self.keys.path("ed25519"), home.join(".ssh/id_ed25519")).unwrap();
+        let (program, config) = (&self.program, &self.world.config);
+        let called = home.join("netboot-publisher");
+        fs::write(
+            &called,
+            format!("#!/bin/sh\nexec {program:?} \"$@\" --config {config:?}\n"),
+        )
+        .unwrap();
+        fs::set_permissions(called, fs::Permissions::from_mode(0o755)).unwrap();
+        own(&home, user);
+        fs::write(self.image.join("linux"), "kernel").unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let mut shell = Command::new(SETSID);
+        shell
+            .args(["sh", "-euc", script])
+            .env("PATH", format!("{}:{path}", home.display()))
+            .env("HOME", home)
+            .current_dir(&self.world.root);
+        output(shell.uid(user).gid(user))
+    }
+
+    /// The same, of `submit`, `withdraw` and the like with `--wait`: what has come of it is said.
+    #[track_caller]
+    fn assert_comes(&self, user: u32, script: &str, code: i32, says: &str) {
+        let done = self.shell(user, script);
+        let said = text(&done);
+        assert_eq!(done.status.code(), Some(code), "{script}: {said}");
+        assert!(said.contains(says), "{script}: {says}: {said}");
+    }
+}
+
+/// `submit` to a target whose other parts are those of an image of tests.
+fn submit_to(arch: &str, release: &str) -> String {
+    format!(
+        "netboot-publisher submit --arch {arch} --release {release} --purpose install --wait image"
+    )
+}
+
+fn one_team() {
+    let scene = Scene::with_rules(Keys::new(), "");
+    let checked = scene.shell(GAMES, "netboot-publisher check-config");
+    assert!(text(&checked).contains(NO_RULES), "{}", text(&checked));
     let daemon = scene.world.daemon();
-    // The program, with the configuration of the test, by its name.
-    let (program, config) = (&scene.program, &scene.world.config);
-    let script = format!("#!/bin/sh\nexec {program:?} \"$@\" --config {config:?}\n");
-    let called = home.join("netboot-publisher");
-    fs::write(&called, script).unwrap();
-    fs::set_permissions(called, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let mut shell = Command::new(SETSID);
-    shell
-        .args(["sh", "-euc", &recipe])
-        .env("PATH", format!("{}:{path}", home.display()))
-        .env("HOME", home)
-        .current_dir(&scene.world.root)
-        .uid(GAMES)
-        .gid(GAMES);
-    let done = output(&mut shell);
-    assert!(done.status.success(), "{}", text(&done));
-    assert!(text(&done).contains(&format!("published {TARGET} ")));
+    // What is signed counts as what is not.
+    let signed = of_readme("", "netboot-publisher submit --sign ");
+    scene.assert_comes(GAMES, &signed, 0, &format!("published {TARGET} "));
+    let generations = names(&scene.world.published(&format!("{TARGET}@")));
+    assert_eq!(generations.len(), 2, "{generations:?}");
+    let withdraw = format!("netboot-publisher withdraw {TARGET} --wait");
+    scene.assert_comes(MAN, &withdraw, 0, &format!("withdrawn {TARGET} "));
     daemon.stop();
+}
+
+fn teams_by_user() {
+    let scene = Scene::with_rules(Keys::new(), &rules_of_readme("release-team"));
+    let daemon = scene.world.daemon();
+    let may = "netboot-publisher may lea publish lab/generic/noble/install";
+    assert!(include_str!("../../README.md").contains(&format!("`{may}`")));
+    scene.assert_comes(GAMES, &may.replace("lea", "games"), 0, "yes, by rule `lab`");
+    for (user, script, code, says) in [
+        (
+            MAN,
+            submit_to("amd64", "noble"),
+            0,
+            "published amd64/generic/noble/install ",
+        ),
+        (
+            MAN,
+            submit_to("amd64", "trixie"),
+            0,
+            "published amd64/generic/trixie/install ",
+        ),
+        (
+            MAN,
+            submit_to("amd64", "sid"),
+            3,
+            "not-allowed: rule `release-team` does not let man publish",
+        ),
+        (
+            GAMES,
+            submit_to("lab", "noble"),
+            0,
+            "published lab/generic/noble/install ",
+        ),
+        (
+            GAMES,
+            submit_to("amd64", "noble"),
+            3,
+            "not-allowed: rule `lab` does not let games publish",
+        ),
+        (
+            NEWS,
+            submit_to("lab", "noble"),
+            3,
+            "not-allowed: no rule is for news",
+        ),
+        (
+            MAN,
+            "netboot-publisher withdraw amd64/generic/trixie/install --wait".to_string(),
+            3,
+            "not-allowed: rule `release-team` does not let man withdraw",
+        ),
+        (
+            MAN,
+            "netboot-publisher withdraw amd64/generic/noble/install --wait".to_string(),
+            0,
+            "withdrawn amd64/generic/noble/install ",
+        ),
+    ] {
+        scene.assert_comes(user, &script, code, says);
+    }
+    daemon.stop();
+}
+
+fn shared_account() {
+    let keys = Keys::new();
+    let rules = rules_of_readme("team-a");
+    let (_, rest) = rules.split_once("keys = [\"").unwrap();
+    let theirs = rest.split('"').next().unwrap();
+    let rules = rules.replace(theirs, &keys.public("ed25519"));
+    let scene = Scene::with_rules(keys, &rules);
+    let daemon = scene.world.daemon();
+    let recipe = of_readme("", "netboot-publisher submit --sign ");
+    // It has what the rule asks for.
+    let serial = " --serial \"$(date +%s)\"";
+    let bare = recipe.replace(serial, "");
+    assert_ne!(bare, recipe);
+    scene.assert_comes(
+        GAMES,
+        &bare,
+        3,
+        "not-allowed: rule `team-a` requires `serial`",
+    );
+    scene.assert_comes(GAMES, &recipe, 0, &format!("published {TARGET} "));
+    let unsigned = recipe.replace(" --sign ~/.ssh/id_ed25519", "");
+    assert_ne!(unsigned, recipe);
+    scene.assert_comes(GAMES, &unsigned, 3, "unsigned: ");
+    // By hand.
+    let by_hand = "ssh-keygen -Y sign -n netboot-publisher -f KEY manifest.toml";
+    assert!(include_str!("../../README.md").contains(&format!("`{by_hand}`")));
+    let linux = Digest::of(b"kernel");
+    let script = format!(
+        "umask 022; cd spool/incoming; mkdir -p .hand/image; cd .hand; printf kernel > image/linux
+         cat > manifest.toml <<END
+format = 1
+arch = \"amd64\"
+release = \"sid\"
+purpose = \"install\"
+serial = $(date +%s)
+[files]
+\"linux\" = {{ sha256 = \"{linux}\" }}
+END
+         {}
+         mv -T ../.hand ../hand",
+        by_hand.replace("KEY", "~/.ssh/id_ed25519")
+    );
+    scene.assert_comes(GAMES, &script, 0, "");
+    until("its outcome", || scene.world.outcome("hand").is_some());
+    scene.world.assert_outcome("hand", "published");
+    daemon.stop();
+    let verify = "netboot-publisher verify --signatures";
+    assert!(include_str!("../../README.md").contains(&format!("`{verify}`")));
+    let proven = scene.world.run(&["verify", "--signatures"]);
+    assert!(proven.status.success(), "{}", text(&proven));
 }
 
 fn by_agent() {
