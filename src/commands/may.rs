@@ -8,7 +8,7 @@ use super::terminal::{print, say, width};
 use crate::fault::Fault;
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
-use crate::sys::{Account, is_group};
+use crate::sys::{Account, gid_of};
 use crate::tree::Tree;
 use crate::trust::{Asker, Deed, Wish};
 use crate::words::{Reason, SigningKey, Target, TargetPattern};
@@ -136,7 +136,7 @@ fn oddities(rules: &[ImporterRule]) -> Vec<String> {
         for user in who.users.iter().filter(is_unknown) {
             odd.push(format!("rule `{name}`: no such user: {user}"));
         }
-        for group in who.groups.iter().filter(|group| !is_group(group)) {
+        for group in who.groups.iter().filter(|group| gid_of(group).is_none()) {
             odd.push(format!("rule `{name}`: no such group: {group}"));
         }
         for earlier in &rules[..at] {

@@ -7,6 +7,7 @@ use strum::VariantNames;
 use toml::de::DeValue;
 
 use super::values::{count, one_of, positive, size};
+use crate::sys::Account;
 use crate::text::{Expected, Table, ValueExt as _};
 use crate::words::{Name, SigningKey, TargetPattern};
 
@@ -46,15 +47,12 @@ impl ImporterRules {
         rules
     }
 
-    /// Rules for a user of this name, who is in these groups, in their order.
-    pub(crate) fn of(
-        &self,
-        user: Option<&str>,
-        groups: &[String],
-    ) -> impl Iterator<Item = &ImporterRule> {
-        let by_user = user.and_then(|user| self.by_user.get(user));
-        let by_group = groups.iter().filter_map(|group| self.by_group.get(group));
-        let named = by_user.into_iter().chain(by_group).flatten();
+    /// Rules for this user, in their order.
+    pub(crate) fn of(&self, account: &Account) -> impl Iterator<Item = &ImporterRule> {
+        let by_user = account.names().filter_map(|name| self.by_user.get(name));
+        let groups = account.groups.iter();
+        let by_group = groups.filter_map(|group| self.by_group.get(group));
+        let named = by_user.chain(by_group).flatten();
         let mut places: Vec<_> = named.chain(&self.for_anybody).copied().collect();
         places.sort_unstable();
         places.dedup();
@@ -96,8 +94,8 @@ pub(crate) struct ImporterRule {
 /// Whom a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Who {
-    /// Names of users and groups, of which the drop's owner is one or in one; anybody where both are
-    /// empty.
+    /// Names of users and groups, or numbers that nobody is called by, of which the drop's owner is one
+    /// or in one; anybody where both are empty.
     pub(crate) users: Vec<String>,
     pub(crate) groups: Vec<String>,
     /// One of these has signed, unless there are none.

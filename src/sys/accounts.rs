@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{self, Group, Uid, User};
+use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
 /// Who put a drop into the spool.
@@ -38,7 +38,9 @@ impl Importer {
 pub(crate) struct Account {
     /// `None` where the machine knows no such user.
     pub(crate) name: Option<String>,
-    /// The names of the groups that the user is in.
+    /// The user's number, unless that is some user's name.
+    pub(crate) number: Option<String>,
+    /// The names of the groups that the user is in, and likewise their numbers.
     pub(crate) groups: Vec<String>,
 }
 
@@ -58,15 +60,20 @@ impl Account {
     fn root(uid: u32) -> Option<Self> {
         (uid == 0).then(|| Self {
             name: Some("root".to_string()),
+            number: None,
             groups: Vec::new(),
         })
+    }
+
+    /// What the user is called, as with chown(1): by its name, or by its number.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.name.iter().chain(&self.number)
     }
 
     /// The number of the user of this name, which may be a number itself. Asks the user database, and waits.
     pub(crate) fn uid_of(name: &str) -> Option<u32> {
         let user = User::from_name(name).ok().flatten();
-        user.map(|user| user.uid.as_raw())
-            .or_else(|| name.parse().ok())
+        user.map(|user| user.uid.as_raw()).or_else(|| number(name))
     }
 
     fn lookups() -> &'static Arc<Lookups<Self>> {
@@ -75,21 +82,41 @@ impl Account {
     }
 }
 
-/// Whether the machine knows a group of this name. Asks the user database, and waits.
-pub(crate) fn is_group(name: &str) -> bool {
-    Group::from_name(name).ok().flatten().is_some()
+/// The number of the group of this name, which may be a number itself. Asks the user database, and waits.
+pub(crate) fn gid_of(name: &str) -> Option<u32> {
+    let group = Group::from_name(name).ok().flatten();
+    group
+        .map(|group| group.gid.as_raw())
+        .or_else(|| number(name))
+}
+
+/// The number of a user or group, written in the one way in which it is its own name.
+fn number(text: &str) -> Option<u32> {
+    let number = text.parse::<u32>().ok();
+    number.filter(|number| number.to_string() == text)
 }
 
 fn look_up(uid: u32) -> Account {
+    // Whoever is called by a number goes before whoever has it.
+    let number = Some(uid.to_string()).filter(|number| Account::uid_of(number) == Some(uid));
     let Some(user) = User::from_uid(Uid::from_raw(uid)).ok().flatten() else {
-        return Account::default();
+        return Account {
+            number,
+            ..Account::default()
+        };
     };
     let name = CString::new(user.name.as_str()).ok();
     let groups = name.and_then(|name| unistd::getgrouplist(&name, user.gid).ok());
-    let named = |gid| Group::from_gid(gid).ok().flatten().map(|group| group.name);
+    let called = |gid: Gid| {
+        let name = Group::from_gid(gid).ok().flatten().map(|group| group.name);
+        let number = Some(gid.to_string());
+        let number = number.filter(|number| gid_of(number) == Some(gid.as_raw()));
+        name.into_iter().chain(number)
+    };
     Account {
         name: Some(user.name),
-        groups: groups.into_iter().flatten().filter_map(named).collect(),
+        number,
+        groups: groups.into_iter().flatten().flat_map(called).collect(),
     }
 }
 

@@ -45,9 +45,7 @@ pub(super) fn of_owner<'r>(
     settings: &'r Settings,
     account: &Account,
 ) -> impl Iterator<Item = &'r ImporterRule> {
-    settings
-        .importers
-        .of(account.name.as_deref(), &account.groups)
+    settings.importers.of(account)
 }
 
 impl Asker<'_> {
@@ -240,6 +238,11 @@ mod tests {
             groups = ["lab"]
             publish = ["lab/*/*/*"]
             require = ["serial", "expires"]
+            [[importer]]
+            name = "numbers"
+            users = ["1006"]
+            groups = ["77"]
+            publish = ["*/*/numbers/*"]
             "#
         );
         Settings::parse("config.toml", &text).unwrap()
@@ -262,10 +265,15 @@ mod tests {
             "lea" => (1_002, &["lab"]),
             "upload" => (1_003, &["upload"]),
             "eve" => (1_004, &["eve"]),
+            "six" => (1_006, &["six", "6"]),
+            "in-77" => (1_007, &["77"]),
+            // Called by the number of another user.
+            "1006" => (1_008, &[]),
             _ => (1_005, &[]),
         };
         let account = Account {
             name: (uid != 1_005).then(|| who.to_string()),
+            number: Some(uid.to_string()),
             groups: groups.iter().map(ToString::to_string).collect(),
         };
         let key = match signed {
@@ -391,6 +399,10 @@ mod tests {
         ("eve", "", "publish", "lab/generic/noble/install", "-", "", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
         ("nobody", "", "publish", "amd64/generic/noble/install", "-", "files", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
         ("nobody", "B", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
+        ("six", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),
+        ("in-77", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),
+        ("1006", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),
+        ("six", "", "publish", "amd64/generic/noble/install", "-", "", "not-allowed: rule `numbers` does not let six publish amd64/generic/noble/install; its `publish` allows */*/numbers/*"),
     ];
 
     /// What a rule says of whom it is for: users, groups, keys and old keys.
@@ -422,12 +434,14 @@ mod tests {
             rules in vec(whom(), 0..8),
             uid in 0_u32..3,
             user in option::of(select(&["a", "b", "c"][..])),
+            number in option::of(select(&["a", "b", "c"][..])),
             groups in vec(select(&["a", "b", "c"][..]), 0..4),
             key in option::of(select(&[A, B, X][..])),
         ) {
             let settings = with_rules(&rules);
             let account = Account {
                 name: user.map(String::from),
+                number: number.map(String::from),
                 groups: groups.iter().map(ToString::to_string).collect(),
             };
             let signer = key.map(|key| key.parse().unwrap());
@@ -435,7 +449,8 @@ mod tests {
 
             let mut of_owner = Vec::new();
             for (at, [users, of_groups, keys, _]) in rules.iter().enumerate() {
-                let is_user = user.is_some_and(|user| users.contains(&user));
+                let mut names = user.iter().chain(&number);
+                let is_user = names.any(|name| users.contains(name));
                 let is_in_group = of_groups.iter().any(|group| groups.contains(group));
                 if is_user || is_in_group || (users.is_empty() && of_groups.is_empty()) {
                     of_owner.push((at.to_string(), keys));

@@ -110,6 +110,7 @@ mod tests {
             let account = Account {
                 name: Some(name.to_string()),
                 groups: groups.iter().map(ToString::to_string).collect(),
+                ..Account::default()
             };
             max_waiting.bound(Some(&account))
         };

@@ -14,7 +14,7 @@ use crate::lab::world::{
 };
 use crate::seen::{assert_shown, by_importer, json, shown, wait_for_state};
 use crate::supervision::{change, figure, measured, reread, start};
-use crate::trust::{GAMES, NEEDS, NEWS, build, hand_over, listing};
+use crate::trust::{GAMES, MAN, NEEDS, NEWS, build, hand_over, listing};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -48,6 +48,11 @@ pub fn tests() -> Vec<Trial> {
             "of an importer as many drops may wait as the most generous of the rules says",
             &[Needs::Root],
             max_waiting,
+        ),
+        test(
+            "a rule names users and groups by their numbers as well",
+            &[Needs::Root],
+            numbers,
         ),
         test(
             "a drop is judged by the rules of the last reload that was good",
@@ -500,6 +505,41 @@ fn max_waiting() {
     }
     assert_eq!(read(NEWS), first(NEWS, DROPS));
     daemon.stop();
+}
+
+fn numbers() {
+    // `man` is in the group 12 of the same name.
+    let world = World::with(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "by-uid"
+        users = ["5", "4711"]
+        publish = ["amd64/*/*/*"]
+        [[importer]]
+        name = "by-gid"
+        groups = ["12"]
+        publish = ["amd64/*/*/*"]
+        "#,
+    );
+    for (name, uid, expected, rule) in [
+        ("a", GAMES, "published", Some("by-uid")),
+        ("b", STRANGER, "unchanged", Some("by-uid")),
+        ("c", MAN, "unchanged", Some("by-gid")),
+        ("d", NEWS, "rejected not-allowed", None),
+    ] {
+        bring(&world, name, uid, TARGET);
+        world.run_once();
+        let outcome = world.assert_outcome(name, expected);
+        assert_eq!(outcome["rule"].as_str(), rule, "{outcome:#}");
+    }
+    for (user, code) in [("games", 0), ("12345", 1), ("4711", 0)] {
+        let said = world.run(&["may", user, "publish", TARGET]);
+        assert_eq!(said.status.code(), Some(code), "{user}: {}", text(&said));
+    }
+    let checked = text(&world.run(&["check-config"]));
+    assert!(!checked.contains("warning"), "{checked}");
 }
 
 /// Brings a drop of one file to [`TARGET`], and asserts what becomes of it, and by which rule.
