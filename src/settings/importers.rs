@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 
 use strum::VariantNames;
-use toml::de::DeValue;
 
 use super::values::{count, one_of, positive, size};
 use crate::sys::Account;
@@ -186,19 +185,20 @@ pub(super) fn importer(table: &mut Table<'_, '_>, names: &mut Vec<Name>) -> Opti
         names.push(name.clone());
         Ok(name)
     });
-    let users = table.optional("users", accounts).unwrap_or_default();
-    let groups = table.optional("groups", accounts).unwrap_or_default();
-    let keys = table.optional("keys", keys);
-    let old_keys = table.optional("old_keys", old_keys).unwrap_or_default();
-    let publish = table.optional("publish", patterns).unwrap_or_default();
-    let create = table.optional("create", patterns);
-    let rollback = table.optional("rollback", patterns);
-    let withdraw = table.optional("withdraw", patterns).unwrap_or_default();
+    let mut accounts = |key| table.list(key, Some(ONE_NAME), account);
+    let (users, groups) = (accounts("users"), accounts("groups"));
+    let keys = table.list("keys", Some(ONE_KEY), signing_key);
+    let old_keys = table.list("old_keys", None, signing_key);
+    let mut patterns = |key| table.list(key, None, pattern);
+    let publish = patterns("publish").unwrap_or_default();
+    let create = patterns("create");
+    let rollback = patterns("rollback");
+    let withdraw = patterns("withdraw").unwrap_or_default();
     let follow_others = table.optional("follow_others", |value| {
         let rule = || "true or false".to_string();
         value.as_bool().ok_or_else(rule)
     });
-    let require = table.optional("require", requirements).unwrap_or_default();
+    let require = table.list("require", None, requirement).unwrap_or_default();
     let limits = OwnLimits {
         max_image_size: table.optional("max_image_size", size),
         max_files: table.optional("max_files", count(10_000_000)),
@@ -207,10 +207,10 @@ pub(super) fn importer(table: &mut Table<'_, '_>, names: &mut Vec<Name>) -> Opti
     Some(ImporterRule {
         name: name?,
         who: Who {
-            users,
-            groups,
+            users: users.unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
             keys: keys.unwrap_or_default(),
-            old_keys,
+            old_keys: old_keys.unwrap_or_default(),
         },
         rights: Rights {
             create: create.unwrap_or_else(|| publish.clone()),
@@ -224,50 +224,26 @@ pub(super) fn importer(table: &mut Table<'_, '_>, names: &mut Vec<Name>) -> Opti
     })
 }
 
-/// A list of which each text is parsed; `rule` says what each has to look like.
-fn each<T>(
-    value: &DeValue<'_>,
-    rule: &str,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, Expected> {
-    let texts = value.texts(&format!("a list of texts, each {rule}"))?;
-    let wrong = |text: &str| format!("each to be {rule}, not {text:?}");
-    let parsed = texts
-        .iter()
-        .map(|text| parse(text).ok_or_else(|| wrong(text)));
-    parsed.collect()
-}
-
 /// An empty list would let a rule match anybody that was to match nobody.
-fn accounts(value: &DeValue<'_>) -> Result<Vec<String>, Expected> {
-    let is_name = |text: &str| !text.is_empty() && !text.contains(char::is_control);
-    let names = each(value, "a name", |text| {
-        is_name(text).then(|| text.to_string())
-    })?;
-    if names.is_empty() {
-        return Err("at least one name; without the key the rule matches anybody".to_string());
-    }
-    Ok(names)
+const ONE_NAME: &str = "at least one name; without the key the rule matches anybody";
+const ONE_KEY: &str = "at least one key; without `keys` the rule asks for no signature";
+
+fn account(text: &str) -> Result<String, Expected> {
+    let is_name = !text.is_empty() && !text.contains(char::is_control);
+    let name = is_name.then(|| text.to_string());
+    name.ok_or_else(|| "the name of a user or group".to_string())
 }
 
-fn old_keys(value: &DeValue<'_>) -> Result<Vec<SigningKey>, Expected> {
-    each(value, SigningKey::RULE, |text| text.parse().ok())
+fn signing_key(text: &str) -> Result<SigningKey, Expected> {
+    let key = text.parse::<SigningKey>();
+    key.map_err(|error| error.expected().to_string())
 }
 
-fn keys(value: &DeValue<'_>) -> Result<Vec<SigningKey>, Expected> {
-    let keys = old_keys(value)?;
-    if keys.is_empty() {
-        return Err("at least one key; without `keys` the rule asks for no signature".to_string());
-    }
-    Ok(keys)
+fn pattern(text: &str) -> Result<TargetPattern, Expected> {
+    text.parse().map_err(|_| TargetPattern::rule())
 }
 
-fn patterns(value: &DeValue<'_>) -> Result<Vec<TargetPattern>, Expected> {
-    const RULE: &str = "arch/subarch/release/purpose, in which `*` stands for any part of one";
-    each(value, RULE, |text| text.parse().ok())
-}
-
-fn requirements(value: &DeValue<'_>) -> Result<Vec<Requirement>, Expected> {
-    let rule = format!("one of {}", one_of(Requirement::VARIANTS, ", "));
-    each(value, &rule, |text| text.parse().ok())
+fn requirement(text: &str) -> Result<Requirement, Expected> {
+    let expected = |_| format!("one of {}", one_of(Requirement::VARIANTS, ", "));
+    text.parse().map_err(expected)
 }

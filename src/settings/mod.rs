@@ -838,6 +838,78 @@ max_deph = 3
         let expected = "\
 error: invalid `spool.watch`
  --> config.toml:3:9
+    #[test]
+    fn each_text_of_a_list_that_is_wrong_is_told_at_its_own_place() {
+        let bad = "\
+[[importer]]
+name = \"a\"
+users = [\"\", \"ok\"]
+groups = []
+keys = [
+    \"ssh-ed25519 AAAA\",
+    \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHKdJDLQXt6bBGzkWbiXs53nuVzZDUdvb1kOYEWNEqm5\",
+    \"ssh-ed25519 BBBB\",
+]
+publish = [\"a//b/c\", \"a/b/c/d\",
+           7]
+withdraw = \"all\"
+require = [\"luck\", \"files\"]
+";
+        let expected = "\
+error: invalid `importer.users`
+ --> x.toml:3:10
+  |
+3 | users = [\"\", \"ok\"]
+  |          ^^ expected the name of a user or group
+
+error: invalid `importer.groups`
+ --> x.toml:4:10
+  |
+4 | groups = []
+  |          ^^ expected at least one name; without the key the rule matches anybody
+
+error: invalid `importer.keys`
+ --> x.toml:6:5
+  |
+6 |     \"ssh-ed25519 AAAA\",
+  |     ^^^^^^^^^^^^^^^^^^ expected a public key as in `~/.ssh/id_ed25519.pub`, of the kind Ed25519 or \
+ECDSA P-256: \"ssh-ed25519 AAAA…\"
+
+error: invalid `importer.keys`
+ --> x.toml:8:5
+  |
+8 |     \"ssh-ed25519 BBBB\",
+  |     ^^^^^^^^^^^^^^^^^^ expected a public key as in `~/.ssh/id_ed25519.pub`, of the kind Ed25519 or \
+ECDSA P-256: \"ssh-ed25519 AAAA…\"
+
+error: invalid `importer.publish`
+  --> x.toml:10:12
+   |
+10 | publish = [\"a//b/c\", \"a/b/c/d\",
+   |            ^^^^^^^^ expected arch/subarch/release/purpose, each 1 to 64 of `A-Z a-z 0-9 . _ + -`, \
+starting with a letter or a digit; `*` stands for any part of one
+
+error: invalid `importer.publish`
+  --> x.toml:11:12
+   |
+11 |            7]
+   |            ^ expected a text
+
+error: invalid `importer.withdraw`
+  --> x.toml:12:12
+   |
+12 | withdraw = \"all\"
+   |            ^^^^^ expected a list of texts
+
+error: invalid `importer.require`
+  --> x.toml:13:12
+   |
+13 | require = [\"luck\", \"files\"]
+   |            ^^^^^^ expected one of \"files\", \"serial\", \"expires\"";
+        let shown = Settings::parse("x.toml", bad).unwrap_err().to_string();
+        assert_eq!(shown, expected);
+    }
+
   |
 3 | watch = \"inotify\"
   |         ^^^^^^^^^ expected \"auto\" or \"poll\"

@@ -186,6 +186,37 @@ impl<'i> Table<'_, 'i> {
         parsed.ok()
     }
 
+    /// The list at `key`, if there is one and `parse` accepts every text of it; of each that it doesn't,
+    /// what it says was expected becomes a complaint at the text's own place. `if_empty` says what was
+    /// expected where a list without any text is none.
+    pub(crate) fn list<T>(
+        &mut self,
+        key: &'static str,
+        if_empty: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> Option<Vec<T>> {
+        let (_, value) = self.take(key)?;
+        let span = value.span();
+        let DeValue::Array(texts) = value.into_inner() else {
+            self.invalid(key, span, "a list of texts");
+            return None;
+        };
+        if let Some(expected) = if_empty.filter(|_| texts.is_empty()) {
+            self.invalid(key, span, expected);
+            return None;
+        }
+        let count = texts.len();
+        let mut parsed = Vec::new();
+        for text in texts {
+            let it = text.get_ref().as_str().ok_or_else(|| "a text".to_string());
+            match it.and_then(&parse) {
+                Ok(value) => parsed.push(value),
+                Err(expected) => self.invalid(key, text.span(), &expected),
+            }
+        }
+        (parsed.len() == count).then_some(parsed)
+    }
+
     /// Whether there is a key of this name.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.rest.contains_key(key)

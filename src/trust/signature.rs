@@ -60,7 +60,8 @@ pub fn signer_of(message: &[u8], signature: &[u8]) -> Result<SigningKey, BadSign
     let key = SigningKey::of(read.public_key()).ok_or_else(|| {
         let kind = kind.as_str().escape_debug();
         BadSignature::new(format!(
-            "made with a key of the kind {kind}; expected Ed25519 or ECDSA P-256"
+            "made with a key of the kind {kind}; expected {}",
+            SigningKey::KINDS
         ))
     })?;
     let is_of_kind = read.algorithm() == kind;

@@ -16,6 +16,9 @@ use ssh_key::{EcdsaCurve, HashAlg, PublicKey};
 pub struct SigningKey(KeyData);
 
 impl SigningKey {
+    /// Of which kinds a key may be.
+    pub(crate) const KINDS: &str = "Ed25519 or ECDSA P-256";
+
     /// What a key has to look like.
     pub(crate) const RULE: &str = "a public key as in `~/.ssh/id_ed25519.pub`, of the kind Ed25519 or \
         ECDSA P-256: \"ssh-ed25519 AAAA…\"";
@@ -35,17 +38,29 @@ impl SigningKey {
     }
 }
 
-/// A text that is no [`SigningKey`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {}", SigningKey::RULE)]
-pub struct SigningKeyError;
+/// A text that is no [`SigningKey`], and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct SigningKeyError(String);
+
+impl SigningKeyError {
+    /// What was expected.
+    pub(crate) fn expected(&self) -> &str {
+        &self.0
+    }
+}
 
 impl FromStr for SigningKey {
     type Err = SigningKeyError;
 
     fn from_str(text: &str) -> Result<Self, SigningKeyError> {
-        let key = PublicKey::from_openssh(text.trim()).map_err(|_| SigningKeyError)?;
-        Self::of(key.key_data()).ok_or(SigningKeyError)
+        let key = PublicKey::from_openssh(text.trim());
+        let key = key.map_err(|_| SigningKeyError(Self::RULE.to_string()))?;
+        Self::of(key.key_data()).ok_or_else(|| {
+            let kind = key.algorithm();
+            let kind = kind.as_str().escape_debug();
+            SigningKeyError(format!("{}; this key is of the kind {kind}", Self::KINDS))
+        })
     }
 }
 
@@ -79,11 +94,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_another_kind_is_named_as_that() {
+        let p384 = "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBFc1L/7J5ImeI22Mk4t70R+2XtlQQINvvBtzNpKcKBT6+TnNkbhdcrbLlfrsbKeTguitJm76nZA9aFuZb2Bna9BUzmWNvD03TiU9kBFaqbQoUKtzOVKi+LP8UItiAZRM6Q==";
+        let said = p384.parse::<SigningKey>().unwrap_err().to_string();
+        let expected =
+            "expected Ed25519 or ECDSA P-256; this key is of the kind ecdsa-sha2-nistp384";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
     fn what_is_no_key_or_of_another_kind_is_refused() {
         let half = &ED25519[..40];
         let dsa = "ssh-dss AAAAB3NzaC1kc3MAAAAB";
         for bad in ["", "ssh-ed25519", half, dsa, &ED25519[12..], "-----BEGIN"] {
-            assert_eq!(bad.parse::<SigningKey>(), Err(SigningKeyError), "{bad}");
+            let expected = SigningKeyError(SigningKey::RULE.to_string());
+            assert_eq!(bad.parse::<SigningKey>(), Err(expected), "{bad}");
         }
     }
 }

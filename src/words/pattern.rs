@@ -12,13 +12,18 @@ pub struct TargetPattern([String; 4]);
 
 /// A text that is no [`TargetPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected arch/subarch/release/purpose, each {}; `*` stands for any part of one",
-    Name::RULE
-)]
+#[error("expected {}", TargetPattern::rule())]
 pub struct TargetPatternError;
 
 impl TargetPattern {
+    /// What a pattern has to look like.
+    pub(crate) fn rule() -> String {
+        format!(
+            "arch/subarch/release/purpose, each {}; `*` stands for any part of one",
+            Name::RULE
+        )
+    }
+
     /// Whether `target` is meant.
     pub fn fits(&self, target: &Target) -> bool {
         let [arch, subarch, release] = target.folders();

@@ -580,7 +580,7 @@ fn reloaded() {
     reread(&daemon, &ear);
     daemon.wait_for("reload refused, keeping the old configuration: bad configuration");
     daemon.wait_for("expected a name of its own: there is a rule `team` already");
-    daemon.wait_for("expected each to be arch/subarch/release/purpose");
+    daemon.wait_for("expected arch/subarch/release/purpose");
     judge((&world, &mut daemon), ("c", NEWS), refused, None);
     judge(
         (&world, &mut daemon),
