@@ -69,8 +69,8 @@ impl Image {
             }
             if bytes > limits.max_image_size {
                 let (max, path) = (ByteSize(limits.max_image_size), quoted(&entry.path));
-                let detail =
-                    format!("larger than {max} (limits.max_image_size), reached at {path}");
+                let key = limits.shown("max_image_size");
+                let detail = format!("larger than {max} ({key}), reached at {path}");
                 return Err(reject(Reason::TooLarge, detail));
             }
             Ok(false)
@@ -139,9 +139,8 @@ impl Image {
             let here = opened.as_ref().unwrap_or(&dir);
             let mut see = |name: &OsStr, kind| {
                 if entries.len() >= limits.max_files {
-                    let max = limits.max_files;
-                    let detail =
-                        format!("more than {max} files, folders and links (limits.max_files)");
+                    let (max, key) = (limits.max_files, limits.shown("max_files"));
+                    let detail = format!("more than {max} files, folders and links ({key})");
                     return Err(reject(Reason::TooManyFiles, detail));
                 }
                 let (mut entry, stat) = Entry::look(here, &folder, name)?;
@@ -222,6 +221,7 @@ const UNLIMITED: Limits = Limits {
     max_depth: usize::MAX,
     max_waiting: usize::MAX,
     min_free_space: 0,
+    by_rule: None,
 };
 
 /// What a failed system call on an importer's file means: where the file is the cause, the drop is

@@ -36,12 +36,15 @@ impl Overview {
     }
 
     /// An importer has more drops than may wait, which nobody has looked at.
-    pub(super) fn more(&mut self, owner: u32, max_waiting: usize) {
-        let claim_name = format!("(more of {owner})").into();
+    pub(super) fn more(&mut self, owner: u32, max_waiting: &str) {
+        // No drop is called by this.
+        let claim_name = "/".into();
         let key = DropKey { owner, claim_name };
         self.add(&key, owner, Moment::now(), false);
-        let why = format!("unread in incoming/: max_waiting = {max_waiting}");
-        self.tell(&key, WaitState::Queued, why);
+        if let Some(more) = self.0.get_mut(&key) {
+            more.drop = "(more)".to_string();
+            more.why = format!("unread in incoming/: {max_waiting}");
+        }
     }
 
     /// What a drop is for.

@@ -196,7 +196,7 @@ impl Parts {
         let mut overview = self.queue.overview(&self.troubles, &self.report);
         self.steps.tell(&mut overview);
         for owner in self.scanner.left_out() {
-            overview.more(*owner, self.scanner.max_waiting.of(*owner));
+            overview.more(*owner, &self.scanner.max_waiting.shown(*owner));
         }
         overview.all()
     }

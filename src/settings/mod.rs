@@ -21,7 +21,7 @@ use self::values::{
 };
 use crate::sys::{Ownership, UnknownAccount};
 use crate::text::{InputError, Table, ValueExt as _, read_toml};
-use crate::words::{Target, Verdict};
+use crate::words::{Name, Target, Verdict};
 
 /// Everything that an admin can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub(crate) struct Limits {
     pub(crate) min_free_space: u64,
     /// Drops of one importer that wait at a time; others stay in `incoming/`, unread.
     pub(crate) max_waiting: usize,
+    /// The importer rule that has some of them, and which keys.
+    pub(crate) by_rule: Option<(Name, Vec<&'static str>)>,
 }
 
 /// Which generations vacuum leaves in place.
@@ -198,6 +200,7 @@ impl Default for Settings {
                 max_depth: 32,
                 min_free_space: 1 << 30,
                 max_waiting: 1_000,
+                by_rule: None,
             },
             importers: importers::ImporterRules::default(),
             retention: Retention {
@@ -365,11 +368,26 @@ impl Limits {
     /// With those of one importer in place of these.
     pub(crate) fn of(&self, rule: &ImporterRule) -> Self {
         let own = &rule.limits;
+        let is_own = [
+            ("max_image_size", own.max_image_size.is_some()),
+            ("max_files", own.max_files.is_some()),
+            ("max_waiting", own.max_waiting.is_some()),
+        ];
+        let keys = is_own.into_iter().filter(|(_, is_own)| *is_own);
         Self {
+            by_rule: Some((rule.name.clone(), keys.map(|(key, _)| key).collect())),
             max_image_size: own.max_image_size.unwrap_or(self.max_image_size),
             max_files: own.max_files.unwrap_or(self.max_files),
             max_waiting: own.max_waiting.unwrap_or(self.max_waiting),
             ..self.clone()
+        }
+    }
+
+    /// A key of these, for people: with the rule that has it, where one does.
+    pub(crate) fn shown(&self, key: &str) -> String {
+        match &self.by_rule {
+            Some((rule, keys)) if keys.contains(&key) => format!("rule `{rule}`'s {key}"),
+            _ => format!("limits.{key}"),
         }
     }
 }
@@ -601,6 +619,7 @@ mod tests {
                 max_depth: 8,
                 min_free_space: 0,
                 max_waiting: 9,
+                by_rule: None,
             },
             retention: Retention {
                 keep: 0,
@@ -820,25 +839,6 @@ error: invalid `log.level`
     }
 
     #[test]
-    fn every_error_is_reported_at_once_with_line_and_caret() {
-        let bad = "\
-[spool]
-path = \"/srv\"
-watch = \"inotify\"
-rescan_interval = \"10ms\"
-incomplete_timeout = 60
-[tree]
-path = \"/srv/tftp\"
-[limits]
-max_files = -1
-max_image_size = \"big\"
-max_deph = 3
-[retenion]
-";
-        let expected = "\
-error: invalid `spool.watch`
- --> config.toml:3:9
-    #[test]
     fn each_text_of_a_list_that_is_wrong_is_told_at_its_own_place() {
         let bad = "\
 [[importer]]
@@ -910,6 +910,25 @@ error: invalid `importer.require`
         assert_eq!(shown, expected);
     }
 
+    #[test]
+    fn every_error_is_reported_at_once_with_line_and_caret() {
+        let bad = "\
+[spool]
+path = \"/srv\"
+watch = \"inotify\"
+rescan_interval = \"10ms\"
+incomplete_timeout = 60
+[tree]
+path = \"/srv/tftp\"
+[limits]
+max_files = -1
+max_image_size = \"big\"
+max_deph = 3
+[retenion]
+";
+        let expected = "\
+error: invalid `spool.watch`
+ --> config.toml:3:9
   |
 3 | watch = \"inotify\"
   |         ^^^^^^^^^ expected \"auto\" or \"poll\"

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rules::{ROOT, of_owner};
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::sys::Account;
 
 /// How many drops of each importer may wait. More are not read, so nobody knows who has signed them:
@@ -36,8 +36,18 @@ impl MaxWaiting {
     /// Drops of the user `uid` that may wait at a time. As long as the user database has not told who
     /// that is, as few as anybody may have.
     pub(crate) fn of(&self, uid: u32) -> usize {
+        self.limits(uid).max_waiting
+    }
+
+    /// How many that are and which key says so, for people.
+    pub(crate) fn shown(&self, uid: u32) -> String {
+        let limits = self.limits(uid);
+        format!("{} = {}", limits.shown("max_waiting"), limits.max_waiting)
+    }
+
+    fn limits(&self, uid: u32) -> Limits {
         if self.is_of_all(uid) {
-            return self.settings.limits.max_waiting;
+            return self.settings.limits.clone();
         }
         self.bound(self.account(uid).as_ref())
     }
@@ -60,17 +70,19 @@ impl MaxWaiting {
     }
 
     /// By whichever of the rules that match lets most wait.
-    fn bound(&self, account: Option<&Account>) -> usize {
+    fn bound(&self, account: Option<&Account>) -> Limits {
         let Settings {
             limits, importers, ..
         } = &*self.settings;
-        let of_all = limits.max_waiting;
+        let max = |limits: &Limits| limits.max_waiting;
         let Some(account) = account else {
-            let all = importers.iter().map(|rule| limits.of(rule).max_waiting);
-            return all.fold(of_all, usize::min);
+            let all = importers.iter().map(|rule| limits.of(rule));
+            return all.fold(limits.clone(), |least, it| {
+                if max(&it) < max(&least) { it } else { least }
+            });
         };
-        let matched = of_owner(&self.settings, account).map(|rule| limits.of(rule).max_waiting);
-        matched.max().unwrap_or(of_all)
+        let matched = of_owner(&self.settings, account).map(|rule| limits.of(rule));
+        matched.max_by_key(max).unwrap_or_else(|| limits.clone())
     }
 }
 
@@ -112,7 +124,7 @@ mod tests {
                 groups: groups.iter().map(ToString::to_string).collect(),
                 ..Account::default()
             };
-            max_waiting.bound(Some(&account))
+            max_waiting.bound(Some(&account)).max_waiting
         };
         for (name, groups, expected) in [
             ("ci", &[][..], 4),
@@ -125,7 +137,11 @@ mod tests {
         ] {
             assert_eq!(bound(name, groups), expected, "{name} in {groups:?}");
         }
-        assert_eq!(max_waiting.bound(None), 4, "it isn't known who that is");
+        assert_eq!(
+            max_waiting.bound(None).max_waiting,
+            4,
+            "it isn't known who that is"
+        );
         assert_eq!(max_waiting.of(ROOT), 100);
         assert!(max_waiting.is_known(ROOT));
     }

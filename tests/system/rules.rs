@@ -487,9 +487,9 @@ fn max_waiting() {
     });
     let more = waiting(GAMES).remove(0);
     let expected = [
-        "(more of 5)",
+        "(more)",
         "queued",
-        "unread in incoming/: max_waiting = 4",
+        "unread in incoming/: rule `few`'s max_waiting = 4",
     ];
     assert_eq!([&*more.0, &*more.1, &*more.2], expected);
     // The others come after those.

@@ -149,6 +149,7 @@ fn rules() {
         publish = ["amd64/*/noble/*"]
         require = ["files"]
         max_image_size = "10B"
+        max_files = 2
         [[importer]]
         name = "careful"
         users = ["news"]
@@ -204,7 +205,15 @@ fn rules() {
     let long = [("linux", "more than ten bytes")];
     build(&world, "long", &listing(TARGET, "", &long), &long);
     bring(&world, "long", GAMES);
-    world.assert_outcome("long", "rejected too-large");
+    let outcome = world.assert_outcome("long", "rejected too-large");
+    let why = "larger than 10 B (rule `team`'s max_image_size), reached at `linux`";
+    assert_eq!(detail(&outcome), why);
+    let many = [("linux", "1"), ("initrd", "2"), ("menu", "3")];
+    build(&world, "many", &listing(TARGET, "", &many), &many);
+    bring(&world, "many", GAMES);
+    let outcome = world.assert_outcome("many", "rejected too-many-files");
+    let why = "more than 2 files, folders and links (rule `team`'s max_files)";
+    assert_eq!(detail(&outcome), why);
     // Records and histories say which rule it was.
     let history = world.run(&["history", TARGET, "--json"]);
     let history: Value = serde_json::from_slice(&history.stdout).unwrap();
