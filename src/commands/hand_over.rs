@@ -327,6 +327,7 @@ fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
         let _ = writeln!(std::io::stderr(), "rejected {target} {reason}: {detail}");
         return Ok(ExitCode::from(REJECTED));
     }
+    outcome.detail.iter().for_each(|detail| say(detail));
     let generation = outcome.image.as_ref().and_then(|it| it.generation.as_ref());
     let generation = text_or(generation.map(|it| format!(" {it}")), "");
     print(&format!("{verdict} {target}{generation}\n"))

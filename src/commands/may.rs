@@ -8,7 +8,7 @@ use super::terminal::{print, say, width};
 use crate::fault::Fault;
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
-use crate::sys::{Account, gid_of};
+use crate::sys::Account;
 use crate::tree::Tree;
 use crate::trust::{Asker, Deed, Wish};
 use crate::words::{Reason, SigningKey, Target, TargetPattern};
@@ -36,11 +36,14 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
     let uid = Account::uid_of(user).ok_or_else(|| anyhow::anyhow!("no such user: {user}"))?;
     let account = account(uid)?;
     // Where there is no tree, nothing is published.
-    let current = Tree::open(&settings.tree.path).ok().map(|tree| {
+    let before = Tree::open(&settings.tree.path).ok().map(|tree| {
         let past = tree.past(target)?;
-        Ok::<_, Fault>(tree.current(target)?.made_by(&past))
+        Ok::<_, Fault>((
+            tree.current(target)?.made_by(&past),
+            past.last_by().cloned(),
+        ))
     });
-    let current = current.transpose()?.flatten();
+    let (current, last) = before.transpose()?.unwrap_or_default();
     let ask = |signer: Option<&SigningKey>| {
         let asker = Asker {
             uid,
@@ -52,6 +55,7 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
             deed,
             target,
             current: current.as_ref(),
+            last: last.as_ref(),
             is_signed: signer.is_some(),
             says: &ALL,
         };
@@ -59,7 +63,13 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
     };
     let refused = match ask(None) {
         Ok(None) => return print("yes, no rule is needed\n"),
-        Ok(Some(rule)) => return print(&format!("yes, by rule `{}`{}\n", rule.name, with(rule))),
+        Ok(Some(rule)) => {
+            return print(&format!(
+                "yes, by rule `{}`{}\n",
+                rule.name,
+                with(deed, rule)
+            ));
+        }
         Err(refused) => refused,
     };
     if refused.reason == Reason::Unsigned {
@@ -69,7 +79,7 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
                 if let Ok(Some(by)) = ask(Some(key))
                     && by.name == rule.name
                 {
-                    let (name, with) = (&rule.name, with(rule));
+                    let (name, with) = (&rule.name, with(deed, rule));
                     return print(&format!("yes, by rule `{name}`, signed with {key}{with}\n"));
                 }
             }
@@ -80,8 +90,9 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
 }
 
 /// What a manifest has to have.
-fn with(rule: &ImporterRule) -> String {
-    let required: Vec<_> = rule.require.iter().map(|it| format!("`{it}`")).collect();
+fn with(deed: Deed, rule: &ImporterRule) -> String {
+    let required = rule.require.iter().filter(|it| deed.has(**it));
+    let required: Vec<_> = required.map(|it| format!("`{it}`")).collect();
     match &*required.join(", ") {
         "" => String::new(),
         required => format!(", with {required} in the manifest"),
@@ -136,7 +147,11 @@ fn oddities(rules: &[ImporterRule]) -> Vec<String> {
         for user in who.users.iter().filter(is_unknown) {
             odd.push(format!("rule `{name}`: no such user: {user}"));
         }
-        for group in who.groups.iter().filter(|group| gid_of(group).is_none()) {
+        for group in who
+            .groups
+            .iter()
+            .filter(|group| Account::gid_of(group).is_none())
+        {
             odd.push(format!("rule `{name}`: no such group: {group}"));
         }
         for earlier in &rules[..at] {

@@ -128,6 +128,7 @@ impl Decided {
             Decision::Reject(rejection) => (Verdict::Rejected, None, Some(rejection.clone())),
         };
         let (reason, detail) = rejection.map(|it| (it.reason, it.detail)).unzip();
+        let detail = detail.or_else(|| self.claimed.credentials.unknown_signer());
         Outcome {
             format: Outcome::FORMAT,
             drop: self.claimed.name.clone(),

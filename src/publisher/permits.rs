@@ -27,18 +27,19 @@ impl Permits<'_> {
     ) -> Result<Limits, Fault> {
         let past = self.tree.past(&manifest.target)?;
         let made_by = current.made_by(&past);
-        let rule = self.permit(claimed, manifest, made_by.as_ref())?;
+        let rule = self.permit(claimed, manifest, [made_by.as_ref(), past.last_by()])?;
         check_is_new(claimed, manifest, current, past.serial)?;
         let all = &self.settings.limits;
         Ok(rule.map_or_else(|| all.clone(), |rule| all.of(rule)))
     }
 
-    /// The rule that lets a drop do what its manifest asks for; `None` where none is needed.
+    /// The rule that lets a drop do what its manifest asks for; `None` where none is needed. Given is who
+    /// has made current what is, and who has changed the target last.
     fn permit(
         &self,
         claimed: &mut Claimed,
         manifest: &Manifest,
-        current: Option<&Vouched>,
+        [current, last]: [Option<&Vouched>; 2],
     ) -> Result<Option<&ImporterRule>, Fault> {
         if self.settings.importers.is_empty() {
             return Ok(None);
@@ -66,6 +67,7 @@ impl Permits<'_> {
             deed: deed(&manifest.action),
             target: &manifest.target,
             current,
+            last,
             is_signed: credentials.vouched.signer.is_some(),
             says: &says.map(|(it, _)| it).collect::<Vec<_>>(),
         };

@@ -43,9 +43,11 @@ impl News {
         if let Some(image) = &outcome.image {
             let generation = image.generation.as_ref().map(tracing::field::display);
             let (digest, files, bytes) = (image.digest, image.files, image.bytes);
+            let detail = outcome.detail.iter().map(|detail| format!(": {detail}"));
+            let detail: String = detail.collect();
             tracing::info!(
                 %message_id, outcome = %verdict, target, generation, %digest, drop, importer,
-                rule, signer, files, bytes, duration_usec, "{verdict}"
+                rule, signer, files, bytes, duration_usec, "{verdict}{detail}"
             );
         } else {
             let reason = outcome.reason.map(tracing::field::display);

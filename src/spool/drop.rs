@@ -355,6 +355,18 @@ pub(crate) struct Credentials {
     pub(crate) vouched: Vouched,
 }
 
+impl Credentials {
+    /// For people: that the signature counts for nothing, because no rule knows the key.
+    pub(crate) fn unknown_signer(&self) -> Option<String> {
+        let signature = self.signature.as_ref();
+        let unknown = signature.filter(|_| self.vouched.signer.is_none())?;
+        let key = &unknown.key;
+        Some(format!(
+            "signed with {key}, which no rule has: taken as not signed"
+        ))
+    }
+}
+
 /// A drop that can't be moved, and is rejected all the same.
 #[derive(Clone, Debug)]
 pub(super) struct Stays {

@@ -76,18 +76,18 @@ impl Account {
         user.map(|user| user.uid.as_raw()).or_else(|| number(name))
     }
 
+    /// As [`Account::uid_of`], of a group.
+    pub(crate) fn gid_of(name: &str) -> Option<u32> {
+        let group = Group::from_name(name).ok().flatten();
+        group
+            .map(|group| group.gid.as_raw())
+            .or_else(|| number(name))
+    }
+
     fn lookups() -> &'static Arc<Lookups<Self>> {
         static ACCOUNTS: OnceLock<Arc<Lookups<Account>>> = OnceLock::new();
         ACCOUNTS.get_or_init(|| Lookups::new(FRESH, |uid| Some(look_up(uid))))
     }
-}
-
-/// The number of the group of this name, which may be a number itself. Asks the user database, and waits.
-pub(crate) fn gid_of(name: &str) -> Option<u32> {
-    let group = Group::from_name(name).ok().flatten();
-    group
-        .map(|group| group.gid.as_raw())
-        .or_else(|| number(name))
 }
 
 /// The number of a user or group, written in the one way in which it is its own name.
@@ -110,7 +110,7 @@ fn look_up(uid: u32) -> Account {
     let called = |gid: Gid| {
         let name = Group::from_gid(gid).ok().flatten().map(|group| group.name);
         let number = Some(gid.to_string());
-        let number = number.filter(|number| gid_of(number) == Some(gid.as_raw()));
+        let number = number.filter(|number| Account::gid_of(number) == Some(gid.as_raw()));
         name.into_iter().chain(number)
     };
     Account {

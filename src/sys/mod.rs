@@ -21,7 +21,7 @@ mod sockets;
 mod systemd;
 mod walk;
 
-pub(crate) use accounts::{Account, Importer, Ownership, UnknownAccount, gid_of};
+pub(crate) use accounts::{Account, Importer, Ownership, UnknownAccount};
 pub(crate) use boot::BootTime;
 pub(crate) use descendants::Descendants;
 pub(crate) use dir::{Dir, Kind, Stat};

@@ -211,6 +211,13 @@ pub(crate) struct Past {
     pub(super) last_swap: Option<Happened>,
 }
 
+impl Past {
+    /// By whom something was made current last, or what was current was withdrawn.
+    pub(crate) fn last_by(&self) -> Option<&Vouched> {
+        self.last_swap.as_ref().map(|last| &last.vouched)
+    }
+}
+
 impl History {
     /// The history of `target` in the tree at `root`; `None` when there is none.
     pub(super) fn open(root: &Dir, target: &Target) -> Result<Option<Self>, Failure> {

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use crate::fault::Rejection;
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::sys::Account;
-use crate::words::{Name, Reason, SigningKey, Target, TargetPattern, Vouched};
+use crate::words::{Reason, SigningKey, Target, TargetPattern, Vouched};
 
 /// Needs no rule and no signature.
 pub(super) const ROOT: u32 = 0;
@@ -17,6 +17,39 @@ pub(crate) enum Deed {
     Publish,
     Rollback,
     Withdraw,
+}
+
+impl Deed {
+    /// Whether a rule can require this of its manifest: an order has no files.
+    pub(crate) fn has(self, requirement: Requirement) -> bool {
+        self == Self::Publish || requirement != Requirement::Files
+    }
+
+    /// What somebody does.
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Rollback => "roll back",
+            Self::Withdraw => "withdraw",
+        }
+    }
+
+    /// The command that makes a drop for it, with what writes these keys into the manifest.
+    fn command(self, requirements: &[Requirement]) -> String {
+        let command = match self {
+            Self::Publish => "submit",
+            Self::Rollback => "rollback",
+            Self::Withdraw => "withdraw",
+        };
+        let option = |it: &Requirement| match it {
+            // It is there in any case.
+            Requirement::Files => "",
+            Requirement::Serial => " --serial $(date +%s)",
+            Requirement::Expires => " --expires TIME",
+        };
+        let options: String = requirements.iter().map(option).collect();
+        format!("{command}{options}")
+    }
 }
 
 /// Who wants to do something.
@@ -34,6 +67,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) target: &'a Target,
     /// By whom what is current was made so; `None` where nothing is.
     pub(crate) current: Option<&'a Vouched>,
+    /// By whom the target was changed last, also where nothing is current any more.
+    pub(crate) last: Option<&'a Vouched>,
     /// Whether somebody has signed it whose key a rule knows.
     pub(crate) is_signed: bool,
     /// What the manifest says.
@@ -84,7 +119,7 @@ impl Asker<'_> {
         let names = list(of_owner(settings, self.account).map(|rule| &rule.name));
         let who = shown(self);
         if names.is_empty() {
-            let detail = format!("no rule is for {who}; expected an `[[importer]]` that is");
+            let detail = format!("no importer rule is for {who}: ask the admin for one");
             return Err(Rejection::new(Reason::NotAllowed, detail));
         }
         let Some(key) = self.signer else {
@@ -121,62 +156,103 @@ impl Wish<'_> {
         asker: &Asker<'_>,
     ) -> Result<(), Rejection> {
         let Some(rule) = rule else { return Ok(()) };
-        let (name, who, target) = (&rule.name, shown(asker), self.target);
-        let not_allowed = |detail: String| Err(Rejection::new(Reason::NotAllowed, detail));
-        let (word, allowed) = match self.deed {
-            Deed::Publish => ("publish", &rule.rights.publish),
-            Deed::Rollback => ("rollback", &rule.rights.rollback),
-            Deed::Withdraw => ("withdraw", &rule.rights.withdraw),
+        self.check_right(rule, asker)?;
+        self.check_order(rule, asker)?;
+        self.check_says(rule)
+    }
+
+    /// Whether the rule lets this be done with the target at all.
+    fn check_right(&self, rule: &ImporterRule, asker: &Asker<'_>) -> Result<(), Rejection> {
+        let rights = &rule.rights;
+        let allowed = match self.deed {
+            Deed::Publish => &rights.publish,
+            Deed::Rollback => &rights.rollback,
+            Deed::Withdraw => &rights.withdraw,
         };
-        let is_allowed = |patterns: &[TargetPattern]| patterns.iter().any(|it| it.fits(target));
+        let is_allowed =
+            |patterns: &[TargetPattern]| patterns.iter().any(|it| it.fits(self.target));
         let or_nothing = |patterns: &[TargetPattern]| match &*list(patterns.iter()) {
             "" => "nothing".to_string(),
             patterns => patterns.to_string(),
         };
         if !is_allowed(allowed) {
-            let allowed = or_nothing(allowed);
-            return not_allowed(format!(
-                "rule `{name}` does not let {who} {word} {target}; its `{word}` allows {allowed}"
-            ));
+            let (key, allowed) = (self.deed, or_nothing(allowed));
+            let why = format!("; its `{key}` allows {allowed}");
+            return Err(self.not_allowed(self.deed.shown(), &why, rule, asker));
         }
-        let Some(current) = self.current else {
-            if self.deed == Deed::Publish && !is_allowed(&rule.rights.create) {
-                let allowed = or_nothing(&rule.rights.create);
-                return not_allowed(format!(
-                    "rule `{name}` does not let {who} make {target}, which isn't there yet; its `create` \
-                 allows {allowed}"
-                ));
-            }
-            return check_says(name, rule, self);
-        };
-        if let Some(signer) = current.signer.as_ref().filter(|_| !self.is_signed) {
-            let detail = format!(
-                "not signed; what is current at {target} was signed with {signer}, and only a signed drop \
-             may follow it"
-            );
-            return Err(Rejection::new(Reason::Unsigned, detail));
+        let is_made = self.current.is_none() && self.deed != Deed::Withdraw;
+        if is_made && !is_allowed(&rights.create) {
+            let allowed = or_nothing(&rights.create);
+            let why = format!(", which isn't there; its `create` allows {allowed}");
+            return Err(self.not_allowed("make", &why, rule, asker));
         }
-        if !rule.follow_others && current.rule.as_deref() != Some(name.as_str()) {
-            let by = current.rule.as_ref();
-            let by = by.map_or("no rule".to_string(), |rule| format!("rule `{rule}`"));
-            return not_allowed(format!(
-                "rule `{name}` does not let {who} {word} {target}: {by} made current what is there; its \
-             `follow_others` is false"
-            ));
-        }
-        check_says(name, rule, self)
+        Ok(())
     }
-}
 
-fn check_says(name: &Name, rule: &ImporterRule, wish: &Wish<'_>) -> Result<(), Rejection> {
-    let is_lacking = |it: &&Requirement| wish.deed == Deed::Publish && !wish.says.contains(it);
-    let lacking = rule.require.iter().filter(is_lacking);
-    let lacking = list(lacking.map(|it| format!("`{it}`")));
-    if lacking.is_empty() {
-        return Ok(());
+    /// Whether this may come after what was done with the target before.
+    fn check_order(&self, rule: &ImporterRule, asker: &Asker<'_>) -> Result<(), Rejection> {
+        let target = self.target;
+        let is_undone = self.current.is_none() && self.deed == Deed::Rollback;
+        let (before, what, did) = if is_undone {
+            let what = format!("the withdrawal of {target}");
+            (self.last, what, "it was withdrawn")
+        } else {
+            let what = format!("what is current at {target}");
+            (self.current, what, "what is there was made current")
+        };
+        let Some(before) = before else {
+            return Ok(());
+        };
+        if let Some(signer) = before.signer.as_ref().filter(|_| !self.is_signed) {
+            let was = format!("{what} was signed with {signer}");
+            return Err(match asker.signer {
+                None => {
+                    let detail = format!("not signed; {was}, and only a signed drop may follow it");
+                    Rejection::new(Reason::Unsigned, detail)
+                }
+                Some(key) => {
+                    let detail = format!(
+                        "signed with {key}, which no rule has; {was}, and only a drop may follow it that \
+                         is signed with a key of some rule"
+                    );
+                    Rejection::new(Reason::UnknownKey, detail)
+                }
+            });
+        }
+        if !rule.follow_others && before.rule.as_deref() != Some(rule.name.as_str()) {
+            let by = before.rule.as_ref();
+            let by = by.map_or("no rule".to_string(), |rule| format!("rule `{rule}`"));
+            let why = format!(": {did} by {by}; its `follow_others` is false");
+            return Err(self.not_allowed(self.deed.shown(), &why, rule, asker));
+        }
+        Ok(())
     }
-    let detail = format!("rule `{name}` requires {lacking} in the manifest");
-    Err(Rejection::new(Reason::NotAllowed, detail))
+
+    /// Whether the manifest has what the rule requires.
+    fn check_says(&self, rule: &ImporterRule) -> Result<(), Rejection> {
+        let mut lacking = rule.require.clone();
+        lacking.retain(|it| self.deed.has(*it) && !self.says.contains(it));
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let keys = list(lacking.iter().map(|it| format!("`{it}`")));
+        let (name, command) = (&rule.name, self.deed.command(&lacking));
+        let detail =
+            format!("rule `{name}` requires {keys} in the manifest, as `{command}` writes it");
+        Err(Rejection::new(Reason::NotAllowed, detail))
+    }
+
+    fn not_allowed(
+        &self,
+        does: &str,
+        why: &str,
+        rule: &ImporterRule,
+        asker: &Asker<'_>,
+    ) -> Rejection {
+        let (name, who, target) = (&rule.name, shown(asker), self.target);
+        let detail = format!("rule `{name}` does not let {who} {does} {target}{why}");
+        Rejection::new(Reason::NotAllowed, detail)
+    }
 }
 
 fn list(all: impl Iterator<Item = impl Display>) -> String {
@@ -237,6 +313,7 @@ mod tests {
             name = "lab"
             groups = ["lab"]
             publish = ["lab/*/*/*"]
+            withdraw = ["lab/old/*/*"]
             require = ["serial", "expires"]
             [[importer]]
             name = "numbers"
@@ -289,7 +366,11 @@ mod tests {
             signer: key.as_ref(),
         };
         // `-`: nothing is there; `images`, `by root`: made current by this rule, or none; with `!` it
-        // was signed.
+        // was signed. `gone images`: nothing is there since a withdrawal by this rule.
+        let (is_gone, current) = match current.strip_prefix("gone ") {
+            Some(current) => (true, current),
+            None => (current == "-", current),
+        };
         let made = current.strip_suffix('!').unwrap_or(current);
         let made_by = Vouched {
             rule: (made != "by root").then(|| made.to_string()),
@@ -302,7 +383,8 @@ mod tests {
         let wish = Wish {
             deed: deed.parse().unwrap(),
             target: &target.parse().unwrap(),
-            current: (current != "-").then_some(&made_by),
+            current: (!is_gone).then_some(&made_by),
+            last: (current != "-").then_some(&made_by),
             is_signed: asker.known_signer(&rules).is_some(),
             says: &says,
         };
@@ -338,28 +420,41 @@ mod tests {
         ("ci", "", "publish", "amd64/generic/noble/install", "images", "files", "images"),
         ("ci", "", "publish", "amd64/generic/noble/install", "-", "files", "images"),
         ("ci", "", "publish", "arm64/generic/noble/install", "images", "files", "images"),
-        ("ci", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there yet; its `create` allows amd64/*/noble/*"),
+        ("ci", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
         ("ci", "", "publish", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let ci publish amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
-        ("ci", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest, as `submit` writes it"),
         ("ci", "", "rollback", "amd64/generic/noble/install", "images", "", "images"),
-        ("ci", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let ci rollback amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
+        ("ci", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let ci roll back amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
         ("ci", "", "withdraw", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` does not let ci withdraw amd64/generic/noble/install; its `withdraw` allows nothing"),
         ("anna", "", "publish", "amd64/generic/noble/install", "images", "files", "images"),
         ("anna", "", "publish", "amd64/generic/noble/install", "-", "files", "images"),
         ("anna", "", "publish", "arm64/generic/noble/install", "images", "files", "images"),
-        ("anna", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let anna make arm64/generic/noble/install, which isn't there yet; its `create` allows amd64/*/noble/*"),
+        ("anna", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let anna make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
         ("anna", "", "publish", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let anna publish amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
-        ("anna", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest"),
+        ("anna", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest, as `submit` writes it"),
         ("anna", "", "rollback", "amd64/generic/noble/install", "images", "", "images"),
-        ("anna", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let anna rollback amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
+        ("anna", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let anna roll back amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
         ("anna", "", "withdraw", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` does not let anna withdraw amd64/generic/noble/install; its `withdraw` allows nothing"),
         ("ci", "", "publish", "amd64/generic/noble/install", "by root", "files", "images"),
         ("ci", "", "publish", "amd64/generic/noble/install", "signed", "files", "images"),
         ("ci", "", "publish", "amd64/generic/noble/install", "signed!", "files", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
         ("ci", "", "rollback", "amd64/generic/noble/install", "by root!", "", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
-        ("ci", "X", "publish", "amd64/generic/noble/install", "signed!", "files", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("ci", "X", "publish", "amd64/generic/noble/install", "signed!", "files", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which no rule has; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a drop may follow it that is signed with a key of some rule"),
+        ("ci", "A", "publish", "amd64/generic/noble/install", "signed!", "files", "images"),
+        ("ci", "OLD", "publish", "amd64/generic/noble/install", "signed!", "files", "images"),
+        ("ci", "X", "publish", "amd64/generic/noble/install", "images", "files", "images"),
         ("ci", "A", "publish", "amd64/generic/noble/install", "images", "files serial", "images"),
-        ("ci", "", "rollback", "arm64/generic/noble/install", "-", "", "images"),
+        ("ci", "", "rollback", "arm64/generic/noble/install", "-", "", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
+        ("ci", "", "rollback", "amd64/generic/noble/install", "-", "", "images"),
+        ("ci", "", "rollback", "amd64/generic/noble/install", "gone lab", "", "images"),
+        ("ci", "", "rollback", "arm64/generic/noble/install", "gone images", "", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
+        ("ci", "", "rollback", "amd64/generic/noble/install", "gone signed!", "", "unsigned: not signed; the withdrawal of amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("ci", "X", "rollback", "amd64/generic/noble/install", "gone signed!", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which no rule has; the withdrawal of amd64/generic/noble/install was signed with SHA256:abc, and only a drop may follow it that is signed with a key of some rule"),
+        ("ci", "", "publish", "amd64/generic/noble/install", "gone lab", "files", "images"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "gone signed!", "", "signed"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "gone team-b", "", "not-allowed: rule `signed` does not let upload roll back amd64/generic/trixie/install: it was withdrawn by rule `team-b`; its `follow_others` is false"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "gone by root", "", "not-allowed: rule `signed` does not let upload roll back amd64/generic/trixie/install: it was withdrawn by no rule; its `follow_others` is false"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "gone team-b", "", "signed"),
         ("ci", "", "rollback", "lab/generic/noble/x", "lab", "", "images"),
         ("upload", "", "publish", "amd64/generic/trixie/install", "-", "", "unsigned: not signed; the rules for upload ask for a signature (signed, team-b): ssh-keygen -Y sign -n netboot-publisher"),
         ("upload", "", "publish", "amd64/generic/sid/install", "-", "", "unsigned: not signed; the rules for upload ask for a signature (signed, team-b): ssh-keygen -Y sign -n netboot-publisher"),
@@ -377,28 +472,31 @@ mod tests {
         ("upload", "X", "publish", "amd64/generic/sid/install", "-", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which none of the rules for upload has (signed, team-b); expected a key that is in `keys`"),
         ("upload", "X", "withdraw", "amd64/generic/trixie/install", "signed!", "", "unknown-key: signed with SHA256:sS5XlPMe+hTN/eQNrYK9AqDmx23ihv4+gfKTnZmLrY8, which none of the rules for upload has (signed, team-b); expected a key that is in `keys`"),
         ("upload", "A", "publish", "amd64/generic/trixie/install", "signed!", "", "signed"),
-        ("upload", "A", "publish", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: no rule made current what is there; its `follow_others` is false"),
-        ("upload", "A", "publish", "amd64/generic/trixie/install", "team-b!", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: rule `team-b` made current what is there; its `follow_others` is false"),
-        ("upload", "A", "withdraw", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload withdraw amd64/generic/trixie/install: no rule made current what is there; its `follow_others` is false"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: what is there was made current by no rule; its `follow_others` is false"),
+        ("upload", "A", "publish", "amd64/generic/trixie/install", "team-b!", "", "not-allowed: rule `signed` does not let upload publish amd64/generic/trixie/install: what is there was made current by rule `team-b`; its `follow_others` is false"),
+        ("upload", "A", "withdraw", "amd64/generic/trixie/install", "by root", "", "not-allowed: rule `signed` does not let upload withdraw amd64/generic/trixie/install: what is there was made current by no rule; its `follow_others` is false"),
         ("upload", "A", "rollback", "amd64/generic/trixie/install", "signed!", "", "signed"),
-        ("upload", "A", "rollback", "amd64/generic/trixie/install", "images", "", "not-allowed: rule `signed` does not let upload rollback amd64/generic/trixie/install: rule `images` made current what is there; its `follow_others` is false"),
+        ("upload", "A", "rollback", "amd64/generic/trixie/install", "images", "", "not-allowed: rule `signed` does not let upload roll back amd64/generic/trixie/install: what is there was made current by rule `images`; its `follow_others` is false"),
         ("upload", "B", "publish", "amd64/generic/sid/install", "signed!", "", "team-b"),
         ("upload", "B", "publish", "amd64/generic/sid/install", "by root", "", "team-b"),
         ("upload", "B", "withdraw", "amd64/generic/sid/install", "team-b!", "", "not-allowed: rule `team-b` does not let upload withdraw amd64/generic/sid/install; its `withdraw` allows nothing"),
         ("lea", "", "publish", "lab/generic/noble/install", "-", "serial expires", "lab"),
-        ("lea", "", "publish", "lab/generic/noble/install", "-", "serial", "not-allowed: rule `lab` requires `expires` in the manifest"),
-        ("lea", "", "publish", "lab/generic/noble/install", "lab", "files", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest"),
+        ("lea", "", "publish", "lab/generic/noble/install", "-", "serial", "not-allowed: rule `lab` requires `expires` in the manifest, as `submit --expires TIME` writes it"),
+        ("lea", "", "publish", "lab/generic/noble/install", "lab", "files", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest, as `submit --serial $(date +%s) --expires TIME` writes it"),
         ("lea", "", "publish", "amd64/generic/noble/install", "images", "files serial expires", "not-allowed: rule `lab` does not let lea publish amd64/generic/noble/install; its `publish` allows lab/*/*/*"),
-        ("lea", "", "rollback", "lab/generic/noble/install", "lab", "", "lab"),
-        ("lea", "", "withdraw", "lab/generic/noble/install", "lab", "", "not-allowed: rule `lab` does not let lea withdraw lab/generic/noble/install; its `withdraw` allows nothing"),
+        ("lea", "", "rollback", "lab/generic/noble/install", "lab", "serial expires", "lab"),
+        ("lea", "", "rollback", "lab/generic/noble/install", "lab", "files", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest, as `rollback --serial $(date +%s) --expires TIME` writes it"),
+        ("lea", "", "rollback", "lab/generic/noble/install", "lab", "expires", "not-allowed: rule `lab` requires `serial` in the manifest, as `rollback --serial $(date +%s)` writes it"),
+        ("lea", "", "withdraw", "lab/old/noble/install", "lab", "", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest, as `withdraw --serial $(date +%s) --expires TIME` writes it"),
+        ("lea", "", "withdraw", "lab/generic/noble/install", "lab", "", "not-allowed: rule `lab` does not let lea withdraw lab/generic/noble/install; its `withdraw` allows lab/old/*/*"),
         ("anna", "", "publish", "lab/generic/noble/install", "-", "serial expires files", "not-allowed: rule `images` does not let anna publish lab/generic/noble/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
-        ("eve", "", "publish", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
-        ("eve", "", "rollback", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
-        ("eve", "", "withdraw", "amd64/generic/noble/install", "images", "files", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
-        ("eve", "A", "publish", "amd64/generic/trixie/install", "-", "", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
-        ("eve", "", "publish", "lab/generic/noble/install", "-", "", "not-allowed: no rule is for eve; expected an `[[importer]]` that is"),
-        ("nobody", "", "publish", "amd64/generic/noble/install", "-", "files", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
-        ("nobody", "B", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: no rule is for the user 1005; expected an `[[importer]]` that is"),
+        ("eve", "", "publish", "amd64/generic/noble/install", "images", "files", "not-allowed: no importer rule is for eve: ask the admin for one"),
+        ("eve", "", "rollback", "amd64/generic/noble/install", "images", "files", "not-allowed: no importer rule is for eve: ask the admin for one"),
+        ("eve", "", "withdraw", "amd64/generic/noble/install", "images", "files", "not-allowed: no importer rule is for eve: ask the admin for one"),
+        ("eve", "A", "publish", "amd64/generic/trixie/install", "-", "", "not-allowed: no importer rule is for eve: ask the admin for one"),
+        ("eve", "", "publish", "lab/generic/noble/install", "-", "", "not-allowed: no importer rule is for eve: ask the admin for one"),
+        ("nobody", "", "publish", "amd64/generic/noble/install", "-", "files", "not-allowed: no importer rule is for the user 1005: ask the admin for one"),
+        ("nobody", "B", "publish", "amd64/generic/sid/install", "-", "", "not-allowed: no importer rule is for the user 1005: ask the admin for one"),
         ("six", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),
         ("in-77", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),
         ("1006", "", "publish", "amd64/generic/numbers/install", "-", "", "numbers"),

@@ -55,6 +55,21 @@ pub fn tests() -> Vec<Trial> {
             numbers,
         ),
         test(
+            "an order has to have what its rule requires, and is good once then",
+            &[Needs::Root],
+            orders_require,
+        ),
+        test(
+            "what was withdrawn is brought back by whoever may make it, and follow who withdrew it",
+            &[Needs::Root],
+            brought_back,
+        ),
+        test(
+            "a signature with a key that no rule has counts for nothing, and that is said",
+            NEEDS,
+            unknown_signer,
+        ),
+        test(
             "a drop is judged by the rules of the last reload that was good",
             &[Needs::Root],
             reloaded,
@@ -540,6 +555,174 @@ fn numbers() {
     }
     let checked = text(&world.run(&["check-config"]));
     assert!(!checked.contains("warning"), "{checked}");
+}
+
+/// Brings an order of a user's, and asserts what becomes of it, and why.
+fn order(world: &World, (name, uid): (&str, u32), text_of: &str, expected: [&str; 2]) {
+    let hidden = build(world, name, &(manifest(TARGET) + text_of), &[]);
+    fs::remove_dir(hidden.join("image")).unwrap();
+    hand_over(world, name, uid);
+    world.run_once();
+    let outcome = world.assert_outcome(name, expected[0]);
+    let detail = outcome["detail"].as_str().unwrap_or_default();
+    assert_eq!(detail, expected[1], "{outcome:#}");
+}
+
+fn orders_require() {
+    let world = World::with(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        require = ["files", "serial"]
+        "#,
+    );
+    for (name, serial) in [("one", 1), ("two", 2)] {
+        let files = [("linux", name)];
+        let text_of = listing(TARGET, &format!("serial = {serial}\n"), &files);
+        build(&world, name, &text_of, &files);
+        hand_over(&world, name, GAMES);
+        world.run_once();
+        world.assert_outcome(name, "published");
+    }
+    let lacks = |command: &str| {
+        format!(
+            "rule `team` requires `serial` in the manifest, as `{command} --serial $(date +%s)` writes it"
+        )
+    };
+    let bring = |name: &str, text_of: &str, expected: [&str; 2]| {
+        order(&world, (name, GAMES), text_of, expected);
+    };
+    let refused = "rejected not-allowed";
+    let (back, gone) = ("action = \"rollback\"\n", "action = \"withdraw\"\n");
+    bring("bare-back", back, [refused, &lacks("rollback")]);
+    bring("bare-gone", gone, [refused, &lacks("withdraw")]);
+    let back = format!("{back}serial = 3\n");
+    bring("back", &back, ["rolled-back", ""]);
+    let stale = |last: u32| {
+        format!("the manifest's `serial` is 3; {TARGET} has had {last}: expected a higher `serial`")
+    };
+    bring("back-again", &back, ["rejected stale", &stale(3)]);
+    let gone = format!("{gone}serial = 4\n");
+    bring("gone", &gone, ["withdrawn", ""]);
+    bring("back-again-later", &back, ["rejected stale", &stale(4)]);
+    for (action, expected) in [
+        ("publish", "`files`, `serial`"),
+        ("rollback", "`serial`"),
+        ("withdraw", "`serial`"),
+    ] {
+        let said = world.run(&["may", "games", action, TARGET]);
+        let expected = format!("yes, by rule `team`, with {expected} in the manifest\n");
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), expected);
+    }
+    // Root needs no rule.
+    order(
+        &world,
+        ("of-root", 0),
+        "action = \"rollback\"\n",
+        ["rolled-back", ""],
+    );
+}
+
+fn brought_back() {
+    let world = World::with(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games"]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        [[importer]]
+        name = "lab"
+        users = ["news"]
+        publish = ["lab/*/*/*"]
+        rollback = ["*/*/*/*"]
+        [[importer]]
+        name = "own"
+        users = ["man"]
+        publish = ["*/*/*/*"]
+        withdraw = ["*/*/*/*"]
+        follow_others = false
+        "#,
+    );
+    bring(&world, "one", GAMES, TARGET);
+    world.run_once();
+    world.assert_outcome("one", "published");
+    let bring = |name: &str, uid: u32, action: &str, expected: [&str; 2]| {
+        order(
+            &world,
+            (name, uid),
+            &format!("action = {action:?}\n"),
+            expected,
+        );
+    };
+    let refused = "rejected not-allowed";
+    bring("gone", GAMES, "withdraw", ["withdrawn", ""]);
+    let not_made = format!(
+        "rule `lab` does not let news make {TARGET}, which isn't there; its `create` allows lab/*/*/*"
+    );
+    bring("of-lab", NEWS, "rollback", [refused, &not_made]);
+    let of_others = format!(
+        "rule `own` does not let man roll back {TARGET}: it was withdrawn by rule `team`; its \
+         `follow_others` is false"
+    );
+    bring("of-own", MAN, "rollback", [refused, &of_others]);
+    for (user, detail) in [("news", not_made), ("man", of_others)] {
+        let said = world.run(&["may", user, "rollback", TARGET]);
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(said, format!("no, not-allowed: {detail}\n"));
+    }
+    bring("back", GAMES, "rollback", ["rolled-back", ""]);
+    world.run(&["withdraw", TARGET]);
+    world.run_once();
+    let back = "action = \"rollback\"\n";
+    order(&world, ("by-root", 0), back, ["rolled-back", ""]);
+    let of_root = format!(
+        "rule `own` does not let man withdraw {TARGET}: what is there was made current by no rule; its \
+         `follow_others` is false"
+    );
+    bring("not-gone", MAN, "withdraw", [refused, &of_root]);
+}
+
+fn unknown_signer() {
+    let keys = Keys::new();
+    let world = World::with(&format!(
+        "{}\n[[importer]]\nname = \"rest\"\npublish = [\"*/*/*/*\"]\nwithdraw = [\"*/*/*/*\"]\n",
+        two_rules(&keys)
+    ));
+    let bring = |name: &str, kind: &str, uid: u32, target: &str| {
+        let files = [("linux", name)];
+        let drop = build(&world, name, &listing(target, "", &files), &files);
+        sign(&drop, &keys.path(kind), FOR_US);
+        hand_over(&world, name, uid);
+        text(&world.run(&["run", "--once"]))
+    };
+    let (known, unknown) = (keys.fingerprint("ed25519"), keys.fingerprint("ecdsa"));
+    // The rule without keys lets it in, as it would without the signature.
+    let log = bring("open", "ecdsa", MAN, OTHER);
+    let outcome = world.assert_outcome("open", "published");
+    let detail = format!("signed with {unknown}, which no rule has: taken as not signed");
+    assert_eq!(outcome["detail"], *detail, "{outcome:#}");
+    assert_eq!(outcome.get("signer"), None, "{outcome:#}");
+    assert!(log.contains(&format!("published: {detail}")), "{log}");
+    bring("signed", "ed25519", GAMES, TARGET);
+    let outcome = world.assert_outcome("signed", "published");
+    assert_eq!(outcome.get("detail"), None, "{outcome:#}");
+    // It is no signed drop, as one has to be to follow that.
+    bring("follows", "ecdsa", MAN, TARGET);
+    let outcome = world.assert_outcome("follows", "rejected unknown-key");
+    let detail = format!(
+        "signed with {unknown}, which no rule has; what is current at {TARGET} was signed with {known}, \
+         and only a drop may follow it that is signed with a key of some rule"
+    );
+    assert_eq!(outcome["detail"], *detail, "{outcome:#}");
+    assert_eq!(outcome.get("signer"), None, "{outcome:#}");
 }
 
 /// Brings a drop of one file to [`TARGET`], and asserts what becomes of it, and by which rule.

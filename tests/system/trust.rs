@@ -174,15 +174,15 @@ fn rules() {
             MAN,
             manifest(TARGET),
             "rejected not-allowed",
-            "rule `team` requires `files` in the manifest",
+            "rule `team` requires `files` in the manifest, as `submit` writes it",
         ),
         (
             "d",
             NEWS,
             manifest(TARGET),
             "rejected not-allowed",
-            "rule `careful` does not let news publish amd64/generic/noble/install: rule `team` made \
-             current what is there; its `follow_others` is false",
+            "rule `careful` does not let news publish amd64/generic/noble/install: what is there was made \
+             current by rule `team`; its `follow_others` is false",
         ),
         ("e", NEWS, manifest(OTHER), "published", ""),
         (
@@ -190,7 +190,7 @@ fn rules() {
             4_711,
             manifest(TARGET),
             "rejected not-allowed",
-            "no rule is for the user 4711; expected an `[[importer]]` that is",
+            "no importer rule is for the user 4711: ask the admin for one",
         ),
         ("g", 0, manifest("x/y/z/w"), "published", ""),
     ];
@@ -298,8 +298,7 @@ fn may() {
             "publish",
             TARGET,
             1,
-            "no, not-allowed: no rule is for the user 4711; expected an \
-          `[[importer]]` that is"
+            "no, not-allowed: no importer rule is for the user 4711: ask the admin for one"
                 .to_string(),
         ),
     ] {
