@@ -1,11 +1,12 @@
 //! `may`: whether the importer rules let somebody do something; and the rules as a table.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::status::with_head;
 use super::terminal::{print, say, width};
-use crate::fault::Fault;
+use crate::fault::{Fault, Rejection};
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
 use crate::sys::Account;
@@ -64,29 +65,54 @@ fn ask(settings: &Settings, user: &str, deed: Deed, target: &Target) -> anyhow::
     let refused = match ask(None) {
         Ok(None) => return print("yes, no rule is needed\n"),
         Ok(Some(rule)) => {
-            return print(&format!(
-                "yes, by rule `{}`{}\n",
-                rule.name,
-                with(deed, rule)
-            ));
+            let (name, with) = (&rule.name, with(deed, rule));
+            return print(&format!("yes, by rule `{name}`{with}\n"));
         }
         Err(refused) => refused,
     };
-    if refused.reason == Reason::Unsigned {
-        // With whose signature it would be allowed.
-        for rule in settings.importers.iter() {
-            for key in &rule.who.keys {
-                if let Ok(Some(by)) = ask(Some(key))
-                    && by.name == rule.name
-                {
-                    let (name, with) = (&rule.name, with(deed, rule));
-                    return print(&format!("yes, by rule `{name}`, signed with {key}{with}\n"));
-                }
-            }
+    let (allowed, mut by_key) = ask_with_keys(settings, ask);
+    by_key.retain(|it| *it != refused);
+    if let Some((rule, keys)) = allowed {
+        let (name, with) = (&rule.name, with(deed, rule));
+        let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+        let one_of = if keys.len() > 1 { "one of " } else { "" };
+        let keys = keys.join(", ");
+        return print(&format!(
+            "yes, by rule `{name}`, signed with {one_of}{keys}{with}\n"
+        ));
+    }
+    let is_final = refused.reason != Reason::Unsigned || by_key.is_empty();
+    let refusals = is_final.then_some(refused).into_iter().chain(by_key);
+    let refusals: Vec<_> = refusals.map(|it| format!("no, {it}\n")).collect();
+    print(&refusals.concat())?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// A rule, and the keys of which each is good for it.
+type ByKeys<'s> = (&'s ImporterRule, Vec<&'s SigningKey>);
+
+/// By which rule somebody might do it who has signed it; where that is none, what each rule says to
+/// its own keys.
+fn ask_with_keys<'s>(
+    settings: &'s Settings,
+    ask: impl Fn(Option<&SigningKey>) -> Result<Option<&'s ImporterRule>, Rejection>,
+) -> (Option<ByKeys<'s>>, Vec<Rejection>) {
+    let (mut allowed, mut refused) = (None::<ByKeys<'s>>, Vec::new());
+    let (mut asked, rules) = (HashSet::new(), settings.importers.iter());
+    for key in rules.flat_map(|rule| &rule.who.keys) {
+        if !asked.insert(key) {
+            continue;
+        }
+        match (ask(Some(key)), &mut allowed) {
+            (Ok(Some(rule)), None) => allowed = Some((rule, vec![key])),
+            (Ok(Some(rule)), Some((first, keys))) if rule.name == first.name => keys.push(key),
+            (Err(refusal), _) if !refused.contains(&refusal) => refused.push(refusal),
+            _ => {}
         }
     }
-    print(&format!("no, {refused}\n"))?;
-    Ok(ExitCode::FAILURE)
+    // Of a key of a rule that isn't for this user.
+    refused.retain(|it| it.reason != Reason::UnknownKey);
+    (allowed, refused)
 }
 
 /// What a manifest has to have.

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use netboot_publisher::Digest;
 use serde_json::Value;
 
-use crate::lab::keys::{FOR_US, Keys, sign};
+use crate::lab::keys::{FOR_US, Keys, public, sign};
 use crate::lab::world::{Needs, World, manifest, names, own, test, text, until};
 
 const TARGET: &str = "amd64/generic/noble/install";
@@ -241,6 +241,16 @@ fn may() {
         publish = ["*/*/*/*"]
         withdraw = ["*/*/*/*"]
         [[importer]]
+        name = "mail-a"
+        users = ["mail"]
+        keys = [{:?}, {:?}]
+        publish = ["amd64/*/*/*"]
+        [[importer]]
+        name = "mail-b"
+        users = ["mail"]
+        keys = [{:?}]
+        publish = ["arm64/*/*/*"]
+        [[importer]]
         name = "again"
         users = ["games"]
         [[importer]]
@@ -248,7 +258,10 @@ fn may() {
         users = ["games", "no-such-user"]
         groups = ["man"]
         "#,
-        keys.public("ed25519")
+        keys.public("ed25519"),
+        keys.public("ed25519"),
+        keys.public("ecdsa"),
+        public(&keys.locked("ed25519", "secret")),
     ));
     let key = keys.fingerprint("ed25519");
     for (user, action, target, code, answer) in [
@@ -285,6 +298,26 @@ fn may() {
             TARGET,
             0,
             format!("yes, by rule `upload`, signed with {key}"),
+        ),
+        (
+            "mail",
+            "publish",
+            TARGET,
+            0,
+            format!(
+                "yes, by rule `mail-a`, signed with one of {key}, {}",
+                keys.fingerprint("ecdsa")
+            ),
+        ),
+        (
+            "mail",
+            "publish",
+            "ppc/x/y/z",
+            1,
+            "no, not-allowed: rule `mail-a` does not let mail publish ppc/x/y/z; its `publish` allows \
+             amd64/*/*/*\nno, not-allowed: rule `mail-b` does not let mail publish ppc/x/y/z; its \
+             `publish` allows arm64/*/*/*"
+                .to_string(),
         ),
         (
             "root",
