@@ -1,7 +1,8 @@
 //! The daemon: everything opened, the tasks started, and an orderly end. Uses every room but
 //! `commands`; start with [`run`].
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,6 +19,7 @@ use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::sys::{Progress, tell_systemd};
 use crate::tree::Pointers;
+use crate::trust::oddities;
 
 /// Threads for blocking work, made as they are needed: one for each lane of the publisher's, and ten
 /// for looks, steps, what is removed, and listeners.
@@ -28,6 +30,9 @@ const MAX_THREADS: usize = 32;
 const MORE_TIME: u32 = 60_000_000;
 const ASK_INTERVAL: Duration = Duration::from_secs(20);
 const MAX_ASKS: usize = 360;
+
+/// So long the start waits for what is said of the importer rules: before "ready", where all is well.
+const MAX_WAIT_FOR_USERS: Duration = Duration::from_secs(1);
 
 /// Reads the configuration again, and tries what it says. Blocks.
 pub(crate) type Reread = Arc<dyn Fn() -> anyhow::Result<Settings> + Send + Sync>;
@@ -120,9 +125,24 @@ fn reload(
     }
     // The publisher tells systemd when it judges by them. One that is about to end needs no settings
     // any more.
-    let _ = change.send(Arc::new(settings));
+    let settings = Arc::new(settings);
+    let _ = change.send(Arc::clone(&settings));
     tracing::info!(message_id = %MessageId::Reloaded, "configuration read again");
+    drop(warn_of_rules(settings));
     true
+}
+
+/// Logs what is odd about the importer rules. The user database, which is asked, may never answer: a
+/// thread of its own waits for that. The end of the channel is that of the thread.
+fn warn_of_rules(settings: Arc<Settings>) -> mpsc::Receiver<()> {
+    let (ends, ended) = mpsc::channel();
+    let _ = thread::Builder::new().spawn(move || {
+        for oddity in oddities(&settings.importers) {
+            tracing::warn!("importer {oddity}");
+        }
+        drop(ends);
+    });
+    ended
 }
 
 /// Opens what there is to open, and runs the publisher and its listeners until the publisher ends.
@@ -149,6 +169,7 @@ async fn publish(
         });
         let boot_configs = BootConfigs::new(Arc::clone(pointers.staging()), &settings);
         let publisher = Publisher::new(spool, pointers, report, of_work, of_publisher, once)?;
+        let _ = warn_of_rules(settings).recv_timeout(MAX_WAIT_FOR_USERS);
         Ok((publisher, boot_configs, socket.ok()))
     });
     let (publisher, boot_configs, socket) =

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::configuration::{BadConfig, code};
-use super::may;
+use super::rules;
 use super::terminal::print;
 use crate::fault::Unwritable;
 use crate::listeners::BootConfigs;
@@ -14,6 +14,7 @@ use crate::settings::Settings;
 use crate::spool::SpoolView;
 use crate::sys::{Dir, Importer, Ownership};
 use crate::tree::{Staging, Tree};
+use crate::trust::oddities;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckConfig {
@@ -46,11 +47,21 @@ impl CheckConfig {
         };
         let untried = tell_untried(&untried);
         // Users and groups are looked up for it: not for a reload, which is quiet.
-        let rules = settings.importers.note().map_or_else(
-            || may::table(&settings.importers),
+        let note = settings.importers.note();
+        let rules = note.map_or_else(
+            || rules::blocks(&settings.importers),
             |note| format!("{note}\n"),
         );
-        print(&format!("{path}: {verdict}{untried}\n{rules}"))
+        let oddities = oddities(&settings.importers);
+        let warnings: Vec<_> = oddities
+            .iter()
+            .map(|it| format!("warning: {it}\n"))
+            .collect();
+        let gap = if warnings.is_empty() { "" } else { "\n" };
+        let warnings = warnings.concat();
+        print(&format!(
+            "{path}: {verdict}{untried}\n{rules}{gap}{warnings}"
+        ))
     }
 }
 

@@ -1,18 +1,16 @@
-//! `may`: whether the importer rules let somebody do something; and the rules as a table.
+//! `may`: whether the importer rules let somebody do something.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::status::with_head;
-use super::terminal::{print, say, width};
+use super::terminal::{print, say};
 use crate::fault::{Fault, Rejection};
 use crate::settings::{ImporterRule, Requirement, Settings};
 use crate::spool::account;
 use crate::sys::Account;
 use crate::tree::Tree;
 use crate::trust::{Asker, Deed, Wish};
-use crate::words::{Reason, SigningKey, Target, TargetPattern};
+use crate::words::{Reason, SigningKey, Target};
 
 /// What a manifest may have that a rule requires: whoever asks in advance is told of it beside the answer.
 const ALL: [Requirement; 3] = [
@@ -123,75 +121,4 @@ fn with(deed: Deed, rule: &ImporterRule) -> String {
         "" => String::new(),
         required => format!(", with {required} in the manifest"),
     }
-}
-
-/// The rules, for people, and what is odd about them.
-pub(super) fn table(rules: &[ImporterRule]) -> String {
-    let list = |patterns: &[TargetPattern]| match patterns {
-        [] => "-".to_string(),
-        patterns => patterns
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" "),
-    };
-    let rows = rules.iter().map(|rule| {
-        let (who, rights) = (&rule.who, &rule.rights);
-        let groups = who.groups.iter().map(|group| format!("@{group}"));
-        let names: Vec<_> = who.users.iter().cloned().chain(groups).collect();
-        let whom = if names.is_empty() {
-            "anybody".to_string()
-        } else {
-            names.join(" ")
-        };
-        [
-            rule.name.to_string(),
-            whom,
-            who.keys.len().to_string(),
-            list(&rights.publish),
-            list(&rights.create),
-            list(&rights.rollback),
-            list(&rights.withdraw),
-        ]
-    });
-    let head = [
-        "RULE", "WHO", "KEYS", "PUBLISH", "CREATE", "ROLLBACK", "WITHDRAW",
-    ];
-    let mut text = with_head(head, rows, width(), [8, 8, 4, 12, 12, 12, 12]);
-    for warning in oddities(rules) {
-        let _ = writeln!(text, "warning: {warning}");
-    }
-    text
-}
-
-/// Rules that never match, or match whom another one matches, too.
-fn oddities(rules: &[ImporterRule]) -> Vec<String> {
-    let mut odd = Vec::new();
-    for (at, rule) in rules.iter().enumerate() {
-        let (name, who) = (&rule.name, &rule.who);
-        let is_unknown = |user: &&String| Account::uid_of(user).is_none();
-        for user in who.users.iter().filter(is_unknown) {
-            odd.push(format!("rule `{name}`: no such user: {user}"));
-        }
-        for group in who
-            .groups
-            .iter()
-            .filter(|group| Account::gid_of(group).is_none())
-        {
-            odd.push(format!("rule `{name}`: no such group: {group}"));
-        }
-        for earlier in &rules[..at] {
-            let other = &earlier.name;
-            if earlier.who.covers(who) {
-                odd.push(format!(
-                    "rule `{name}` never matches: rule `{other}` stands before it"
-                ));
-            } else if earlier.who.meets(who) {
-                odd.push(format!(
-                    "rule `{name}` overlaps rule `{other}`, which stands before it"
-                ));
-            }
-        }
-    }
-    odd
 }

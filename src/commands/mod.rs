@@ -9,6 +9,7 @@ mod history;
 mod may;
 mod proof;
 mod rollback;
+mod rules;
 mod run_daemon;
 mod show;
 mod sign;

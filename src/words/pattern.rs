@@ -32,6 +32,12 @@ impl TargetPattern {
         parts.all(|(pattern, name)| fits(pattern, name))
     }
 
+    /// Whether both may mean one target.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let mut parts = self.0.iter().zip(&other.0);
+        parts.all(|(one, other)| meet(one.as_bytes(), other.as_bytes()))
+    }
+
     /// The target that is meant, where it can be only one.
     pub fn single(&self) -> Option<Target> {
         self.to_string().parse().ok()
@@ -55,6 +61,28 @@ fn fits(pattern: &str, name: &str) -> bool {
         }
     }
     name.ends_with(last)
+}
+
+/// Whether both patterns fit one name.
+fn meet(one: &[u8], other: &[u8]) -> bool {
+    let is_star = |text: &[u8], at: usize| text.get(at) == Some(&b'*');
+    // Whether so much of both may have been read for the same characters.
+    let mut read = vec![vec![false; other.len() + 2]; one.len() + 2];
+    read[0][0] = true;
+    for at in 0..=one.len() {
+        for of_other in 0..=other.len() {
+            if !read[at][of_other] {
+                continue;
+            }
+            // A star ends, or stands for what the other pattern reads next.
+            let is_free = is_star(one, at) || is_star(other, of_other);
+            read[at + 1][of_other] |= is_free;
+            read[at][of_other + 1] |= is_free;
+            let both = one.get(at).zip(other.get(of_other));
+            read[at + 1][of_other + 1] |= both.is_some_and(|(one, other)| one == other);
+        }
+    }
+    read[one.len()][other.len()]
 }
 
 impl FromStr for TargetPattern {
@@ -146,6 +174,18 @@ mod tests {
         fn a_pattern_means_what_a_slow_matcher_finds(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
             let expected = fits_slowly(pattern.as_bytes(), name.as_bytes());
             proptest::prop_assert_eq!(fits(&pattern, &name), expected);
+        }
+
+        #[test]
+        fn patterns_meet_that_fit_one_name(one in "[ab*]{1,4}", other in "[ab*]{1,4}") {
+            // Were there a name that both fit, there would be one as short as this.
+            let mut names = vec![String::new()];
+            for at in 0.. {
+                let Some(name) = names.get(at).filter(|name| name.len() < 8).cloned() else { break };
+                names.extend(["a", "b"].map(|more| format!("{name}{more}")));
+            }
+            let expected = names.iter().any(|name| fits(&one, name) && fits(&other, name));
+            proptest::prop_assert_eq!(meet(one.as_bytes(), other.as_bytes()), expected);
         }
 
         #[test]

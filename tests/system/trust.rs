@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::lab::keys::{FOR_US, Keys, public, sign};
 use crate::lab::world::{Needs, World, manifest, names, own, test, text, until};
+use crate::supervision::{change, start};
 
 const TARGET: &str = "amd64/generic/noble/install";
 const OTHER: &str = "arm64/generic/noble/install";
@@ -61,9 +62,14 @@ pub fn tests() -> Vec<Trial> {
             signed_rollbacks,
         ),
         test(
-            "`may` and `check-config` say who may do what, and which rules are odd",
+            "`may` says who may do what, by which rule, and what is lacking",
             NEEDS,
             may,
+        ),
+        test(
+            "check-config shows all that is in force of each rule, and warns of what is odd, as a daemon does",
+            NEEDS,
+            reviewed,
         ),
         test(
             "rules with mistakes are refused, all at once",
@@ -250,13 +256,6 @@ fn may() {
         users = ["mail"]
         keys = [{:?}]
         publish = ["arm64/*/*/*"]
-        [[importer]]
-        name = "again"
-        users = ["games"]
-        [[importer]]
-        name = "more"
-        users = ["games", "no-such-user"]
-        groups = ["man"]
         "#,
         keys.public("ed25519"),
         keys.public("ed25519"),
@@ -348,15 +347,97 @@ fn may() {
         String::from_utf8(unknown.stderr).unwrap(),
         "netboot-publisher: no such user: no-such-user\n"
     );
-    let checked = text(&world.run(&["check-config"]));
-    for line in [
-        "team    games                    0     amd64/*/noble/*  amd64/*/noble/*  amd64/*/noble/*  -",
-        "warning: rule `again` never matches: rule `team` stands before it",
-        "warning: rule `more`: no such user: no-such-user",
-        "warning: rule `more` overlaps rule `team`, which stands before it",
-    ] {
-        assert!(checked.contains(line), "{line}: {checked}");
-    }
+    let said = text(&world.run(&["may", "games", "create", TARGET]));
+    assert!(
+        said.contains("[possible values: publish, rollback, withdraw]"),
+        "{said}"
+    );
+}
+
+fn reviewed() {
+    let keys = Keys::new();
+    let world = World::with(&format!(
+        r#"
+        [limits]
+        min_free_space = "0B"
+        [[importer]]
+        name = "team"
+        users = ["games", "5", "a user"]
+        groups = ["man"]
+        keys = [{:?}]
+        old_keys = [{:?}]
+        publish = ["amd64/a-rather-long-subarchitecture/a-rather-long-release/*", "arm64/*/*/*"]
+        create = ["ppc/*/*/*"]
+        rollback = []
+        follow_others = false
+        require = ["files", "serial"]
+        max_image_size = "2GiB"
+        max_waiting = 7
+        [[importer]]
+        name = "again"
+        users = ["games"]
+        keys = [{:?}]
+        [[importer]]
+        name = "rest"
+        publish = ["*/*/*/*"]
+        "#,
+        keys.public("ed25519"),
+        keys.public("ecdsa"),
+        keys.public("ed25519"),
+    ));
+    let checked = world.run(&["check-config"]);
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    let expected = format!(
+        r#": good
+
+rule team
+  users          games, 5 (games), `a user`
+  groups         man
+  keys           {}
+  old_keys       {}
+  publish        amd64/a-rather-long-subarchitecture/a-rather-long-release/*
+                 arm64/*/*/*
+  create         ppc/*/*/*
+  rollback       nothing
+  withdraw       nothing
+  follow_others  false
+  require        files, serial
+  max_image_size 2.0 GiB
+  max_waiting    7
+
+rule again
+  users          games
+  keys           {}
+  publish        nothing
+  create         as publish
+  rollback       as publish
+  withdraw       nothing
+
+rule rest
+  for            anybody
+  publish        */*/*/*
+  create         as publish
+  rollback       as publish
+  withdraw       nothing
+
+warning: rule `team`: no such user: a user; make it, or take it out of `users`
+warning: rule `team`: `create` has ppc/*/*/*, of which `publish` allows nothing: add it there, or take it out
+warning: rule `again` never matches: rule `team` stands before it and is for all that it is for; move it up, or remove it
+"#,
+        keys.fingerprint("ed25519"),
+        keys.fingerprint("ecdsa"),
+        keys.fingerprint("ed25519"),
+    );
+    assert!(checked.ends_with(&expected), "{checked}");
+    // A daemon says so, too: at its start, and when it has read its configuration again.
+    let (mut daemon, ear) = start(&world, &[]);
+    daemon
+        .wait_for("importer rule `team`: no such user: a user; make it, or take it out of `users`");
+    daemon.wait_for("importer rule `again` never matches");
+    ear.wait_for("READY=1");
+    change(&world, &daemon, &ear, "\"a user\"", "\"another\"");
+    daemon.wait_for("importer rule `team`: no such user: another;");
+    daemon.stop();
 }
 
 fn with_key(keys: &Keys, kinds: &[&str]) -> World {
