@@ -22,7 +22,9 @@ mod waiting;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use strum::VariantNames as _;
 
 use self::check_config::CheckConfig;
 use self::configuration::{code, read_settings};
@@ -118,7 +120,8 @@ enum Command {
     May {
         /// A user's name
         user: String,
-        /// publish, rollback or withdraw
+        /// What the user wants to do
+        #[arg(value_parser = deed())]
         action: Deed,
         /// arch/subarch/release/purpose
         target: Target,
@@ -156,6 +159,12 @@ pub fn run() -> ExitCode {
             code(&error)
         }
     }
+}
+
+/// A [`Deed`] by its word: clap names all of them where it is none.
+fn deed() -> impl TypedValueParser<Value = Deed> {
+    let words = PossibleValuesParser::new(Deed::VARIANTS);
+    words.map(|word| word.parse().expect("one of the words"))
 }
 
 /// What the program takes: what manual pages and completions are made of.

@@ -11,7 +11,9 @@ use crate::words::{Reason, SigningKey, Target, TargetPattern, Vouched};
 pub(super) const ROOT: u32 = 0;
 
 /// What is done with a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
 #[strum(serialize_all = "lowercase")]
 pub(crate) enum Deed {
     Publish,

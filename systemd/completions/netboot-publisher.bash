@@ -349,7 +349,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__may)
-            opts="-h --config --help"
+            opts="-h --config --help publish rollback withdraw"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
