@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::sys::{Failure, Importer, Ownership, UnknownAccount};
-use crate::words::Reason;
+use crate::words::{Reason, Target};
 
 /// What ended the work on a drop before it was published.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,8 @@ pub(crate) struct Rejection {
     pub(crate) reason: Reason,
     /// For people: what is wrong, and what was expected.
     pub(crate) detail: String,
+    /// What the manifest says that the drop is for, to be shown: nobody has vouched for it.
+    pub(crate) target: Option<Box<Target>>,
 }
 
 impl Rejection {
@@ -61,7 +63,14 @@ impl Rejection {
         Self {
             reason,
             detail: detail.into(),
+            target: None,
         }
+    }
+
+    /// The same, of a drop whose manifest says that it is for this.
+    pub(crate) fn of(self, target: Target) -> Self {
+        let target = Some(Box::new(target));
+        Self { target, ..self }
     }
 }
 

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use self::entry::{Entry, check_links};
 use crate::fault::{Fault, reject};
 use crate::settings::Limits;
-use crate::sys::{Dir, Failure, Kind, Ownership, Stat};
+use crate::sys::{Dir, Failure, Importer, Kind, Ownership, Stat};
 use crate::text::quoted;
 use crate::words::Reason;
 
@@ -250,7 +250,8 @@ fn check_owner(path: &str, uid: u32, owner: Option<u32>) -> Result<(), Fault> {
         return Ok(());
     };
     let path = quoted(path);
-    let detail = format!("{path} belongs to user {uid}, and the drop to user {owner}");
+    let [user, owner] = [uid, owner].map(|uid| Importer::of(uid).shown());
+    let detail = format!("{path} belongs to {user}, and the drop to {owner}");
     Err(reject(Reason::UnsafeFile, detail))
 }
 

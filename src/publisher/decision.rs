@@ -127,13 +127,15 @@ impl Decided {
             Decision::Unchanged(image) => (Verdict::Unchanged, Some(image.clone()), None),
             Decision::Reject(rejection) => (Verdict::Rejected, None, Some(rejection.clone())),
         };
+        let shown = rejection.as_ref().and_then(|it| it.target.as_deref());
+        let target = self.target.as_ref().or(shown).cloned();
         let (reason, detail) = rejection.map(|it| (it.reason, it.detail)).unzip();
         let detail = detail.or_else(|| self.claimed.credentials.unknown_signer());
         Outcome {
             format: Outcome::FORMAT,
             drop: self.claimed.name.clone(),
             claim: self.claimed.claim,
-            target: self.target.clone(),
+            target,
             verdict,
             reason,
             detail,

@@ -129,7 +129,7 @@ impl Parts {
     /// Takes a drop that has its outcome: tells of it, and has the drop put away.
     fn settle(&mut self, written: Written, settings: &Settings) {
         let (key, outcome) = (written.claimed.key().clone(), written.outcome);
-        let target = outcome.target.clone();
+        let target = written.target;
         let took = written.started.elapsed();
         self.report.tell(outcome.clone(), written.swapped_at, took);
         let replaced = target.clone().filter(|_| written.has_replaced);

@@ -43,6 +43,8 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) claimed: Claimed,
+    /// As that of [`Decided`]: the one of the outcome may be nothing but shown.
+    pub(super) target: Option<Target>,
     pub(super) outcome: Outcome,
     /// When the pointer was swapped, if it was.
     pub(super) swapped_at: Option<Moment>,
@@ -254,7 +256,7 @@ impl Pipeline {
             self.discard(&decided, failure.clone(), stepped);
         }
         for written in self.written.drain(..) {
-            let target = written.outcome.target.clone();
+            let target = written.target;
             let (reason, detail) = (written.outcome.reason, written.outcome.detail);
             if let Some(reason) = reason {
                 let rejection = Rejection::new(reason, detail.unwrap_or_default());
@@ -326,6 +328,7 @@ impl Pipeline {
                 has_replaced: decided.has_replaced(),
                 started: decided.started,
                 claimed: decided.claimed,
+                target: decided.target,
                 trouble,
             }),
             Done::Written(decided, Err(failure)) => match &decided.decision {

@@ -5,9 +5,9 @@ use std::io::Read as _;
 use rustix::io::Errno;
 
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
-use crate::fault::{Fault, reject};
+use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
-use crate::sys::{Account, Dir, Failure, FileExt as _, Kind};
+use crate::sys::{Account, Dir, Failure, FileExt as _, Importer, Kind};
 use crate::trust::{self, Asker, signer_of};
 use crate::words::{Digest, Reason, SigningKey};
 
@@ -35,8 +35,9 @@ pub(crate) struct Signature {
 pub(super) enum Found {
     /// There is no manifest yet.
     Nothing,
-    /// The signature is not there that belongs to every drop of this importer.
-    Unsigned(Manifest),
+    /// The signature is not there that belongs to every drop of this importer: why the drop is rejected
+    /// when it doesn't come.
+    Unsigned(Rejection),
     All(Papers),
 }
 
@@ -55,15 +56,20 @@ pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fa
         None
     } else {
         match read_file(dir, SIGNATURE, trust::MAX_SIZE, uid)? {
-            Some(signature) => Some(verified(&bytes, signature)?),
+            Some(signature) => {
+                let verified = verified(&bytes, signature);
+                Some(verified.map_err(|bad| bad.of(manifest.target.clone()))?)
+            }
             None => {
                 let asker = Asker {
                     uid,
                     account: &account(uid)?,
                     signer: None,
                 };
-                if asker.needs_signature(settings) {
-                    return Ok(Found::Unsigned(manifest));
+                if let Some(why) = asker.needs_signature(settings) {
+                    let detail = format!("no {SIGNATURE}; expected one: {why}");
+                    let rejection = Rejection::new(Reason::Unsigned, detail);
+                    return Ok(Found::Unsigned(rejection.of(manifest.target)));
                 }
                 None
             }
@@ -96,9 +102,9 @@ pub(crate) fn account(uid: u32) -> Result<Account, Fault> {
 ///
 /// # Errors
 /// [`Reason::BadSignature`] with what is wrong with it.
-pub(super) fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Fault> {
+pub(super) fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Rejection> {
     let key = signer_of(manifest, &signature)
-        .map_err(|bad| reject(Reason::BadSignature, format!("{SIGNATURE}: {bad}")))?;
+        .map_err(|bad| Rejection::new(Reason::BadSignature, format!("{SIGNATURE}: {bad}")))?;
     let bytes = signature.into();
     Ok(Signature { key, bytes })
 }
@@ -123,7 +129,8 @@ pub(super) fn read_file(
     let stat = file.stat().map_err(|error| failure("looking at", error))?;
     // Errors quote the manifest: a hard link must not let an importer read another's file that way.
     if stat.kind != Kind::File || stat.owner.uid != uid {
-        let detail = format!("{name}: expected a regular file that belongs to user {uid}");
+        let who = Importer::of(uid).shown();
+        let detail = format!("{name}: expected a regular file that belongs to {who}");
         return Err(reject(Reason::UnsafeFile, detail));
     }
     let length = usize::try_from(stat.size.min(max)).unwrap_or(0);

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::clock::Reading;
 use super::drop::{Checkable, Peeked, Probe, Ready, SHORTEST_WAIT, Seen, Waits};
-use super::manifest::{Listed, MANIFEST, Manifest};
+use super::manifest::{Listed, MANIFEST};
 use super::names::check_name;
 use super::papers::{self, Found, SIGNATURE, unreadable};
 use super::stillness::{Motion, Writers, is_being_written};
@@ -21,8 +21,7 @@ use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, Stat};
 use crate::text::quoted;
-use crate::trust;
-use crate::words::{Moment, Reason, Target};
+use crate::words::{Moment, Reason};
 
 /// The folder of a drop that holds the image.
 pub(crate) const IMAGE: &str = "image";
@@ -63,8 +62,6 @@ struct Lack {
     probe: Probe,
     /// A drop that says that it is finished is not waited for.
     is_final: bool,
-    /// What the drop is for, where its manifest is there.
-    target: Option<Target>,
 }
 
 /// A drop that is being looked at.
@@ -256,7 +253,6 @@ impl Looker<'_> {
             rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::Writer(path),
             is_final: false,
-            target: None,
         };
         let late = self.wait_for(lack, seen, open)?;
         Ok(late.map_or(Stage::Waiting, Stage::Late))
@@ -293,7 +289,7 @@ impl Looker<'_> {
         open.wait(seen, lack.probe, pause, false);
         if let Some(waits) = &mut seen.waits {
             let mut lacks = lack.rejection.detail.split("; expected");
-            waits.target = lack.target;
+            waits.target = lack.rejection.target.map(|target| *target);
             waits.lacks = lacks.next().unwrap_or_default().into();
             waits.next = waits.next.min(until);
             waits.overdue = Some(until);
@@ -418,10 +414,15 @@ fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> 
                 rejection: Rejection::new(Reason::Incomplete, detail),
                 probe: Probe::below(dir, Path::new(MANIFEST)),
                 is_final: false,
-                target: None,
             }));
         }
-        Ok(Found::Unsigned(manifest)) => return Ok(Inside::Lacking(unsigned(dir, uid, manifest))),
+        Ok(Found::Unsigned(rejection)) => {
+            return Ok(Inside::Lacking(Lack {
+                rejection,
+                probe: Probe::below(dir, Path::new(SIGNATURE)),
+                is_final: true,
+            }));
+        }
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
         Err(fault) => return Err(fault),
     };
@@ -444,11 +445,11 @@ fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> 
             }
             _ => continue,
         };
+        let rejection = Rejection::new(Reason::Incomplete, detail);
         return Ok(Inside::Lacking(Lack {
-            rejection: Rejection::new(Reason::Incomplete, detail),
             probe: Probe::below(dir, &in_drop),
+            rejection: rejection.of(papers.manifest.target),
             is_final: true,
-            target: Some(papers.manifest.target),
         }));
     }
     // A tool may give the folder its mode at last.
@@ -456,23 +457,10 @@ fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> 
         let detail =
             "everybody may write into the drop's folder; expected only its owner: chmod o-w";
         let rejection = Rejection::new(Reason::UnsafeFile, detail);
+        let rejection = rejection.of(papers.manifest.target);
         return Ok(Inside::Complete(Err(rejection)));
     }
     Ok(Inside::Complete(Ok(papers)))
-}
-
-/// What a drop of the user `uid` lacks whose rules ask for a signature.
-fn unsigned(dir: &Dir, uid: u32, manifest: Manifest) -> Lack {
-    let detail = format!(
-        "no {SIGNATURE}; expected one, as the rules for user {uid} ask: ssh-keygen -Y sign -n {}",
-        trust::NAMESPACE
-    );
-    Lack {
-        rejection: Rejection::new(Reason::Unsigned, detail),
-        probe: Probe::below(dir, Path::new(SIGNATURE)),
-        is_final: true,
-        target: Some(manifest.target),
-    }
 }
 
 /// Whether another file system is mounted at what was looked at.

@@ -33,6 +33,17 @@ impl Importer {
     }
 }
 
+impl Importer {
+    /// As a sentence names the user.
+    pub(crate) fn shown(&self) -> String {
+        let Self { uid, name } = self;
+        if *name == uid.to_string() {
+            return format!("the user {uid}");
+        }
+        name.clone()
+    }
+}
+
 /// A user of the machine, as its database knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {

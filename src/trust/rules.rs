@@ -86,11 +86,18 @@ pub(super) fn of_owner<'r>(
 }
 
 impl Asker<'_> {
-    /// Whether a signature is a part of every drop of this user.
-    pub(crate) fn needs_signature(&self, settings: &Settings) -> bool {
+    /// Why a signature is a part of every drop of this user, for people; `None` where it isn't.
+    pub(crate) fn needs_signature(&self, settings: &Settings) -> Option<String> {
         let mut matched = of_owner(settings, self.account).peekable();
         let is_matched = self.uid != ROOT && matched.peek().is_some();
-        is_matched && matched.all(|rule| !rule.who.keys.is_empty())
+        let is_needed = is_matched && matched.all(|rule| !rule.who.keys.is_empty());
+        is_needed.then(|| {
+            let names = list(of_owner(settings, self.account).map(|rule| &rule.name));
+            let (who, namespace) = (shown(self), super::NAMESPACE);
+            format!(
+                "the rules for {who} ask for a signature ({names}): ssh-keygen -Y sign -n {namespace}"
+            )
+        })
     }
 
     /// The fingerprint of the key that has signed, where a rule knows the key.
@@ -125,10 +132,8 @@ impl Asker<'_> {
             return Err(Rejection::new(Reason::NotAllowed, detail));
         }
         let Some(key) = self.signer else {
-            let detail = format!(
-                "not signed; the rules for {who} ask for a signature ({names}): ssh-keygen -Y sign -n {}",
-                super::NAMESPACE
-            );
+            let why = self.needs_signature(settings).unwrap_or_default();
+            let detail = format!("not signed; {why}");
             return Err(Rejection::new(Reason::Unsigned, detail));
         };
         let is_old = |rule: &ImporterRule| rule.who.old_keys.contains(key);
@@ -579,7 +584,7 @@ mod tests {
 
             let all_have_keys = of_owner.iter().all(|(_, keys)| !keys.is_empty());
             let needs_signature = uid != ROOT && !of_owner.is_empty() && all_have_keys;
-            proptest::prop_assert_eq!(asker.needs_signature(&settings), needs_signature);
+            proptest::prop_assert_eq!(asker.needs_signature(&settings).is_some(), needs_signature);
         }
     }
 }

@@ -493,7 +493,7 @@ fn badly_signed() {
             "",
             |drop, _| fs::remove_file(drop.join("manifest.toml.sig")).unwrap(),
             "rejected unsigned",
-            "no manifest.toml.sig; expected one",
+            "no manifest.toml.sig; expected one: the rules for games ask for a signature (team): ssh-keygen",
         ),
         (
             "namespace",
@@ -665,6 +665,10 @@ fn badly_signed() {
         bring(&world, name, GAMES);
         let outcome = world.assert_outcome(name, expected);
         assert!(detail(&outcome).contains(why), "{outcome:#}");
+        // To be shown: nobody has vouched for it.
+        if name != "link" {
+            assert_eq!(outcome["target"], TARGET, "{outcome:#}");
+        }
     }
     // Who else may write into it is not known.
     for (name, mode, expected) in [

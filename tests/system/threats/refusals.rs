@@ -220,7 +220,7 @@ const REFUSALS: &[Refusal] = &[
             chown(drop.join("image/initrd"), Some(0), Some(0)).unwrap();
         },
         reason: "unsafe-file",
-        said: &["`initrd` belongs to user 0", "and the drop to user 65534"],
+        said: &["`initrd` belongs to root", "and the drop to nobody"],
     },
     Refusal {
         sentence: "a file name with a line end is refused",
