@@ -208,16 +208,6 @@ impl Tree {
         generations.map_or(Ok(None), |generations| generation(&generations, name))
     }
 
-    /// What is wrong with the record of the generation `name`, for people; `None` where nothing is.
-    fn record_trouble(
-        &self,
-        target: &Target,
-        name: &GenerationName,
-    ) -> Result<Option<String>, Failure> {
-        let generations = self.generations(target)?;
-        Ok(generations.and_then(|generations| read_record(&generations, name).err()))
-    }
-
     /// The head of the record of the generation `name`, without reading the listing; `None` when it
     /// is missing or unreadable.
     pub(crate) fn head(

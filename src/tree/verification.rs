@@ -11,7 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::folder::Shown;
-use super::{Generation, Record, Tree};
+use super::{Generation, Record, Tree, read_record};
 use crate::fault::Fault;
 use crate::image::{Content, Image, Listing, hash_file};
 use crate::sys::{Failure, FileExt as _, Kind, Ownership, Progress, try_map};
@@ -221,7 +221,9 @@ impl Verification {
         match (record, Image::read(dir, given)) {
             (None, _) => {
                 // One that is good by now was written meanwhile.
-                if let Some(trouble) = self.tree.record_trouble(target, &name)? {
+                if let Some(generations) = self.tree.generations(target)?
+                    && let Err(trouble) = read_record(&generations, &name)
+                {
                     note(None, DamageKind::Record, &trouble);
                 }
             }
