@@ -359,7 +359,7 @@ fn teams_by_user() {
             NEWS,
             submit_to("lab", "noble"),
             3,
-            "not-allowed: no rule is for news",
+            "not-allowed: no importer rule is for news",
         ),
         (
             MAN,
