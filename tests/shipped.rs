@@ -81,7 +81,7 @@ _netboot_publisher_names() {
     local word verb="" target="" names=""
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$word" in
-            rollback|withdraw|history|status|show|diff|verify) verb="${verb:-$word}" ;;
+            rollback|promote|withdraw|history|status|show|diff|verify) verb="${verb:-$word}" ;;
             /*) ;;
             */*/*/*) target="$word" ;;
         esac
@@ -94,7 +94,7 @@ _netboot_publisher_names() {
             names=$(netboot-publisher history "$target" 2>/dev/null |
                 awk '!NF{exit} NR > 1{sub(/^\*/, ""); print $1}') ;;
         *,--*) ;;
-        ?*,*,)
+        ?*,*,|promote,*)
             names=$(netboot-publisher status 2>/dev/null | awk '!NF{exit} NR > 1{print $1}') ;;
     esac
     if [[ -n "$names" && "$2" != -* ]]; then
@@ -400,8 +400,9 @@ fn the_pages_of_manifest_outcome_and_templates_name_every_key() {
         keys.map(String::from).collect::<Vec<_>>()
     };
     let rollback = known("action = \"rollback\"\nunknown = 1\n");
+    let promotion = known("action = \"promote\"\nfrom = \"a/b/c/d\"\nunknown = 1\n");
     let file = known("[files]\n\"linux\" = { sha = 1 }\n");
-    let keys = [known("unknown = 1\n"), rollback, file].concat();
+    let keys = [known("unknown = 1\n"), rollback, promotion, file].concat();
     assert_names("manifest", &keys.into_iter().collect(), 12);
 
     let code = read("src/spool/outcome.rs");

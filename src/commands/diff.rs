@@ -62,6 +62,9 @@ struct Diff {
 struct Side {
     generation: GenerationName,
     version: Option<String>,
+    /// Of an image that was promoted: the target that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promoted_from: Option<Target>,
     files: usize,
     bytes: u64,
 }
@@ -128,6 +131,7 @@ impl Diff {
         let side = |record: &Record| Side {
             generation: record.head.generation.clone(),
             version: record.head.version.clone(),
+            promoted_from: record.head.promoted().map(|it| it.from.clone()),
             files: record.head.file_count,
             bytes: record.head.bytes,
         };
@@ -146,8 +150,13 @@ impl Diff {
         for (name, side) in [("from", &self.from), ("to", &self.to)] {
             let version = side.version.as_ref().map(|it| format!(", version {it}"));
             let (files, bytes) = (counted(side.files, "file"), ByteSize(side.bytes));
+            let from = side.promoted_from.as_ref();
+            let from = text_or(from.map(|it| format!(", promoted from {it}")), "");
             let (generation, version) = (&side.generation, text_or(version, ""));
-            let _ = writeln!(text, "{name:4} {generation}: {files}, {bytes}{version}");
+            let _ = writeln!(
+                text,
+                "{name:4} {generation}: {files}, {bytes}{version}{from}"
+            );
         }
         if !self.changes.is_empty() {
             let rows = self.changes.iter().map(|change| {

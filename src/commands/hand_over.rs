@@ -1,5 +1,5 @@
-//! What `submit`, `rollback` and `withdraw` have in common: a drop is made, handed over, and, where
-//! that is wanted, its outcome is waited for.
+//! What `submit`, `rollback`, `promote` and `withdraw` have in common: a drop is made, handed over, and,
+//! where that is wanted, its outcome is waited for.
 
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};

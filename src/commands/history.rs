@@ -139,7 +139,8 @@ impl History {
                 text_or(event.from.as_ref(), "-"),
                 text_or(event.to.as_ref(), "-"),
             ];
-            let by = text_or(importer, "") + &text_or(drop, "");
+            let elsewhere = event.elsewhere().map(|it| format!(", {it}"));
+            let by = text_or(importer, "") + &text_or(drop, "") + &text_or(elsewhere, "");
             (what, vouched_cells(&event.vouched), by)
         });
         if self.events.iter().all(|event| event.vouched.is_empty()) {

@@ -115,8 +115,8 @@ fn ask_with_keys<'s>(
 
 /// What a manifest has to have.
 fn with(deed: Deed, rule: &ImporterRule) -> String {
-    let required = rule.require.iter().filter(|it| deed.has(**it));
-    let required: Vec<_> = required.map(|it| format!("`{it}`")).collect();
+    let required = rule.require.iter().filter_map(|it| deed.key(*it));
+    let required: Vec<_> = required.map(|key| format!("`{key}`")).collect();
     match &*required.join(", ") {
         "" => String::new(),
         required => format!(", with {required} in the manifest"),

@@ -1,4 +1,4 @@
-//! The commands: what each takes, prints, and how it exits. One file for a verb; the three that make
+//! The commands: what each takes, prints, and how it exits. One file for a verb; the four that make
 //! a drop share `hand_over`. Uses every room. Start with [`run`].
 
 mod check_config;
@@ -7,6 +7,7 @@ mod diff;
 mod hand_over;
 mod history;
 mod may;
+mod promote;
 mod proof;
 mod rollback;
 mod rules;
@@ -29,6 +30,7 @@ use strum::VariantNames as _;
 use self::check_config::CheckConfig;
 use self::configuration::{code, read_settings};
 use self::hand_over::HandOver;
+use self::promote::Promote;
 use self::run_daemon::RunDaemon;
 use self::submit::Submit;
 use self::terminal::say;
@@ -67,6 +69,8 @@ enum Command {
         #[command(flatten)]
         drop: HandOver,
     },
+    /// Make the image that is current at one target current at another one, without a copy
+    Promote(Promote),
     /// Take a target out of the tree, or remove one of its older generations
     Withdraw {
         /// arch/subarch/release/purpose
@@ -181,6 +185,7 @@ impl Command {
             Self::Run(run) => Ok(run.run(settings, config)),
             Self::Submit(submit) => submit.run(&settings?),
             Self::Rollback { target, to, drop } => rollback::order(&settings?, target, to, drop),
+            Self::Promote(promote) => promote.order(&settings?),
             Self::Withdraw {
                 target,
                 generation,

@@ -14,7 +14,7 @@ use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
 use crate::text::{quoted, short};
 use crate::tree::{Happened, Tree};
-use crate::words::{Moment, Target, Vouched};
+use crate::words::{Moment, Target, Verdict, Vouched};
 
 /// How many histories one thread reads.
 const FEW: usize = 64;
@@ -53,7 +53,7 @@ struct KnownDrop {
     /// Drops of this name that have no outcome yet: each importer may have one.
     waiting: Vec<Waiting>,
     /// Of the last drop of each importer that had this name.
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Told>,
     /// The outcome has gone, or isn't for this user, and the history still tells of the drop.
     happened: Vec<(Target, Happened)>,
     /// An outcome of an importer of this drop may be kept that this user may not read.
@@ -61,6 +61,16 @@ struct KnownDrop {
     is_hidden: bool,
     /// As it stands.
     manifest: Option<String>,
+}
+
+/// What became of a drop.
+#[derive(Debug, Serialize)]
+struct Told {
+    #[serde(flatten)]
+    outcome: Outcome,
+    /// From where the image was promoted, as long as its generation is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promoted_from: Option<Target>,
 }
 
 impl KnownDrop {
@@ -95,7 +105,10 @@ impl KnownDrop {
             daemon,
             places,
             waiting,
-            outcomes,
+            outcomes: outcomes
+                .into_iter()
+                .map(|it| Told::of(it, settings))
+                .collect(),
             happened,
             is_hidden,
             manifest,
@@ -139,9 +152,9 @@ impl KnownDrop {
                 why => lines.add("Why", why),
             }
         }
-        for outcome in &self.outcomes {
+        for told in &self.outcomes {
             lines.begin();
-            lines.add_outcome(outcome);
+            lines.add_outcome(told);
         }
         if self.outcomes.is_empty() && self.waiting.is_empty() {
             lines.add("Outcome", self.without_outcome());
@@ -169,6 +182,16 @@ impl KnownDrop {
     }
 }
 
+impl Told {
+    fn of(outcome: Outcome, settings: &Settings) -> Self {
+        let promoted_from = promoted_from(&outcome, settings);
+        Self {
+            outcome,
+            promoted_from,
+        }
+    }
+}
+
 /// The lines of the text for people.
 struct Lines {
     text: String,
@@ -191,7 +214,8 @@ impl Lines {
     }
 
     /// What became of a drop.
-    fn add_outcome(&mut self, outcome: &Outcome) {
+    fn add_outcome(&mut self, told: &Told) {
+        let outcome = &told.outcome;
         let reason = outcome.reason.map(|reason| format!(", {reason}"));
         let verdict = format!("{}{}", outcome.verdict, text_or(reason, ""));
         self.add("Outcome", &verdict);
@@ -202,6 +226,9 @@ impl Lines {
         if let Some(image) = &outcome.image {
             self.add("Generation", &text_or(image.generation.as_ref(), "none"));
             self.add("Digest", &image.digest.to_string());
+        }
+        if let Some(from) = &told.promoted_from {
+            self.add("Promoted", &format!("from {from}"));
         }
         self.add("Importer", &outcome.importer.name);
         self.add_vouched(&outcome.vouched);
@@ -214,7 +241,9 @@ impl Lines {
         let generation = happened.to.as_ref().or(happened.from.as_ref());
         let generation = text_or(generation, "");
         self.add("Target", &target.to_string());
-        self.add("History", &format!("{} {generation}", happened.event));
+        let elsewhere = happened.elsewhere().map(|it| format!(" {it}"));
+        let event = happened.event.to_string() + &text_or(elsewhere, "");
+        self.add("History", &format!("{event} {generation}"));
         if let Some(importer) = &happened.importer {
             self.add("Importer", &importer.name);
         }
@@ -229,6 +258,15 @@ impl Lines {
             }
         }
     }
+}
+
+fn promoted_from(outcome: &Outcome, settings: &Settings) -> Option<Target> {
+    let is_meant = outcome.verdict == Verdict::Promoted;
+    let (target, image) = (outcome.target.as_ref()?, outcome.image.as_ref()?);
+    let generation = image.generation.as_ref().filter(|_| is_meant)?;
+    let tree = Tree::open(&settings.tree.path).ok()?;
+    let head = tree.head(target, generation).ok()??;
+    Some(head.promoted()?.from.clone())
 }
 
 fn ago(at: Moment) -> String {

@@ -96,6 +96,9 @@ struct Shown {
     digest: Digest,
     files: usize,
     bytes: u64,
+    /// Of an image that was promoted: the target that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promoted_from: Option<Target>,
 }
 
 impl Status {
@@ -259,6 +262,12 @@ impl Status {
     /// What else there is to say, a line each.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        for status in &self.targets {
+            let asked = status.disk.and(status.head.as_ref());
+            if let Some(from) = asked.and_then(|head| head.promoted_from.as_ref()) {
+                notes.push(format!("{} was promoted from {from}", status.target));
+            }
+        }
         notes.extend(self.daemon.note().map(String::from));
         if !self.unseen.is_empty() {
             let folders = self.unseen.join(", ");
@@ -330,6 +339,7 @@ fn target_status(
         return Ok(None);
     };
     let shown = |head: Head| Shown {
+        promoted_from: head.promoted().map(|it| it.from.clone()),
         version: head.version,
         published_at: head.published_at,
         digest: head.digest,

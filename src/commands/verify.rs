@@ -36,7 +36,9 @@ pub(super) fn verify(
         anyhow::ensure!(!targets.is_empty(), "{}", no_such(only));
     }
     let ownership = tree.ownership(&settings.tree)?;
-    let proves = |target: &_, generation: &_, proof| prove(settings, target, generation, proof);
+    let proves = |target: &_, generation: &_, proof: [[Option<&[u8]>; 2]; 2], earlier: &[_]| {
+        prove(settings, target, generation, (proof, earlier))
+    };
     let proves = signatures.then_some(&proves as _);
     let verification = Verification::read(tree, &targets, ownership, proves)?;
     let progress = Arc::new(Progress::default());

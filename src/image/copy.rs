@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::Content;
@@ -148,6 +149,27 @@ fn each_file(
 }
 
 impl Base<'_> {
+    /// Reads a published image that is to be one: its listing, and as what its files were seen.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub(crate) fn read(
+        image: &Image,
+        progress: &Progress,
+    ) -> Result<(Listing, HashMap<String, Stat>), Fault> {
+        progress.expect(image.bytes());
+        let seen = Mutex::new(HashMap::new());
+        let listing = each_file(image, |path, size| {
+            let file = image.open(path, size)?;
+            let stat = file.stat;
+            let mark = file.hash(progress, |_, _| Ok(()))?;
+            let mut seen = seen.lock().expect("no thread panics here");
+            seen.insert(path.to_string(), stat);
+            Ok(mark)
+        })?;
+        Ok((listing, seen.into_inner().expect("no thread panics here")))
+    }
+
     /// Links the files that are here already, and tells which. What is not among them has to be
     /// copied: it can't be linked (too many links, an owner whose files the daemon may not link), or
     /// isn't what it was any more.

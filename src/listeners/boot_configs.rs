@@ -140,7 +140,7 @@ async fn gather(
 /// The target of which another image is current than before.
 fn changed_by(news: &News) -> Option<Target> {
     match news.outcome.verdict {
-        Verdict::Published | Verdict::RolledBack | Verdict::Withdrawn => {
+        Verdict::Published | Verdict::RolledBack | Verdict::Withdrawn | Verdict::Promoted => {
             news.outcome.target.clone()
         }
         Verdict::Unchanged | Verdict::Rejected => None,

@@ -36,6 +36,9 @@ pub enum MessageId {
     /// A target was taken out of the tree.
     #[strum(to_string = "71f6031caa1a4cd78b4347afd7ab1445")]
     Withdrawn,
+    /// What is current at another target is current here now.
+    #[strum(to_string = "05cec29109b248a98738c17db894848b")]
+    Promoted,
     /// A drop was rejected, and is kept.
     #[strum(to_string = "4671aec492094327a1fbc686c849b2fa")]
     Rejected,

@@ -12,6 +12,7 @@ use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
 use super::orders::find_old;
 use super::permits::Permits;
+use super::promotion::Source;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
 use crate::image::Image;
@@ -73,6 +74,8 @@ enum Wanted {
     Image(Image),
     /// A generation that is kept.
     Kept(Generation, Box<Record>),
+    /// What is current at another target.
+    Promoted(Source),
     /// One generation less, which isn't current.
     Without(Generation),
     Nothing,
@@ -95,6 +98,7 @@ impl Checked {
             Wanted::Image(image) => image.bytes() + FILE * image.entries().len() as u64,
             // The generation is read to make sure that it is undamaged.
             Wanted::Kept(_, record) => record.head.bytes,
+            Wanted::Promoted(source) => source.record.head.bytes,
             Wanted::Without(_) | Wanted::Nothing => 0,
         };
         Weight::of(bytes)
@@ -210,6 +214,7 @@ impl Workshop {
         let decision = match checked.wanted {
             Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
             Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
+            Wanted::Promoted(source) => source.promote(&request, checked.current),
             Wanted::Without(generation) => request.withdraw_one(generation),
             Wanted::Nothing => request.withdraw(checked.current),
         };
@@ -277,6 +282,10 @@ impl Request<'_> {
                 spool.check_no_image(claimed)?;
                 let (kept, record) = self.find_older(to.as_ref(), digest.as_ref())?;
                 Wanted::Kept(kept, record)
+            }
+            Action::Promote { from, digest } => {
+                spool.check_no_image(claimed)?;
+                Wanted::Promoted(Source::find(self, from, digest.as_ref())?)
             }
             Action::Withdraw(generation) => {
                 spool.check_no_image(claimed)?;

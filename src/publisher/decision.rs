@@ -114,6 +114,15 @@ impl Decided {
         }
     }
 
+    /// Whether the drop makes current what is so at another target.
+    pub(super) fn is_promotion(&self) -> bool {
+        match &self.decision {
+            Decision::Change(staged) => staged.verdict() == Verdict::Promoted,
+            Decision::Again(verdict, ..) => *verdict == Verdict::Promoted,
+            Decision::Unchanged(_) | Decision::Reject(_) => false,
+        }
+    }
+
     /// Whether the outcome tells of a change in the tree.
     pub(super) fn touches_tree(&self) -> bool {
         matches!(self.decision, Decision::Change(_) | Decision::Again(..))
@@ -192,6 +201,7 @@ pub(super) fn origin(claimed: &Claimed) -> Origin {
         received_at: claimed.received_at,
         claim: claimed.claim,
         vouched: claimed.credentials.vouched.clone(),
+        promoted: None,
     }
 }
 

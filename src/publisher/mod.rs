@@ -29,6 +29,7 @@ mod overview;
 mod parts;
 mod permits;
 mod pipeline;
+mod promotion;
 mod publication;
 mod queue;
 mod quiet;

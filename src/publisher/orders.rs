@@ -3,13 +3,13 @@
 use super::decision::{Decision, Request, origin, published};
 use crate::fault::{Fault, reject};
 use crate::image::{Image, Listing};
-use crate::spool::Replaces;
+use crate::spool::{Claimed, Replaces};
 use crate::sys::Progress;
 use crate::tree::{Change, Current, Generation, Head, Record, Staged, Tree};
 use crate::words::{Digest, GenerationHint, GenerationName, Reason, Target};
 
 impl Request<'_> {
-    fn tree(&self) -> &Tree {
+    pub(super) fn tree(&self) -> &Tree {
         self.shop.staging.tree()
     }
 
@@ -55,11 +55,7 @@ impl Request<'_> {
         digest: Option<&Digest>,
     ) -> Result<(Generation, Box<Record>), Fault> {
         let (tree, target) = (self.tree(), &self.manifest.target);
-        let is_signed = self.claimed.credentials.vouched.signer.is_some();
-        if is_signed && digest.is_none() {
-            let detail = "the order is signed and names no image; expected the image's `digest`";
-            return Err(reject(Reason::UnsignedFiles, detail));
-        }
+        check_names_image(self.claimed, digest)?;
         check_known(tree, target)?;
         let hint = to.cloned().or_else(|| digest.map(GenerationHint::from));
         let name = match &hint {
@@ -110,11 +106,8 @@ impl Request<'_> {
             return Err(reject(Reason::UnknownGeneration, detail));
         }
         let by = origin(self.claimed);
-        // Whoever has the order made, the image is the one that was signed.
-        let signer = record.head.from.take().and_then(|it| it.vouched.signer);
-        let mut from = by.clone();
-        from.vouched.signer = signer.or(from.vouched.signer);
-        record.head.from = Some(from);
+        // Whoever has the order made, the image is the one that was signed, and has come from there.
+        record.head.from = Some(by.clone().of_kept(record.head.from.take()));
         Ok(self.ordered(staging.stage_rollback(&record, by, change)?))
     }
 
@@ -214,8 +207,18 @@ fn occupied(target: &Target) -> Fault {
     reject(Reason::TargetOccupied, detail)
 }
 
+/// Makes sure that an order which is signed names an image.
+pub(super) fn check_names_image(claimed: &Claimed, digest: Option<&Digest>) -> Result<(), Fault> {
+    let is_signed = claimed.credentials.vouched.signer.is_some();
+    if is_signed && digest.is_none() {
+        let detail = "the order is signed and names no image; expected the image's `digest`";
+        return Err(reject(Reason::UnsignedFiles, detail));
+    }
+    Ok(())
+}
+
 /// Whether the tree has anything of a target.
-fn check_known(tree: &Tree, target: &Target) -> Result<(), Fault> {
+pub(super) fn check_known(tree: &Tree, target: &Target) -> Result<(), Fault> {
     let is_known = tree.knows(target)?;
     is_known.then_some(()).ok_or_else(|| unknown_target(target))
 }

@@ -5,7 +5,7 @@ use crate::settings::{ImporterRule, Limits, Requirement, Settings};
 use crate::spool::{Action, Claimed, Manifest, account};
 use crate::tree::{Current, Head, Tree};
 use crate::trust::{Asker, Deed, Wish, signer_of};
-use crate::words::{Digest, GenerationName, Moment, Reason, Target, Vouched};
+use crate::words::{Digest, GenerationName, Moment, Reason, SigningKey, Target, Vouched};
 
 /// What drops are measured by.
 pub(super) struct Permits<'a> {
@@ -58,7 +58,7 @@ impl Permits<'_> {
         let rule = asker.rule(self.settings)?;
         credentials.vouched.rule = rule.map(|rule| rule.name.to_string());
         let says = [
-            (Requirement::Files, manifest.files.is_some()),
+            (Requirement::Files, manifest.names_all_bytes()),
             (Requirement::Serial, manifest.serial.is_some()),
             (Requirement::Expires, manifest.expires.is_some()),
         ];
@@ -104,8 +104,8 @@ fn check_is_new(
     let is_current = || match current {
         Current::Generation(generation) => {
             let record = generation.record.as_ref();
-            let manifest = record.and_then(|record| record.head.manifest);
-            manifest.is_some() && manifest == claimed.credentials.manifest
+            let came_by = record.and_then(|record| record.head.came_by());
+            came_by.is_some() && came_by == claimed.credentials.manifest
         }
         Current::Plain(_) | Current::Nothing => false,
     };
@@ -123,7 +123,7 @@ pub(super) fn has_credentials_of(claimed: &Claimed, head: &Head) -> bool {
     let from = head.from.as_ref();
     let signer = from.and_then(|from| from.vouched.signer.as_ref());
     let credentials = &claimed.credentials;
-    signer == credentials.vouched.signer.as_ref() && head.manifest == credentials.manifest
+    signer == credentials.vouched.signer.as_ref() && head.came_by() == credentials.manifest
 }
 
 /// Whether the kept manifest and signature of a generation are as good as those of a drop, where that
@@ -139,13 +139,24 @@ pub(super) fn is_proven(
         return true;
     };
     // What can't be read proves nothing.
-    let Ok([Some(manifest), Some(signature)]) = tree.proof(target, name) else {
-        return false;
-    };
-    credentials.manifest == Some(Digest::of(&manifest))
+    let proof = tree.proof(target, name);
+    proof.is_ok_and(|proof| match proof.image() {
         // The drop's own was verified when it was read.
-        && (*signature == *ours.bytes
-            || signer_of(&manifest, &signature).as_ref() == Ok(&ours.key))
+        [Some(manifest), Some(signature)] if *signature == *ours.bytes => {
+            credentials.manifest == Some(Digest::of(manifest))
+        }
+        kept => signer(credentials.manifest, kept).as_ref() == Some(&ours.key),
+    })
+}
+
+/// Who has signed what is kept as a manifest with this SHA-256; `None` where that is another, or the
+/// signature is no good.
+pub(super) fn signer(manifest: Option<Digest>, kept: [Option<&[u8]>; 2]) -> Option<SigningKey> {
+    let [Some(bytes), Some(signature)] = kept else {
+        return None;
+    };
+    let is_it = manifest == Some(Digest::of(bytes));
+    is_it.then(|| signer_of(bytes, signature).ok()).flatten()
 }
 
 fn deed(action: &Action) -> Deed {
@@ -153,5 +164,6 @@ fn deed(action: &Action) -> Deed {
         Action::Publish => Deed::Publish,
         Action::Rollback { .. } => Deed::Rollback,
         Action::Withdraw(_) => Deed::Withdraw,
+        Action::Promote { .. } => Deed::Promote,
     }
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::decision::{Decided, Decision, Postponed};
 use super::quiet::{Held, Look, waits};
 use super::workshop::Workshop;
-use crate::fault::Rejection;
+use crate::fault::{Fault, Rejection};
 use crate::spool::{Claimed, Outcome, Spool};
 use crate::sys::{Failure, map};
 use crate::tree::{Lookout, Placed, Pointers, Staged};
@@ -33,6 +33,8 @@ pub(super) struct Pipeline {
     placed: Vec<(Decided, Option<Placed>)>,
     /// Drops that have waited, and are announced now.
     announced: Vec<Held>,
+    /// Drops whose swap is to be told of in the history of another target.
+    promoted: Vec<Decided>,
     /// Drops whose outcome is due.
     swapped: Vec<Decided>,
     /// Drops whose outcome is to become durable.
@@ -95,6 +97,7 @@ impl Pipeline {
             pointers,
             placed: Vec::new(),
             announced: Vec::new(),
+            promoted: Vec::new(),
             swapped: Vec::new(),
             written: Vec::new(),
         }
@@ -103,21 +106,27 @@ impl Pipeline {
     /// Whether no drop is on its way.
     pub(super) fn is_empty(&self) -> bool {
         let is_none_placed = self.placed.is_empty() && self.announced.is_empty();
-        is_none_placed && self.swapped.is_empty() && self.written.is_empty()
+        is_none_placed && self.has_none_swapped() && self.written.is_empty()
+    }
+
+    fn has_none_swapped(&self) -> bool {
+        self.promoted.is_empty() && self.swapped.is_empty()
     }
 
     /// The targets of the drops that are to be swapped in, or were.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
         let placed = self.placed.iter().map(|(decided, _)| decided);
         let announced = self.announced.iter().map(|held| &held.decided);
-        let all = placed.chain(announced).chain(&self.swapped);
+        let swapped = self.promoted.iter().chain(&self.swapped);
+        let all = placed.chain(announced).chain(swapped);
         all.filter_map(|decided| decided.target.as_ref())
     }
 
     /// The importers whose drops are on their way, each as often as there are drops.
     pub(super) fn owners(&self) -> impl Iterator<Item = u32> {
         let placed = self.placed.iter().map(|(decided, _)| decided);
-        placed.chain(&self.swapped).map(Decided::owner)
+        let swapped = self.promoted.iter().chain(&self.swapped);
+        placed.chain(swapped).map(Decided::owner)
     }
 
     /// Lets in what was `decided`, and what was held until now and is `released`, and every drop go
@@ -181,6 +190,7 @@ impl Pipeline {
             .chain(announced.into_iter().map(Work::Announce))
             .chain(staged.into_iter().map(Work::Place));
         self.go_on(work.collect(), few, shop, &mut stepped);
+        self.note_promotions(&mut stepped);
         stepped
     }
 
@@ -224,7 +234,7 @@ impl Pipeline {
         stepped: &mut Stepped,
     ) -> Vec<Decided> {
         let is_none_placed = self.placed.is_empty() && self.announced.is_empty();
-        let is_for_tree = !(staged.is_empty() && is_none_placed && self.swapped.is_empty());
+        let is_for_tree = !(staged.is_empty() && is_none_placed && self.has_none_swapped());
         let tree = self.pointers.tree().root().stat_self();
         let is_one_disk = tree.is_ok_and(|tree| spool.is_on_file_system_of(&tree));
         // On two disks the spool has to be ahead: a drop whose claim, or whose removal, went with
@@ -252,7 +262,9 @@ impl Pipeline {
             .into_iter()
             .chain(placed.map(|(decided, _)| decided))
             .chain(announced.map(|held| held.decided));
-        for decided in changes.chain(std::mem::take(&mut self.swapped)) {
+        let promoted = std::mem::take(&mut self.promoted).into_iter();
+        let swapped = promoted.chain(std::mem::take(&mut self.swapped));
+        for decided in changes.chain(swapped) {
             self.discard(&decided, failure.clone(), stepped);
         }
         for written in self.written.drain(..) {
@@ -317,6 +329,7 @@ impl Pipeline {
             Done::Swapped(swapped) => {
                 for (decided, result) in swapped {
                     match result {
+                        Ok(()) if decided.is_promotion() => self.promoted.push(decided),
                         Ok(()) => self.swapped.push(decided),
                         Err(failure) => self.discard(&decided, failure, stepped),
                     }
@@ -340,6 +353,29 @@ impl Pipeline {
             Done::Placed(decided, Err(failure))
             | Done::Announced(Held { decided, .. }, Err(failure)) => {
                 self.discard(&decided, failure, stepped);
+            }
+        }
+    }
+
+    /// Tells of each promotion that was made in the history of the target that it came from. Of that one
+    /// the last line may be of a swap that comes by the next step: then so does the note.
+    fn note_promotions(&mut self, stepped: &mut Stepped) {
+        for decided in std::mem::take(&mut self.promoted) {
+            let placed = self.placed.iter().filter_map(|(_, placed)| placed.as_ref());
+            let announced = self.announced.iter().map(|held| &held.placed);
+            let mut lines = placed.chain(announced);
+            let is_announced = |target: &Target| {
+                lines.any(|placed| placed.swapped_at.is_some() && placed.target == *target)
+            };
+            let is_again = matches!(decided.decision, Decision::Again(..));
+            let claim = (decided.claimed.claim, is_again);
+            let target = decided.target.as_ref();
+            let noted = target.map(|it| self.pointers.note_promotion(it, claim, is_announced));
+            match noted {
+                Some(Ok(false)) => self.promoted.push(decided),
+                Some(Err(Fault::Retry(failure))) => stepped.postpone(&decided, failure),
+                // There is no such target any more.
+                Some(Ok(true) | Err(_)) | None => self.swapped.push(decided),
             }
         }
     }

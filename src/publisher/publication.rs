@@ -8,10 +8,10 @@ use super::permits::{has_credentials_of, is_proven};
 use super::room::Reserved;
 use super::workshop::Workshop;
 use crate::fault::{Fault, reject};
-use crate::image::{Base, Image};
-use crate::spool::Published;
-use crate::sys::Progress;
-use crate::tree::{Change, Current, Generation, Head, Record};
+use crate::image::{Base, Image, Listing};
+use crate::spool::{Manifest, Published};
+use crate::sys::{Dir, Progress};
+use crate::tree::{Change, Current, Generation, Head, Origin, Record};
 use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
@@ -26,7 +26,9 @@ impl Request<'_> {
     ) -> Result<Decision, Fault> {
         match current {
             Current::Nothing => self.stage(image, None, Change::Make),
-            Current::Plain(dir) => self.replace_plain(image, &Image::read_plain(dir)?),
+            Current::Plain(dir) => {
+                self.replace_plain(image, dir, |change| self.stage(image, None, change))
+            }
             Current::Generation(generation) => self.replace(image, generation),
         }
     }
@@ -65,8 +67,14 @@ impl Request<'_> {
 
     /// For a target that is a directory which somebody else made. One with the very same files is left
     /// alone, unless machines can't read all of it.
-    fn replace_plain(&self, image: &Image, theirs: &Image) -> Result<Decision, Fault> {
+    pub(super) fn replace_plain(
+        &self,
+        image: &Image,
+        dir: Dir,
+        stage: impl FnOnce(Change) -> Result<Decision, Fault>,
+    ) -> Result<Decision, Fault> {
         let target = &self.manifest.target;
+        let theirs = &Image::read_plain(dir)?;
         if theirs.has_foreign() {
             let detail = format!(
                 "{target} is a folder that the daemon did not make, with something in it that is \
@@ -95,7 +103,7 @@ impl Request<'_> {
         }
         let kept = self.shop.staging.tree().kept(target, &digest)?;
         let record = Record::new(target, listing, &kept, None, None);
-        self.stage(image, None, Change::Exchange(Arc::new(record)))
+        stage(Change::Exchange(Arc::new(record)))
     }
 
     fn is_proven(&self, name: &GenerationName) -> bool {
@@ -109,23 +117,13 @@ impl Request<'_> {
         base: Option<&Base<'_>>,
         change: Change,
     ) -> Result<Decision, Fault> {
-        let progress = Arc::new(Progress::part_of(&self.shop.progress));
-        let _room = self.shop.reserve(image, base, Arc::clone(&progress))?;
+        let (_room, progress) = self.shop.reserve(image, base)?;
         let draft = self.shop.staging.begin()?;
         let owner = self.shop.staging.gives_away_to();
         let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
         self.manifest.check_checksums(&listing)?;
-        let target = &self.manifest.target;
-        let mut kept = self.shop.staging.tree().kept(target, &listing.digest())?;
-        if let Change::Exchange(adopted) = &change {
-            // It takes its name in the same step, and can be of the same image.
-            kept.push(adopted.head.generation.clone());
-        }
-        let version = self.manifest.version.clone();
-        let origin = origin(self.claimed);
-        let mut record = Record::new(target, listing, &kept, version, Some(&origin));
-        record.head.given = Some(self.shop.staging.ownership());
-        record.head.serial = self.manifest.serial;
+        let by = origin(self.claimed);
+        let (mut record, mut kept) = self.shop.record(self.manifest, listing, &change, &by)?;
         record.head.manifest = self.claimed.credentials.manifest;
         kept.retain(|name| self.is_proven(name));
         let staged = match self.shop.find_kept(&record, kept, &change)? {
@@ -136,9 +134,6 @@ impl Request<'_> {
             }
             None => {
                 let proof = self.shop.spool.processing().proof(self.claimed)?;
-                let proof = proof
-                    .as_ref()
-                    .map(|parts| parts.each_ref().map(Vec::as_slice));
                 draft.finish(&record, change, proof)?
             }
         };
@@ -147,6 +142,28 @@ impl Request<'_> {
 }
 
 impl Workshop {
+    /// The record of a copy of an image, for the target of this manifest, and the generations there that are
+    /// kept of the same image.
+    pub(super) fn record(
+        &self,
+        manifest: &Manifest,
+        listing: Listing,
+        change: &Change,
+        by: &Origin,
+    ) -> Result<(Record, Vec<GenerationName>), Fault> {
+        let target = &manifest.target;
+        let mut kept = self.staging.tree().kept(target, &listing.digest())?;
+        if let Change::Exchange(adopted) = change {
+            // It takes its name in the same step, and can be of the same image.
+            kept.push(adopted.head.generation.clone());
+        }
+        let version = manifest.version.clone();
+        let mut record = Record::new(target, listing, &kept, version, Some(by));
+        record.head.given = Some(self.staging.ownership());
+        record.head.serial = manifest.serial;
+        Ok((record, kept))
+    }
+
     /// The one of these generations that holds the very image of `record` in its version, and is
     /// undamaged.
     fn find_kept(
@@ -170,7 +187,8 @@ impl Workshop {
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
                 && kept.record.is_some_and(|kept| {
-                    kept.head.version == *version && kept.head.manifest == *manifest
+                    let is_promoted = kept.head.promoted().is_some();
+                    !is_promoted && kept.head.version == *version && kept.head.manifest == *manifest
                 })
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()
@@ -187,13 +205,14 @@ impl Workshop {
         Ok(None)
     }
 
-    /// Speaks for the room that an image takes beside what it shares with `base`.
-    fn reserve(
+    /// Speaks for the room that an image takes beside what it shares with `base`, as long as not all of that
+    /// is written.
+    pub(super) fn reserve(
         &self,
         image: &Image,
         base: Option<&Base<'_>>,
-        written: Arc<Progress>,
-    ) -> Result<Reserved<'_>, Fault> {
+    ) -> Result<(Reserved<'_>, Arc<Progress>), Fault> {
+        let written = Arc::new(Progress::part_of(&self.progress));
         let is_shared = |path| base.is_some_and(|base| base.same_files.contains_key(path));
         let copied = image.files().filter(|(path, _)| !is_shared(*path));
         let bytes = copied.map(|(_, size)| size).sum();
@@ -204,6 +223,8 @@ impl Workshop {
             self.staging.tree().root(),
             self.settings.limits.min_free_space,
         );
-        self.room.reserve(tree, (bytes, inodes), reserve, written)
+        let progress = Arc::clone(&written);
+        let reserved = self.room.reserve(tree, (bytes, inodes), reserve, written)?;
+        Ok((reserved, progress))
     }
 }

@@ -38,6 +38,7 @@ impl News {
             Verdict::Unchanged => MessageId::Unchanged,
             Verdict::RolledBack => MessageId::RolledBack,
             Verdict::Withdrawn => MessageId::Withdrawn,
+            Verdict::Promoted => MessageId::Promoted,
             Verdict::Rejected => MessageId::Rejected,
         };
         if let Some(image) = &outcome.image {
@@ -256,7 +257,7 @@ impl Report {
     /// Tells what became of a drop, and when the pointer was swapped, if it was.
     pub(super) fn tell(&mut self, outcome: Outcome, swapped_at: Option<Moment>, took: Duration) {
         match (outcome.verdict, &outcome.target) {
-            (Verdict::Published | Verdict::RolledBack, Some(target)) => {
+            (Verdict::Published | Verdict::RolledBack | Verdict::Promoted, Some(target)) => {
                 self.targets.insert(target.clone());
                 self.doing.last_published = self.doing.last_published.max(swapped_at);
             }

@@ -652,6 +652,7 @@ mod tests {
                         Verdict::Published,
                         Verdict::RolledBack,
                         Verdict::Withdrawn,
+                        Verdict::Promoted,
                         Verdict::Unchanged,
                     ],
                     command: vec!["/bin/echo".into(), "hello".into()],
@@ -819,7 +820,7 @@ error: invalid `hook.on`
   --> config.toml:12:6
    |
 12 | on = [\"publish\"]
-   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"rolled-back\", \"withdrawn\", \"rejected\", \"changed\"
+   |      ^^^^^^^^^^^ expected a list of \"published\", \"unchanged\", \"rolled-back\", \"withdrawn\", \"promoted\", \"rejected\", \"changed\"
 
 error: invalid `hook.command`
   --> config.toml:13:11

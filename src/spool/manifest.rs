@@ -56,6 +56,12 @@ pub(crate) enum Action {
     },
     /// The target is taken out of the tree; or only this generation, which isn't current, goes.
     Withdraw(Option<GenerationHint>),
+    /// What is current at another target becomes the current one here.
+    Promote {
+        from: Target,
+        /// Of the image that is meant.
+        digest: Option<Digest>,
+    },
 }
 
 /// Compare-and-set: what a drop expects to be current.
@@ -128,13 +134,9 @@ impl Manifest {
                     table.each_table(self::listed).into_iter().collect()
                 });
             }
-            let target = Target::new(arch?, subarch?, release?, purpose?);
-            let target = target.map_err(|error| {
-                let rule = "a target where the daemon writes nothing itself";
-                top.complain_here(error.to_string(), rule);
-            });
+            let names = [arch?, subarch?, release?, purpose?];
             Some(Self {
-                target: target.ok()?,
+                target: target(top, names, action.as_ref())?,
                 action: action?,
                 replaces,
                 version,
@@ -158,6 +160,18 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Whether it says of every byte what that is: an order by the digest of the image that it means.
+    pub(crate) fn names_all_bytes(&self) -> bool {
+        let is_meant = matches!(
+            self.action,
+            Action::Promote {
+                digest: Some(_),
+                ..
+            }
+        );
+        is_meant || self.files.is_some()
+    }
+
     /// A version, for people.
     ///
     /// # Errors
@@ -171,7 +185,7 @@ impl Manifest {
     /// As TOML, with every file on a line of its own.
     pub fn to_toml(&self) -> String {
         let [arch, subarch, release] = self.target.folders().map(|name| Some(name.to_string()));
-        let (mut to, mut digest, mut generation) = (None, None, None);
+        let (mut to, mut from, mut digest, mut generation) = (None, None, None, None);
         let action = match &self.action {
             Action::Publish => None,
             Action::Rollback {
@@ -185,6 +199,13 @@ impl Manifest {
                 generation = hint.as_ref();
                 Some("withdraw")
             }
+            Action::Promote {
+                from: other,
+                digest: of,
+            } => {
+                (from, digest) = (Some(other), of.as_ref());
+                Some("promote")
+            }
         };
         let keys = [
             ("arch", arch),
@@ -193,6 +214,7 @@ impl Manifest {
             ("purpose", Some(self.target.purpose().to_string())),
             ("action", action.map(str::to_string)),
             ("to", to.map(ToString::to_string)),
+            ("from", from.map(ToString::to_string)),
             ("digest", digest.map(ToString::to_string)),
             ("generation", generation.map(ToString::to_string)),
             ("replaces", self.replaces.as_ref().map(ToString::to_string)),
@@ -293,35 +315,61 @@ fn name(value: &DeValue<'_>) -> Result<Name, Expected> {
     parsed(value, Name::RULE)
 }
 
-/// `action`, and for a rollback `to` and `digest`, for a withdrawal `generation`. `None` after a complaint.
+/// The target of these names. `None` after a complaint.
+fn target(
+    top: &mut Table<'_, '_>,
+    [arch, subarch, release, purpose]: [Name; 4],
+    action: Option<&Action>,
+) -> Option<Target> {
+    let target = Target::new(arch, subarch, release, purpose);
+    let target = target.map_err(|error| {
+        let rule = "a target where the daemon writes nothing itself";
+        top.complain_here(error.to_string(), rule);
+    });
+    let target = target.ok()?;
+    if let Some(Action::Promote { from, .. }) = action
+        && *from == target
+    {
+        let problem = format!("`from` is {from}, which is the drop's own target");
+        top.complain_here(problem, "another target");
+    }
+    Some(target)
+}
+
+/// `action`, and for a rollback `to` and `digest`, for a withdrawal `generation`, for a promotion `from`
+/// and `digest`. `None` after a complaint.
 fn action(top: &mut Table<'_, '_>) -> Option<Action> {
-    const RULE: &str = "\"publish\", \"rollback\" or \"withdraw\"";
+    const WORDS: [&str; 4] = ["publish", "rollback", "withdraw", "promote"];
+    const RULE: &str = "\"publish\", \"rollback\", \"withdraw\" or \"promote\"";
     // What stands where the key is missing; a complaint takes it away.
-    let mut action = Some(Action::Publish);
+    let mut action = Some(WORDS[0]);
     top.optional("action", |value| {
-        let given = value.parsed(RULE, |word| match word {
-            "publish" => Some(Action::Publish),
-            "rollback" => Some(Action::Rollback {
-                to: None,
-                digest: None,
-            }),
-            "withdraw" => Some(Action::Withdraw(None)),
-            _ => None,
-        });
-        action = given.as_ref().ok().cloned();
+        let given = value.parsed(RULE, |text| WORDS.into_iter().find(|word| *word == text));
+        action = given.as_ref().ok().copied();
         given
     });
     let hint = |value: &DeValue<'_>| parsed(value, GenerationHint::RULE);
-    match &mut action {
-        Some(Action::Rollback { to, digest }) => {
-            *to = top.optional("to", hint);
-            *digest = top.optional("digest", |value| parsed(value, DIGEST_RULE));
+    let digest = |value: &DeValue<'_>| parsed(value, DIGEST_RULE);
+    Some(match action? {
+        "rollback" => Action::Rollback {
+            to: top.optional("to", hint),
+            digest: top.optional("digest", digest),
+        },
+        "withdraw" => Action::Withdraw(top.optional("generation", hint)),
+        "promote" => {
+            let from = top.required("from", |value| parsed(value, TARGET_RULE));
+            let digest = top.optional("digest", digest);
+            Action::Promote {
+                from: from?,
+                digest,
+            }
         }
-        Some(Action::Withdraw(generation)) => *generation = top.optional("generation", hint),
-        Some(Action::Publish) | None => {}
-    }
-    action
+        _ => Action::Publish,
+    })
 }
+
+/// What the target that something is promoted from has to look like.
+const TARGET_RULE: &str = "a target such as \"amd64/generic/noble/install\"";
 
 /// `replaces` for a target that has to be new.
 const NOTHING: &str = "none";
@@ -435,6 +483,40 @@ mod tests {
             ("action = \"rollback\"\n[files]", "unknown key `files`"),
             ("replaces = \"9f3c\"", "invalid `replaces`"),
             ("replaces = \"9f3c2ab1d4eg\"", "invalid `replaces`"),
+        ] {
+            let shown = parse(bad).unwrap_err().to_string();
+            assert!(shown.contains(problem), "{bad}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_promotion_names_another_target_and_may_name_the_image() {
+        let parse = |more: &str| Manifest::parse(&format!("{GOOD}action = \"promote\"\n{more}"));
+        let from = "amd64/generic/noble-candidate/install";
+        let named = format!("from = \"{from}\"\n");
+        let promote = |digest| {
+            let from = from.parse().unwrap();
+            Ok(Action::Promote { from, digest })
+        };
+        let action = |more: &str| parse(more).map(|manifest| manifest.action);
+        assert_eq!(action(&named), promote(None));
+        let digest = Digest::of(b"abc");
+        let meant = format!("{named}digest = \"{digest}\"\n");
+        assert_eq!(action(&meant), promote(Some(digest)));
+        assert!(!parse(&named).unwrap().names_all_bytes());
+        assert!(parse(&meant).unwrap().names_all_bytes());
+        for (bad, problem) in [
+            ("", "missing key `from`"),
+            ("from = \"amd64/generic/noble\"", "invalid `from`"),
+            ("from = \"amd64/generic/../install\"", "invalid `from`"),
+            (
+                "from = \"amd64/generic/noble/install\"",
+                "`from` is amd64/generic/noble/install, which is the drop's own target",
+            ),
+            (&format!("{named}to = \"20261122\""), "unknown key `to`"),
+            (&format!("{named}version = \"1\""), "unknown key `version`"),
+            (&format!("{named}[files]"), "unknown key `files`"),
+            (&format!("{named}digest = \"9f3c\""), "invalid `digest`"),
         ] {
             let shown = parse(bad).unwrap_err().to_string();
             assert!(shown.contains(problem), "{bad}: {shown}");
@@ -660,6 +742,10 @@ error: invalid `files.linux`
             Just(Action::Withdraw(None)),
             (to, digest).prop_map(|(to, digest)| Action::Rollback {
                 to: to.map(|to| to.parse().unwrap()),
+                digest: digest.map(|seed| Digest::of(&seed)),
+            }),
+            proptest::option::of(any::<[u8; 8]>()).prop_map(|digest| Action::Promote {
+                from: "another/target/it/is".parse().unwrap(),
                 digest: digest.map(|seed| Digest::of(&seed)),
             }),
         ];

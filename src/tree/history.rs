@@ -5,6 +5,7 @@
 //! what they tell of.
 
 use std::borrow::Borrow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -77,6 +78,34 @@ pub(crate) struct Summary {
     pub files: usize,
     /// All files' bytes together.
     pub bytes: u64,
+    /// Of `Event::Promoted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<Elsewhere>,
+}
+
+/// The other place of an image that was promoted: the histories of both tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Elsewhere {
+    From(Place),
+    To(Place),
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(place) => write!(f, "from {}", place.target),
+            Self::To(place) => write!(f, "to {}", place.target),
+        }
+    }
+}
+
+/// A generation, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Place {
+    pub target: Target,
+    pub generation: GenerationName,
 }
 
 /// What can happen to a target.
@@ -99,6 +128,9 @@ pub(crate) enum Event {
     RolledBack,
     /// The target was taken out of the tree.
     Withdrawn,
+    /// What was current at another target became current; or, in the history of that one, what is current
+    /// became so elsewhere.
+    Promoted,
     /// A folder that somebody else had made became a generation, right before another took its place.
     Adopted,
     /// Retention no longer kept a generation, or a drop has asked for its removal.
@@ -112,6 +144,7 @@ impl Event {
             Self::Published | Self::Adopted => Verdict::Published,
             Self::RolledBack => Verdict::RolledBack,
             Self::Withdrawn | Self::Removed => Verdict::Withdrawn,
+            Self::Promoted => Verdict::Promoted,
         }
     }
 }
@@ -147,6 +180,15 @@ impl Happened {
             digest: head.digest,
             files: head.file_count,
             bytes: head.bytes,
+            promoted: head
+                .promoted()
+                .filter(|_| self.event == Event::Promoted)
+                .map(|it| {
+                    Elsewhere::From(Place {
+                        target: it.from.clone(),
+                        generation: it.generation.clone(),
+                    })
+                }),
         });
         self
     }
@@ -157,6 +199,10 @@ impl Happened {
         self.importer = Some(origin.importer.clone());
         self.claim = Some(origin.claim);
         self.vouched.clone_from(&origin.vouched);
+        if let Some(promoted) = &origin.promoted {
+            // Of the order: the origin tells of the image.
+            self.vouched.signer.clone_from(&promoted.signer);
+        }
         self
     }
 
@@ -171,9 +217,49 @@ impl Happened {
         adoption.of_image(head)
     }
 
+    /// What the history of the other target tells of a promotion to `target`, with that one; `None` of
+    /// anything else.
+    pub(super) fn at_source(&self, target: &Target) -> Option<(Target, Self)> {
+        let image = self.image.clone()?;
+        let Some(Elsewhere::From(source)) = image.promoted else {
+            return None;
+        };
+        let to = Place {
+            target: target.clone(),
+            generation: self.to.clone()?,
+        };
+        let note = Self {
+            from: None,
+            to: Some(source.generation),
+            image: Some(Summary {
+                promoted: Some(Elsewhere::To(to)),
+                ..image
+            }),
+            // That is one of `target`.
+            serial: None,
+            ..self.clone()
+        };
+        Some((source.target, note))
+    }
+
+    /// The other place, of a promotion.
+    pub(crate) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.image.as_ref()?.promoted.as_ref()
+    }
+
+    /// Whether it is about a promotion to somewhere else: nothing has happened here.
+    fn is_note(&self) -> bool {
+        matches!(self.elsewhere(), Some(Elsewhere::To(_)))
+    }
+
     /// Whether another generation, or none, became current.
     pub(crate) fn is_swap(&self) -> bool {
-        !matches!(self.event, Event::Adopted | Event::Removed)
+        !matches!(self.event, Event::Adopted | Event::Removed) && !self.is_note()
+    }
+
+    /// The generation that is removed, if that is what happens.
+    pub(super) fn removed(self) -> Option<GenerationName> {
+        self.from.filter(|_| self.event == Event::Removed)
     }
 
     /// When it happened, by the clock of the boot.
@@ -259,14 +345,14 @@ impl Iterator for History {
     }
 }
 
-/// Writes lines at the end of the history of `target`, whose pointer is in `folder`. `staging` is a
-/// folder in which the file `temporary` may be made. A sync makes the lines durable.
+/// Writes lines at the end of the history of `target`, where this is `shown`. `staging` is a folder in
+/// which the file `temporary` may be made. A sync makes the lines durable.
 ///
 /// # Errors
 /// Some of the lines may be there then: [`take_back`] removes them.
 pub(super) fn append(
     root: &Dir,
-    (folder, target): (&Dir, &Target),
+    (target, shown): (&Target, impl FnOnce() -> Result<Shown, Failure>),
     lines: &[Happened],
     (staging, temporary): (&Dir, &str),
 ) -> Result<(), Failure> {
@@ -286,7 +372,6 @@ pub(super) fn append(
         let folder = folder::make(root, &format!("{FOLDER}/{}", target.folder()))?;
         return folder.write_new(file_name(target), text(None).as_bytes());
     };
-    let shown = || Shown::look(folder, target);
     let length = cut(&file, &path, shown)?;
     let newest = Backwards::new(&file).and_then(|mut lines| lines.next().transpose());
     let newest = newest.map_err(|error| failure(&path, error))?;
@@ -368,6 +453,10 @@ fn settle(
         let Some(last) = Happened::parse(&line).filter(|last| last.event != Event::Removed) else {
             break;
         };
+        // The swap before it may not have reached the disk with it.
+        if last.is_note() {
+            continue;
+        }
         let shown = shown()?;
         if last.event == Event::Adopted {
             // The line of its swap is missing.
@@ -538,7 +627,7 @@ mod tests {
 
         fn append(&self, lines: &[Happened]) {
             let target = target();
-            let place = (&self.folder, &target);
+            let place = (&target, || Shown::look(&self.folder, &target));
             append(&self.root, place, lines, (&self.root, "temporary")).unwrap();
         }
 
@@ -587,6 +676,7 @@ mod tests {
                 digest: Digest::of(b"abc"),
                 files: 2,
                 bytes: 70,
+                promoted: None,
             }),
             drop: Some("noble-1".into()),
             importer: Some(Importer {
@@ -660,6 +750,8 @@ mod tests {
         let others = [Event::Removed, Event::Adopted].map(|event| line(event, Some(1), None));
         world.append(&others.map(|line| by("c", line)));
         assert_past("b");
+        world.append(&[by("c", promotion(None, 9, true))]);
+        assert_past("b");
     }
 
     #[test]
@@ -683,6 +775,81 @@ mod tests {
         // What comes after it is no swap.
         world.append(&[line(Event::Removed, Some(1), None)]);
         world.assert_settles(3);
+    }
+
+    /// Such a promotion to here as its drop has made it, or, with `to`, as it is told of at its source.
+    fn promotion(from: Option<u32>, to: u32, is_note: bool) -> Happened {
+        let place = Place {
+            target: "amd64/generic/noble/other".parse().unwrap(),
+            generation: name(9),
+        };
+        let line = line(Event::Promoted, from, Some(to));
+        let image = Summary {
+            digest: Digest::of(b"abc"),
+            files: 1,
+            bytes: 3,
+            promoted: Some(if is_note {
+                Elsewhere::To(place)
+            } else {
+                Elsewhere::From(place)
+            }),
+        };
+        Happened {
+            image: Some(image),
+            ..line
+        }
+    }
+
+    #[test]
+    fn a_promotion_is_told_of_at_both_targets_and_a_swap_at_one() {
+        let here = promotion(Some(1), 2, false);
+        assert!(here.is_swap());
+        let (source, there) = here.at_source(&target()).unwrap();
+        assert_eq!(source.to_string(), "amd64/generic/noble/other");
+        assert!(!there.is_swap());
+        assert_eq!((&there.from, &there.to), (&None, &Some(name(9))));
+        assert_eq!((there.event, there.claim), (here.event, here.claim));
+        let to = Place {
+            target: target(),
+            generation: name(2),
+        };
+        assert_eq!(there.elsewhere(), Some(&Elsewhere::To(to)));
+        assert_eq!(there.at_source(&target()), None);
+        assert_eq!(
+            line(Event::Published, None, Some(1)).at_source(&target()),
+            None
+        );
+        assert_eq!(there.clone().removed(), None);
+        assert_eq!(line(Event::Removed, Some(1), None).removed(), Some(name(1)));
+        let stored = there.to_line();
+        let pinned = "\"promoted\":{\"to\":{\"target\":\"amd64/generic/noble/install\",\
+                      \"generation\":\"20261122T161502Z-ba7816bf8f01\"}}}";
+        assert!(stored.contains(pinned), "{stored}");
+        assert_eq!(Happened::parse(stored.as_bytes()), Some(there));
+    }
+
+    #[test]
+    fn what_is_noted_after_a_swap_that_did_not_happen_goes_with_it() {
+        let world = World::new();
+        world.show(1);
+        let swap = |from, to| line(Event::Published, from, Some(to));
+        world.append(&[swap(None, 1), promotion(None, 1, true)]);
+        world.assert_settles(2);
+        // Of one sync the swap itself has not reached the disk.
+        world.append(&[
+            swap(Some(1), 2),
+            promotion(None, 2, true),
+            promotion(None, 2, true),
+        ]);
+        world.assert_settles(2);
+        world.append(&[promotion(Some(1), 2, false)]);
+        world.assert_settles(2);
+        world.append(&[promotion(Some(1), 2, false)]);
+        world.show(2);
+        world.assert_settles(3);
+        // A note says nothing of the pointer.
+        world.append(&[promotion(None, 7, true)]);
+        world.assert_settles(4);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod history;
 mod links;
 mod lookout;
 mod pointers;
+mod proof;
 mod record;
 mod staging;
 mod usage;
@@ -52,6 +53,7 @@ use rustix::io::Errno;
 
 use self::folder::{Shown, linked};
 use self::history::{History, Past};
+use self::proof::Proof;
 use self::record::RecordError;
 use crate::fault::{Fault, StartError, reject};
 use crate::settings::TreeSettings;
@@ -228,18 +230,16 @@ impl Tree {
         Ok(Head::parse(&text).ok())
     }
 
-    /// The manifest and the signature beside the generation `name`, as far as they are there.
+    /// What proves the generation `name`.
     ///
     /// # Errors
     /// When something else is there, or can't be read.
-    pub(crate) fn proof(
-        &self,
-        target: &Target,
-        name: &GenerationName,
-    ) -> Result<[Option<Vec<u8>>; 2], Failure> {
-        let read = |file: &String| self.root.read(format!("{target}@/{file}"), MAX_RECORD);
-        let [manifest, signature] = &name.proof();
-        Ok([read(manifest)?, read(signature)?])
+    pub(crate) fn proof(&self, target: &Target, name: &GenerationName) -> Result<Proof, Failure> {
+        let mut proof = Proof::default();
+        for (part, file) in proof.0.iter_mut().zip(name.proof()) {
+            *part = self.root.read(format!("{target}@/{file}"), MAX_RECORD)?;
+        }
+        Ok(proof)
     }
 
     /// The generations of `target`, the oldest first; `None` when the tree knows nothing of it.

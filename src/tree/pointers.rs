@@ -10,7 +10,7 @@ use super::staging::{Change, Placed, Staged, Staging};
 use crate::fault::{Fault, StartError};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, failpoint};
-use crate::words::{GenerationName, Target};
+use crate::words::{ClaimId, GenerationName, Target};
 
 /// The right to change what machines see. There is one for a tree, and who has it is its owner.
 #[derive(Debug)]
@@ -163,7 +163,38 @@ impl Pointers {
     ) -> Result<(), Failure> {
         let folder = self.0.tree.root().existing_dir(target.folder())?;
         let line = Happened::now(Event::Removed, Some(name), None);
-        self.0.append(&folder, target, &[line])
+        self.0
+            .append(target, || Shown::look(&folder, target), &[line])
+    }
+
+    /// Notes in the history of the other target what the drop of this claim has promoted to `target`, by a
+    /// swap that was made; `is_again`: perhaps that was noted already, before a crash. Returns whether it is
+    /// done: not so long as the other target `is_announced`, by a swap that is in its history and not made
+    /// yet.
+    pub(crate) fn note_promotion(
+        &mut self,
+        target: &Target,
+        (claim, is_again): (ClaimId, bool),
+        is_announced: impl FnOnce(&Target) -> bool,
+    ) -> Result<bool, Fault> {
+        let tree = &self.0.tree;
+        let swap = tree.swap_by(target, claim)?;
+        let Some((source, note)) = swap.and_then(|(swap, _)| swap.at_source(target)) else {
+            return Ok(true);
+        };
+        if is_announced(&source) {
+            return Ok(false);
+        }
+        let told = tree.history(&source)?.filter(|_| is_again);
+        for line in told.into_iter().flatten() {
+            let line = line?;
+            if line.claim == note.claim && line.elsewhere() == note.elsewhere() {
+                return Ok(true);
+            }
+        }
+        let shown = tree.shown(&source)?;
+        self.0.append(&source, || Ok(shown), &[note])?;
+        Ok(true)
     }
 
     /// Removes the folders of a target that hold nothing.

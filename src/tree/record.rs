@@ -65,6 +65,24 @@ pub struct Origin {
     pub(crate) claim: ClaimId,
     #[serde(default, skip_serializing_if = "Vouched::is_empty")]
     pub(crate) vouched: Vouched,
+    /// Where the image was current before, of one that was promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) promoted: Option<Promoted>,
+}
+
+/// From where an image was promoted, and by which order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Promoted {
+    pub(crate) from: Target,
+    /// The one that was current there.
+    pub(crate) generation: GenerationName,
+    /// The SHA-256 of the order's manifest, where that is signed or has a serial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) order: Option<Digest>,
+    /// Who has signed the order; [`Origin::vouched`] names who has signed the image, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signer: Option<String>,
 }
 
 /// The listing as the record writes it.
@@ -174,7 +192,44 @@ impl Record {
     }
 }
 
+impl Origin {
+    /// Of an image that had this origin `before`, and that this very drop makes current again.
+    pub(crate) fn of_kept(mut self, before: Option<Self>) -> Self {
+        if let Some(before) = before {
+            self.vouched.signer = before.vouched.signer.or(self.vouched.signer);
+            self.promoted = before.promoted;
+        }
+        self
+    }
+
+    /// Of the image of this head, which is current at another target and is promoted by this very drop.
+    /// `order` is the SHA-256 of the drop's manifest, where that is signed or has a serial.
+    pub(crate) fn promoting(mut self, head: &Head, order: Option<Digest>) -> Self {
+        self.promoted = Some(Promoted {
+            from: head.target.clone(),
+            generation: head.generation.clone(),
+            order,
+            signer: self.vouched.signer.clone(),
+        });
+        // Whoever has the order made, the image is the one that was signed.
+        let signer = head.from.as_ref().and_then(|it| it.vouched.signer.clone());
+        self.vouched.signer = signer.or(self.vouched.signer);
+        self
+    }
+}
+
 impl Head {
+    /// From where the image was promoted, if it was.
+    pub(crate) fn promoted(&self) -> Option<&Promoted> {
+        self.from.as_ref()?.promoted.as_ref()
+    }
+
+    /// The SHA-256 of the manifest by which the image has come to this very target, where that is signed
+    /// or has a serial: an order's, or the image's own.
+    pub(crate) fn came_by(&self) -> Option<Digest> {
+        self.promoted().map_or(self.manifest, |it| it.order)
+    }
+
     /// The user and the group that the files have to have, and the daemon's modes with them, where the
     /// daemon gives them to files `now`. `None` where the content alone counts: what an admin made, or
     /// the settings of another time, is no damage.
@@ -235,6 +290,12 @@ mod tests {
                         rule: Some("image-team".into()),
                         signer: Some("SHA256:x".into()),
                     },
+                    promoted: Some(Promoted {
+                        from: "amd64/generic/noble/candidate".parse().unwrap(),
+                        generation: GenerationName::new(at, &digest, |_| false),
+                        order: Some(digest),
+                        signer: Some("SHA256:y".into()),
+                    }),
                 }),
                 given: Some(Ownership { uid: 0, gid: 33 }),
             },
@@ -279,6 +340,12 @@ name = "ci"
 [from.vouched]
 rule = "image-team"
 signer = "SHA256:x"
+
+[from.promoted]
+from = "amd64/generic/noble/candidate"
+generation = "20261122T161500Z-ba7816bf8f01"
+order = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+signer = "SHA256:y"
 
 [given]
 uid = 0

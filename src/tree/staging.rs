@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::folder::{self, linked, pointer};
+use super::folder::{self, Shown, linked, pointer};
 use super::history::{self, Event, Happened};
 use super::links::Links;
+use super::proof::{PARTS, Proof};
 use super::record::{Head, Origin, Record};
 use super::{MAX_RECORD, PRIVATE, Tree};
 use crate::fault::{StartError, Unwritable};
@@ -56,8 +57,8 @@ pub(crate) struct Staged {
     pub head: Head,
     /// Whether the image is in the staging; that of a kept generation stands in its place already.
     pub(super) is_new: bool,
-    /// Whether a signed manifest and its signature are there.
-    has_proof: bool,
+    /// Which parts of a proof are there.
+    proof: [bool; PARTS],
     /// Where the time of the swap stands in the record in the staging, in bytes. `None` where there is
     /// no record: a withdrawal leaves the one that is in its place.
     time_at: Option<u64>,
@@ -228,7 +229,7 @@ impl Staging {
             number: self.next_number(),
             head,
             is_new: false,
-            has_proof: false,
+            proof: [false; PARTS],
             time_at: None,
             change: Change::Remove,
             event: Event::Withdrawn,
@@ -242,7 +243,7 @@ impl Staging {
             number: self.next_number(),
             head,
             is_new: false,
-            has_proof: false,
+            proof: [false; PARTS],
             time_at: None,
             change: Change::Forget { is_told },
             event: Event::Removed,
@@ -266,7 +267,7 @@ impl Staging {
             number,
             head: record.head.clone(),
             is_new,
-            has_proof: false,
+            proof: [false; PARTS],
             time_at: time.map(|(place, _)| place.start as u64),
             change,
             event,
@@ -296,14 +297,12 @@ impl Staging {
             failpoint("place-generation", "placing", path)?;
             self.folder
                 .rename(staged.number.to_string(), &generations, generation.as_str())?;
-            if staged.has_proof {
-                let names = proof_names(staged.number)
-                    .into_iter()
-                    .zip(generation.proof());
-                for (name, proof) in names {
-                    failpoint("place-proof", "placing", path)?;
-                    self.folder.rename(name, &generations, proof)?;
-                }
+            let names = proof_names(staged.number)
+                .into_iter()
+                .zip(generation.proof());
+            for ((name, proof), _) in names.zip(staged.proof).filter(|(_, is_there)| *is_there) {
+                failpoint("place-proof", "placing", path)?;
+                self.folder.rename(name, &generations, proof)?;
             }
         } else {
             // Gone by hand in the meantime? Then the next try copies it.
@@ -379,21 +378,25 @@ impl Staging {
             // The pointer, which is there already.
             generations.set_modified(record.head.generation.as_str(), at)?;
         }
-        self.append(folder, &placed.target, lines)?;
+        self.append(
+            &placed.target,
+            || Shown::look(folder, &placed.target),
+            lines,
+        )?;
         placed.swapped_at = Some(at);
         Ok(())
     }
 
-    /// Writes lines into the history of `target`, whose pointer is in `folder`.
+    /// Writes lines into the history of `target`, where this is `shown`.
     pub(super) fn append(
         &self,
-        folder: &Dir,
         target: &Target,
+        shown: impl FnOnce() -> Result<Shown, Failure>,
         lines: &[Happened],
     ) -> Result<(), Failure> {
         let temporary = format!("{}.jsonl", self.next_number());
         let staging = (&self.folder, &*temporary);
-        history::append(self.tree.root(), (folder, target), lines, staging)
+        history::append(self.tree.root(), (target, shown), lines, staging)
     }
 
     pub(super) fn discard(&self, number: u64) {
@@ -407,29 +410,29 @@ impl Staging {
 }
 
 impl Draft<'_> {
-    /// Writes the record beside the copied image, and what proves it, if somebody has signed: the
-    /// manifest and the signature.
+    /// Writes the record beside the copied image, and what proves it, if somebody has signed.
     pub(crate) fn finish(
         mut self,
         record: &Record,
         change: Change,
-        proof: Option<[&[u8]; 2]>,
+        proof: impl Into<Proof>,
     ) -> Result<Staged, Failure> {
+        let proof = proof.into();
         failpoint("stage-record", "staging", self.dir.path())?;
         let staging = self.staging;
-        for (name, bytes) in proof_names(self.number)
-            .into_iter()
-            .zip(proof.into_iter().flatten())
-        {
-            staging.folder.write_new(name, bytes)?;
+        for (name, bytes) in proof_names(self.number).into_iter().zip(&proof.0) {
+            if let Some(bytes) = bytes {
+                staging.folder.write_new(name, bytes)?;
+            }
         }
-        let staged = staging.stage(self.number, true, record, change, Event::Published)?;
+        let event = match record.head.promoted() {
+            Some(_) => Event::Promoted,
+            None => Event::Published,
+        };
+        let staged = staging.stage(self.number, true, record, change, event)?;
         self.is_finished = true;
-        let has_proof = proof.is_some();
-        Ok(Staged {
-            has_proof,
-            ..staged
-        })
+        let proof = proof.0.each_ref().map(Option::is_some);
+        Ok(Staged { proof, ..staged })
     }
 }
 
@@ -493,8 +496,10 @@ fn owner_of_new(folder: &Dir, free: u64) -> Result<Ownership, Failure> {
     Ok(probe.map_or(owner, |probe| probe.owner))
 }
 
-fn proof_names(number: u64) -> [String; 2] {
-    [format!("{number}.manifest"), format!("{number}.sig")]
+/// In the order of a [`Proof`].
+fn proof_names(number: u64) -> [String; PARTS] {
+    let parts = ["manifest", "sig", "order", "order-sig", "orders"];
+    parts.map(|part| format!("{number}.{part}"))
 }
 
 fn record_name(number: u64) -> String {

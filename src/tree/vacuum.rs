@@ -379,7 +379,7 @@ impl Told {
                 break;
             };
             if !line.is_swap() {
-                told.removed.extend(line.from);
+                told.removed.extend(line.removed());
                 continue;
             }
             if is_first {

@@ -96,9 +96,10 @@ pub(crate) enum DamageKind {
 /// What keeps a generation from being proven, and for people what is wrong with that.
 type Unproven = (DamageKind, String);
 
-/// Tells whether the manifest and the signature beside a generation, as far as they are there, prove what
-/// its record says.
-type Prove<'p> = dyn Fn(&Target, &Generation, [Option<Vec<u8>>; 2]) -> Result<(), Unproven> + 'p;
+/// Tells whether what is kept beside a generation proves what its record says: manifest and signature, as far
+/// as they are there, the order that has promoted the image and the signature of that, and earlier orders.
+type Prove<'p> = dyn Fn(&Target, &Generation, [[Option<&[u8]>; 2]; 2], &[[String; 2]]) -> Result<(), Unproven>
+    + 'p;
 
 impl DamageKind {
     /// Whether it is a proof that is missing: machines may get what was published all the same.
@@ -193,7 +194,10 @@ impl Verification {
     ) -> Option<Unproven> {
         let proof = self.tree.proof(target, &generation.name);
         let proof = proof.map_err(|failure| (DamageKind::Signature, failure.to_string()));
-        let proven = proof.and_then(|proof| prove(target, generation, proof));
+        let proven = proof.and_then(|proof| {
+            let parts = [proof.image(), proof.order()];
+            prove(target, generation, parts, &proof.earlier())
+        });
         proven.err()
     }
 

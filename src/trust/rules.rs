@@ -19,12 +19,21 @@ pub(crate) enum Deed {
     Publish,
     Rollback,
     Withdraw,
+    Promote,
 }
 
 impl Deed {
-    /// Whether a rule can require this of its manifest: an order has no files.
-    pub(crate) fn has(self, requirement: Requirement) -> bool {
-        self == Self::Publish || requirement != Requirement::Files
+    /// The key of its manifest that meets this requirement; `None` where it can have none, and a rule
+    /// requires none of it.
+    pub(crate) fn key(self, requirement: Requirement) -> Option<&'static str> {
+        match (self, requirement) {
+            (Self::Publish, Requirement::Files) => Some("files"),
+            // An order has no files: this one names them all by the digest of the image.
+            (Self::Promote, Requirement::Files) => Some("digest"),
+            (Self::Rollback | Self::Withdraw, Requirement::Files) => None,
+            (_, Requirement::Serial) => Some("serial"),
+            (_, Requirement::Expires) => Some("expires"),
+        }
     }
 
     /// What somebody does.
@@ -33,6 +42,7 @@ impl Deed {
             Self::Publish => "publish",
             Self::Rollback => "roll back",
             Self::Withdraw => "withdraw",
+            Self::Promote => "promote to",
         }
     }
 
@@ -42,6 +52,7 @@ impl Deed {
             Self::Publish => "submit",
             Self::Rollback => "rollback",
             Self::Withdraw => "withdraw",
+            Self::Promote => "promote",
         };
         let option = |it: &Requirement| match it {
             // It is there in any case.
@@ -171,10 +182,10 @@ impl Wish<'_> {
     /// Whether the rule lets this be done with the target at all.
     fn check_right(&self, rule: &ImporterRule, asker: &Asker<'_>) -> Result<(), Rejection> {
         let rights = &rule.rights;
-        let allowed = match self.deed {
-            Deed::Publish => &rights.publish,
-            Deed::Rollback => &rights.rollback,
-            Deed::Withdraw => &rights.withdraw,
+        let (key, allowed) = match self.deed {
+            Deed::Publish | Deed::Promote => ("publish", &rights.publish),
+            Deed::Rollback => ("rollback", &rights.rollback),
+            Deed::Withdraw => ("withdraw", &rights.withdraw),
         };
         let is_allowed =
             |patterns: &[TargetPattern]| patterns.iter().any(|it| it.fits(self.target));
@@ -183,7 +194,7 @@ impl Wish<'_> {
             patterns => patterns.to_string(),
         };
         if !is_allowed(allowed) {
-            let (key, allowed) = (self.deed, or_nothing(allowed));
+            let allowed = or_nothing(allowed);
             let why = format!("; its `{key}` allows {allowed}");
             return Err(self.not_allowed(self.deed.shown(), &why, rule, asker));
         }
@@ -238,11 +249,12 @@ impl Wish<'_> {
     /// Whether the manifest has what the rule requires.
     fn check_says(&self, rule: &ImporterRule) -> Result<(), Rejection> {
         let mut lacking = rule.require.clone();
-        lacking.retain(|it| self.deed.has(*it) && !self.says.contains(it));
-        if lacking.is_empty() {
+        lacking.retain(|it| !self.says.contains(it));
+        let keys = lacking.iter().filter_map(|it| self.deed.key(*it));
+        let keys = list(keys.map(|key| format!("`{key}`")));
+        if keys.is_empty() {
             return Ok(());
         }
-        let keys = list(lacking.iter().map(|it| format!("`{it}`")));
         let (name, command) = (&rule.name, self.deed.command(&lacking));
         let detail =
             format!("rule `{name}` requires {keys} in the manifest, as `{command}` writes it");
@@ -430,6 +442,22 @@ mod tests {
         ("ci", "", "publish", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
         ("ci", "", "publish", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let ci publish amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
         ("ci", "", "publish", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `files` in the manifest, as `submit` writes it"),
+        ("root", "", "promote", "amd64/generic/noble/install", "images!", "", "no rule needed"),
+        ("ci", "", "promote", "amd64/generic/noble/install", "images", "files", "images"),
+        ("ci", "", "promote", "amd64/generic/noble/install", "lab", "files", "images"),
+        ("ci", "", "promote", "amd64/generic/noble/install", "-", "files", "images"),
+        ("ci", "", "promote", "arm64/generic/noble/install", "images", "files", "images"),
+        ("ci", "", "promote", "arm64/generic/noble/install", "-", "files", "not-allowed: rule `images` does not let ci make arm64/generic/noble/install, which isn't there; its `create` allows amd64/*/noble/*"),
+        ("ci", "", "promote", "amd64/generic/jammy/install", "images", "files", "not-allowed: rule `images` does not let ci promote to amd64/generic/jammy/install; its `publish` allows amd64/*/noble/*, arm64/*/noble/*"),
+        ("ci", "", "promote", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` requires `digest` in the manifest, as `promote` writes it"),
+        ("ci", "", "promote", "amd64/generic/noble/install", "signed!", "files", "unsigned: not signed; what is current at amd64/generic/noble/install was signed with SHA256:abc, and only a signed drop may follow it"),
+        ("upload", "A", "promote", "amd64/generic/trixie/install", "signed!", "", "signed"),
+        ("upload", "A", "promote", "amd64/generic/trixie/install", "-", "", "signed"),
+        ("upload", "A", "promote", "amd64/generic/trixie/install", "team-b", "", "not-allowed: rule `signed` does not let upload promote to amd64/generic/trixie/install: what is there was made current by rule `team-b`; its `follow_others` is false"),
+        ("upload", "A", "promote", "amd64/generic/sid/install", "-", "", "not-allowed: rule `signed` does not let upload promote to amd64/generic/sid/install; its `publish` allows */*/trixie/*"),
+        ("lea", "", "promote", "lab/x/y/z", "lab", "files", "not-allowed: rule `lab` requires `serial`, `expires` in the manifest, as `promote --serial $(date +%s) --expires TIME` writes it"),
+        ("lea", "", "promote", "lab/x/y/z", "lab", "serial expires", "lab"),
+        ("eve", "", "promote", "lab/x/y/z", "lab", "", "not-allowed: no importer rule is for eve: ask the admin for one"),
         ("ci", "", "rollback", "amd64/generic/noble/install", "images", "", "images"),
         ("ci", "", "rollback", "amd64/generic/jammy/install", "images", "", "not-allowed: rule `images` does not let ci roll back amd64/generic/jammy/install; its `rollback` allows */*/noble/*"),
         ("ci", "", "withdraw", "amd64/generic/noble/install", "images", "", "not-allowed: rule `images` does not let ci withdraw amd64/generic/noble/install; its `withdraw` allows nothing"),

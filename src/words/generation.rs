@@ -21,8 +21,15 @@ pub struct GenerationName(String);
 #[error("expected a generation such as 20261122T161500Z-9f3c2ab1d4e5")]
 pub struct GenerationNameError;
 
-/// The ends of the names of a manifest and a signature that prove a generation.
-const PROOF: [&str; 2] = [".manifest.toml", ".sig"];
+/// The ends of the names of what proves a generation: a manifest and its signature; of a promoted one
+/// the order and its signature as well, and the orders that have promoted it before.
+const PROOF: [&str; 5] = [
+    ".manifest.toml",
+    ".sig",
+    ".order.toml",
+    ".order.sig",
+    ".orders.json",
+];
 
 impl GenerationName {
     /// The name of a generation that is staged now. Where that name is taken, the first one of a
@@ -53,8 +60,8 @@ impl GenerationName {
     }
 
     /// The file names beside the generation of the manifest that it came by, which was signed, and of the
-    /// signature.
-    pub(crate) fn proof(&self) -> [String; 2] {
+    /// signature; of the order that has promoted it, and of the signature of that; and of earlier ones.
+    pub(crate) fn proof(&self) -> [String; PROOF.len()] {
         PROOF.map(|ending| format!("{}{ending}", self.0))
     }
 

@@ -15,12 +15,19 @@ pub(crate) enum Verdict {
     RolledBack,
     /// The target was taken out of the tree.
     Withdrawn,
+    /// What is current at another target is current here now.
+    Promoted,
     Rejected,
 }
 
 impl Verdict {
     /// Those of drops that have changed the tree.
-    pub(crate) const CHANGES: [Self; 3] = [Self::Published, Self::RolledBack, Self::Withdrawn];
+    pub(crate) const CHANGES: [Self; 4] = [
+        Self::Published,
+        Self::RolledBack,
+        Self::Withdrawn,
+        Self::Promoted,
+    ];
 }
 
 /// Why a drop is rejected. The words are part of the outcome's format: they never change.
@@ -59,9 +66,9 @@ pub(crate) enum Reason {
     TargetOccupied,
     /// The current generation is not the one that the drop replaces.
     Conflict,
-    /// There is nothing to roll back or to withdraw.
+    /// There is nothing to roll back, to withdraw or to promote.
     UnknownTarget,
-    /// The generation to go back to is not kept any more.
+    /// The generation to go back to is not kept any more, or none is current that is to be promoted.
     UnknownGeneration,
     /// No importer rule allows it.
     NotAllowed,

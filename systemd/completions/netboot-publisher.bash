@@ -31,6 +31,9 @@ _netboot__publisher() {
             netboot__publisher,may)
                 cmd="netboot__publisher__subcmd__may"
                 ;;
+            netboot__publisher,promote)
+                cmd="netboot__publisher__subcmd__promote"
+                ;;
             netboot__publisher,rollback)
                 cmd="netboot__publisher__subcmd__rollback"
                 ;;
@@ -67,6 +70,9 @@ _netboot__publisher() {
             netboot__publisher__subcmd__help,may)
                 cmd="netboot__publisher__subcmd__help__subcmd__may"
                 ;;
+            netboot__publisher__subcmd__help,promote)
+                cmd="netboot__publisher__subcmd__help__subcmd__promote"
+                ;;
             netboot__publisher__subcmd__help,rollback)
                 cmd="netboot__publisher__subcmd__help__subcmd__rollback"
                 ;;
@@ -95,7 +101,7 @@ _netboot__publisher() {
 
     case "${cmd}" in
         netboot__publisher)
-            opts="-h -V --config --help --version run submit rollback withdraw history status show diff may verify check-config help"
+            opts="-h -V --config --help --version run submit rollback promote withdraw history status show diff may verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -149,7 +155,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__help)
-            opts="run submit rollback withdraw history status show diff may verify check-config help"
+            opts="run submit rollback promote withdraw history status show diff may verify check-config help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -219,6 +225,20 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__help__subcmd__may)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__publisher__subcmd__help__subcmd__promote)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -355,6 +375,52 @@ _netboot__publisher() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        netboot__publisher__subcmd__promote)
+            opts="-h --digest --replaces --wait --sign --serial --expires --spool --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --digest)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --replaces)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sign)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --serial)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --expires)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --spool)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -606,7 +672,7 @@ _netboot_publisher_names() {
     local word verb="" target="" names=""
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$word" in
-            rollback|withdraw|history|status|show|diff|verify) verb="${verb:-$word}" ;;
+            rollback|promote|withdraw|history|status|show|diff|verify) verb="${verb:-$word}" ;;
             /*) ;;
             */*/*/*) target="$word" ;;
         esac
@@ -619,7 +685,7 @@ _netboot_publisher_names() {
             names=$(netboot-publisher history "$target" 2>/dev/null |
                 awk '!NF{exit} NR > 1{sub(/^\*/, ""); print $1}') ;;
         *,--*) ;;
-        ?*,*,)
+        ?*,*,|promote,*)
             names=$(netboot-publisher status 2>/dev/null | awk '!NF{exit} NR > 1{print $1}') ;;
     esac
     if [[ -n "$names" && "$2" != -* ]]; then
