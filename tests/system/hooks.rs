@@ -211,7 +211,7 @@ fn changes() {
     let order = |name: &str, action: &str| {
         let hidden = world.incoming(&format!(".{name}"));
         fs::create_dir(&hidden).unwrap();
-        let text = format!("{}action = {action:?}\n", manifest(TARGET));
+        let text = format!("{}action = \"{action}\"\n", manifest(TARGET));
         fs::write(hidden.join("manifest.toml"), text).unwrap();
         fs::rename(hidden, world.incoming(name)).unwrap();
         world.run_once();
@@ -225,10 +225,18 @@ fn changes() {
     world.assert_outcome("same", "unchanged");
     order("back", "rollback");
     order("nonsense", "remove");
+    world.drop_image(
+        "candidate",
+        "amd64/generic/candidate/install",
+        &[("linux", b"new")],
+    );
+    world.run_once();
+    order("on", "promote\"\nfrom = \"amd64/generic/candidate/install");
     order("gone", "withdraw");
     assert_eq!(
         hooked.written(),
-        "published one\npublished two\nrolled-back back\nwithdrawn gone\n"
+        "published one\npublished two\nrolled-back back\npublished candidate\npromoted on\n\
+         withdrawn gone\n"
     );
 }
 

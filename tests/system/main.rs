@@ -37,6 +37,7 @@ mod neighbours;
 mod orders;
 mod outputs;
 mod power;
+mod promotion;
 mod proofs;
 mod quiet;
 mod rights;
@@ -85,6 +86,7 @@ fn main() {
         seen::tests(),
         waits::tests(),
         changes::tests(),
+        promotion::tests(),
         check_config::tests(),
         sameness::tests(),
         adoption::tests(),

@@ -35,7 +35,7 @@ pub fn tests() -> Vec<Trial> {
             adoption_waits,
         ),
         test(
-            "a rollback and a withdrawal wait as well",
+            "a rollback, a promotion and a withdrawal wait as well",
             &[],
             rollback_waits,
         ),
@@ -166,10 +166,16 @@ fn rollback_waits() {
         drop_text(&world, target, text);
         daemon.wait_for_drop(text);
     }
-    for (command, expected) in [("rollback", "one"), ("withdraw", "")] {
+    for command in ["rollback", "promote", "withdraw"] {
+        // The other target goes on: what is meant is what was current there when that was ordered.
+        let (expected, arguments) = match command {
+            "rollback" => ("one".to_string(), vec![command, TARGET]),
+            "promote" => (shown(&world, OTHER), vec![command, OTHER, TARGET]),
+            _ => (String::new(), vec![command, TARGET]),
+        };
         let before = shown(&world, TARGET);
         let booting = machine(&world, TARGET);
-        let output = world.run(&[command, TARGET]);
+        let output = world.run(&arguments);
         let drop_name = String::from_utf8_lossy(&output.stdout).trim().to_string();
         until("the drop to be claimed", || {
             world.claimed().contains(&drop_name)

@@ -767,6 +767,7 @@ fn bash_completes() {
     assert_eq!(complete(&["status"], "am"), TARGET);
     assert_eq!(complete(&["verify"], ""), format!("{TARGET} {OTHER}"));
     assert_eq!(complete(&["rollback", TARGET, "--to"], "20"), a);
+    assert_eq!(complete(&["promote", TARGET], "ar"), OTHER);
     assert_eq!(complete(&["withdraw", TARGET, "--generation"], ""), a);
     assert_eq!(complete(&["diff", TARGET], "2"), a);
     assert_eq!(complete(&["show"], "em"), "empty");

@@ -368,7 +368,14 @@ impl World {
                 "{pointer:?} leads nowhere\n{self}"
             );
             for name in names(&path) {
-                let beside = [".manifest.toml", ".sig", ".toml"];
+                let beside = [
+                    ".manifest.toml",
+                    ".order.toml",
+                    ".order.sig",
+                    ".orders.json",
+                    ".sig",
+                    ".toml",
+                ];
                 match beside.iter().find_map(|end| name.strip_suffix(end)) {
                     Some(generation) => {
                         assert!(
