@@ -80,7 +80,7 @@ pub fn tests() -> Vec<Trial> {
             "a recovery killed at any call that removes or renames is finished by the next one",
             &[Needs::Failpoints, Needs::Program("strace")],
             || {
-                let drops = ["adopted", "back", "changed", "late"];
+                let drops = ["adopted", "back", "changed", "late", "promoted"];
                 recovery_killed_at_every_change(
                     &drops,
                     &["swap:2", "place-record:2", "remove-image:1"],
@@ -97,8 +97,15 @@ pub fn tests() -> Vec<Trial> {
                 Needs::Program("strace"),
             ],
             || {
-                let places = ["place-proof:1", "place-proof:2", "place-record:1", "swap:1"];
-                recovery_killed_at_every_change(&["signed"], &places);
+                let places = [
+                    "place-proof:1",
+                    "place-proof:2",
+                    "place-proof:6",
+                    "place-record:1",
+                    "swap:1",
+                    "history:3",
+                ];
+                recovery_killed_at_every_change(&["signed", "promoted-signed"], &places);
             },
         ),
         test(

@@ -3,9 +3,9 @@
 //!
 //! Tried are importers of their own users with the tools of a shell; drops renamed, and written in
 //! place in any order, slowly, by writers that stop; drops moved into others, of one name, taken
-//! away, refused; rollbacks and withdrawals; kills at failpoints and at any moment, steps that fail,
-//! restarts; full disks; lost events, and none at all. The wall clock of the program is set by
-//! libfaketime, under which those of the spool's and the tree's file systems stay what they are: so
+//! away, refused; rollbacks, withdrawals and promotions; kills at failpoints and at any moment,
+//! steps that fail, restarts; full disks; lost events, and none at all. The wall clock of the program is
+//! set by libfaketime, under which those of the spool's and the tree's file systems stay what they are: so
 //! all is tried that comes of two clocks that differ, and nothing that comes of a file system's own
 //! clock being set.
 //!

@@ -15,7 +15,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::keys::{FOR_US, Keys, sign};
-use crate::lab::world::{Needs, World, manifest, names, outcomes, walk};
+use crate::lab::world::{self, Needs, World, manifest, names, outcomes, walk};
+use crate::proofs::digest;
 use crate::trust::listing;
 
 /// Files of an image by their path.
@@ -30,6 +31,10 @@ const NEW: Image = &[
 ];
 const BAD: &str = "format = 0\n";
 
+/// Where promotions come from.
+const CANDIDATE: &str = "candidate";
+const SIGNED_CANDIDATE: &str = "signed-candidate";
+
 /// The kind of the key that signs.
 const KEY: &str = "ed25519";
 
@@ -41,6 +46,10 @@ enum Put {
     Signed(Image),
     /// To the image before the current one.
     Rollback(Image),
+    /// Of the image that is current at [`CANDIDATE`].
+    Promote(Image),
+    /// The same, where image and order are signed.
+    PromoteSigned(Image),
     /// Of the image that is current.
     Withdraw(Image),
     BadManifest,
@@ -56,6 +65,28 @@ struct Case {
     before: &'static [Image],
     put: Put,
     outcome: &'static str,
+}
+
+impl Case {
+    fn is_signed(&self) -> bool {
+        matches!(self.put, Put::Signed(_) | Put::PromoteSigned(_))
+    }
+
+    /// Where the image comes from, of a promotion.
+    fn from(&self) -> Option<&'static str> {
+        match self.put {
+            Put::Promote(_) => Some(CANDIDATE),
+            Put::PromoteSigned(_) => Some(SIGNED_CANDIDATE),
+            _ => None,
+        }
+    }
+}
+
+/// The order to promote.
+fn promotion(case: &Case, from: &str) -> String {
+    let from = path_of(from);
+    let order = format!("action = \"promote\"\nfrom = {from:?}\n");
+    manifest(&path_of(case.target)) + &order
 }
 
 /// What a scene with signed drops can't be made without.
@@ -133,6 +164,20 @@ const CASES: &[Case] = &[
         outcome: "rolled-back",
     },
     Case {
+        drop: "promoted",
+        target: "promoted",
+        before: &[OLDEST, OLD],
+        put: Put::Promote(NEW),
+        outcome: "promoted",
+    },
+    Case {
+        drop: "promoted-signed",
+        target: "promoted-signed",
+        before: &[OLD],
+        put: Put::PromoteSigned(NEW),
+        outcome: "promoted",
+    },
+    Case {
         drop: "gone",
         target: "gone",
         before: &[OLD],
@@ -202,7 +247,7 @@ impl Scene {
         let template = dir.path().join("template");
         fs::create_dir(&template).unwrap();
         let keys = Keys::new();
-        let is_signed = cases.iter().any(|case| matches!(case.put, Put::Signed(_)));
+        let is_signed = cases.iter().any(|case| case.is_signed());
         let rules = if is_signed {
             rules(&keys)
         } else {
@@ -308,6 +353,7 @@ impl Scene {
         );
         let image = match case.put {
             Put::Image(image) | Put::Signed(image) => image,
+            Put::Promote(image) | Put::PromoteSigned(image) => image,
             Put::Rollback(image) | Put::Withdraw(image) => image,
             _ => return self.assert_kept(world, case),
         };
@@ -324,7 +370,10 @@ impl Scene {
             pointer.ends_with(told),
             "{pointer:?} and {outcome:#}\n{world}"
         );
-        if matches!(case.put, Put::Signed(_)) {
+        if let Some(from) = case.from() {
+            assert_promoted(world, (case, from), told);
+        }
+        if case.is_signed() {
             let signer = outcome["signer"].as_str();
             assert_eq!(signer, self.signer.as_deref(), "{outcome:#}");
             self.assert_proved(world, case, told);
@@ -338,17 +387,26 @@ impl Scene {
             .template
             .join("spool/incoming")
             .join(format!(".{}", case.drop));
-        for (proof, paper) in [
-            ("manifest.toml", "manifest.toml"),
-            ("sig", "manifest.toml.sig"),
-        ] {
+        // What an order was beside what it is of.
+        let (papers, of_order): ([_; 2], &[&str]) = match case.from() {
+            None => (["manifest.toml", "sig"], &[]),
+            Some(_) => (["order.toml", "order.sig"], &[".order.sig", ".order.toml"]),
+        };
+        for (proof, paper) in papers
+            .into_iter()
+            .zip(["manifest.toml", "manifest.toml.sig"])
+        {
             let kept = fs::read(folder.join(format!("{generation}.{proof}")));
             let kept = kept.unwrap_or_else(|error| panic!("{proof}: {error}\n{world}"));
             assert_eq!(kept, fs::read(dropped.join(paper)).unwrap(), "{world}");
         }
         let names = names(&folder);
-        let of_each =
-            |name: &String| ["", ".manifest.toml", ".sig", ".toml"].map(|it| format!("{name}{it}"));
+        let of_each = |name: &String| {
+            let of_order = of_order.iter().filter(|_| name == generation);
+            let endings = ["", ".manifest.toml"].iter().chain(of_order);
+            let endings = endings.chain(&[".sig", ".toml"]);
+            endings.map(|it| format!("{name}{it}")).collect::<Vec<_>>()
+        };
         let generations = names.iter().filter(|name| folder.join(name).is_dir());
         let expected: Vec<_> = generations.flat_map(of_each).collect();
         assert_eq!(names, expected, "{world}");
@@ -398,7 +456,11 @@ impl Scene {
             });
             at.images.extend(last);
             match case.put {
-                Put::Image(image) | Put::Signed(image) | Put::Rollback(image) => {
+                Put::Image(image)
+                | Put::Signed(image)
+                | Put::Rollback(image)
+                | Put::PromoteSigned(image)
+                | Put::Promote(image) => {
                     at.images.push(image);
                     at.last = Some(image);
                 }
@@ -422,7 +484,9 @@ impl Scene {
         let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
         let found = image(&world.published(&path_of(case.target)));
         let mut expected = match case.put {
-            Put::Image(image) | Put::Signed(image) | Put::Rollback(image) => image,
+            Put::Image(image) | Put::Signed(image) => image,
+            Put::Promote(image) | Put::PromoteSigned(image) => image,
+            Put::Rollback(image) => image,
             Put::Withdraw(_) => return assert_eq!(found, None, "{drop}\n{world}"),
             _ => return,
         };
@@ -438,6 +502,23 @@ impl Scene {
         serde_json::from_slice::<Value>(&text)
             .is_ok_and(|outcome| self.earlier.get(drop) != Some(&outcome))
     }
+}
+
+/// The files of the promoted image are those of where it came from, and the history there tells of it once.
+fn assert_promoted(world: &World, (case, from): (&Case, &str), generation: &str) {
+    let inode = |target: &str| {
+        let linux = world.published(&path_of(target)).join("linux");
+        fs::metadata(linux).unwrap().ino()
+    };
+    assert_eq!(inode(case.target), inode(from), "{world}");
+    let history = format!(".history/{}.jsonl", path_of(from));
+    let lines = fs::read_to_string(world.tree.join(history)).unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<_> = lines.filter(|line| line["event"] == "promoted").collect();
+    assert_eq!(told.len(), 1, "{told:#?}\n{world}");
+    assert_eq!(told[0]["image"]["promoted"]["to"]["generation"], generation);
 }
 
 /// A temporary directory in memory, where there is one.
@@ -467,9 +548,7 @@ pub fn drops_without_rollback() -> Vec<&'static str> {
 /// The drops that nobody has signed. Where there is one that somebody has, there are importer rules, and
 /// who an importer is takes a thread to find out.
 pub fn drops_unsigned() -> Vec<&'static str> {
-    let others = CASES
-        .iter()
-        .filter(|case| !matches!(case.put, Put::Signed(_)));
+    let others = CASES.iter().filter(|case| !case.is_signed());
     others.map(|case| case.drop).collect()
 }
 
@@ -498,6 +577,20 @@ fn build(world: &World, cases: &[&Case], keys: &Keys) {
         }
         world.run_once();
     }
+    for case in cases {
+        if let (Some(from), Put::Promote(image) | Put::PromoteSigned(image)) =
+            (case.from(), case.put)
+        {
+            let hidden = world.incoming(&format!(".{}", case.drop));
+            let candidate = Case {
+                target: from,
+                ..**case
+            };
+            make(&hidden, &candidate, image, keys);
+            give_name(&hidden, &world.incoming(case.drop));
+            world.run_once();
+        }
+    }
     // An earlier drop of this name was rejected.
     world.drop_with("bad", BAD, |_| {});
     world.run_once();
@@ -519,6 +612,20 @@ fn build(world: &World, cases: &[&Case], keys: &Keys) {
             Put::Rollback(_) => {
                 fs::create_dir_all(&hidden).unwrap();
                 Some(manifest(&path_of(case.target)) + "action = \"rollback\"\n")
+            }
+            Put::Promote(_) => {
+                fs::create_dir_all(&hidden).unwrap();
+                Some(promotion(case, CANDIDATE))
+            }
+            Put::PromoteSigned(_) => {
+                fs::create_dir_all(&hidden).unwrap();
+                let image = world.published(&path_of(SIGNED_CANDIDATE));
+                let digest = digest(&world::listing(&image.canonicalize().unwrap()));
+                let order = promotion(case, SIGNED_CANDIDATE);
+                let order = format!("{order}digest = \"{digest}\"\n");
+                fs::write(hidden.join("manifest.toml"), order).unwrap();
+                sign(&hidden, &keys.path(KEY), FOR_US);
+                continue;
             }
             Put::Withdraw(_) => {
                 fs::create_dir_all(&hidden).unwrap();
@@ -547,15 +654,14 @@ fn build(world: &World, cases: &[&Case], keys: &Keys) {
 fn make(hidden: &Path, case: &Case, image: Image, keys: &Keys) {
     write(&hidden.join("image"), image);
     let target = path_of(case.target);
-    let is_signed = matches!(case.put, Put::Signed(_));
-    let text = if is_signed {
+    let text = if case.is_signed() {
         // All that is in the image has to be in a manifest that is signed.
         listing(&target, "", image) + "\"vmlinuz\" = { link = \"linux\" }\n"
     } else {
         manifest(&target)
     };
     fs::write(hidden.join("manifest.toml"), text).unwrap();
-    if is_signed {
+    if case.is_signed() {
         sign(hidden, &keys.path(KEY), FOR_US);
     }
 }

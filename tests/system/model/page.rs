@@ -16,6 +16,8 @@ pub enum Wants {
     Publish(Image),
     RollBack,
     Withdraw,
+    /// This image, from the other target, as long as it is current there.
+    Promote(Image),
     /// Something is wrong with the drop: it changes nothing.
     Refused,
 }
@@ -110,6 +112,8 @@ impl Target {
             Wants::RollBack if !self.is_known => (UNKNOWN_TARGET, self),
             Wants::RollBack if self.before.is_none() => (UNKNOWN_GENERATION, self),
             Wants::RollBack => ("rolled-back", self.swap(self.before)),
+            Wants::Promote(image) if self.current == Some(image) => ("unchanged", self),
+            Wants::Promote(image) => ("promoted", self.swap(Some(image))),
             Wants::Withdraw if self.current.is_none() => (UNKNOWN_TARGET, self),
             Wants::Withdraw => ("withdrawn", self.swap(None)),
             Wants::Refused => ("rejected", self),
@@ -119,7 +123,11 @@ impl Target {
         let gone = unknown
             .into_iter()
             .filter(|_| may_be_gone && wants == Wants::RollBack);
-        std::iter::once(one).chain(gone).collect()
+        // Of the other target the page knows nothing.
+        let elsewhere = ELSEWHERE.map(|word| (word, self));
+        let is_promotion = matches!(wants, Wants::Promote(_));
+        let elsewhere = elsewhere.into_iter().filter(|_| is_promotion);
+        std::iter::once(one).chain(gone).chain(elsewhere).collect()
     }
 
     /// What the target may be after this drop, which has ended as it did.
@@ -143,6 +151,9 @@ pub const NO_ROOM: &str = "rejected no-space";
 pub const INCOMPLETE: &str = "rejected incomplete";
 const UNKNOWN_TARGET: &str = "rejected unknown-target";
 const UNKNOWN_GENERATION: &str = "rejected unknown-generation";
+
+/// Another image is current where one was to be promoted from, or none is.
+const ELSEWHERE: [&str; 3] = ["rejected conflict", UNKNOWN_TARGET, UNKNOWN_GENERATION];
 
 /// What a target may be after all these drops, in any order that they may have had. Nothing, when
 /// their outcomes fit no order.

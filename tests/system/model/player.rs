@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::filesystems::FileSystem;
 use crate::lab::clock::OwnClock;
-use crate::lab::world::{PATIENCE, World};
+use crate::lab::world::{PATIENCE, World, listing};
 use crate::model::page::{Brought, Fate, INCOMPLETE, NO_ROOM, Target, Tick, Wants};
 use crate::model::story::{
     Bring, IMAGES, IMPORTERS, Setup, Step, Stops, Story, TARGETS, Trap, Way, Writing,
@@ -20,6 +20,7 @@ use crate::model::story::{
 use crate::model::tools::{
     FILES, Importer, Logged, PIECE, Reader, manifest_of, open_to_all, put_images, target,
 };
+use crate::proofs::digest;
 
 const SETTLE: Duration = Duration::from_millis(400);
 
@@ -176,6 +177,7 @@ impl Player {
                 target,
                 is_rollback,
             } => self.order(*importer, *target, *is_rollback),
+            Step::Promote { importer, from } => self.promote(*importer, *from),
             Step::MoveInto { importer } => self.move_into(*importer),
             Step::TakeAway { importer } => self.take_away(*importer),
             Step::Rename { importer } => self.rename_last(*importer),
@@ -294,6 +296,29 @@ impl Player {
         let commands = format!("mkdir .new && cp {manifest:?} .new/manifest.toml");
         let name = format!("d{}", self.now);
         self.rename(importer, target_number, &name, &commands, wants)
+    }
+
+    fn promote(&mut self, importer: usize, from: usize) -> Played {
+        let is_from = |drop: &&Brought| drop.target == from;
+        let mut brought = self.drops.iter().rev().filter(is_from);
+        // What is current there, if nothing has come between.
+        let image = brought.find_map(|drop| match drop.wants {
+            Wants::Publish(image) => Some(image),
+            _ => None,
+        });
+        let Some(image) = image.filter(|_| !self.is_full) else {
+            return Ok(());
+        };
+        let number = (from + 1) % TARGETS;
+        let folder = self.world.root.join("images").join(image.to_string());
+        let (from, digest) = (target(from), digest(&listing(&folder)));
+        let text = crate::lab::world::manifest(&target(number));
+        let manifest = self.world.root.join(format!("manifests/{}", self.now));
+        let order = format!("action = \"promote\"\nfrom = {from:?}\ndigest = \"{digest}\"\n");
+        fs::write(&manifest, text + &order).unwrap();
+        let commands = format!("mkdir .new && cp {manifest:?} .new/manifest.toml");
+        let name = format!("d{}", self.now);
+        self.rename(importer, number, &name, &commands, Wants::Promote(image))
     }
 
     fn write_in_place(

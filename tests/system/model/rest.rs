@@ -330,6 +330,8 @@ impl Player {
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap());
         let swaps = lines.filter(|line| line["event"] != "removed");
+        // What was promoted from here has changed nothing here.
+        let swaps = swaps.filter(|line| line["image"]["promoted"]["to"].is_null());
         swaps
             .map(|line| line["claim"].as_str().unwrap().to_string())
             .collect()
@@ -351,7 +353,7 @@ impl Player {
                 continue;
             };
             drop.line = lines.iter().position(|line| line == claim);
-            let is_swap = ["published", "rolled-back", "withdrawn"].contains(&&**word);
+            let is_swap = ["published", "rolled-back", "withdrawn", "promoted"].contains(&&**word);
             swapped += usize::from(is_swap);
             if is_swap != drop.line.is_some() {
                 return wrong(format!("{drop:?}, and in the history {lines:?}"));

@@ -39,6 +39,11 @@ pub enum Step {
         target: usize,
         is_rollback: bool,
     },
+    /// What was brought last to this target is promoted to the other one.
+    Promote {
+        importer: usize,
+        from: usize,
+    },
     /// A drop is moved into the last one that its importer has brought, as `mv x y` does.
     MoveInto {
         importer: usize,
@@ -161,6 +166,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (importer(), targets(), any::<bool>()).prop_map(|(importer, target, is_rollback)| {
             Step::Order { importer, target, is_rollback }
         }),
+        3 => (importer(), targets()).prop_map(|(importer, from)| Step::Promote { importer, from }),
         1 => importer().prop_map(|importer| Step::MoveInto { importer }),
         1 => importer().prop_map(|importer| Step::TakeAway { importer }),
         1 => importer().prop_map(|importer| Step::Rename { importer }),
