@@ -79,4 +79,4 @@ pub use settings::Settings;
 pub use spool::{Manifest, Outcome};
 pub use tree::{Catalog, Changes, Happened, Head, Pointers, Record, Staging};
 pub use trust::signer_of;
-pub use words::{Digest, SigningKey, Target, TargetPattern};
+pub use words::{Boot, Digest, SigningKey, Target, TargetPattern};

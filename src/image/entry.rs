@@ -97,7 +97,7 @@ pub(super) fn changed(path: &str) -> Fault {
 pub(super) fn check_links(entries: &[Entry]) -> Result<(), Fault> {
     for entry in entries {
         if let Content::Link(target) = &entry.content
-            && !ends_inside(entries, &entry.path, target)
+            && end_of(entries, &entry.path, target).is_none()
         {
             let (from, to) = (quoted(&entry.path), quoted(target));
             let detail = format!(
@@ -115,20 +115,41 @@ pub(super) fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
     found.ok().map(|index| &entries[index])
 }
 
-/// Whether following the link `path` that holds `target` never leaves the image and ends at a name
-/// that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on the
-/// way as well.
-fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
+impl Content {
+    /// Whether there is a regular file at a path of `entries`, which are sorted, or a link that ends at one.
+    pub(crate) fn is_file_at(path: &str, entries: &[Entry]) -> bool {
+        match find(entries, path).map(|entry| &entry.content) {
+            Some(Self::File(_)) => true,
+            Some(Self::Link(target)) => end_of(entries, path, target) == Some(End::File),
+            _ => false,
+        }
+    }
+}
+
+/// Where a link ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    File,
+    Folder,
+}
+
+/// Where the link `path` that holds `target` ends; `None` when it leaves the image on the way, or leads
+/// to no name that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on
+/// the way as well.
+fn end_of(entries: &[Entry], path: &str, target: &str) -> Option<End> {
     if target.starts_with('/') {
-        return false;
+        return None;
     }
     let mut at = path[..path.rfind('/').unwrap_or(0)].to_string();
     let mut parts: Vec<&str> = target.rsplit('/').collect();
+    let mut end = End::Folder;
     for _ in 0..MAX_LINK_STEPS {
-        let Some(part) = parts.pop() else { return true };
+        let Some(part) = parts.pop() else {
+            return Some(end);
+        };
         match part {
             "" | "." => {}
-            ".." if at.is_empty() => return false,
+            ".." if at.is_empty() => return None,
             ".." => at.truncate(at.rfind('/').unwrap_or(0)),
             name => {
                 let length = at.len();
@@ -138,24 +159,25 @@ fn ends_inside(entries: &[Entry], path: &str, target: &str) -> bool {
                 at.push_str(name);
                 match find(entries, &at).map(|entry| &entry.content) {
                     Some(Content::Folder) => {}
-                    Some(Content::File(_)) if parts.is_empty() => {}
+                    Some(Content::File(_)) if parts.is_empty() => end = End::File,
                     Some(Content::Link(target)) if !target.starts_with('/') => {
                         at.truncate(length);
                         parts.extend(target.rsplit('/'));
                     }
-                    _ => return false,
+                    _ => return None,
                 }
             }
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ends(links: &[(&str, &str)]) -> bool {
+    /// An image with a few files, and these links.
+    fn image(links: &[(&str, &str)]) -> Vec<Entry> {
         let entry = |path: &str, content| Entry {
             path: path.into(),
             content,
@@ -173,7 +195,34 @@ mod tests {
                 .map(|(path, to)| entry(path, Content::Link((*to).into()))),
         );
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        check_links(&entries).is_ok()
+        entries
+    }
+
+    fn ends(links: &[(&str, &str)]) -> bool {
+        check_links(&image(links)).is_ok()
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_one_and_a_link_to_a_folder_is_none() {
+        let image = image(&[
+            ("x", "linux"),
+            ("y", "a/../x"),
+            ("z", "a/b"),
+            ("out", "../linux"),
+        ]);
+        for (path, expected) in [
+            ("linux", true),
+            ("a/b/file", true),
+            ("x", true),
+            ("y", true),
+            ("a", false),
+            ("z", false),
+            ("z/file", false),
+            ("out", false),
+            ("nothing", false),
+        ] {
+            assert_eq!(Content::is_file_at(path, &image), expected, "{path}");
+        }
     }
 
     #[test]

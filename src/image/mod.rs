@@ -9,6 +9,7 @@ mod copy;
 mod entry;
 mod listing;
 mod reading;
+mod usual;
 
 pub(crate) use copy::Base;
 pub(crate) use entry::Content;

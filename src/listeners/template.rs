@@ -9,14 +9,15 @@ use minijinja::value::{Enumerator, Object, ObjectRepr};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 
 use crate::text::{Complaint, InputError, quoted};
-use crate::tree::{Catalog, CatalogFile, CatalogImage};
+use crate::tree::{Catalog, CatalogImage};
 
-/// What templates see of an image, and of a file.
+/// What templates see of an image, of how it boots, and of a file.
 #[rustfmt::skip] // One name a line would take a page.
 const IMAGE: &[&str] = &[
     "target", "arch", "subarch", "release", "purpose", "version", "generation", "digest",
-    "path", "pinned_path", "published_at", "files",
+    "path", "pinned_path", "published_at", "boot", "files",
 ];
+const BOOT: &[&str] = &["kernel", "initrd", "cmdline", "title", "efi"];
 const FILE: &[&str] = &["path", "size", "sha256"];
 
 /// How the line `generated` begins, and how much of an output is looked through for it, in bytes.
@@ -120,8 +121,9 @@ pub(super) fn explain(name: &str, template: &str, error: &Error) -> InputError {
     };
     let expected = match error.kind() {
         ErrorKind::UndefinedError => format!(
-            "expected `images` or `generated`; an image has `{}`, and one of its files `{}`",
+            "expected `images` or `generated`; an image has `{}`, its `boot` `{}`, and one of its files `{}`",
             IMAGE.join("`, `"),
+            BOOT.join("`, `"),
             FILE.join("`, `")
         ),
         _ => String::new(),
@@ -241,23 +243,36 @@ fn to_value(image: CatalogImage<'_>, unknown: &Arc<OnceLock<String>>) -> Value {
             unknown,
         })
     };
-    let file = |file: &CatalogFile<'_>| {
-        let values = vec![(*file.path).into(), file.size.into(), file.sha256.into()];
-        named(FILE, values)
-    };
+    let or_none = |text: Option<String>| text.map_or(().into(), Value::from);
+    let boot = image.boot;
+    let boot = vec![
+        or_none(boot.kernel),
+        boot.initrd.into_iter().map(Value::from).collect(),
+        or_none(boot.cmdline),
+        or_none(boot.title),
+        or_none(boot.efi),
+    ];
     let values = vec![
         image.target.into(),
-        image.arch.into(),
-        image.subarch.into(),
-        image.release.into(),
-        image.purpose.into(),
-        image.version.map_or(().into(), Value::from),
+        image.names.arch.into(),
+        image.names.subarch.into(),
+        image.names.release.into(),
+        image.names.purpose.into(),
+        or_none(image.version),
         image.generation.into(),
         image.digest.into(),
         (*image.path).into(),
         (*image.pinned_path).into(),
         image.published_at.into(),
-        image.files.iter().map(file).collect(),
+        named(BOOT, boot),
+        image
+            .files
+            .iter()
+            .map(|file| {
+                let values = vec![(*file.path).into(), file.size.into(), file.sha256.into()];
+                named(FILE, values)
+            })
+            .collect(),
     ];
     named(IMAGE, values)
 }
@@ -269,7 +284,7 @@ mod tests {
     fn images() -> Arc<Images> {
         let line = |arch: &str, version: &str| {
             format!(
-                r#"{{"target":"{arch}/g/r/p","arch":"{arch}","subarch":"g","release":"r","purpose":"p","version":{version},"generation":"G","digest":"D","path":"t/{arch}/g/r/p","pinned_path":"t/{arch}/g/r/p@/G","published_at":"T","files":[{{"path":"a b","size":7,"sha256":"S"}},{{"path":"c","size":1,"sha256":"S"}}]}}"#
+                r#"{{"target":"{arch}/g/r/p","arch":"{arch}","subarch":"g","release":"r","purpose":"p","version":{version},"generation":"G","digest":"D","path":"t/{arch}/g/r/p","pinned_path":"t/{arch}/g/r/p@/G","published_at":"T","boot":{{"kernel":"c","initrd":["i","j"],"cmdline":"url={{url}} p={{path}}","title":"It's {arch}","efi":null}},"files":[{{"path":"a b","size":7,"sha256":"S"}},{{"path":"c","size":1,"sha256":"S"}}]}}"#
             )
         };
         let lines = [line("amd64", "\"1\""), line("arm64", "null")];

@@ -273,6 +273,7 @@ impl Request<'_> {
             Action::Publish => {
                 let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
                 self.manifest.check_sizes(&image)?;
+                self.manifest.check_boot(&image)?;
                 if claimed.credentials.vouched.signer.is_some() {
                     self.manifest.check_says_all(&image)?;
                 }

@@ -47,9 +47,11 @@ impl Request<'_> {
             mark.filter(|mark| self.manifest.allows(path, &mark.sha256))
         };
         let comparison = image.compare(&published, Some(&recorded), &self.shop.progress)?;
-        // Another version of the same image is a generation of its own, of hard links.
+        // Another version of the same image, or another way to boot it, is a generation of its own, of hard
+        // links.
         if comparison.is_same
             && record.head.version == self.manifest.version
+            && record.head.boot == self.manifest.boot
             && has_credentials_of(self.claimed, &record.head)
             && self.is_proven(&record.head.generation)
             && record.listing.lists(image.entries())
@@ -125,6 +127,7 @@ impl Request<'_> {
         let by = origin(self.claimed);
         let (mut record, mut kept) = self.shop.record(self.manifest, listing, &change, &by)?;
         record.head.manifest = self.claimed.credentials.manifest;
+        record.head.boot.clone_from(&self.manifest.boot);
         kept.retain(|name| self.is_proven(name));
         let staged = match self.shop.find_kept(&record, kept, &change)? {
             Some(name) => {
@@ -164,8 +167,8 @@ impl Workshop {
         Ok((record, kept))
     }
 
-    /// The one of these generations that holds the very image of `record` in its version, and is
-    /// undamaged.
+    /// The one of these generations that holds the very image of `record`, in its version and booted as
+    /// that, and is undamaged.
     fn find_kept(
         &self,
         record: &Record,
@@ -177,6 +180,7 @@ impl Workshop {
             digest,
             version,
             manifest,
+            boot,
             ..
         } = &record.head;
         for name in kept {
@@ -187,8 +191,8 @@ impl Workshop {
             let kept = self.staging.tree().generation(target, name)?;
             if let Some(kept) = kept
                 && kept.record.is_some_and(|kept| {
-                    let is_promoted = kept.head.promoted().is_some();
-                    !is_promoted && kept.head.version == *version && kept.head.manifest == *manifest
+                    let (head, is) = (&kept.head, (version, manifest, boot));
+                    head.promoted().is_none() && (&head.version, &head.manifest, &head.boot) == is
                 })
                 && let Ok(image) = Image::read(kept.dir, Some(self.staging.ownership()))
                 && image.is_sound()

@@ -44,6 +44,21 @@ impl Manifest {
         Ok(())
     }
 
+    /// Rejects an image without a file that `[boot]` names.
+    pub(crate) fn check_boot(&self, image: &Image) -> Result<(), Fault> {
+        let is_there = |path| Content::is_file_at(path, image.entries());
+        let missing = self.boot.paths().filter(|(_, path)| !is_there(path));
+        let missing = missing.map(|(key, path)| {
+            let path = quoted(path);
+            format!("`boot.{key}` names {path}, which is no file of the image, nor a link to one")
+        });
+        let missing: Vec<_> = missing.collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(reject(Reason::BadManifest, missing.join("; ")))
+    }
+
     /// Makes sure that a signed manifest says all of the image: what it doesn't list, nobody has
     /// signed.
     pub(crate) fn check_says_all(&self, image: &Image) -> Result<(), Fault> {

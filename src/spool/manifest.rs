@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::ops::Range;
 use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use crate::text::{Complaint, Expected, InputError, LongDocument, Table, ValueExt as _, toml_key};
-use crate::words::{Digest, GenerationHint, GenerationName, Moment, Name, Target};
+use crate::text::{
+    Complaint, Expected, InputError, LongDocument, Table, ValueExt as _, quoted, toml_key,
+};
+use crate::words::{Boot, Digest, GenerationHint, GenerationName, Moment, Name, Target};
 
 /// The name of the manifest in a drop.
 pub(super) const MANIFEST: &str = "manifest.toml";
@@ -37,6 +40,7 @@ pub struct Manifest {
     pub(crate) serial: Option<u64>,
     /// After this moment it is too late.
     pub(crate) expires: Option<Moment>,
+    pub(crate) boot: Boot,
     /// Every regular file of the image by its path, when the importer lists them, and whatever links
     /// and folders the importer names.
     pub files: Option<BTreeMap<String, Listed>>,
@@ -99,6 +103,7 @@ impl Manifest {
             version: None,
             serial: None,
             expires: None,
+            boot: Boot::default(),
             files: None,
         }
     }
@@ -109,55 +114,35 @@ impl Manifest {
         check_signs(source, source, MAX_SIGNS)?;
         let document = LongDocument::new(source, "files");
         check_signs(source, &document.head, MAX_SIGNS_OF_HEAD)?;
-        let mut listed = BTreeMap::new();
-        let head = |top: &mut Table<'_, '_>| {
-            top.required("format", |value| match value.number(u64::MAX) {
-                Ok(FORMAT) => Ok(()),
-                _ => Err(format!("{FORMAT}, the only format there is")),
-            });
-            let arch = top.required("arch", name);
-            let subarch = top.optional("subarch", name);
-            let subarch = subarch.or_else(|| "generic".parse().ok());
-            let release = top.required("release", name);
-            let purpose = top.required("purpose", name);
-            let action = action(top);
-            let replaces = top.optional("replaces", |value| parsed(value, REPLACES_RULE));
-            let expires = top.optional("expires", |value| {
-                parsed(value, "a time in UTC such as \"2026-12-31T00:00:00Z\"")
-            });
-            let serial = top.optional("serial", |value| value.number(Self::MAX_SERIAL));
-            let (mut version, mut files) = (None, None);
-            // Where there is no image, what is said of one is an unknown key.
-            if matches!(action, None | Some(Action::Publish)) {
-                version = top.optional("version", self::version);
-                files = top.table("files", |table| {
-                    table.each_table(self::listed).into_iter().collect()
-                });
-            }
-            let names = [arch?, subarch?, release?, purpose?];
-            Some(Self {
-                target: target(top, names, action.as_ref())?,
-                action: action?,
-                replaces,
-                version,
-                serial,
-                expires,
-                files,
-            })
-        };
-        let mut manifest = document.read(MANIFEST, head, |table| {
-            let part = table.each_table(|path, table| {
-                if listed.contains_key(path) {
-                    table.complain_here("duplicate key".to_string(), "each file once");
-                }
-                self::listed(path, table)
-            });
-            listed.extend(part);
-        })?;
-        if let Some(files) = &mut manifest.files {
-            files.append(&mut listed);
+        let (mut named, mut first, mut part) = (Vec::new(), Part::default(), Part::default());
+        let head = |top: &mut Table<'_, '_>| head(top, &mut named, &mut first);
+        let (manifest, mut complaints) = document.read(head, |table| {
+            table.each_table(|path, table| part.take(path, table));
+        });
+        if let Some(files) = manifest.as_ref().and_then(|it| it.files.as_ref())
+            && first.is_whole
+            && part.is_whole
+        {
+            let is_listed = |path: &str| {
+                let listed = part.listed.get(path).or_else(|| files.get(path));
+                listed.is_some_and(|listed| *listed != Listed::Folder)
+            };
+            let missing = named.into_iter().filter(|named| !is_listed(&named.path));
+            complaints.extend(missing.map(|named| Complaint {
+                span: document.place(named.span),
+                problem: format!("{} is not in `[files]`", quoted(&named.path)),
+                expected: "expected a file that is listed there, or a link to one".to_string(),
+            }));
         }
-        Ok(manifest)
+        match manifest {
+            Some(mut manifest) if complaints.is_empty() => {
+                if let Some(files) = &mut manifest.files {
+                    files.append(&mut part.listed);
+                }
+                Ok(manifest)
+            }
+            _ => Err(InputError::new(MANIFEST, source, complaints)),
+        }
     }
 
     /// Whether it says of every byte what that is: an order by the digest of the image that it means.
@@ -225,6 +210,11 @@ impl Manifest {
         let mut head: toml::Table = keys.into_iter().filter_map(given).collect();
         if let Some(serial) = self.serial.and_then(|serial| i64::try_from(serial).ok()) {
             head.insert("serial".to_string(), serial.into());
+        }
+        if !self.boot.is_empty() {
+            let mut boot = toml::Table::try_from(&self.boot).expect("it is plain data");
+            boot.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+            head.insert("boot".to_string(), boot.into());
         }
         let mut toml = format!("format = {FORMAT}\n{head}");
         if let Some(files) = &self.files {
@@ -304,6 +294,135 @@ fn check_signs(source: &str, text: &str, max: usize) -> Result<(), InputError> {
         expected: format!("expected at most {max} blanks, quotes and brackets{beside}"),
     };
     Err(InputError::new(MANIFEST, source, vec![complaint]))
+}
+
+/// A path that `[boot]` names, and where in the text.
+struct Named {
+    path: String,
+    span: Range<usize>,
+}
+
+/// The lines of `[files]`, as far as they are read.
+struct Part {
+    listed: BTreeMap<String, Listed>,
+    /// Whether no line was left out after a complaint.
+    is_whole: bool,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self {
+            listed: BTreeMap::new(),
+            is_whole: true,
+        }
+    }
+}
+
+impl Part {
+    /// Takes one line. Says `None`, for there is nothing to collect.
+    fn take(&mut self, path: &str, table: &mut Table<'_, '_>) -> Option<()> {
+        if self.listed.contains_key(path) {
+            table.complain_here("duplicate key".to_string(), "each file once");
+        }
+        match listed(path, table) {
+            Some((path, listed)) => drop(self.listed.insert(path, listed)),
+            None => self.is_whole = false,
+        }
+        None
+    }
+}
+
+/// All but the lines of a long `[files]`; `named` are the paths that `[boot]` names, and `first` the lines
+/// of `[files]` that stand elsewhere. `None` after a complaint.
+fn head(top: &mut Table<'_, '_>, named: &mut Vec<Named>, first: &mut Part) -> Option<Manifest> {
+    top.required("format", |value| match value.number(u64::MAX) {
+        Ok(FORMAT) => Ok(()),
+        _ => Err(format!("{FORMAT}, the only format there is")),
+    });
+    let arch = top.required("arch", name);
+    let subarch = top.optional("subarch", name);
+    let subarch = subarch.or_else(|| "generic".parse().ok());
+    let release = top.required("release", name);
+    let purpose = top.required("purpose", name);
+    let action = action(top);
+    let replaces = top.optional("replaces", |value| parsed(value, REPLACES_RULE));
+    let expires = top.optional("expires", |value| {
+        parsed(value, "a time in UTC such as \"2026-12-31T00:00:00Z\"")
+    });
+    let serial = top.optional("serial", |value| value.number(Manifest::MAX_SERIAL));
+    let (mut version, mut boot, mut files) = (None, None, None);
+    // Where there is no image, what is said of one is an unknown key.
+    if matches!(action, None | Some(Action::Publish)) {
+        version = top.optional("version", self::version);
+        boot = top.table("boot", |table| self::boot(table, named));
+        files = top.table("files", |table| {
+            table.each_table(|path, table| first.take(path, table));
+            std::mem::take(&mut first.listed)
+        });
+    }
+    let names = [arch?, subarch?, release?, purpose?];
+    Some(Manifest {
+        target: target(top, names, action.as_ref())?,
+        action: action?,
+        replaces,
+        version,
+        serial,
+        expires,
+        boot: boot.unwrap_or_default(),
+        files,
+    })
+}
+
+/// `[boot]`; `named` are the paths that it names.
+fn boot(table: &mut Table<'_, '_>, named: &mut Vec<Named>) -> Boot {
+    let is_of_kernel = table.has("kernel") || table.has("initrd");
+    let mut path = |table: &mut Table<'_, '_>, key| {
+        let span = table.place(key);
+        let path: String =
+            table.optional(key, |value| value.parsed(Boot::PATH_RULE, Boot::path))?;
+        let named_here = path.clone();
+        named.extend(span.map(|span| Named {
+            path: named_here,
+            span,
+        }));
+        Some(path)
+    };
+    let kernel = path(table, "kernel");
+    let efi = if is_of_kernel && table.has("efi") {
+        table.optional("efi", |_| {
+            Err("either `efi`, or `kernel` and `initrd`".to_string())
+        })
+    } else {
+        path(table, "efi")
+    };
+    let initrd = table.optional("initrd", |value| {
+        let rule = format!(
+            "a list of at most {}, each {}",
+            Boot::MAX_INITRDS,
+            Boot::PATH_RULE
+        );
+        let list = value.as_array().ok_or(&rule)?;
+        let paths = list.iter().map(|item| {
+            let path = item.get_ref().as_str().and_then(Boot::path)?;
+            Some(Named {
+                path,
+                span: item.span(),
+            })
+        });
+        let paths: Option<Vec<_>> = paths.collect();
+        let paths = paths.filter(|paths| paths.len() <= Boot::MAX_INITRDS);
+        paths.ok_or(rule)
+    });
+    let initrd = initrd.unwrap_or_default();
+    let paths = initrd.iter().map(|it| it.path.clone()).collect();
+    named.extend(initrd);
+    Boot {
+        kernel,
+        initrd: paths,
+        cmdline: table.optional("cmdline", |it| it.parsed(Boot::CMDLINE_RULE, Boot::cmdline)),
+        title: table.optional("title", |it| it.parsed(Boot::TITLE_RULE, Boot::title)),
+        efi,
+    }
 }
 
 /// A text that is parsed by its own type, for which it has to follow the `rule`.
@@ -396,9 +515,8 @@ fn is_link(text: &str) -> bool {
 
 /// One path of `[files]`. `None` after a complaint.
 fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
-    if !is_plain_path(path) {
-        let rule = "a path below `image`, without `.`, `..` and control characters";
-        table.complain_here("invalid path of a file".to_string(), rule);
+    if !Boot::is_path(path) {
+        table.complain_here("invalid path of a file".to_string(), Boot::PATH_RULE);
     }
     let path = path.to_string();
     if table.has("link") {
@@ -417,11 +535,6 @@ fn listed(path: &str, table: &mut Table<'_, '_>) -> Option<(String, Listed)> {
     let size = table.optional("size", |value| value.number(i64::MAX as u64));
     let sha256 = table.required("sha256", |value| parsed(value, DIGEST_RULE))?;
     Some((path, Listed::File { sha256, size }))
-}
-
-/// Whether `path` is relative, plain (no empty part, `.` or `..`) and free of control characters.
-pub(crate) fn is_plain_path(path: &str) -> bool {
-    !path.contains(char::is_control) && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 #[cfg(test)]
@@ -481,6 +594,7 @@ mod tests {
                 "unknown key `version`",
             ),
             ("action = \"rollback\"\n[files]", "unknown key `files`"),
+            ("action = \"withdraw\"\n[boot]", "unknown key `boot`"),
             ("replaces = \"9f3c\"", "invalid `replaces`"),
             ("replaces = \"9f3c2ab1d4eg\"", "invalid `replaces`"),
         ] {
@@ -571,7 +685,7 @@ error: unknown key `relaese`
   |
 3 | relaese = \"noble\"
   | ^^^^^^^ expected one of `format`, `arch`, `subarch`, `release`, `purpose`, `action`, `replaces`, \
-`expires`, `serial`, `version`, `files`
+`expires`, `serial`, `version`, `boot`, `files`
 
 error: invalid `purpose`
  --> manifest.toml:4:11
@@ -615,6 +729,111 @@ error: invalid `files.linux`
 9 | linux = 3
   |         ^ expected a table";
         assert_eq!(Manifest::parse(bad).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn how_an_image_boots_is_read_key_by_key() {
+        let parse = |more: &str| Manifest::parse(&format!("{GOOD}{more}"));
+        let text = |text: &str| Some(text.to_string());
+        let boot = Boot {
+            kernel: text("boot/linux"),
+            initrd: vec!["ucode.img".to_string(), "boot/initrd.gz".to_string()],
+            cmdline: text("ip=dhcp url={url}/x.squashfs"),
+            title: text("Ubuntu 24.04 'noble'"),
+            efi: None,
+        };
+        let given = "\
+[boot]
+kernel = \"boot/linux\"
+initrd = [\"ucode.img\", \"boot/initrd.gz\"]
+cmdline = \"ip=dhcp url={url}/x.squashfs\"
+title = \"Ubuntu 24.04 'noble'\"
+";
+        assert_eq!(parse(given).unwrap().boot, boot);
+        let efi = Boot {
+            efi: text("x.efi"),
+            ..Boot::default()
+        };
+        assert_eq!(parse("boot.efi = \"x.efi\"").unwrap().boot, efi);
+        assert_eq!(parse("[boot]").unwrap().boot, Boot::default());
+        // What is listed is named, be it a file or a link.
+        let sha256 = Digest::of(b"");
+        let file = format!("\"linux\" = {{ sha256 = \"{sha256}\" }}\n");
+        for kernel in ["linux", "vmlinuz"] {
+            let link = "\"vmlinuz\" = { link = \"linux\" }";
+            let text = format!("[boot]\nkernel = {kernel:?}\n[files]\n{file}{link}");
+            assert!(parse(&text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_how_an_image_boots_is_said_where_it_is() {
+        let sha256 = Digest::of(b"");
+        let bad = format!(
+            "{GOOD}[files]
+\"linux\" = {{ sha256 = \"{sha256}\" }}
+\"d\" = {{ folder = true }}
+
+[boot]
+kernel = \"linus\"
+initrd = [\"linux\", \"d\", \"../x\"]
+cmdline = \"a\\nb\"
+title = \"-x\"
+efi = \"linux\"
+kernle = 1
+"
+        );
+        let expected = "\
+error: `linus` is not in `[files]`
+  --> manifest.toml:10:10
+   |
+10 | kernel = \"linus\"
+   |          ^^^^^^^ expected a file that is listed there, or a link to one
+
+error: invalid `boot.initrd`
+  --> manifest.toml:11:10
+   |
+11 | initrd = [\"linux\", \"d\", \"../x\"]
+   |          ^^^^^^^^^^^^^^^^^^^^^^ expected a list of at most 32, each a path below `image`, \
+without `.`, `..` and control characters
+
+error: invalid `boot.cmdline`
+  --> manifest.toml:12:11
+   |
+12 | cmdline = \"a\\nb\"
+   |           ^^^^^^ expected one line of 1 to 2048 bytes, without control characters
+
+error: invalid `boot.title`
+  --> manifest.toml:13:9
+   |
+13 | title = \"-x\"
+   |         ^^^^ expected a text of 1 to 128 bytes without control characters, which begins with no \
+`-` and neither begins nor ends with a blank
+
+error: invalid `boot.efi`
+  --> manifest.toml:14:7
+   |
+14 | efi = \"linux\"
+   |       ^^^^^^^ expected either `efi`, or `kernel` and `initrd`
+
+error: unknown key `boot.kernle`
+  --> manifest.toml:15:1
+   |
+15 | kernle = 1
+   | ^^^^^^ expected one of `kernel`, `efi`, `initrd`, `cmdline`, `title`";
+        assert_eq!(Manifest::parse(&bad).unwrap_err().to_string(), expected);
+        // A folder is no file; and of half a list nobody knows what is not in it.
+        let folder = bad.replace(", \"../x\"", "");
+        let shown = Manifest::parse(&folder).unwrap_err().to_string();
+        assert!(
+            shown.contains("error: `d` is not in `[files]`\n  --> manifest.toml:11:20"),
+            "{shown}"
+        );
+        let half = bad
+            .replace("\"linux\" = {", "\"linux\" = { x = 1, ")
+            .replace("sha256 =", "sha =");
+        let shown = Manifest::parse(&half).unwrap_err().to_string();
+        assert!(!shown.contains("is not in `[files]`"), "{shown}");
     }
 
     #[test]
@@ -735,6 +954,20 @@ error: invalid `files.linux`
         let path = "[^/\\p{C}.]{1,8}(/[^/\\p{C}.]{1,8}){0,3}";
         let files = proptest::option::of(proptest::collection::btree_map(path, claim, 0..5));
         let version = proptest::option::of("[^\\p{Cc}]{0,30}");
+        let text = || proptest::option::of("[^\\p{C}\\s-]{1,30}");
+        let initrd = proptest::collection::vec(path, 0..3);
+        let boot = (proptest::option::of(path), initrd, text(), text());
+        let boot = boot.prop_map(|(kernel, initrd, cmdline, title)| {
+            let efi = kernel.clone().filter(|_| initrd.is_empty());
+            let kernel = kernel.filter(|_| efi.is_none());
+            Boot {
+                kernel,
+                initrd,
+                cmdline,
+                title,
+                efi,
+            }
+        });
         let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
         let digest = proptest::option::of(any::<[u8; 8]>());
         let action = prop_oneof![
@@ -752,8 +985,9 @@ error: invalid `files.linux`
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");
         let serial = proptest::option::of(0..=Manifest::MAX_SERIAL);
         let expires = proptest::option::of(0_i64..4_000_000_000);
-        ([name; 4], version, files, action, replaces, serial, expires).prop_map(
-            |(names, version, files, action, replaces, serial, expires)| {
+        let image = (version, files, boot);
+        ([name; 4], image, action, replaces, serial, expires).prop_map(
+            |(names, (version, files, boot), action, replaces, serial, expires)| {
                 let [arch, subarch, release, purpose] = names.map(|name| name.parse().unwrap());
                 let is_image = action == Action::Publish;
                 Manifest {
@@ -763,6 +997,12 @@ error: invalid `files.linux`
                     version: version.filter(|_| is_image),
                     serial,
                     expires: expires.map(|seconds| Moment::from_stat(seconds, 0)),
+                    // What it names would have to be among these.
+                    boot: if is_image && files.is_none() {
+                        boot
+                    } else {
+                        Boot::default()
+                    },
                     files: files.filter(|_| is_image),
                 }
             },

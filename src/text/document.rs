@@ -78,24 +78,18 @@ impl<'t> LongDocument<'t> {
         }
     }
 
-    /// As [`read_toml`]; `each` takes what it knows from a part of the long table, and then from the
-    /// next.
-    ///
-    /// # Errors
-    /// As [`read_toml`].
+    /// Reads the document: `read` takes what it knows from all but the lines of the long table, and
+    /// returns `None` only after a complaint; `each` takes what it knows from a part of those lines, and
+    /// then from the next. Returns what `read` does, and everything that is wrong.
     pub(crate) fn read<T>(
         &self,
-        file: &str,
         read: impl FnOnce(&mut Table<'_, '_>) -> Option<T>,
         mut each: impl FnMut(&mut Table<'_, '_>),
-    ) -> Result<T, InputError> {
+    ) -> (Option<T>, Vec<Complaint>) {
         let mut complaints = Vec::new();
         let value = read_part(&self.head, String::new(), &mut complaints, read);
-        let removed = self.lines.len();
         for complaint in &mut complaints {
-            if complaint.span.start >= self.lines.start {
-                complaint.span = complaint.span.start + removed..complaint.span.end + removed;
-            }
+            complaint.span = self.place(complaint.span.clone());
         }
         let mut rest = self.lines.clone();
         while !rest.is_empty() && complaints.len() < MAX_COMPLAINTS {
@@ -109,10 +103,16 @@ impl<'t> LongDocument<'t> {
             }));
             rest.start = part.end;
         }
-        match value {
-            Some(value) if complaints.is_empty() => Ok(value),
-            _ => Err(InputError::new(file, self.text, complaints)),
+        (value, complaints)
+    }
+
+    /// Where a piece of the head stands in the whole text.
+    pub(crate) fn place(&self, span: Range<usize>) -> Range<usize> {
+        if span.start < self.lines.start {
+            return span;
         }
+        let removed = self.lines.len();
+        span.start + removed..span.end + removed
     }
 }
 
@@ -220,6 +220,11 @@ impl<'i> Table<'_, 'i> {
     /// Whether there is a key of this name.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.rest.contains_key(key)
+    }
+
+    /// Where the value of a key stands that nobody has taken yet.
+    pub(crate) fn place(&self, key: &str) -> Option<Range<usize>> {
+        self.rest.get(key).map(Spanned::span)
     }
 
     /// As [`Table::optional`]; a key that is not there is a complaint.

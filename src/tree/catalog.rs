@@ -24,7 +24,7 @@ use super::{Current, PRIVATE, Tree};
 use crate::fault::Fault;
 use crate::sys::{Failure, Ownership, failpoint, map};
 use crate::text::quoted;
-use crate::words::{Digest, GenerationName, Moment, Target};
+use crate::words::{Boot, Digest, GenerationName, Moment, Target};
 
 /// What the catalog is called in the daemon's own folder until it is whole.
 const TEMPORARY: &str = "catalog.json.new";
@@ -55,10 +55,8 @@ pub struct Catalog {
 #[serde(deny_unknown_fields)]
 pub struct CatalogImage<'a> {
     pub target: &'a str,
-    pub arch: &'a str,
-    pub subarch: &'a str,
-    pub release: &'a str,
-    pub purpose: &'a str,
+    #[serde(borrow, flatten)]
+    pub names: CatalogNames<'a>,
     pub version: Option<String>,
     pub generation: &'a str,
     /// The image digest.
@@ -70,8 +68,31 @@ pub struct CatalogImage<'a> {
     #[serde(borrow)]
     pub pinned_path: Cow<'a, str>,
     pub published_at: &'a str,
+    /// How to boot it, as its manifest says or, where that says nothing, as the names of its files do.
+    pub boot: Boot,
     #[serde(borrow)]
     pub files: Vec<CatalogFile<'a>>,
+}
+
+/// The names of a target.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogNames<'a> {
+    pub arch: &'a str,
+    pub subarch: &'a str,
+    pub release: &'a str,
+    pub purpose: &'a str,
+}
+
+impl<'a> CatalogNames<'a> {
+    fn of(target: &'a Target) -> Self {
+        let [arch, subarch, release] = target.folders();
+        Self {
+            arch,
+            subarch,
+            release,
+            purpose: target.purpose(),
+        }
+    }
 }
 
 /// A regular file of an image in the catalog.
@@ -161,32 +182,39 @@ impl Catalog {
         images.is_whole.then_some(Self { text, lines })
     }
 
-    /// A catalog of one image that nobody has published: the same format, for trying what reads one.
+    /// A catalog of images that nobody has published: the same format, for trying what reads one. Of every
+    /// way to boot one there is an image.
     pub(crate) fn example() -> Self {
-        let hash = Digest::of(b"").to_string();
-        let file = |path: &'static str| CatalogFile {
-            path: path.into(),
-            size: 0,
-            sha256: &hash,
+        let text = |text: &str| Some(text.to_string());
+        let several = Boot {
+            kernel: text("linux"),
+            initrd: ["ucode.img", "initrd.gz"].map(str::to_string).into(),
+            cmdline: text("ip=dhcp url={url}/root.squashfs path={path}"),
+            title: text("An example"),
+            efi: None,
         };
-        let target = "amd64/generic/example/install";
-        let generation = GenerationName::new(Moment::now(), &Digest::of(b""), |_| false);
-        let image = CatalogImage {
-            target,
-            arch: "amd64",
-            subarch: "generic",
-            release: "example",
-            purpose: "install",
-            version: Some("1".to_string()),
-            generation: generation.as_str(),
-            digest: &hash,
-            path: target.into(),
-            pinned_path: format!("{target}@/{}", generation.as_str()).into(),
-            published_at: &Moment::now().to_string(),
-            files: ["initrd.gz", "linux"].map(file).into(),
+        let of_efi = Boot {
+            efi: text("boot.efi"),
+            ..Boot::default()
         };
-        let line = serde_json::to_string(&image).expect("an image is plain data");
-        Self::parse(format!("{BEGIN}{line}\n{END}")).expect("it is as it is written")
+        let plain = Boot::default().found(["initrd.gz", "linux"].into_iter());
+        let lines = [
+            ("amd64/generic/example/efi", &["boot.efi"][..], of_efi),
+            (
+                "amd64/generic/example/install",
+                &["initrd.gz", "linux"],
+                plain,
+            ),
+            (
+                "amd64/generic/example/live",
+                &["initrd.gz", "linux", "ucode.img"],
+                several,
+            ),
+            ("amd64/generic/example/none", &["x"], Boot::default()),
+        ]
+        .map(|(target, files, boot)| example(&target.parse().expect("a target"), files, boot));
+        let lines = lines.join(",\n");
+        Self::parse(format!("{BEGIN}{lines}\n{END}")).expect("it is as it is written")
     }
 
     /// How many images are in it.
@@ -199,6 +227,30 @@ impl Catalog {
         let line = self.lines.get(number)?.clone();
         serde_json::from_str(&self.text[line]).ok()
     }
+}
+
+/// The line of an image that nobody has published.
+fn example(target: &Target, files: &[&'static str], boot: Boot) -> String {
+    let hash = Digest::of(b"").to_string();
+    let file = |path: &&'static str| CatalogFile {
+        path: (*path).into(),
+        size: 0,
+        sha256: &hash,
+    };
+    let generation = GenerationName::new(Moment::now(), &Digest::of(b""), |_| false);
+    let image = CatalogImage {
+        target: &target.to_string(),
+        names: CatalogNames::of(target),
+        version: boot.title.as_ref().map(|_| "1".to_string()),
+        generation: generation.as_str(),
+        digest: &hash,
+        path: target.to_string().into(),
+        pinned_path: generation.path(target).into(),
+        published_at: &Moment::now().to_string(),
+        boot,
+        files: files.iter().map(file).collect(),
+    };
+    serde_json::to_string(&image).expect("an image is plain data")
 }
 
 /// How many images are in the catalog `old`, and the targets among `changes` of which it does not
@@ -355,8 +407,8 @@ impl<R: BufRead> Iterator for Lines<R> {
     }
 }
 
-/// Whether a line says what the tree says, as far as the short part of the record goes: the same
-/// generation may have come back as another version.
+/// Whether a line says what the tree says, as far as the short part of the record goes: a record may have
+/// been lost, and what is found by the names of files may be more than an older daemon found.
 fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
     if let Ok(image) = serde_json::from_str::<CatalogImage<'_>>(line)
         && let Ok(Some(generation)) = tree.pointed(target)
@@ -367,6 +419,7 @@ fn is_right(line: &str, tree: &Tree, target: &Target, prefix: &str) -> bool {
             && image.published_at == head.published_at.to_string()
             && image.path == format!("{prefix}{target}")
             && image.pinned_path == format!("{prefix}{}", generation.path(target))
+            && image.boot == head.boot.found(image.files.iter().map(|file| &*file.path))
     } else {
         false
     }
@@ -386,22 +439,19 @@ fn look(tree: &Tree, target: &Target, prefix: &str) -> Result<String, String> {
         let record = quoted(&current.name.record());
         return Err(format!("{target}: the record {record} is not readable"));
     };
-    let [arch, subarch, release] = target.folders();
     let marks = listing.files.values();
     let hashes: Vec<_> = marks.map(|mark| mark.sha256.to_string()).collect();
     let files = listing.files.iter().zip(&hashes);
     let image = CatalogImage {
         target: &target.to_string(),
-        arch,
-        subarch,
-        release,
-        purpose: target.purpose(),
+        names: CatalogNames::of(target),
         version: head.version,
         generation: current.name.as_str(),
         digest: &head.digest.to_string(),
         path: format!("{prefix}{target}").into(),
         pinned_path: format!("{prefix}{}", current.name.path(target)).into(),
         published_at: &head.published_at.to_string(),
+        boot: head.boot.found(listing.files.keys().map(String::as_str)),
         files: files
             .map(|((path, mark), sha256)| CatalogFile {
                 path: path.as_str().into(),
@@ -421,16 +471,22 @@ mod tests {
         let names: Vec<_> = target.split('/').collect();
         CatalogImage {
             target,
-            arch: names[0],
-            subarch: names[1],
-            release: names[2],
-            purpose: names[3],
+            names: CatalogNames {
+                arch: names[0],
+                subarch: names[1],
+                release: names[2],
+                purpose: names[3],
+            },
             version: Some("2026 \"x\"".into()),
             generation: "20261122T161500Z-ba7816bf8f01",
             digest: "ba78",
             path: format!("netboot/{target}").into(),
             pinned_path: format!("netboot/{target}@/20261122T161500Z-ba7816bf8f01").into(),
             published_at: "2026-11-22T16:15:00.250000Z",
+            boot: Boot {
+                title: Some("\"x\"".into()),
+                ..Boot::default().found(files.iter().map(|file| &*file.path))
+            },
             files,
         }
     }
@@ -445,7 +501,7 @@ mod tests {
     #[test]
     fn the_format_is_pinned() {
         let files = vec![CatalogFile {
-            path: "d-i/\"linux\"".into(),
+            path: "d-i/linux".into(),
             size: 3,
             sha256: "e3b0",
         }];
@@ -454,8 +510,8 @@ mod tests {
             entry("a-b/generic/noble/install", Vec::new()),
         ];
         let pinned = r#"{"format":1,"images":[
-{"target":"a/generic/noble/install","arch":"a","subarch":"generic","release":"noble","purpose":"install","version":"2026 \"x\"","generation":"20261122T161500Z-ba7816bf8f01","digest":"ba78","path":"netboot/a/generic/noble/install","pinned_path":"netboot/a/generic/noble/install@/20261122T161500Z-ba7816bf8f01","published_at":"2026-11-22T16:15:00.250000Z","files":[{"path":"d-i/\"linux\"","size":3,"sha256":"e3b0"}]},
-{"target":"a-b/generic/noble/install","arch":"a-b","subarch":"generic","release":"noble","purpose":"install","version":"2026 \"x\"","generation":"20261122T161500Z-ba7816bf8f01","digest":"ba78","path":"netboot/a-b/generic/noble/install","pinned_path":"netboot/a-b/generic/noble/install@/20261122T161500Z-ba7816bf8f01","published_at":"2026-11-22T16:15:00.250000Z","files":[]}
+{"target":"a/generic/noble/install","arch":"a","subarch":"generic","release":"noble","purpose":"install","version":"2026 \"x\"","generation":"20261122T161500Z-ba7816bf8f01","digest":"ba78","path":"netboot/a/generic/noble/install","pinned_path":"netboot/a/generic/noble/install@/20261122T161500Z-ba7816bf8f01","published_at":"2026-11-22T16:15:00.250000Z","boot":{"kernel":"d-i/linux","initrd":[],"cmdline":null,"title":"\"x\"","efi":null},"files":[{"path":"d-i/linux","size":3,"sha256":"e3b0"}]},
+{"target":"a-b/generic/noble/install","arch":"a-b","subarch":"generic","release":"noble","purpose":"install","version":"2026 \"x\"","generation":"20261122T161500Z-ba7816bf8f01","digest":"ba78","path":"netboot/a-b/generic/noble/install","pinned_path":"netboot/a-b/generic/noble/install@/20261122T161500Z-ba7816bf8f01","published_at":"2026-11-22T16:15:00.250000Z","boot":{"kernel":null,"initrd":[],"cmdline":null,"title":"\"x\"","efi":null},"files":[]}
 ]}
 "#;
         assert_eq!(text(&entries), pinned);

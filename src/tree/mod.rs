@@ -32,8 +32,8 @@ mod vacuum;
 mod verification;
 
 pub(crate) use beneath::Blocked;
+pub(crate) use catalog::CatalogImage;
 pub use catalog::{Catalog, Changes};
-pub(crate) use catalog::{CatalogFile, CatalogImage};
 pub use history::Happened;
 pub(crate) use links::Links;
 pub(crate) use lookout::{Lookout, Watched};

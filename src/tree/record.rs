@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{FileMark, Listing};
 use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
-use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Vouched};
+use crate::words::{Boot, ClaimId, Digest, GenerationName, Moment, Target, Vouched};
 
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
@@ -28,7 +28,6 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
-    pub format: u32,
     pub target: Target,
     pub generation: GenerationName,
     /// The image digest.
@@ -46,6 +45,9 @@ pub struct Head {
     /// The SHA-256 of a manifest that is signed, or has a serial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifest: Option<Digest>,
+    /// What the manifest says of how to boot the image.
+    #[serde(default, skip_serializing_if = "Boot::is_empty")]
+    pub boot: Boot,
     /// `None` when the generation came from no drop: a directory that stood there was adopted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Origin>,
@@ -141,7 +143,6 @@ impl Record {
     ) -> Self {
         let (now, digest) = (Moment::now(), listing.digest());
         let head = Head {
-            format: FORMAT,
             target: target.clone(),
             generation: GenerationName::new(now, &digest, |name| kept.contains(name)),
             digest,
@@ -151,6 +152,7 @@ impl Record {
             version,
             serial: None,
             manifest: None,
+            boot: Boot::default(),
             from: from.cloned(),
             given: None,
         };
@@ -170,7 +172,7 @@ impl Record {
     pub fn to_toml(&self) -> String {
         let head = toml::to_string(&self.head).expect("a head is plain data");
         // The sub-tables of the head come before the listing, which begins with a header as well.
-        let mut text = format!("{head}{LISTING}");
+        let mut text = format!("format = {FORMAT}\n{head}{LISTING}");
         for (path, FileMark { sha256, size }) in &self.listing.files {
             let key = toml_key(path);
             let _ = writeln!(text, "{key} = {{ sha256 = \"{sha256}\", size = {size} }}");
@@ -247,14 +249,11 @@ impl Head {
             format: u32,
         }
         let text = text.split_once(LISTING).map_or(text, |(head, _)| head);
-        match toml::from_str::<Self>(text) {
-            Ok(head) if head.format == FORMAT => Ok(head),
-            Ok(head) => Err(RecordError::Format(head.format)),
-            // A later format may hold what this version can't read: say that instead.
-            Err(error) => match toml::from_str::<Format>(text) {
-                Ok(Format { format }) if format != FORMAT => Err(RecordError::Format(format)),
-                _ => Err(error.into()),
-            },
+        // The format is the first line: what a later one has after that this version can't read.
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        match toml::from_str(first)? {
+            Format { format: FORMAT } => Ok(toml::from_str(rest)?),
+            Format { format } => Err(RecordError::Format(format)),
         }
     }
 }
@@ -268,7 +267,6 @@ mod tests {
         let at = Moment::from_stat(1_795_364_100, 250_000_000);
         Record {
             head: Head {
-                format: FORMAT,
                 target: "amd64/generic/noble/install".parse().unwrap(),
                 generation: GenerationName::new(at, &digest, |_| false),
                 digest,
@@ -278,6 +276,13 @@ mod tests {
                 version: Some("2026-11-22".into()),
                 serial: Some(12),
                 manifest: Some(digest),
+                boot: Boot {
+                    kernel: Some("d/\"linux\"".into()),
+                    initrd: vec!["ucode.img".into(), "initrd.gz".into()],
+                    cmdline: Some("ip=dhcp url={url}".into()),
+                    title: Some("Noble".into()),
+                    efi: None,
+                },
                 from: Some(Origin {
                     drop: "noble-1".into(),
                     importer: Importer {
@@ -328,6 +333,12 @@ version = "2026-11-22"
 serial = 12
 manifest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
+[boot]
+kernel = 'd/"linux"'
+initrd = ["ucode.img", "initrd.gz"]
+cmdline = "ip=dhcp url={url}"
+title = "Noble"
+
 [from]
 drop = "noble-1"
 received_at = "2026-11-22T16:15:00.250000Z"
@@ -365,6 +376,15 @@ paths = [
         assert_eq!(sample().to_toml(), pinned);
         assert_eq!(Record::parse(pinned).unwrap(), sample());
         assert_eq!(Head::parse(pinned).unwrap(), sample().head);
+    }
+
+    #[test]
+    fn a_record_from_before_is_read_and_written_as_it_was() {
+        let mut old = sample();
+        old.head.boot = Boot::default();
+        let text = old.to_toml();
+        assert!(!text.contains("boot"), "{text}");
+        assert_eq!(Record::parse(&text).unwrap(), old);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The words of the field, each parsed once: whoever has a value of these types has a good one. Pure:
 //! no room is used, nothing is read but the clock. Start with [`Target`] and [`GenerationName`].
 
+mod boot;
 mod claim;
 mod clock_steps;
 mod digest;
@@ -12,6 +13,7 @@ mod target;
 mod verdict;
 mod vouched;
 
+pub use boot::Boot;
 pub(crate) use claim::ClaimId;
 pub(crate) use clock_steps::ClockSteps;
 pub use digest::Digest;

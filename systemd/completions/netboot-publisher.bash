@@ -537,7 +537,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__submit)
-            opts="-h --arch --subarch --release --purpose --version --replaces --wait --sign --serial --expires --spool --config --help"
+            opts="-h --arch --subarch --release --purpose --version --replaces --kernel --initrd --cmdline --title --efi --wait --sign --serial --expires --spool --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -564,6 +564,26 @@ _netboot__publisher() {
                     return 0
                     ;;
                 --replaces)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kernel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --initrd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cmdline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --title)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --efi)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -57,6 +57,11 @@ complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand subm
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l purpose -d 'What machines boot it for, such as `install`' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l version -d 'The version that `status` and menus show' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l replaces -d 'Refuse (`conflict`) unless the current generation\'s digest begins so; `none`: unless the target is new' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l kernel -d 'The kernel, a path in IMAGE; without it and `--efi` it is found by the usual names, its initrd too' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l initrd -d 'An initrd, a path in IMAGE; of several, each is given so, in their order' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l cmdline -d 'The kernel\'s command line, after what menus have for all; `{url}` and `{path}` in it stand for where this very image is' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l title -d 'The name that menus show' -r
+complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l efi -d 'An EFI program that boots without a kernel and an initrd, a path in IMAGE' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l wait -d 'Wait for the outcome, and show what for; at most so long if that is given, `10m` or in seconds; exit 3 when the drop is rejected, 4 when there is no outcome in time' -r
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l sign -d 'Have ssh-keygen sign the manifest with this key: its private file, or the `.pub` file of one that the agent holds' -r -F
 complete -c netboot-publisher -n "__fish_netboot_publisher_using_subcommand submit" -l serial -d 'The manifest\'s `serial`: refused (`stale`) unless higher than the last one of the target' -r

@@ -160,6 +160,26 @@ fn expected_catalog(world: &World) -> Value {
         let files = listing.files.iter().map(|(path, mark)| {
             json!({ "path": path, "size": mark.size, "sha256": mark.sha256.to_string() })
         });
+        let boot = &head.boot;
+        // Without a word of the importer's, what these tests' images have.
+        let found = |name: &str| {
+            let mut paths = listing.files.keys();
+            let is_it = |path: &&String| path.rsplit('/').next() == Some(name);
+            paths
+                .find(is_it)
+                .filter(|path| !path.contains(' '))
+                .cloned()
+        };
+        let is_said = boot.kernel.is_some() || boot.efi.is_some();
+        let kernel = if is_said {
+            boot.kernel.clone()
+        } else {
+            found("linux")
+        };
+        let initrd = match &boot.initrd[..] {
+            [] if !is_said && kernel.is_some() => found("initrd.gz").into_iter().collect(),
+            said => said.to_vec(),
+        };
         let image = json!({
             "target": target,
             "arch": names[0],
@@ -172,6 +192,13 @@ fn expected_catalog(world: &World) -> Value {
             "path": below(&path),
             "pinned_path": below(&pinned),
             "published_at": head.published_at.to_string(),
+            "boot": {
+                "kernel": kernel,
+                "initrd": initrd,
+                "cmdline": boot.cmdline,
+                "title": boot.title,
+                "efi": boot.efi,
+            },
             "files": files.collect::<Vec<_>>(),
         });
         images.insert(names, image);

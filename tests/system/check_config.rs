@@ -138,7 +138,8 @@ fn everything_at_once() {
                  is no attribute `kernel`\n --> {}:2:7\n  |\n2 | {{{{ it.kernel is plain }}}}\n  |       \
                  ^^^^^^ expected `images` or `generated`; an image has `target`, `arch`, `subarch`, \
                  `release`, `purpose`, `version`, `generation`, `digest`, `path`, `pinned_path`, \
-                 `published_at`, `files`, and one of its files `path`, `size`, `sha256`",
+                 `published_at`, `boot`, `files`, its `boot` `kernel`, `initrd`, `cmdline`, `title`, \
+                 `efi`, and one of its files `path`, `size`, `sha256`",
                 attribute.display()
             ),
             format!(

@@ -32,6 +32,7 @@ mod lab;
 mod leftovers;
 mod load;
 mod machines;
+mod menus;
 mod model;
 mod neighbours;
 mod orders;
@@ -65,6 +66,7 @@ fn main() {
         boot_configs::tests(),
         outputs::tests(),
         aliases::tests(),
+        menus::tests(),
         storm::tests(),
         machines::tests(),
         swaps::tests(),
