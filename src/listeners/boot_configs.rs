@@ -147,10 +147,13 @@ fn changed_by(news: &News) -> Option<Target> {
     }
 }
 
-/// The warning that was logged last for each output, for the catalog and for each alias: nobody wants
+/// The warnings that were logged last for each output, for the catalog and for each alias: nobody wants
 /// to read the same one again after each change.
 #[derive(Default)]
-struct Said(HashMap<(&'static str, PathBuf), String>);
+struct Said {
+    troubles: HashMap<(&'static str, PathBuf), String>,
+    left_out: HashMap<PathBuf, String>,
+}
 
 impl Said {
     fn say(&mut self, rendered: Rendered, took: Duration) {
@@ -171,7 +174,7 @@ impl Said {
                 ),
             };
             let about = (doing, about);
-            if self.0.get(&about) != Some(&text) {
+            if self.troubles.get(&about) != Some(&text) {
                 let gap = if text.contains('\n') { "\n" } else { "; " };
                 let said = format!("{doing} {:?}: {text}{gap}{rest}", about.1);
                 if why.is_for_admin() {
@@ -182,9 +185,17 @@ impl Said {
             }
             said.insert(about, text);
         }
-        for about in self.0.keys().filter(|about| !said.contains_key(*about)) {
+        let before = self.troubles.keys();
+        for about in before.filter(|about| !said.contains_key(*about)) {
             tracing::info!("{} {:?}: good again", about.0, about.1);
         }
-        self.0 = said;
+        self.troubles = said;
+        let left_out: HashMap<_, _> = rendered.left_out.into_iter().collect();
+        for (about, text) in &left_out {
+            if self.left_out.get(about) != Some(text) {
+                tracing::warn!("rendering {about:?}: {text}");
+            }
+        }
+        self.left_out = left_out;
     }
 }

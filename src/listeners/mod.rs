@@ -8,6 +8,7 @@ mod boot_configs;
 mod hooks;
 mod keeper;
 mod metrics;
+mod quoting;
 mod render;
 mod status_text;
 mod template;

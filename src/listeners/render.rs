@@ -4,12 +4,13 @@
 //! a template or an output leaves the old output in place, and the others are rendered all the same.
 //! A file that somebody else has put where an output belongs stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::template::{Images, explain, is_generated, render, unknown_attribute};
+use super::template::{Images, LeftOut, Rendering, Text, explain, is_generated, unknown_attribute};
 use crate::settings::{Alias, BootConfig, Settings};
 use crate::sys::{Dir, Failure, Ownership, map};
 use crate::text::InputError;
@@ -21,6 +22,9 @@ const MAX_TEMPLATE: u64 = 16 << 20;
 /// From this many images on, outputs are rendered on several threads.
 const MANY: usize = 256;
 
+/// Of the images that an output is without so many are named.
+const MAX_NAMED: usize = 5;
+
 /// The catalog, the boot configurations and the aliases of one tree.
 #[derive(Debug)]
 pub struct BootConfigs {
@@ -28,8 +32,20 @@ pub struct BootConfigs {
     root: PathBuf,
     /// The way from the TFTP server's root to the tree: empty, or it ends in `/`.
     prefix: String,
+    /// Where the root is by HTTP.
+    url: Option<String>,
     configs: Vec<BootConfig>,
     aliases: Vec<Alias>,
+}
+
+/// One output to be rendered.
+struct Job<'b> {
+    config: &'b BootConfig,
+    /// The architecture that it is for, where it is for one.
+    arch: Option<String>,
+    output: PathBuf,
+    /// Whether the last image of the architecture has gone.
+    is_without_images: bool,
 }
 
 /// What one rendering has done.
@@ -42,9 +58,25 @@ pub struct Rendered {
     pub(crate) troubles: Vec<(PathBuf, Why)>,
     /// Outputs of no boot configuration any more, which stay, and are the admin's.
     pub(crate) given_up: Vec<PathBuf>,
+    /// Outputs that are without some images, and which and why.
+    pub(crate) left_out: Vec<(PathBuf, String)>,
 }
 
 impl Rendered {
+    /// Notes of an output which images it is without.
+    fn leave_out(&mut self, output: &Path, images: &[LeftOut]) {
+        let named = images.iter().take(MAX_NAMED);
+        let named = named.map(|LeftOut { target, why }| format!("{target} ({why})"));
+        let mut said: Vec<_> = named.collect();
+        if said.is_empty() {
+            return;
+        }
+        let more = images.len() - said.len();
+        said.extend((more > 0).then(|| format!("{more} more")));
+        let said = format!("left out: {}", said.join(", "));
+        self.left_out.push((output.to_path_buf(), said));
+    }
+
     /// Notes of a file whether it was replaced, or why it could not be.
     fn note(&mut self, file: &Path, result: Result<bool, Why>) {
         match result {
@@ -105,6 +137,7 @@ impl BootConfigs {
             staging,
             root,
             prefix,
+            url: settings.tftp.url.clone(),
             configs: settings.boot_configs.clone(),
             aliases: settings.aliases.clone(),
         }
@@ -117,19 +150,31 @@ impl BootConfigs {
         let tree = &settings.tree.path;
         let root = settings.tftp_root();
         let catalog = Tree::open(tree).ok().and_then(|tree| Catalog::read(&tree));
-        let present = Arc::new(Images::new(catalog.unwrap_or_default()));
+        let url = settings.tftp.url.clone();
+        let present = Arc::new(Images::new(catalog.unwrap_or_default(), url));
+        let example = Arc::new(present.example());
         let mut troubles = Vec::new();
+        let mut take = |about: &Path, why: Why| {
+            let said = format!("boot_config, {about:?}: {why}");
+            troubles.push((said, why.is_of_user()));
+        };
         for config in &settings.boot_configs {
             let template = Template::read(&config.template);
-            let template = template.and_then(|template| template.check(&present));
-            let text = template.as_ref().ok().and_then(|it| it.as_deref());
-            let text = text.map(str::as_bytes);
-            let output = Links::check_output((tree, root), &config.output, text, is_generated);
-            let (template, output) = (template.err(), output.err().map(Why::from));
-            for (about, tried) in [(&config.template, template), (&config.output, output)] {
-                if let Some(why) = tried {
-                    let said = format!("boot_config, {about:?}: {why}");
-                    troubles.push((said, why.is_of_user()));
+            let made = template.and_then(|it| it.check(config, &present, &example));
+            let texts = made.unwrap_or_else(|why| {
+                take(&config.template, why);
+                BTreeMap::new()
+            });
+            let nothing = BTreeSet::new();
+            let mut jobs = jobs(config, &present, &nothing);
+            if jobs.is_empty() {
+                jobs = self::jobs(config, &example, &nothing);
+            }
+            for Job { output, .. } in jobs {
+                let text = texts.get(&output).map(String::as_bytes);
+                let tried = Links::check_output((tree, root), &output, text, is_generated);
+                if let Err(blocked) = tried {
+                    take(&output, blocked.into());
                 }
             }
         }
@@ -151,9 +196,9 @@ impl BootConfigs {
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
         let tree = self.staging.tree();
-        let outputs = self.configs.iter().map(|it| &*it.output);
+        let is_output = |path: &str| self.configs.iter().any(|it| it.has(path));
         let links = self.staging.links();
-        let kept = links.keep(tree, &self.root, &self.aliases, outputs);
+        let kept = links.keep(self.place(), &self.aliases, is_output);
         let troubles = kept.troubles.into_iter();
         let troubles = troubles.map(|(about, blocked)| (about, Why::Alias(blocked)));
         rendered.given_up = kept.given_up;
@@ -167,6 +212,7 @@ impl BootConfigs {
         if images.is_damaged() {
             // Somebody has written into the catalog: it is made anew.
             rendered.troubles.clear();
+            rendered.left_out.clear();
             self.update_catalog(None, &mut rendered);
             self.render_all(whole(), &mut rendered);
         }
@@ -202,26 +248,74 @@ impl BootConfigs {
         } else {
             usize::MAX
         };
-        let images = Arc::new(Images::new(catalog));
-        let configs = self.configs.iter().collect();
-        for (config, result) in map(configs, few, |it| (it, self.render_one(it, &images))) {
-            rendered.note(&config.output, result);
+        let images = Arc::new(Images::new(catalog, self.url.clone()));
+        let links = self.staging.links();
+        let listed = links.outputs(self.place());
+        let configs = self.configs.iter();
+        let jobs = configs.flat_map(|config| jobs(config, &images, &listed));
+        let mut empty = Vec::new();
+        for (job, made) in map(jobs.collect(), few, |job| {
+            let made = self.render_one(&job, &images);
+            (job, made)
+        }) {
+            let is_replaced = made.map(|(is_replaced, left_out)| {
+                rendered.leave_out(&job.output, &left_out);
+                is_replaced
+            });
+            if job.is_without_images && is_replaced.is_ok() {
+                empty.push(job.output.clone());
+            }
+            rendered.note(&job.output, is_replaced);
+        }
+        if let Err(failure) = links.note_empty(self.place(), &empty) {
+            let list = failure.path.clone();
+            rendered.note(&list, Err(failure.into()));
         }
         images
     }
 
-    /// Renders one output; returns whether it is another text now.
-    fn render_one(&self, config: &BootConfig, images: &Arc<Images>) -> Result<bool, Why> {
-        let text = Template::read(&config.template)?.render(images)?;
-        let (output, text, owner) = (&config.output, text.as_bytes(), self.owner());
-        let place = (self.staging.tree(), &*self.root);
+    /// Renders one output; returns whether it is another text now, and the images that it is without.
+    fn render_one(&self, job: &Job<'_>, images: &Arc<Images>) -> Result<(bool, Vec<LeftOut>), Why> {
+        let template = Template::read(&job.config.template)?;
+        let made = template.render(images, job.arch.as_deref())?;
+        let (text, owner) = (made.text.as_bytes(), self.owner());
         let links = self.staging.links();
-        Ok(links.write(place, output, text, owner, is_generated)?)
+        let is_replaced = links.write(self.place(), &job.output, text, owner, is_generated)?;
+        Ok((is_replaced, made.left_out))
+    }
+
+    /// The tree, and the TFTP server's root.
+    fn place(&self) -> (&Tree, &Path) {
+        (self.staging.tree(), &self.root)
     }
 
     fn owner(&self) -> Option<Ownership> {
         self.staging.gives_away_to()
     }
+}
+
+/// The outputs of a boot configuration: where there is one for each architecture, of all that have images,
+/// and of those that had some when one of the outputs that are `listed` was made.
+fn jobs<'b>(config: &'b BootConfig, images: &Images, listed: &BTreeSet<String>) -> Vec<Job<'b>> {
+    if !config.is_for_each_arch {
+        return vec![Job {
+            config,
+            arch: None,
+            output: config.output.clone(),
+            is_without_images: false,
+        }];
+    }
+    let present = images.architectures().into_iter();
+    let present: BTreeSet<_> = present.map(str::to_string).collect();
+    let of_outputs = listed.iter().filter_map(|output| config.arch_of(output));
+    let all: BTreeSet<_> = of_outputs.chain(present.iter().cloned()).collect();
+    let jobs = all.into_iter().map(|arch| Job {
+        config,
+        output: config.output_of(&arch),
+        is_without_images: !present.contains(&arch),
+        arch: Some(arch),
+    });
+    jobs.collect()
 }
 
 /// The text of a template.
@@ -239,24 +333,45 @@ impl Template {
         Ok(Self { name, text })
     }
 
-    fn render(&self, images: &Arc<Images>) -> Result<String, Why> {
-        render(&self.name, &self.text, images).map_err(|error| self.explain(&error))
+    fn render(&self, images: &Arc<Images>, arch: Option<&str>) -> Result<Text, Why> {
+        self.make(images, arch)
+            .map_err(|error| self.explain(&error))
+    }
+
+    fn make(&self, images: &Arc<Images>, arch: Option<&str>) -> Result<Text, minijinja::Error> {
+        let rendering = Rendering {
+            name: &self.name,
+            template: &self.text,
+            images,
+            arch,
+        };
+        rendering.make()
     }
 
     /// Finds what is wrong with the template though nothing that is `present` shows it. Returns what
-    /// becomes of it now, if that can be told.
-    fn check(&self, present: &Arc<Images>) -> Result<Option<String>, Why> {
-        let rendered = self.render(present);
-        // The daemon makes a damaged catalog anew before it renders.
-        let text = if present.is_damaged() {
-            None
-        } else {
-            Some(rendered?)
-        };
-        match render(&self.name, &self.text, &Arc::new(Images::example())) {
-            Err(error) if unknown_attribute(&error).is_some() => Err(self.explain(&error)),
-            _ => Ok(text),
+    /// becomes of the outputs now, as far as that can be told.
+    fn check(
+        &self,
+        config: &BootConfig,
+        present: &Arc<Images>,
+        example: &Arc<Images>,
+    ) -> Result<BTreeMap<PathBuf, String>, Why> {
+        let (nothing, mut texts) = (BTreeSet::new(), BTreeMap::new());
+        for job in jobs(config, present, &nothing) {
+            let rendered = self.render(present, job.arch.as_deref());
+            // The daemon makes a damaged catalog anew before it renders.
+            if !present.is_damaged() {
+                texts.insert(job.output, rendered?.text);
+            }
         }
+        for job in jobs(config, example, &nothing) {
+            if let Err(error) = self.make(example, job.arch.as_deref())
+                && unknown_attribute(&error).is_some()
+            {
+                return Err(self.explain(&error));
+            }
+        }
+        Ok(texts)
     }
 
     fn explain(&self, error: &minijinja::Error) -> Why {

@@ -1,15 +1,21 @@
 //! Templates: the engine, what a template sees, and what is wrong with one.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, ObjectRepr};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use strum::VariantNames as _;
 
+use super::quoting::{Kind, Loader, quote};
 use crate::text::{Complaint, InputError, quoted};
 use crate::tree::{Catalog, CatalogImage};
+use crate::words::Boot;
 
 /// What templates see of an image, of how it boots, and of a file.
 #[rustfmt::skip] // One name a line would take a page.
@@ -31,8 +37,95 @@ pub(super) fn is_generated(output: &[u8]) -> bool {
     places.any(|text| text == GENERATED.as_bytes())
 }
 
-/// What `template` makes of `images`; `name` is what the template is called.
-pub(super) fn render(name: &str, template: &str, images: &Arc<Images>) -> Result<String, Error> {
+/// So often a text is made again without the images that could not be in it.
+const MAX_ROUNDS: usize = 3;
+
+/// What one template makes of images.
+pub(super) struct Rendering<'t> {
+    /// What the template is called.
+    pub(super) name: &'t str,
+    pub(super) template: &'t str,
+    pub(super) images: &'t Arc<Images>,
+    /// The images that the template sees are those of this architecture.
+    pub(super) arch: Option<&'t str>,
+}
+
+/// The text of an output, and the images that could not be in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// An image that is not in an output, for a text of its importer's that the loader has no way to write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    pub(super) target: String,
+    pub(super) why: String,
+}
+
+impl Rendering<'_> {
+    /// Makes the text. An image whose texts the loader can't have, in what the template shows of it, is left
+    /// out, and the template sees the others again.
+    ///
+    /// # Errors
+    /// What is wrong with the template.
+    pub(super) fn make(&self) -> Result<Text, Error> {
+        let mut numbers: Vec<_> = self.images.of(self.arch).collect();
+        let mut left_out = Vec::new();
+        let (mut rounds, mut is_strict) = (0, false);
+        loop {
+            let seen = Seen::new(self.images, &numbers, is_strict);
+            let text = self.render(&seen)?;
+            let refused = seen.refused.lock().expect("no template panics");
+            if refused.is_empty() {
+                return Ok(Text { text, left_out });
+            }
+            let out = self.images.find(&refused, &numbers);
+            // What is shown of an image can depend on the others, but not for ever; and where nobody knows
+            // whose text it is, it is the template's.
+            rounds += 1;
+            is_strict = out.is_empty() || rounds == MAX_ROUNDS;
+            numbers.retain(|number| !out.contains_key(number));
+            left_out.extend(out.into_values());
+        }
+    }
+
+    fn render(&self, seen: &Arc<Seen>) -> Result<String, Error> {
+        let environment = environment(seen)?;
+        // For a comment: nothing in it ends a line.
+        let generated = format!(
+            "{GENERATED}{}; what is changed here is lost.",
+            self.name.escape_debug()
+        );
+        let images = Value::from_dyn_object(Arc::clone(seen));
+        let mut variables = BTreeMap::from([
+            ("images", images),
+            ("generated", generated.into()),
+            (
+                "url",
+                self.images.url.clone().map_or(().into(), Value::from),
+            ),
+        ]);
+        variables.extend(self.arch.map(|arch| ("arch", arch.into())));
+        let template = environment.template_from_str(self.template)?;
+        let rendered = template.render(variables);
+        let Some(name) = seen.unknown.get() else {
+            return rendered;
+        };
+        // Tests, and some filters, take what isn't there for nothing, and go on.
+        let is_of_it = |it: &Error| it.kind() == ErrorKind::UndefinedError && it.detail().is_some();
+        let error = rendered.err().filter(is_of_it);
+        let error = error.unwrap_or_else(|| {
+            let detail = format!("there is no attribute {}", quoted(name));
+            Error::new(ErrorKind::UndefinedError, detail)
+        });
+        Err(error.with_source(UnknownAttribute(name.clone())))
+    }
+}
+
+/// The engine, with the filters that quote.
+fn environment<'t>(seen: &Arc<Seen>) -> Result<Environment<'t>, Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -47,29 +140,18 @@ pub(super) fn render(name: &str, template: &str, images: &Arc<Images>) -> Result
     environment.set_debug(true);
     environment.add_test("plain", is_plain);
     environment.add_filter("first_named", first_named);
-    let seen = Arc::new(Seen {
-        images: Arc::clone(images),
-        unknown: Arc::default(),
-    });
-    let images = Value::from_dyn_object(Arc::clone(&seen));
-    // For a comment: nothing in it ends a line.
-    let generated = format!(
-        "{GENERATED}{}; what is changed here is lost.",
-        name.escape_debug()
-    );
-    let template = environment.template_from_str(template)?;
-    let rendered = template.render(context! { images, generated });
-    let Some(name) = seen.unknown.get() else {
-        return rendered;
-    };
-    // Tests, and some filters, take what isn't there for nothing, and go on.
-    let is_of_it = |it: &Error| it.kind() == ErrorKind::UndefinedError && it.detail().is_some();
-    let error = rendered.err().filter(is_of_it);
-    let error = error.unwrap_or_else(|| {
-        let detail = format!("there is no attribute {}", quoted(name));
-        Error::new(ErrorKind::UndefinedError, detail)
-    });
-    Err(error.with_source(UnknownAttribute(name.clone())))
+    environment.add_filter("sha256_of", sha256_of);
+    for (name, loader) in [
+        ("grub", Loader::Grub),
+        ("ipxe", Loader::Ipxe),
+        ("pxelinux", Loader::Pxelinux),
+    ] {
+        let seen = Arc::clone(seen);
+        environment.add_filter(name, move |value: Value, kind: Option<Value>| {
+            seen.quote(loader, &value, kind.as_ref())
+        });
+    }
+    Ok(environment)
 }
 
 /// A value that stands for something, which a variable that nobody has set doesn't: the engine passes
@@ -84,10 +166,9 @@ fn known(value: &Value) -> Result<&Value, Error> {
 /// Whether a text may stand in a boot loader's configuration as it is. The names of an image's files
 /// and its version are the importer's: some would be commands there.
 fn is_plain(value: &Value) -> Result<bool, Error> {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@".contains(&b);
     // What is no text, as a missing version, isn't plain.
     let text = known(value)?.as_str();
-    Ok(text.is_some_and(|text| !text.is_empty() && text.bytes().all(is_plain)))
+    Ok(text.is_some_and(Boot::is_plain))
 }
 
 /// The path of the first of these files that is plain and whose name is among `names`; empty where
@@ -99,6 +180,16 @@ fn first_named(files: &Value, names: &Value) -> Result<Value, Error> {
         let mut names = known(names)?.try_iter()?;
         if names.any(|wanted| wanted.as_str() == name) && is_plain(&path)? {
             return Ok(path);
+        }
+    }
+    Ok(Value::from(""))
+}
+
+/// The SHA-256 of the file at a path among these; empty where that is no regular file.
+fn sha256_of(files: &Value, path: &Value) -> Result<Value, Error> {
+    for file in known(files)?.try_iter()? {
+        if file.get_attr("path")? == *known(path)? {
+            return file.get_attr("sha256");
         }
     }
     Ok(Value::from(""))
@@ -121,7 +212,8 @@ pub(super) fn explain(name: &str, template: &str, error: &Error) -> InputError {
     };
     let expected = match error.kind() {
         ErrorKind::UndefinedError => format!(
-            "expected `images` or `generated`; an image has `{}`, its `boot` `{}`, and one of its files `{}`",
+            "expected `images`, `generated`, `url`, or `arch` with `for_each`; an image has `{}`, its \
+             `boot` `{}`, and one of its files `{}`",
             IMAGE.join("`, `"),
             BOOT.join("`, `"),
             FILE.join("`, `")
@@ -139,39 +231,170 @@ pub(super) fn explain(name: &str, template: &str, error: &Error) -> InputError {
 /// The list `images`: an image is read from the catalog when a template asks for it.
 pub(super) struct Images {
     catalog: Catalog,
+    /// Where the TFTP server's root is by HTTP, with a `/` at the end.
+    url: Option<String>,
     is_damaged: AtomicBool,
 }
 
 impl Images {
-    pub(super) fn new(catalog: Catalog) -> Self {
+    pub(super) fn new(catalog: Catalog, url: Option<String>) -> Self {
         Self {
             catalog,
+            url,
             is_damaged: AtomicBool::new(false),
         }
     }
 
-    /// One image of every kind of file that the shipped templates look for: what a template does with an
-    /// image shows also where none is published yet.
-    pub(super) fn example() -> Self {
-        Self::new(Catalog::example())
+    /// Images of every kind that the shipped templates look for: what a template does with one shows also
+    /// where none is published yet.
+    pub(super) fn example(&self) -> Self {
+        Self::new(Catalog::example(), self.url.clone())
     }
 
     /// Whether an image was asked for that the catalog can't show: somebody has written into it.
     pub(super) fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Relaxed)
     }
+
+    /// The architectures that there are images of.
+    pub(super) fn architectures(&self) -> Vec<&str> {
+        self.catalog.architectures()
+    }
+
+    /// The numbers of all images, or of those of one architecture.
+    fn of(&self, arch: Option<&str>) -> Range<usize> {
+        match arch {
+            Some(arch) => self.catalog.of_architecture(arch),
+            None => 0..self.catalog.count(),
+        }
+    }
+
+    /// Among `numbers` the images whose texts were refused.
+    fn find(&self, refused: &[Refused], numbers: &[usize]) -> BTreeMap<usize, LeftOut> {
+        let mut found = BTreeMap::new();
+        let mut take = |number, refused: &Refused| {
+            let target = self.catalog.target(number).to_string();
+            let why = refused.to_string();
+            found.entry(number).or_insert(LeftOut { target, why });
+        };
+        let url = self.url.as_deref();
+        let mut others = Vec::new();
+        for refused in refused {
+            let near = self.catalog.image(refused.near);
+            let near = near.filter(|_| numbers.binary_search(&refused.near).is_ok());
+            if near.is_some_and(|image| refused.has(&image.pinned_path, texts(&image, url))) {
+                take(refused.near, refused);
+            } else {
+                others.push(refused);
+            }
+        }
+        if others.is_empty() {
+            return found;
+        }
+        // The template has put the images in an order of its own. Of each only those texts are looked for
+        // that can't be written: there are few, however many were refused.
+        for number in numbers {
+            let Some(image) = self.catalog.image(*number) else {
+                continue;
+            };
+            let texts: Vec<_> = texts(&image, url).collect();
+            let mut asked: Vec<((Loader, Kind), Vec<&str>)> = Vec::new();
+            for refused in &others {
+                let of = (refused.loader, refused.kind);
+                let at = asked.iter().position(|(other, _)| *other == of);
+                let at = at.unwrap_or_else(|| {
+                    let is_bad = |text: &&Cow<'_, str>| quote(of.0, of.1, text).is_err();
+                    asked.push((
+                        of,
+                        texts.iter().filter(is_bad).map(|text| &**text).collect(),
+                    ));
+                    asked.len() - 1
+                });
+                if refused.has(&image.pinned_path, asked[at].1.iter().copied()) {
+                    take(*number, refused);
+                    break;
+                }
+            }
+        }
+        found
+    }
+}
+
+/// All that an image's importer says in the catalog.
+fn texts<'i>(image: &'i CatalogImage<'_>, url: Option<&str>) -> impl Iterator<Item = Cow<'i, str>> {
+    let boot = &image.boot;
+    let cmdline = boot.cmdline.as_deref();
+    let cmdline = cmdline.map(|text| placed(text, &image.pinned_path, url));
+    let shown = [boot.title.as_deref(), image.version.as_deref()];
+    let paths = boot.paths().map(|(_, path)| path);
+    let paths = paths.chain(image.files.iter().map(|file| &*file.path));
+    let others = shown.into_iter().flatten().chain(paths);
+    cmdline.into_iter().chain(others.map(Cow::from))
+}
+
+/// A text that a loader has no way to write.
+#[derive(Debug)]
+struct Refused {
+    loader: Loader,
+    kind: Kind,
+    text: String,
+    what: &'static str,
+    /// The image that the template asked for last.
+    near: usize,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { loader, what, .. } = self;
+        write!(
+            f,
+            "{loader} can't have {what}, as in {}",
+            quoted(&self.text)
+        )
+    }
+}
+
+impl Refused {
+    /// Whether it is a text of the image with this path and these texts, alone or among others.
+    fn has(&self, pinned_path: &str, texts: impl Iterator<Item: AsRef<str>>) -> bool {
+        let mut texts = texts;
+        let is_in = |text: &str| !text.is_empty() && self.text.contains(text);
+        is_in(pinned_path) || texts.any(|text| is_in(text.as_ref()))
+    }
+}
+
+/// A command line with the pinned path, and where there is one the URL, in their places.
+fn placed<'t>(cmdline: &'t str, pinned_path: &str, url: Option<&str>) -> Cow<'t, str> {
+    if !cmdline.contains('{') {
+        return cmdline.into();
+    }
+    let cmdline = cmdline.replace(Boot::PATH, pinned_path);
+    match url {
+        Some(url) => cmdline
+            .replace(Boot::URL, &format!("{url}{pinned_path}"))
+            .into(),
+        None => cmdline.into(),
+    }
 }
 
 /// The images as one rendering sees them.
 struct Seen {
     images: Arc<Images>,
+    /// Their numbers in the catalog.
+    numbers: Vec<usize>,
     /// The first attribute that the template has asked for, and that nothing has.
     unknown: Arc<OnceLock<String>>,
+    /// The number of the image that it asked for last.
+    last: AtomicUsize,
+    /// What couldn't be quoted.
+    refused: Mutex<Vec<Refused>>,
+    /// Whether what can't be quoted ends the rendering.
+    is_strict: bool,
 }
 
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} images", self.images.catalog.count())
+        write!(f, "{} images", self.numbers.len())
     }
 }
 
@@ -181,17 +404,68 @@ impl Object for Seen {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let number = *self.numbers.get(key.as_usize()?)?;
+        self.last.store(number, Ordering::Relaxed);
         let images = &self.images;
-        let number = key.as_usize().filter(|n| *n < images.catalog.count())?;
         let image = images.catalog.image(number);
         if image.is_none() {
             images.is_damaged.store(true, Ordering::Relaxed);
         }
-        image.map(|image| to_value(image, &self.unknown))
+        image.map(|image| to_value(image, images.url.as_deref(), &self.unknown))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.images.catalog.count())
+        Enumerator::Seq(self.numbers.len())
+    }
+}
+
+impl Seen {
+    fn new(images: &Arc<Images>, numbers: &[usize], is_strict: bool) -> Arc<Self> {
+        Arc::new(Self {
+            images: Arc::clone(images),
+            numbers: numbers.to_vec(),
+            unknown: Arc::default(),
+            last: AtomicUsize::new(0),
+            refused: Mutex::default(),
+            is_strict,
+        })
+    }
+
+    /// The filters `grub`, `ipxe` and `pxelinux`. Nothing, as a missing title, stays nothing.
+    fn quote(&self, loader: Loader, value: &Value, kind: Option<&Value>) -> Result<Value, Error> {
+        let kind = kind.map_or(Some(Kind::Text), |kind| kind.as_str()?.parse().ok());
+        let kind = kind.ok_or_else(|| {
+            let detail = format!("expected one of {}", Kind::VARIANTS.join(", "));
+            Error::new(ErrorKind::InvalidOperation, detail)
+        })?;
+        if known(value)?.is_none() {
+            return Ok(Value::from(""));
+        }
+        let Some(text) = value.as_str() else {
+            let detail = format!("a {}; expected a text", value.kind());
+            return Err(Error::new(ErrorKind::InvalidOperation, detail));
+        };
+        match quote(loader, kind, text) {
+            Ok(Cow::Borrowed(_)) => Ok(value.clone()),
+            Ok(Cow::Owned(text)) => Ok(text.into()),
+            Err(what) => {
+                let refused = Refused {
+                    loader,
+                    kind,
+                    text: text.to_string(),
+                    what,
+                    near: self.last.load(Ordering::Relaxed),
+                };
+                if self.is_strict {
+                    return Err(Error::new(ErrorKind::InvalidOperation, refused.to_string()));
+                }
+                self.refused
+                    .lock()
+                    .expect("no template panics")
+                    .push(refused);
+                Ok(Value::from(""))
+            }
+        }
     }
 }
 
@@ -234,7 +508,7 @@ impl Object for Named {
 }
 
 /// What a template sees of an image; the order is that of [`IMAGE`].
-fn to_value(image: CatalogImage<'_>, unknown: &Arc<OnceLock<String>>) -> Value {
+fn to_value(image: CatalogImage<'_>, url: Option<&str>, unknown: &Arc<OnceLock<String>>) -> Value {
     let named = |names, values| {
         let unknown = Arc::clone(unknown);
         Value::from_object(Named {
@@ -245,10 +519,12 @@ fn to_value(image: CatalogImage<'_>, unknown: &Arc<OnceLock<String>>) -> Value {
     };
     let or_none = |text: Option<String>| text.map_or(().into(), Value::from);
     let boot = image.boot;
+    let cmdline = boot.cmdline;
+    let cmdline = cmdline.map(|text| placed(&text, &image.pinned_path, url).into_owned());
     let boot = vec![
         or_none(boot.kernel),
         boot.initrd.into_iter().map(Value::from).collect(),
-        or_none(boot.cmdline),
+        or_none(cmdline),
         or_none(boot.title),
         or_none(boot.efi),
     ];
@@ -289,11 +565,26 @@ mod tests {
         };
         let lines = [line("amd64", "\"1\""), line("arm64", "null")];
         let text = format!("{{\"format\":1,\"images\":[\n{}\n]}}\n", lines.join(",\n"));
-        Arc::new(Images::new(Catalog::parse(text).unwrap()))
+        Arc::new(Images::new(
+            Catalog::parse(text).unwrap(),
+            Some("http://h/".to_string()),
+        ))
+    }
+
+    fn render(name: &str, template: &str, images: &Arc<Images>) -> Result<Text, Error> {
+        let rendering = Rendering {
+            name,
+            template,
+            images,
+            arch: None,
+        };
+        rendering.make()
     }
 
     fn rendered(template: &str) -> String {
-        render("x.j2", template, &images()).unwrap_or_else(|error| panic!("{error}"))
+        let made = render("x.j2", template, &images()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(made.left_out, [], "{}", made.text);
+        made.text
     }
 
     fn complaint(template: &str) -> String {
@@ -304,7 +595,7 @@ mod tests {
     #[test]
     fn a_template_sees_every_field_of_every_image() {
         for (number, name) in IMAGE.iter().enumerate() {
-            let values = to_value(images().catalog.image(0).unwrap(), &Arc::default());
+            let values = to_value(images().catalog.image(0).unwrap(), None, &Arc::default());
             assert!(!values.get_attr(name).unwrap().is_undefined(), "{name}");
             let all = rendered("{{ images[0] | list | join(' ') }}");
             assert_eq!(all.split(' ').nth(number), Some(*name));
@@ -325,6 +616,74 @@ c 2 S
 2 amd64,arm64 None
 ";
         assert_eq!(rendered(template), expected);
+    }
+
+    #[test]
+    fn how_an_image_boots_is_seen_with_its_url_and_path_in_their_places() {
+        for name in BOOT {
+            let template = format!("{{{{ images[0].boot.{name} }}}}");
+            assert!(!rendered(&template).is_empty(), "{name}");
+        }
+        assert_eq!(
+            rendered("{{ images[0].boot | list | join(' ') }}"),
+            BOOT.join(" ")
+        );
+        let shown = rendered("{{ images[1].boot.cmdline }} {{ url }}{{ images[0].pinned_path }}");
+        let expected = "url=http://h/t/arm64/g/r/p@/G p=t/arm64/g/r/p@/G http://h/t/amd64/g/r/p@/G";
+        assert_eq!(shown, expected);
+        let catalog = Arc::into_inner(images()).unwrap().catalog;
+        let no_url = Arc::new(Images::new(catalog, None));
+        let text = "{{ images[0].boot.cmdline }} {{ url is none }}";
+        let shown = render("x.j2", text, &no_url).unwrap().text;
+        assert_eq!(shown, "url={url} p=t/amd64/g/r/p@/G True");
+    }
+
+    #[test]
+    fn a_filter_quotes_for_its_loader_and_leaves_out_what_it_cant() {
+        let quoted = "{{ images[0].boot.title | grub }} {{ images[0].boot.kernel | ipxe('path') }} \
+            {{ images[0].boot.initrd | first | pxelinux('path') }} {{ images[0].boot.efi | grub('words') }}|";
+        assert_eq!(rendered(quoted), "'It'\\''s amd64' c i |");
+        let text = "{% for image in images %}{{ (image.arch ~ '${') | ipxe if image.arch == 'amd64' }}\
+            {{ image.target | ipxe }} {% endfor %}";
+        // What the template puts there itself is its own error.
+        let shown = complaint(text);
+        assert!(
+            shown.contains("iPXE can't have `${`, as in `amd64${`"),
+            "{shown}"
+        );
+        let text = "{% for image in images %}{{ (image.target ~ image.boot.title ~ '\\'') | grub('words') \
+            if image.arch == 'amd64' }}{{ image.target }} {% endfor %}";
+        let made = render("x.j2", text, &images()).unwrap();
+        assert_eq!(made.text, "arm64/g/r/p ");
+        let left_out = LeftOut {
+            target: "amd64/g/r/p".to_string(),
+            why:
+                "GRUB can't have `'` or `\\` in a command line, as in `amd64/g/r/pIt\\'s amd64\\'`"
+                    .to_string(),
+        };
+        assert_eq!(made.left_out, [left_out]);
+        let shown = complaint("{{ images[0].boot.title | grub('shell') }}");
+        assert!(
+            shown.contains("expected one of text, words, path"),
+            "{shown}"
+        );
+        let shown = complaint("{{ images[0].boot.titel | grub }}");
+        assert!(shown.contains("there is no attribute `titel`"), "{shown}");
+    }
+
+    #[test]
+    fn a_template_of_an_architecture_sees_its_images_only() {
+        let of = |arch| {
+            let rendering = Rendering {
+                name: "x.j2",
+                template: "{{ arch }}{% for image in images %} {{ image.target }}{% endfor %}",
+                images: &images(),
+                arch: Some(arch),
+            };
+            rendering.make().unwrap().text
+        };
+        assert_eq!(of("arm64"), "arm64 arm64/g/r/p");
+        assert_eq!(of("gone"), "gone");
     }
 
     #[test]
@@ -401,7 +760,9 @@ c 2 S
 
     #[test]
     fn what_is_generated_names_its_template_on_one_line() {
-        let text = render("a\nb.j2", "# {{ generated }}\n", &images()).unwrap();
+        let text = render("a\nb.j2", "# {{ generated }}\n", &images())
+            .unwrap()
+            .text;
         let expected =
             "# Generated by netboot-publisher from a\\nb.j2; what is changed here is lost.\n";
         assert_eq!(text, expected);
@@ -418,7 +779,8 @@ error: unknown filter: filter basename is unknown
         let template = "one\n{{ images[0].arch | basename }}\n";
         assert_eq!(complaint(template), expected);
         let undefined = complaint("{{ images[0].generaton }}");
-        let expected = "expected `images` or `generated`; an image has `target`, `arch`, ";
+        let expected = "expected `images`, `generated`, `url`, or `arch` with `for_each`; an image has \
+            `target`, `arch`, ";
         assert!(undefined.contains(" --> x.j2:1:"), "{undefined}");
         assert!(undefined.contains(expected), "{undefined}");
         // Nothing of other files is read.

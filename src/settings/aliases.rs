@@ -33,7 +33,7 @@ pub(super) fn alias(
         }
     });
     let path = table.required("path", |value| {
-        let path: PathBuf = below(value)?.components().collect();
+        let path = below(value)?;
         check_tree(&path, tree)?;
         let mut targets = others.iter().map(|it| &it.target).chain(&target);
         if targets.any(|target| place(target).starts_with(&path)) {

@@ -5,6 +5,7 @@
 
 mod aliases;
 mod importers;
+mod outputs;
 mod values;
 
 pub(crate) use aliases::Alias;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use strum::VariantNames as _;
 
 use self::values::{
-    above, account, apart_from, below, count, duration, interval, one_of, optional_path, path,
-    positive, size, word,
+    above, account, apart_from, count, duration, interval, one_of, optional_path, path, positive,
+    size, url, word,
 };
 use crate::sys::{Ownership, UnknownAccount};
 use crate::text::{InputError, Table, ValueExt as _, read_toml};
@@ -117,14 +118,17 @@ pub(crate) struct SwapSettings {
 pub(crate) struct TftpSettings {
     /// What the TFTP server calls `/`; `None`: the tree itself.
     pub(crate) root: Option<PathBuf>,
+    /// Where that is by HTTP, with a `/` at the end.
+    pub(crate) url: Option<String>,
 }
 
 /// A boot configuration that is rendered after each change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BootConfig {
     pub template: PathBuf,
-    /// Below the TFTP server's root.
+    /// Below the TFTP server's root. Where there is one for each architecture, `{arch}` stands for it.
     pub output: PathBuf,
+    pub(crate) is_for_each_arch: bool,
 }
 
 /// A program of the admin's that is run after an outcome.
@@ -211,7 +215,10 @@ impl Default for Settings {
                 quiet_period: Duration::from_secs(15),
                 max_delay: Duration::from_secs(10 * 60),
             },
-            tftp: TftpSettings { root: None },
+            tftp: TftpSettings {
+                root: None,
+                url: None,
+            },
             boot_configs: Vec::new(),
             aliases: Vec::new(),
             hooks: Vec::new(),
@@ -239,7 +246,7 @@ impl Settings {
             let from_root = settings.tree.path.strip_prefix(&root);
             let tree = from_root.unwrap_or(Path::new("")).to_path_buf();
             settings.boot_configs = top.tables("boot_config", |table| {
-                boot_config(table, &tree, &mut outputs)
+                outputs::boot_config(table, &tree, &mut outputs)
             });
             let mut aliases = Vec::new();
             settings.aliases = top.tables("alias", |table| {
@@ -305,6 +312,7 @@ impl Settings {
             table.set("root", &mut self.tftp.root, |value| {
                 above(&tree.path, value)
             });
+            table.set("url", &mut self.tftp.url, url);
         });
     }
 
@@ -334,10 +342,7 @@ impl Settings {
         written.peek()?;
         let both = |folder: &Path, name: &Path| [folder.join(name), resolve(folder).join(name)];
         let places = both(&self.tree.path, Path::new(&target.to_string()));
-        let is_taken = |path: &PathBuf| {
-            let mut places = places.iter();
-            places.any(|place| place.starts_with(path) || path.starts_with(place))
-        };
+        let is_taken = |path: &PathBuf| places.iter().any(|place| outputs::may_meet(place, path));
         let (key, folder, name) =
             written.find(|(_, folder, name)| both(folder, name).iter().any(is_taken))?;
         Some((key, folder.join(name)))
@@ -400,35 +405,6 @@ impl TreeSettings {
     pub(crate) fn ownership(&self, own: Ownership) -> Result<Ownership, UnknownAccount> {
         Ownership::by_name(self.owner.as_deref(), self.group.as_deref(), own)
     }
-}
-
-/// `tree` is the way from the TFTP server's root to the tree; `outputs` are those of the boot
-/// configurations before this one.
-fn boot_config(
-    table: &mut Table<'_, '_>,
-    tree: &Path,
-    outputs: &mut Vec<PathBuf>,
-) -> Option<BootConfig> {
-    let template = table.required("template", path);
-    let output = table.required("output", |value| {
-        let output = below(value)?;
-        if tree.starts_with(&output) {
-            return Err("a file: this is the tree, or a folder above it".to_string());
-        }
-        let is_beside = |other: &PathBuf| !other.starts_with(&output) && !output.starts_with(other);
-        if !outputs.iter().all(is_beside) {
-            return Err(
-                "a path of its own, neither above nor below that of another `boot_config`"
-                    .to_string(),
-            );
-        }
-        outputs.push(output.clone());
-        Ok(output)
-    });
-    Some(BootConfig {
-        template: template?,
-        output: output?,
-    })
 }
 
 /// The word of a hook for every outcome that tells of a change in the tree.
@@ -531,6 +507,7 @@ mod tests {
         "swap.max_delay",
         "swap.quiet_period",
         "tftp.root",
+        "tftp.url",
         "tree.group",
         "tree.owner",
         "tree.path",
@@ -571,12 +548,14 @@ mod tests {
             max_delay = "11m"
             [tftp]
             root = "/"
+            url = "http://boot.example"
             [[boot_config]]
             template = "/etc/grub.cfg.j2"
             output = "grub/grub.cfg"
             [[boot_config]]
             template = "menu.j2"
-            output = "menu.ipxe"
+            for_each = "arch"
+            output = "{arch}/menu.ipxe"
             [[alias]]
             path = "boot/efi-x64"
             target = "amd64/generic/grub/loader"
@@ -631,15 +610,18 @@ mod tests {
             },
             tftp: TftpSettings {
                 root: Some("/".into()),
+                url: Some("http://boot.example/".into()),
             },
             boot_configs: vec![
                 BootConfig {
                     template: "/etc/grub.cfg.j2".into(),
                     output: "grub/grub.cfg".into(),
+                    is_for_each_arch: false,
                 },
                 BootConfig {
                     template: "menu.j2".into(),
-                    output: "menu.ipxe".into(),
+                    output: "{arch}/menu.ipxe".into(),
+                    is_for_each_arch: true,
                 },
             ],
             aliases: vec![Alias {
@@ -684,7 +666,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("#   "))
             .collect();
         let settings = Settings::parse("examples", &examples.join("\n")).unwrap();
-        assert_eq!(settings.boot_configs.len(), 1);
+        assert_eq!(settings.boot_configs.len(), 2);
         assert_eq!(settings.aliases.len(), 1);
         assert_eq!(settings.hooks.len(), 1);
     }
@@ -721,6 +703,36 @@ mod tests {
                 outputs("a", "b"),
                 outputs("a", "a"),
                 "invalid `boot_config.output`",
+            ),
+            (
+                outputs("a/amd64/x", "b/{arch}/x\"\nfor_each = \"arch"),
+                outputs("a/amd64/x", "a/{arch}/x\"\nfor_each = \"arch"),
+                "invalid `boot_config.output`",
+            ),
+            (
+                outputs("x/a", "y/{arch}\"\nfor_each = \"arch"),
+                outputs("x/a", "y/{arch}"),
+                "invalid `boot_config.output`",
+            ),
+            (
+                outputs("a", "b"),
+                outputs("a", "b\"\nfor_each = \"arch"),
+                "invalid `boot_config.output`",
+            ),
+            (
+                outputs("x/a", "y/{arch}\"\nfor_each = \"arch"),
+                outputs("x/a", "y/{arch}\"\nfor_each = \"release"),
+                "invalid `boot_config.for_each`",
+            ),
+            (
+                "[tftp]\nurl = \"https://[::1]:8080/x%20y\"".to_string(),
+                "[tftp]\nurl = \"http://x/${y}\"".to_string(),
+                "invalid `tftp.url`",
+            ),
+            (
+                "[tftp]\nurl = \"\"".to_string(),
+                "[tftp]\nurl = \"tftp://x/\"".to_string(),
+                "invalid `tftp.url`",
             ),
         ] {
             assert!(Settings::parse("x.toml", &good).is_ok(), "{good}");

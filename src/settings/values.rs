@@ -51,7 +51,7 @@ pub(super) fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>,
 pub(super) fn below(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
         its name is not `catalog.json`";
-    let path = path(value)?;
+    let path: PathBuf = path(value)?.components().collect();
     // A part that ends in `@` is a folder of generations, which are never written again.
     let is_plain = |part: Component<'_>| {
         let name = part.as_os_str().as_encoded_bytes();
@@ -61,6 +61,24 @@ pub(super) fn below(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
         return Err(RULE.to_string());
     }
     Ok(path)
+}
+
+/// Where a web server has the TFTP server's root, with a `/` at the end; an empty text for `None`. No boot
+/// loader, and no kernel, takes anything in it for a command.
+pub(super) fn url(value: &DeValue<'_>) -> Result<Option<String>, Expected> {
+    const RULE: &str =
+        "an URL such as \"http://boot.example/\", of `A-Z a-z 0-9 . _ ~ : / @ [ ] % -`";
+    value.parsed(RULE, |text| {
+        if text.is_empty() {
+            return Some(None);
+        }
+        let rest = text
+            .strip_prefix("http://")
+            .or(text.strip_prefix("https://"))?;
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._~:/@[]%-".contains(&b);
+        let is_url = !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(is_plain);
+        is_url.then(|| Some(format!("{}/", text.trim_end_matches('/'))))
+    })
 }
 
 /// One of the words of `T`.

@@ -217,6 +217,41 @@ impl Catalog {
         Self::parse(format!("{BEGIN}{lines}\n{END}")).expect("it is as it is written")
     }
 
+    /// The target of an image, as its text; empty when there are not so many.
+    pub(crate) fn target(&self, number: usize) -> &str {
+        self.lines
+            .get(number)
+            .map_or("", |line| self.target_of(line))
+    }
+
+    /// The architectures of the images, each once.
+    pub(crate) fn architectures(&self) -> Vec<&str> {
+        let mut architectures: Vec<_> = self.lines.iter().map(|it| self.arch_of(it)).collect();
+        // They are the first names of targets, by which the images are sorted.
+        architectures.dedup();
+        architectures
+    }
+
+    /// The numbers of the images of an architecture.
+    pub(crate) fn of_architecture(&self, arch: &str) -> Range<usize> {
+        let first = self.lines.partition_point(|line| self.arch_of(line) < arch);
+        let end = self
+            .lines
+            .partition_point(|line| self.arch_of(line) <= arch);
+        first..end
+    }
+
+    fn target_of(&self, line: &Range<usize>) -> &str {
+        let line = &self.text[line.clone()];
+        let target = line.strip_prefix(TARGET).and_then(|it| it.split_once('"'));
+        target.map_or("", |(target, _)| target)
+    }
+
+    fn arch_of(&self, line: &Range<usize>) -> &str {
+        let target = self.target_of(line);
+        target.split_once('/').map_or(target, |(arch, _)| arch)
+    }
+
     /// How many images are in it.
     pub fn count(&self) -> usize {
         self.lines.len()
@@ -523,6 +558,27 @@ mod tests {
         assert_eq!(catalog.image(2), None);
         let empty = "{\"format\":1,\"images\":[\n]}\n";
         assert_eq!(Catalog::parse(empty.to_string()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_images_of_an_architecture_stand_together() {
+        let targets = ["a/g/x/p", "a/h/a/p", "a-b/g/x/p", "b/g/x/p"];
+        let catalog =
+            Catalog::parse(text(&targets.map(|target| entry(target, Vec::new())))).unwrap();
+        assert_eq!(catalog.architectures(), ["a", "a-b", "b"]);
+        let expected = [
+            ("a", 0..2),
+            ("a-b", 2..3),
+            ("b", 3..4),
+            ("", 0..0),
+            ("aa", 3..3),
+            ("c", 4..4),
+        ];
+        for (arch, numbers) in expected {
+            assert_eq!(catalog.of_architecture(arch), numbers, "{arch}");
+        }
+        assert_eq!(catalog.target(1), "a/h/a/p");
+        assert_eq!(catalog.target(4), "");
     }
 
     #[test]

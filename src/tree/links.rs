@@ -58,7 +58,7 @@ impl Place {
     fn new(tree: &Path, root: &Path, path: &Path) -> Self {
         let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
         Self {
-            up: way(tree, root).components().count(),
+            up: up(tree, root),
             below: parts.join("/"),
         }
     }
@@ -134,6 +134,10 @@ impl Link {
 struct List {
     format: u32,
     outputs: BTreeSet<Place>,
+    /// Outputs of architectures whose last image has gone: they show none, and are left alone until there
+    /// are some again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    empty: BTreeSet<Place>,
     /// Of one path there are two while one link is replaced by the other.
     #[serde(default, rename = "alias", skip_serializing_if = "BTreeSet::is_empty")]
     aliases: BTreeSet<Link>,
@@ -144,6 +148,7 @@ impl Default for List {
         Self {
             format: FORMAT,
             outputs: BTreeSet::new(),
+            empty: BTreeSet::new(),
             aliases: BTreeSet::new(),
         }
     }
@@ -169,6 +174,10 @@ impl List {
     /// What the daemon's own links at a place hold.
     fn links_at<'l>(&'l self, place: &'l Place) -> impl Iterator<Item = &'l Link> {
         self.aliases.iter().filter(move |it| it.path == *place)
+    }
+
+    fn has_output(&self, place: &Place) -> bool {
+        self.outputs.contains(place) || self.empty.contains(place)
     }
 
     /// Whether a link at this place that holds this is the daemon's.
@@ -221,13 +230,12 @@ impl Links {
     }
 
     /// Makes the links of these aliases that lead somewhere, and removes those that don't and those of
-    /// no alias. Takes off the list the outputs that are not among these.
-    pub(crate) fn keep<'p>(
+    /// no alias. Takes off the list what beneath the root `is_output` no more.
+    pub(crate) fn keep(
         &self,
-        tree: &Tree,
-        root: &Path,
+        (tree, root): (&Tree, &Path),
         aliases: &[Alias],
-        outputs: impl Iterator<Item = &'p Path>,
+        is_output: impl Fn(&str) -> bool,
     ) -> Kept {
         let (mut lists, mut kept) = (self.lock(), Kept::default());
         let about_list = PathBuf::from(NAME);
@@ -236,11 +244,14 @@ impl Links {
             kept.troubles.push((about_list.clone(), damaged));
         }
         let place = |path: &Path| Place::new(tree.root().path(), root, path);
-        let outputs: BTreeSet<_> = outputs.map(place).collect();
-        let given_up = lists.now.outputs.difference(&outputs);
+        let up = up(tree.root().path(), root);
+        let is_kept = |it: &Place| it.up == up && is_output(&it.below);
+        let List { outputs, empty, .. } = &mut lists.now;
+        let given_up = outputs.iter().chain(&*empty).filter(|it| !is_kept(it));
         let given_up = given_up.map(|it| it.root(tree).join(&it.below));
         kept.given_up.extend(given_up);
-        lists.now.outputs.retain(|it| outputs.contains(it));
+        outputs.retain(is_kept);
+        empty.retain(is_kept);
 
         let wanted: BTreeSet<_> = aliases.iter().map(|it| place(&it.path)).collect();
         let others = lists.now.aliases.iter();
@@ -365,13 +376,47 @@ impl Links {
         if lists.now.outputs.contains(place) {
             return Ok(());
         }
-        may_be()?;
+        let was_empty = lists.now.empty.remove(place);
+        if !was_empty {
+            may_be()?;
+        }
         lists.now.outputs.insert(place.clone());
         if let Err(failure) = self.save(&mut lists) {
-            lists.now.outputs.remove(place);
+            let place = lists.now.outputs.take(place);
+            lists.now.empty.extend(place.filter(|_| was_empty));
             return Err(failure.into());
         }
         Ok(())
+    }
+
+    /// The paths beneath the root of all outputs on the list that may show images.
+    pub(crate) fn outputs(&self, (tree, root): (&Tree, &Path)) -> BTreeSet<String> {
+        let up = up(tree.root().path(), root);
+        let lists = self.lock();
+        let outputs = lists.now.outputs.iter().filter(|it| it.up == up);
+        outputs.map(|it| it.below.clone()).collect()
+    }
+
+    /// Notes of these outputs on the list that their architectures have no images any more, and that they
+    /// show none.
+    ///
+    /// # Errors
+    /// When the list can't be written: what isn't on the disk is noted with its next change.
+    pub(crate) fn note_empty(
+        &self,
+        (tree, root): (&Tree, &Path),
+        outputs: &[PathBuf],
+    ) -> Result<(), Failure> {
+        if outputs.is_empty() {
+            return Ok(());
+        }
+        let mut lists = self.lock();
+        for output in outputs {
+            let place = Place::new(tree.root().path(), root, output);
+            let List { outputs, empty, .. } = &mut lists.now;
+            empty.extend(outputs.take(&place));
+        }
+        self.save(&mut lists)
     }
 
     /// What keeps an output from being written, as [`Links::write`] would; tried without a change of
@@ -396,7 +441,7 @@ impl Links {
         let place = Place::new(tree, root, output);
         let may_be = old.is_none_or(|old| Some(&*old) == text || is_generated(&old));
         // The list is asked only where it matters: not every user may read it.
-        if may_be || read_list(tree)?.outputs.contains(&place) {
+        if may_be || read_list(tree)?.has_output(&place) {
             return Ok(());
         }
         Err(not_ours(&found))
@@ -455,6 +500,11 @@ fn read_list(tree: &Path) -> Result<List, Blocked> {
 /// The way from the TFTP server's root to the tree.
 fn way<'t>(tree: &'t Path, root: &Path) -> &'t Path {
     tree.strip_prefix(root).unwrap_or(Path::new(""))
+}
+
+/// So many folders the root is above the tree.
+fn up(tree: &Path, root: &Path) -> usize {
+    way(tree, root).components().count()
 }
 
 /// Whether a file is where an output belongs.
@@ -628,7 +678,7 @@ mod tests {
         /// What is said of aliases that are not as they should be.
         fn keep(&self, aliases: &[Alias]) -> Vec<String> {
             let (tree, links) = self.links();
-            let kept = links.keep(tree, self.folder.path(), aliases, std::iter::empty());
+            let kept = links.keep((tree, self.folder.path()), aliases, |_| false);
             let said = |(about, why): (PathBuf, Blocked)| format!("{}: {why}", about.display());
             kept.troubles.into_iter().map(said).collect()
         }
@@ -695,6 +745,13 @@ target = \"amd64/generic/grub/loader\"
         assert_eq!(world.list(), pinned);
         let world = world.again();
         assert_eq!(world.links().1.lock().now.to_toml(), pinned);
+        let root = world.folder.path();
+        let (tree, links) = world.links();
+        let outputs = ["grub/grub.cfg", "of/others"].map(PathBuf::from);
+        links.note_empty((tree, root), &outputs).unwrap();
+        let empty = "outputs = []\nempty = [\"../grub/grub.cfg\"]\n";
+        let pinned = pinned.replace("outputs = [\"../grub/grub.cfg\"]\n", empty);
+        assert_eq!(world.list(), pinned);
         for bad in [
             "",
             "/x",

@@ -24,6 +24,10 @@ pub struct Boot {
 }
 
 impl Boot {
+    /// Stand in a command line for the pinned URL and the pinned path of the image.
+    pub(crate) const URL: &str = "{url}";
+    pub(crate) const PATH: &str = "{path}";
+
     /// More initrds than this no boot loader has to load.
     pub(crate) const MAX_INITRDS: usize = 32;
 

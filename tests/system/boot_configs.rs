@@ -358,7 +358,7 @@ fn bad_templates_do_no_harm() {
             bad("one\n  {{ image.generation }}\n"),
             format!(
                 "error: undefined value: `image` is undefined\n --> {file}:2:6\n  |\n\
-                 2 |   {{{{ image.generation }}}}\n  |      ^^^^^^^^^^^^^^^^ expected `images` or `generated`; an image has"
+                 2 |   {{{{ image.generation }}}}\n  |      ^^^^^^^^^^^^^^^^ expected `images`, `generated`, `url`, or `arch` with"
             ),
         ),
         (

@@ -136,10 +136,10 @@ fn everything_at_once() {
             format!(
                 "boot_config, {attribute:?}: the template has an error\nerror: undefined value: there \
                  is no attribute `kernel`\n --> {}:2:7\n  |\n2 | {{{{ it.kernel is plain }}}}\n  |       \
-                 ^^^^^^ expected `images` or `generated`; an image has `target`, `arch`, `subarch`, \
-                 `release`, `purpose`, `version`, `generation`, `digest`, `path`, `pinned_path`, \
-                 `published_at`, `boot`, `files`, its `boot` `kernel`, `initrd`, `cmdline`, `title`, \
-                 `efi`, and one of its files `path`, `size`, `sha256`",
+                 ^^^^^^ expected `images`, `generated`, `url`, or `arch` with `for_each`; an image has \
+                 `target`, `arch`, `subarch`, `release`, `purpose`, `version`, `generation`, `digest`, \
+                 `path`, `pinned_path`, `published_at`, `boot`, `files`, its `boot` `kernel`, `initrd`, \
+                 `cmdline`, `title`, `efi`, and one of its files `path`, `size`, `sha256`",
                 attribute.display()
             ),
             format!(
