@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::outputs::{ARCH, may_meet};
 use super::values::below;
 use crate::text::{Expected, Table, ValueExt as _};
 use crate::words::{Name, Target};
@@ -15,7 +16,7 @@ pub(crate) struct Alias {
 }
 
 /// Reads one alias. `tree` is the way from the TFTP server's root to the tree, `outputs` are those of
-/// boot configurations; `others` are the aliases before this one.
+/// boot configurations, some of them for any architecture; `others` are the aliases before this one.
 pub(super) fn alias(
     table: &mut Table<'_, '_>,
     tree: &Path,
@@ -39,9 +40,13 @@ pub(super) fn alias(
         if targets.any(|target| place(target).starts_with(&path)) {
             return Err("a path that is not above the target of an `alias`".to_string());
         }
-        let is_beside = |other: &Path| !other.starts_with(&path) && !path.starts_with(other);
-        let taken = others.iter().map(|it| &*it.path);
-        if !taken.chain(outputs.iter().map(|it| &**it)).all(is_beside) {
+        if path.to_string_lossy().contains(ARCH) {
+            return Err(format!(
+                "a path without {ARCH:?}, which only a `boot_config` has"
+            ));
+        }
+        let mut taken = others.iter().map(|it| &it.path).chain(outputs);
+        if taken.any(|other| may_meet(other, &path)) {
             return Err(
                 "a path of its own, neither above nor below that of another `alias` or of a \
                  `boot_config`"
@@ -88,7 +93,12 @@ mod tests {
     /// What is said of these aliases, each a path and a target.
     fn said(aliases: &[[&str; 2]]) -> String {
         let mut text = HEAD.to_string();
-        text += "[[boot_config]]\ntemplate = \"t\"\noutput = \"grub/grub.cfg\"\n";
+        for output in ["grub/grub.cfg\"", "d-i/{arch}/menu\"\nfor_each = \"arch\""] {
+            let _ = write!(
+                text,
+                "[[boot_config]]\ntemplate = \"t\"\noutput = \"{output}\n"
+            );
+        }
         for [path, target] in aliases {
             let _ = write!(text, "[[alias]]\npath = {path:?}\ntarget = \"{target}\"\n");
         }
@@ -122,6 +132,11 @@ mod tests {
             ("grub", OWN),
             ("grub/grub.cfg", OWN),
             ("grub/grub.cfg/x", OWN),
+            ("d-i", OWN),
+            ("d-i/amd64", OWN),
+            ("d-i/any/menu/x", OWN),
+            ("d-i/amd64/efi", ""),
+            ("efi/{arch}", "expected a path without \"{arch}\""),
             (
                 "netboot",
                 "expected another path: this is the tree, or a folder above it",

@@ -10,6 +10,7 @@ mod values;
 
 pub(crate) use aliases::Alias;
 pub(crate) use importers::{ImporterRule, Requirement};
+pub(crate) use outputs::BootConfig;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -120,15 +121,6 @@ pub(crate) struct TftpSettings {
     pub(crate) root: Option<PathBuf>,
     /// Where that is by HTTP, with a `/` at the end.
     pub(crate) url: Option<String>,
-}
-
-/// A boot configuration that is rendered after each change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BootConfig {
-    pub template: PathBuf,
-    /// Below the TFTP server's root. Where there is one for each architecture, `{arch}` stands for it.
-    pub output: PathBuf,
-    pub(crate) is_for_each_arch: bool,
 }
 
 /// A program of the admin's that is run after an outcome.

@@ -3,13 +3,21 @@
 use std::iter::zip;
 use std::path::{Path, PathBuf};
 
-use super::BootConfig;
 use super::values::{below, path};
 use crate::text::{Table, ValueExt as _};
 use crate::words::Name;
 
 /// Stands in an output for the name of an architecture.
-const ARCH: &str = "{arch}";
+pub(super) const ARCH: &str = "{arch}";
+
+/// A boot configuration that is rendered after each change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BootConfig {
+    pub(crate) template: PathBuf,
+    /// Below the TFTP server's root. Where there is one for each architecture, `{arch}` stands for it.
+    pub(crate) output: PathBuf,
+    pub(crate) is_for_each_arch: bool,
+}
 
 impl BootConfig {
     /// The output for an architecture.
