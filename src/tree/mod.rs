@@ -45,7 +45,6 @@ pub(crate) use staging::{Change, Placed, Staged};
 pub(crate) use vacuum::Vacuum;
 pub(crate) use verification::{DamageKind, Verification, Verified};
 
-use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -217,17 +216,12 @@ impl Tree {
         target: &Target,
         name: &GenerationName,
     ) -> Result<Option<Head>, Failure> {
-        const ENOUGH: usize = 4 << 10;
         let path = format!("{}.toml", name.path(target));
-        let Some(mut file) = self.root.file(&path)? else {
+        let Some(file) = self.root.file(&path)? else {
             return Ok(None);
         };
-        let mut start = vec![0; ENOUGH];
-        let length = file
-            .read(&mut start)
-            .map_err(|error| Failure::new("reading", self.root.path().join(&path), error))?;
-        let text = String::from_utf8_lossy(&start[..length]);
-        Ok(Head::parse(&text).ok())
+        Head::read(file)
+            .map_err(|error| Failure::new("reading", self.root.path().join(&path), error))
     }
 
     /// What proves the generation `name`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::{self, Read};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,10 @@ pub(crate) const FORMAT: u32 = 1;
 
 /// What stands between the head, which is short, and the listing, which may be long.
 const LISTING: &str = "\n[files]\n";
+
+/// Most heads are shorter, in bytes, and none is longer: `[boot]` may name 33 files.
+const FEW: usize = 4 << 10;
+const MAX_HEAD: usize = 1 << 20;
 
 /// Everything that is known of a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,6 +244,19 @@ impl Head {
         self.given.filter(|given| Some(*given) == now)
     }
 
+    /// Reads the head from the start of a record, and little more; `None` when it is unreadable.
+    pub(super) fn read(mut record: impl Read) -> io::Result<Option<Self>> {
+        let mut bytes = Vec::with_capacity(FEW);
+        loop {
+            let more = bytes.len().max(FEW) as u64;
+            let more = record.by_ref().take(more).read_to_end(&mut bytes)?;
+            let text = String::from_utf8_lossy(&bytes);
+            if more == 0 || text.contains(LISTING) || bytes.len() > MAX_HEAD {
+                return Ok(Self::parse(&text).ok());
+            }
+        }
+    }
+
     /// Reads the head of a record; `text` may end anywhere after it.
     ///
     /// # Errors
@@ -392,6 +410,20 @@ paths = [
         let text = sample().to_toml();
         let cut = text.find("[links]").unwrap();
         assert_eq!(Head::parse(&text[..cut]).unwrap(), sample().head);
+    }
+
+    #[test]
+    fn a_head_is_read_whole_and_of_what_has_none_not_everything() {
+        let mut record = sample();
+        for path in ["\u{fc}".repeat(2_000), String::new()] {
+            record.head.boot.initrd.resize(32, path);
+            let text = record.to_toml();
+            let head = Head::read(text.as_bytes()).unwrap();
+            assert_eq!(head.as_ref(), Some(&record.head));
+            record.head.boot.initrd.clear();
+        }
+        assert_eq!(Head::read(io::repeat(b'x')).unwrap(), None);
+        assert_eq!(Head::read(io::empty()).unwrap(), None);
     }
 
     #[test]
