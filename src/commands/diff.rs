@@ -9,11 +9,11 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::status::{plain, with_head};
-use super::terminal::{print_as, text_or, width};
+use super::terminal::{boot_lines, print_as, text_or, width};
 use crate::settings::Settings;
 use crate::text::counted;
 use crate::tree::{Record, Tree};
-use crate::words::{GenerationHint, GenerationName, Target};
+use crate::words::{Boot, GenerationHint, GenerationName, Target};
 
 /// Shows what differs: between the current generation and the one that it has replaced, between `from`
 /// and the current one, or between `from` and `to`.
@@ -67,6 +67,8 @@ struct Side {
     promoted_from: Option<Target>,
     files: usize,
     bytes: u64,
+    /// What the manifest says.
+    boot: Boot,
 }
 
 /// What differs at one path.
@@ -134,6 +136,7 @@ impl Diff {
             promoted_from: record.head.promoted().map(|it| it.from.clone()),
             files: record.head.file_count,
             bytes: record.head.bytes,
+            boot: record.head.boot.clone(),
         };
         Self {
             target: target.clone(),
@@ -157,6 +160,11 @@ impl Diff {
                 text,
                 "{name:4} {generation}: {files}, {bytes}{version}{from}"
             );
+            if self.from.boot != self.to.boot {
+                let lines = boot_lines(&side.boot);
+                let lines = std::iter::once("[boot]".to_string()).chain(lines);
+                text.extend(lines.map(|line| format!("     {line}\n")));
+            }
         }
         if !self.changes.is_empty() {
             let rows = self.changes.iter().map(|change| {

@@ -128,7 +128,7 @@ fn check(target: &Target, record: &Record, bytes: &[u8]) -> Result<(), Unproven>
         return wrong(format!("says {signed}; the record says {recorded}"));
     }
     if manifest.boot != head.boot {
-        return Err("says in `[boot]` something else than the record".to_string());
+        return wrong("says in `[boot]` something else than the record".to_string());
     }
     let is_of = manifest.check_is_of(&record.listing);
     is_of.or_else(|fault| match fault {

@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::status::plain;
-use super::terminal::{print_as, text_or};
+use super::terminal::{boot_lines, print_as, text_or};
 use super::waiting::{DaemonSays, waiting};
 use crate::settings::Settings;
 use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
 use crate::text::{quoted, short};
-use crate::tree::{Happened, Tree};
-use crate::words::{Moment, Target, Verdict, Vouched};
+use crate::tree::{Happened, Head, Tree};
+use crate::words::{Boot, Moment, Target, Verdict, Vouched};
 
 /// How many histories one thread reads.
 const FEW: usize = 64;
@@ -71,6 +71,9 @@ struct Told {
     /// From where the image was promoted, as long as its generation is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     promoted_from: Option<Target>,
+    /// What its manifest said of how to boot the image, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
 }
 
 impl KnownDrop {
@@ -184,10 +187,15 @@ impl KnownDrop {
 
 impl Told {
     fn of(outcome: Outcome, settings: &Settings) -> Self {
-        let promoted_from = promoted_from(&outcome, settings);
+        let head = head_of(&outcome, settings);
+        let is_promotion = outcome.verdict == Verdict::Promoted;
+        let promoted = head.as_ref().and_then(Head::promoted);
+        let promoted_from = promoted.filter(|_| is_promotion).map(|it| it.from.clone());
+        let boot = head.map(|it| it.boot).filter(|boot| !boot.is_empty());
         Self {
             outcome,
             promoted_from,
+            boot,
         }
     }
 }
@@ -234,6 +242,9 @@ impl Lines {
         self.add_vouched(&outcome.vouched);
         self.add("Received", &ago(outcome.received_at));
         self.add("Finished", &ago(outcome.finished_at));
+        if let Some(boot) = &told.boot {
+            self.add("Boot", &boot_lines(boot).join("\n"));
+        }
     }
 
     /// What the history of a target tells of a drop.
@@ -260,13 +271,11 @@ impl Lines {
     }
 }
 
-fn promoted_from(outcome: &Outcome, settings: &Settings) -> Option<Target> {
-    let is_meant = outcome.verdict == Verdict::Promoted;
+/// The head of the record of the generation that an outcome names.
+fn head_of(outcome: &Outcome, settings: &Settings) -> Option<Head> {
     let (target, image) = (outcome.target.as_ref()?, outcome.image.as_ref()?);
-    let generation = image.generation.as_ref().filter(|_| is_meant)?;
     let tree = Tree::open(&settings.tree.path).ok()?;
-    let head = tree.head(target, generation).ok()??;
-    Some(head.promoted()?.from.clone())
+    tree.head(target, image.generation.as_ref()?).ok()?
 }
 
 fn ago(at: Moment) -> String {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::sys::Progress;
+use crate::words::Boot;
 
 /// Prints to standard output. When nobody reads that any more (`| head`), it is no error.
 pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
@@ -38,6 +39,13 @@ pub(super) fn print_as<T: Serialize>(
 /// A value as people read it, or what stands for one that is missing.
 pub(super) fn text_or(value: Option<impl ToString>, missing: &str) -> String {
     value.map_or_else(|| missing.to_string(), |value| value.to_string())
+}
+
+/// What an importer says of how an image boots, a key a line, as a manifest has it; nothing moves a cursor.
+pub(super) fn boot_lines(boot: &Boot) -> Vec<String> {
+    let text = toml::to_string(boot).expect("it is plain data");
+    let lines = text.lines().filter(|line| *line != "initrd = []");
+    lines.map(str::to_string).collect()
 }
 
 /// Says something on standard error. Nobody hears a closed pipe.

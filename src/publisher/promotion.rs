@@ -162,7 +162,8 @@ impl Source {
             return Ok(None);
         };
         let head = &record.head;
-        let is_same = head.digest == ours.digest && head.version == ours.version;
+        let is_same = head.digest == ours.digest
+            && (&head.version, &head.boot) == (&ours.version, &ours.boot);
         if !is_same || !has_come_by_order(request, head) {
             return Ok(None);
         }

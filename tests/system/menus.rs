@@ -30,6 +30,11 @@ pub fn tests() -> Vec<Trial> {
             another_way_is_another_generation,
         ),
         test(
+            "show and diff say how an image boots",
+            &[],
+            shown_by_commands,
+        ),
+        test(
             "submit says in the manifest how an image boots",
             &[],
             submit_says_how,
@@ -242,6 +247,50 @@ fn another_way_is_another_generation() {
     assert_eq!(catalog(&world)[0]["boot"]["cmdline"], Value::Null);
     assert_eq!(catalog(&world)[0]["boot"]["title"], "T");
     assert_catalog_current(&world);
+}
+
+fn shown_by_commands() {
+    let world = world(&[], "");
+    let boot = "kernel = \"linux\"\ninitrd = [\"ucode.img\", \"initrd.gz\"]\ntitle = \"T\"\n";
+    let efi = "efi = \"linux\"\n";
+    for (name, more) in [("1", ""), ("2", boot), ("3", efi)] {
+        let more = format!("[boot]\n{more}");
+        put(
+            &world,
+            name,
+            TARGET,
+            &more,
+            &["linux", "initrd.gz", "ucode.img"],
+        );
+        world.run_once();
+    }
+    let generation = |name: &str| {
+        let outcome = world.assert_outcome(name, "published");
+        outcome["generation"].as_str().unwrap().to_string()
+    };
+    let [one, two, three] = ["1", "2", "3"].map(generation);
+    let indented = |text: &str, blanks: usize| {
+        let lines = text.lines().map(|line| " ".repeat(blanks) + line + "\n");
+        lines.collect::<String>()
+    };
+    let boots = |from: &str, to: &str| {
+        let output = world.run(&["diff", TARGET, from, to]);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let lines = shown.lines().filter(|line| line.starts_with("     "));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let [nothing, boot_lines, efi_lines] =
+        ["", boot, efi].map(|it| indented(&format!("[boot]\n{it}"), 5));
+    assert_eq!(boots(&one, &two), nothing + &boot_lines);
+    assert_eq!(boots(&two, &three), boot_lines + &efi_lines);
+    assert_eq!(boots(&two, &two), "");
+    for (name, boot) in [("1", ""), ("2", boot), ("3", efi)] {
+        let output = world.run(&["show", name]);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let expected = indented(boot, 12).replacen("            ", "      Boot: ", 1);
+        assert!(shown.contains(&expected), "{shown}");
+        assert_eq!(shown.contains("Boot:"), name != "1", "{shown}");
+    }
 }
 
 fn submit_says_how() {
