@@ -369,7 +369,7 @@ _netboot__publisher() {
             return 0
             ;;
         netboot__publisher__subcmd__may)
-            opts="-h --config --help publish rollback withdraw"
+            opts="-h --config --help publish rollback withdraw promote"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
