@@ -27,6 +27,14 @@ impl Cost {
             cpu: cpu_time("self").checked_sub(cpu).unwrap(),
         }
     }
+
+    /// What is left of it without `part`.
+    pub fn beyond(&self, part: &Self) -> Self {
+        Self {
+            wall: self.wall.saturating_sub(part.wall),
+            cpu: self.cpu.saturating_sub(part.cpu),
+        }
+    }
 }
 
 /// Leaves nothing to be written to the disk.

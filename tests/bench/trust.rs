@@ -47,10 +47,15 @@ pub fn trust(bench: &Bench) {
     let papers = [0, 1].map(|stamp| Papers::sign(dir.path(), &key, stamp));
     let ways = ways(&fs::read_to_string(key.with_extension("pub")).unwrap());
     let phases = [("first", 0), ("changed", 1), ("unchanged", 1)];
+    // Of a start with nothing to do, and of all that is beyond such a one.
+    let mut starts = phases.map(|_| ways.each_ref().map(|_| Vec::new()));
     let mut costs = phases.map(|_| ways.each_ref().map(|_| Vec::new()));
     for round in 0..bench.rounds {
         let worlds = ways.each_ref().map(|way| bench.world_with(&way.rules));
-        for ((phase, stamp), costs) in phases.iter().zip(&mut costs) {
+        for (((phase, stamp), starts), costs) in phases.iter().zip(&mut starts).zip(&mut costs) {
+            for ((world, _dir), starts) in worlds.iter().zip(starts) {
+                starts.push(Cost::of(|| run_once(world)));
+            }
             for ((world, _dir), way) in worlds.iter().zip(&ways) {
                 drop_all(world, phase, &papers[*stamp], *stamp, way.is_signed);
             }
@@ -63,12 +68,30 @@ pub fn trust(bench: &Bench) {
             }
         }
     }
-    for (what, control, goal) in [(2, 1, "1.15"), (3, 0, "1"), (4, 2, "1")] {
-        for ((phase, _), costs) in phases.iter().zip(&costs) {
-            let case = format!("{}, {phase}", ways[what].what);
+    for (what, control, goal, is_with_start) in
+        [(2, 1, "1.15", true), (3, 0, "1", false), (4, 2, "1", false)]
+    {
+        for (((phase, _), starts), costs) in phases.iter().zip(&starts).zip(&costs) {
+            let beyond = if is_with_start {
+                ""
+            } else {
+                ", beyond a start"
+            };
+            let case = format!("{}, {phase}{beyond}", ways[what].what);
+            let costs = |at: usize| {
+                let all = costs[at].iter().zip(&starts[at]);
+                let cost = |(all, start): (&Cost, _)| {
+                    if is_with_start {
+                        *all
+                    } else {
+                        all.beyond(start)
+                    }
+                };
+                all.map(cost).collect()
+            };
             let sides = Sides {
-                ours: costs[what].clone(),
-                control: costs[control].clone(),
+                ours: costs(what),
+                control: costs(control),
             };
             sides.print(&case, ways[control].what, Unit::Rate(DROPS), goal);
         }
