@@ -341,7 +341,7 @@ impl Machine {
             line.map(|path| path.trim().to_string())
                 .ok_or(key.to_string())
         };
-        self.fetch_both([path("KERNEL")?, path("INITRD")?])
+        self.fetch_both([path("LINUX")?, path("INITRD")?])
     }
 
     fn fetch_both(&self, paths: [String; 2]) -> Result<[u64; 2], String> {

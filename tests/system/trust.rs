@@ -349,7 +349,7 @@ fn may() {
     );
     let said = text(&world.run(&["may", "games", "create", TARGET]));
     assert!(
-        said.contains("[possible values: publish, rollback, withdraw]"),
+        said.contains("[possible values: publish, rollback, withdraw, promote]"),
         "{said}"
     );
 }
