@@ -1,6 +1,7 @@
 //! `--sign`: ssh-keygen signs the manifest of a drop.
 
 use std::io::{self, ErrorKind};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ pub(super) async fn sign(
         }
         status = keygen.wait() => status.context("waiting for ssh-keygen")?,
     };
+    // That of a terminal may come to ssh-keygen first.
+    if status.signal() == Some(Signal::INT.as_raw()) {
+        return Ok(false);
+    }
     let doing = || format!("signing with {key:?}");
     anyhow::ensure!(
         status.success(),

@@ -102,6 +102,8 @@ pub(crate) enum Why {
     Alias(Blocked),
     #[error("{0}, what was known of the image stays")]
     Image(String),
+    #[error("it can't be read")]
+    Catalog,
 }
 
 impl Why {
@@ -195,7 +197,6 @@ impl BootConfigs {
     /// Keeps every alias, takes `changes` up into the catalog, and renders every output. Blocks.
     pub fn render(&self, changes: &Changes) -> Rendered {
         let mut rendered = Rendered::default();
-        let tree = self.staging.tree();
         let is_output = |path: &str| self.configs.iter().any(|it| it.has(path));
         let links = self.staging.links();
         let kept = links.keep(self.place(), &self.aliases, is_output);
@@ -207,17 +208,30 @@ impl BootConfigs {
             rendered.troubles.extend(troubles);
             return rendered;
         }
-        let whole = || Catalog::read(tree).unwrap_or_default();
-        let images = self.render_all(whole(), &mut rendered);
-        if images.is_damaged() {
+        // Without the catalog the outputs stay: nobody knows what they would have to name.
+        if let Some(catalog) = self.read_catalog(&mut rendered)
+            && self.render_all(catalog, &mut rendered).is_damaged()
+        {
             // Somebody has written into the catalog: it is made anew.
             rendered.troubles.clear();
             rendered.left_out.clear();
             self.update_catalog(None, &mut rendered);
-            self.render_all(whole(), &mut rendered);
+            if let Some(catalog) = self.read_catalog(&mut rendered) {
+                self.render_all(catalog, &mut rendered);
+            }
         }
         rendered.troubles.extend(troubles);
         rendered
+    }
+
+    fn read_catalog(&self, rendered: &mut Rendered) -> Option<Catalog> {
+        let tree = self.staging.tree();
+        let catalog = Catalog::read(tree);
+        if catalog.is_none() && rendered.troubles.is_empty() {
+            let path = tree.root().path().join(Catalog::NAME);
+            rendered.note(&path, Err(Why::Catalog));
+        }
+        catalog
     }
 
     /// Takes changes up into the catalog, or makes it anew.

@@ -37,6 +37,11 @@ pub fn tests() -> Vec<Trial> {
             the_catalog_catches_up,
         ),
         test(
+            "a catalog that can not be read leaves the menus as they are",
+            &[],
+            without_a_catalog,
+        ),
+        test(
             "run --once says by its exit code that a template has failed",
             &[],
             once_fails,
@@ -518,6 +523,29 @@ fn a_withdrawal_is_rendered() {
     let images = catalog(&world)["images"].as_array().unwrap().clone();
     assert_eq!(images.len(), 1);
     assert_eq!(images[0]["target"], other);
+    daemon.stop();
+}
+
+fn without_a_catalog() {
+    let world = simple();
+    let mut daemon = world.daemon();
+    world.drop_image("one", TARGET, &[("linux", b"one")]);
+    daemon.wait_for_drop("one");
+    let names_it = || fs::read_to_string(menu(&world)).is_ok_and(|text| text.contains(TARGET));
+    until("the menu with the image", names_it);
+    daemon.stop();
+    // A folder stands in the place of the catalog, which can't be written or read then.
+    let catalog = world.tree.join("catalog.json");
+    fs::remove_file(&catalog).unwrap();
+    fs::create_dir(&catalog).unwrap();
+    let mut daemon = world.daemon();
+    let said = daemon.wait_for(" rendering ");
+    assert!(said.contains("catalog.json"), "{said}");
+    assert!(names_it(), "the menu was rendered of nothing");
+    fs::remove_dir(&catalog).unwrap();
+    world.drop_image("two", TARGET, &[("linux", b"two")]);
+    daemon.wait_for("good again");
+    assert_menu_current(&world);
     daemon.stop();
 }
 

@@ -552,6 +552,15 @@ fn interrupted() {
         assert!(terminal.echoes() || is_slow, "what is typed stays hidden");
         assert_eq!(scene.world.names("incoming"), Vec::<String>::new());
     }
+    // ssh-keygen has it before submit.
+    fs::write(&slow, "#!/bin/sh\nkill -INT $$\n").unwrap();
+    let mut terminal = Terminal::new();
+    let mut submit = scene.submit("one", &locked);
+    let path = std::env::var("PATH").unwrap();
+    submit.env("PATH", format!("{}:{path}", scene.world.root.display()));
+    let done = terminal.start(&submit, GAMES).wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(130), "{}", terminal.shown());
+    terminal.wait_for("interrupted, nothing is left in the spool");
 }
 
 fn unknown_image() {
