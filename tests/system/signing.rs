@@ -525,17 +525,18 @@ fn interrupted() {
     let locked = keys.locked("ed25519", "secret");
     let scene = Scene::new(keys, &[public(&locked)]);
     // One that notes the first signal only, as ssh-keygen does right before it reads.
-    let slow = scene.world.root.join("ssh-keygen");
+    let ours = scene.world.root.join("ssh-keygen");
     let script = "#!/bin/sh\ntrap 'trap - TERM' TERM\nstty -echo\necho 'Enter passphrase' >&2\n\
                   while :; do sleep 0.01; done\n";
-    fs::write(&slow, script).unwrap();
-    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&ours, script).unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", scene.world.root.display());
     for (by_key, is_slow) in [(true, false), (false, false), (false, true)] {
         let mut terminal = Terminal::new();
         let mut submit = scene.submit("one", &locked);
         if is_slow {
-            let path = std::env::var("PATH").unwrap();
-            submit.env("PATH", format!("{}:{path}", scene.world.root.display()));
+            submit.env("PATH", &path);
         }
         let child = terminal.start(&submit, GAMES);
         terminal.wait_for("Enter passphrase");
@@ -553,11 +554,10 @@ fn interrupted() {
         assert_eq!(scene.world.names("incoming"), Vec::<String>::new());
     }
     // ssh-keygen has it before submit.
-    fs::write(&slow, "#!/bin/sh\nkill -INT $$\n").unwrap();
+    fs::write(&ours, "#!/bin/sh\nkill -INT $$\n").unwrap();
     let mut terminal = Terminal::new();
     let mut submit = scene.submit("one", &locked);
-    let path = std::env::var("PATH").unwrap();
-    submit.env("PATH", format!("{}:{path}", scene.world.root.display()));
+    submit.env("PATH", &path);
     let done = terminal.start(&submit, GAMES).wait_with_output().unwrap();
     assert_eq!(done.status.code(), Some(130), "{}", terminal.shown());
     terminal.wait_for("interrupted, nothing is left in the spool");
