@@ -58,10 +58,22 @@ fn the_readme_names_every_command() {
 }
 
 #[test]
-fn the_readme_names_every_reason_and_no_other() {
-    let source = read("src/words/verdict.rs");
-    let (_, variants) = source.split_once("enum Reason {\n").unwrap();
-    let (variants, _) = variants.split_once('}').unwrap();
+fn the_readme_names_every_reason_and_note_and_no_other() {
+    for (file, of, table) in [
+        ("src/words/verdict.rs", "Reason", "| reason |"),
+        ("src/words/note.rs", "NoteKind", "| note |"),
+    ] {
+        let words = words(file, of);
+        assert!(words.len() > 8, "{of}");
+        assert_eq!(first_column(table), words, "{of}");
+    }
+}
+
+/// The words of an enum that is written in kebab case.
+fn words(file: &str, of: &str) -> BTreeSet<String> {
+    let source = read(file);
+    let (_, variants) = source.split_once(&format!("enum {of} {{\n")).unwrap();
+    let (variants, _) = variants.split_once("\n}").unwrap();
     let variants = code(variants);
     let kebab = |name: &str| {
         let words = name.chars().flat_map(|c| {
@@ -73,20 +85,22 @@ fn the_readme_names_every_reason_and_no_other() {
             .trim_start_matches('-')
             .to_string()
     };
-    let reasons: BTreeSet<_> = variants
-        .lines()
+    let variants = variants.lines();
+    variants
         .map(|line| kebab(line.trim().trim_end_matches(',')))
-        .collect();
+        .collect()
+}
+
+/// The words in the first column of the README's table with this head.
+fn first_column(head: &str) -> BTreeSet<String> {
     let readme = read("README.md");
-    let (_, table) = readme.split_once("| reason |").expect("a table of reasons");
+    let (_, table) = readme.split_once(head).expect("such a table");
     let rows = table
         .lines()
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    let listed: BTreeSet<_> = rows
-        .map(|row| row.split('`').nth(1).expect("a reason").to_string())
-        .collect();
-    assert_eq!(listed, reasons);
+    rows.map(|row| row.split('`').nth(1).expect("a word").to_string())
+        .collect()
 }
 
 #[test]

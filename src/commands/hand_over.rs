@@ -328,6 +328,9 @@ fn tell(outcome: &Outcome) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(REJECTED));
     }
     outcome.detail.iter().for_each(|detail| say(detail));
+    for note in outcome.notes() {
+        say(&format!("noted {note}"));
+    }
     let generation = outcome.image.as_ref().and_then(|it| it.generation.as_ref());
     let generation = text_or(generation.map(|it| format!(" {it}")), "");
     print(&format!("{verdict} {target}{generation}\n"))

@@ -242,6 +242,10 @@ impl Lines {
         self.add_vouched(&outcome.vouched);
         self.add("Received", &ago(outcome.received_at));
         self.add("Finished", &ago(outcome.finished_at));
+        let notes: Vec<_> = outcome.notes().iter().map(ToString::to_string).collect();
+        if !notes.is_empty() {
+            self.add("Notes", &notes.join("\n"));
+        }
         if let Some(boot) = &told.boot {
             self.add("Boot", &boot_lines(boot).join("\n"));
         }

@@ -10,12 +10,12 @@ use serde::Serialize;
 use super::terminal::{print_as, text_or, width};
 use super::waiting::{DaemonSays, waiting};
 use crate::fault::Fault;
-use crate::settings::Settings;
+use crate::settings::{Settings, TftpSettings};
 use crate::spool::{Outcome, SpoolView, Waiting};
 use crate::sys::try_map;
 use crate::text::{counted, quoted, short, table};
 use crate::tree::{Head, Tree};
-use crate::words::{Digest, GenerationName, Moment, Target, TargetPattern, Vouched};
+use crate::words::{Digest, GenerationName, Moment, Note, Target, TargetPattern, Vouched};
 
 /// How many targets one thread reads.
 const FEW: usize = 256;
@@ -99,6 +99,8 @@ struct Shown {
     /// Of an image that was promoted: the target that it came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     promoted_from: Option<Target>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<Note>,
 }
 
 impl Status {
@@ -114,7 +116,7 @@ impl Status {
             None => tree.targets()?,
         };
         targets.retain(|target| only.is_none_or(|only| only.fits(target)));
-        let look = |target| target_status(&tree, target, only.is_some());
+        let look = |target| target_status((&tree, &settings.tftp), target, only.is_some());
         let statuses = try_map(targets, if only.is_some() { 1 } else { FEW }, look)?;
         let spool = SpoolView::open(&settings.spool.path)?;
         let is_meant = |target: Option<&Target>| {
@@ -145,7 +147,7 @@ impl Status {
 
     /// The text for people.
     fn to_text(&self, width: Option<usize>) -> String {
-        let mut text = self.published(width) + &self.vouched(width);
+        let mut text = self.published(width) + &self.vouched(width) + &self.noted(width);
         if !self.waiting.is_empty() {
             let head = ["WAITING", "TARGET", "IMPORTER", "SINCE", "WHY"];
             let rows = self.waiting.iter().map(|drop| {
@@ -195,7 +197,7 @@ impl Status {
             );
             text += &more(self.drafts.len().saturating_sub(MAX_SHOWN));
         }
-        for line in self.notes() {
+        for line in self.rest() {
             let _ = writeln!(text, "\n{line}");
         }
         text
@@ -259,8 +261,32 @@ impl Status {
         format!("\n{table}")
     }
 
+    /// The table of what is noted of images; nothing where nothing is. It has the notes whole where some
+    /// targets are asked for, and their words elsewhere.
+    fn noted(&self, width: Option<usize>) -> String {
+        let mut rows = Vec::new();
+        for status in &self.targets {
+            let target = status.target.to_string();
+            let notes = status.head.iter().flat_map(|head| &head.notes);
+            if status.disk.is_some() {
+                rows.extend(notes.map(|note| [target.clone(), note.to_string()]));
+                continue;
+            }
+            let mut words: Vec<_> = notes.map(|note| note.kind.to_string()).collect();
+            words.dedup();
+            if !words.is_empty() {
+                rows.push([target, words.join(", ")]);
+            }
+        }
+        if rows.is_empty() {
+            return String::new();
+        }
+        let table = with_head(["NOTED", "NOTES"], rows.into_iter(), width, [18, 30]);
+        format!("\n{table}")
+    }
+
     /// What else there is to say, a line each.
-    fn notes(&self) -> Vec<String> {
+    fn rest(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for status in &self.targets {
             let asked = status.disk.and(status.head.as_ref());
@@ -331,14 +357,19 @@ fn why(drop: &Waiting) -> String {
 
 /// The status of one target; `None` where nothing is current.
 fn target_status(
-    tree: &Tree,
+    (tree, tftp): (&Tree, &TftpSettings),
     target: Target,
     is_meant: bool,
 ) -> Result<Option<TargetStatus>, Fault> {
     let Some(generation) = tree.pointed(&target)? else {
         return Ok(None);
     };
+    let noted = |head: &Head| {
+        let no_url = Note::no_url(&head.boot, tftp);
+        head.notes().iter().cloned().chain(no_url).collect()
+    };
     let shown = |head: Head| Shown {
+        notes: noted(&head),
         promoted_from: head.promoted().map(|it| it.from.clone()),
         version: head.version,
         published_at: head.published_at,

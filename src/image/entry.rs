@@ -118,25 +118,35 @@ pub(super) fn find<'a>(entries: &'a [Entry], path: &str) -> Option<&'a Entry> {
 impl Content {
     /// Whether there is a regular file at a path of `entries`, which are sorted, or a link that ends at one.
     pub(crate) fn is_file_at(path: &str, entries: &[Entry]) -> bool {
-        match find(entries, path).map(|entry| &entry.content) {
-            Some(Self::File(_)) => true,
-            Some(Self::Link(target)) => end_of(entries, path, target) == Some(End::File),
-            _ => false,
-        }
+        file_at(path, entries).is_some()
     }
 }
 
-/// Where a link ends.
+/// The regular file at a path of `entries`, which are sorted, or the one that a link there ends at: its own
+/// path, and its size in bytes.
+pub(super) fn file_at<'e>(path: &str, entries: &'e [Entry]) -> Option<(&'e str, u64)> {
+    let entry = find(entries, path)?;
+    match &entry.content {
+        Content::File(size) => Some((&entry.path, *size)),
+        Content::Link(target) => match end_of(entries, path, target)? {
+            End::File(path, size) => Some((path, size)),
+            End::Folder => None,
+        },
+        Content::Folder | Content::Foreign => None,
+    }
+}
+
+/// Where a link ends: at a file of this path and size, or at a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    File,
+enum End<'e> {
+    File(&'e str, u64),
     Folder,
 }
 
 /// Where the link `path` that holds `target` ends; `None` when it leaves the image on the way, or leads
 /// to no name that is there. Follows it as the kernel does (`path_resolution(7)`): part by part, links on
 /// the way as well.
-fn end_of(entries: &[Entry], path: &str, target: &str) -> Option<End> {
+fn end_of<'e>(entries: &'e [Entry], path: &str, target: &str) -> Option<End<'e>> {
     if target.starts_with('/') {
         return None;
     }
@@ -157,10 +167,11 @@ fn end_of(entries: &[Entry], path: &str, target: &str) -> Option<End> {
                     at.push('/');
                 }
                 at.push_str(name);
-                match find(entries, &at).map(|entry| &entry.content) {
-                    Some(Content::Folder) => {}
-                    Some(Content::File(_)) if parts.is_empty() => end = End::File,
-                    Some(Content::Link(target)) if !target.starts_with('/') => {
+                let entry = find(entries, &at)?;
+                match &entry.content {
+                    Content::Folder => {}
+                    Content::File(size) if parts.is_empty() => end = End::File(&entry.path, *size),
+                    Content::Link(target) if !target.starts_with('/') => {
                         at.truncate(length);
                         parts.extend(target.rsplit('/'));
                     }

@@ -7,7 +7,9 @@
 mod compare;
 mod copy;
 mod entry;
+mod header;
 mod listing;
+mod notes;
 mod reading;
 mod usual;
 
@@ -180,7 +182,7 @@ impl Image {
     }
 
     /// Every regular file, with its size in bytes.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, u64)> + Clone {
         self.entries.iter().filter_map(|entry| match entry.content {
             Content::File(size) => Some((entry.path.as_str(), size)),
             _ => None,

@@ -138,7 +138,7 @@ fn initrds<'p>(kernel: &str, files: impl Iterator<Item = &'p str> + Clone) -> Ve
 }
 
 /// A path's folder, and its name there.
-fn parted(path: &str) -> (&str, &str) {
+pub(super) fn parted(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::publisher::{Activity, News};
 use crate::settings::{ImporterRule, Settings};
 use crate::sys::Dir;
-use crate::words::{Moment, Verdict};
+use crate::words::{Moment, NoteKind, Verdict};
 
 /// The file is written no more often than this.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -74,8 +74,9 @@ struct Metrics {
     /// Bytes and inodes.
     free: Vec<IntGaugeVec>,
     reloads: IntCounterVec,
-    failed_renderings: IntCounter,
-    failing: IntGauge,
+    /// Those that failed, and what is not up to date.
+    renderings: (IntCounter, IntGauge),
+    notes: IntCounterVec,
     /// A gauge is in the registry while it is shown.
     times: Vec<Gauge>,
 }
@@ -103,10 +104,15 @@ impl Metrics {
         let help = "Reloads of the configuration, by what became of them.";
         let reloads = IntCounterVec::new(options("reloads_total", help), &["result"]);
         let help = "Renderings after which the catalog or an output was not up to date.";
-        let failed_renderings = IntCounter::with_opts(options("failed_renderings_total", help));
+        let failed = IntCounter::with_opts(options("failed_renderings_total", help));
         let help =
             "The catalog, outputs and aliases that are not up to date since the last rendering.";
         let failing = IntGauge::with_opts(options("outputs_failing", help));
+        let notes = options(
+            "notes_total",
+            "Notes on images that drops brought, by note.",
+        );
+        let notes = IntCounterVec::new(notes, &["note"]);
         let build = options("build_info", "The version that runs.");
         let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")));
         register(&registry, build)?.set(1);
@@ -125,20 +131,27 @@ impl Metrics {
             waits: register(&registry, waits)?,
             free: free.collect::<Result<_, _>>()?,
             reloads: register(&registry, reloads)?,
-            failed_renderings: register(&registry, failed_renderings)?,
-            failing: register(&registry, failing)?,
+            renderings: (register(&registry, failed)?, register(&registry, failing)?),
+            notes: register(&registry, notes)?,
             times: times.into_iter().collect::<Result<_, _>>()?,
             counts,
             registry,
         };
-        // What has not happened yet is 0, so that its rate is known when it happens.
+        metrics.begin();
+        Ok(metrics)
+    }
+
+    /// What has not happened yet is 0, so that its rate is known when it happens.
+    fn begin(&self) {
         for verdict in Verdict::VARIANTS {
             if *verdict != <&str>::from(Verdict::Rejected) {
-                metrics.outcomes.with_label_values(&[verdict, ""]);
+                self.outcomes.with_label_values(&[verdict, ""]);
             }
-            metrics.duration.with_label_values(&[verdict]);
+            self.duration.with_label_values(&[verdict]);
         }
-        Ok(metrics)
+        for note in NoteKind::VARIANTS {
+            self.notes.with_label_values(&[note]);
+        }
     }
 
     /// Shows the figures of these rules, and no more those of rules `before` that have gone.
@@ -171,6 +184,11 @@ impl Metrics {
         }
         let duration = self.duration.with_label_values(&[verdict]);
         duration.observe(news.took.as_secs_f64());
+        for note in outcome.notes() {
+            self.notes
+                .with_label_values(&[<&str>::from(note.kind)])
+                .inc();
+        }
         if let (Verdict::Published, Some(image)) = (outcome.verdict, &outcome.image) {
             self.published_bytes.inc_by(image.bytes);
         }
@@ -200,8 +218,9 @@ impl Metrics {
         let catch_up = |counter: &IntCounter, now: u64| counter.inc_by(now - counter.get());
         catch_up(&self.reloads.with_label_values(&["good"]), good);
         catch_up(&self.reloads.with_label_values(&["refused"]), refused);
-        catch_up(&self.failed_renderings, failed);
-        self.failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+        let (failures, now) = &self.renderings;
+        catch_up(failures, failed);
+        now.set(i64::try_from(failing).unwrap_or(i64::MAX));
     }
 
     /// What can't be asked is not shown.

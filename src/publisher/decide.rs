@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::decision::{Decided, Decision, Postponed, Request};
 use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
+use super::notes::notes_of;
 use super::orders::find_old;
 use super::permits::Permits;
 use super::promotion::Source;
@@ -20,7 +21,7 @@ use crate::settings::Limits;
 use crate::spool::{Action, Claimed, DropKey, Manifest, Peeked, Ready, Seen};
 use crate::sys::Dir;
 use crate::tree::{Current, Generation, Record};
-use crate::words::{Reason, Target};
+use crate::words::{Note, Reason, Target};
 
 /// What a file of an image costs besides its bytes, about.
 const FILE: u64 = 16 << 10;
@@ -64,6 +65,8 @@ pub(super) struct Checked {
     manifest: Manifest,
     wanted: Wanted,
     current: Current,
+    /// What is noted of the drop's image, where it has one.
+    notes: Vec<Note>,
     started: Instant,
 }
 
@@ -85,7 +88,7 @@ enum Wanted {
 enum Found {
     /// Nothing is left to do.
     Done(Decision),
-    Wanted(Wanted, Current),
+    Wanted(Wanted, Current, Vec<Note>),
 }
 
 impl Checked {
@@ -192,12 +195,13 @@ impl Workshop {
                     let target = Some(manifest.target);
                     return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
                 }
-                Ok(Found::Wanted(wanted, current)) => {
+                Ok(Found::Wanted(wanted, current, notes)) => {
                     return Ok(Begun::Checked(Box::new(Checked {
                         claimed,
                         manifest,
                         wanted,
                         current,
+                        notes,
                         started,
                     })));
                 }
@@ -210,7 +214,10 @@ impl Workshop {
 
     /// Compares a drop with what is published, and stages it where it differs.
     fn decide(&self, checked: Checked) -> Result<Begun, Postponed> {
-        let request = self.request(&checked.claimed, &checked.manifest);
+        let request = Request {
+            notes: &checked.notes,
+            ..self.request(&checked.claimed, &checked.manifest)
+        };
         let decision = match checked.wanted {
             Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
             Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
@@ -223,8 +230,12 @@ impl Workshop {
             Err(fault) if let Some(reason) = fault.steps_aside() => {
                 Ok(Begun::Aside(checked.claimed, target, (fault, reason)))
             }
-            decision => Decided::new(checked.claimed, Some(target), decision, checked.started)
-                .map(Begun::Decided),
+            decision => {
+                let decided =
+                    Decided::new(checked.claimed, Some(target), decision, checked.started)?;
+                let notes = checked.notes;
+                Ok(Begun::Decided(Decided { notes, ..decided }))
+            }
         }
     }
 
@@ -238,6 +249,7 @@ impl Workshop {
             shop: self,
             claimed,
             manifest,
+            notes: &[],
         }
     }
 }
@@ -269,6 +281,7 @@ impl Request<'_> {
     fn find_wanted(&self, current: Current, limits: &Limits) -> Result<Found, Fault> {
         let (spool, claimed) = (self.shop.spool.processing(), self.claimed);
         let tree = self.shop.staging.tree();
+        let mut notes = Vec::new();
         let wanted = match &self.manifest.action {
             Action::Publish => {
                 let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
@@ -277,6 +290,7 @@ impl Request<'_> {
                 if claimed.credentials.vouched.signer.is_some() {
                     self.manifest.check_says_all(&image)?;
                 }
+                notes = notes_of(&image, self.manifest, &self.shop.settings)?;
                 Wanted::Image(image)
             }
             Action::Rollback { to, digest } => {
@@ -299,7 +313,7 @@ impl Request<'_> {
             }
         };
         self.check_replaces(&current)?;
-        Ok(Found::Wanted(wanted, current))
+        Ok(Found::Wanted(wanted, current, notes))
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::time::Instant;
 
+use super::notes::kept_notes;
 use super::workshop::Workshop;
 use crate::fault::{Fault, Rejection};
 use crate::spool::{Action, Claimed, Manifest, Outcome, Published, Seen};
 use crate::tree::{Head, Origin, Staged};
-use crate::words::{ClaimId, Moment, Target, Verdict, Vouched};
+use crate::words::{ClaimId, Moment, Note, Target, Verdict, Vouched};
 
 /// A claimed drop and its manifest, which says what is to become current. What is done about that
 /// stands in `orders` and `publication`.
@@ -15,6 +16,8 @@ pub(super) struct Request<'a> {
     pub(super) shop: &'a Workshop,
     pub(super) claimed: &'a Claimed,
     pub(super) manifest: &'a Manifest,
+    /// What is noted of the drop's image, once that was looked at.
+    pub(super) notes: &'a [Note],
 }
 
 /// A drop whose fate is decided.
@@ -28,6 +31,8 @@ pub(super) struct Decided {
     pub(super) swapped_at: Option<Moment>,
     /// When the drop became the daemon's.
     pub(super) started: Instant,
+    /// What is noted of the drop's image, where it has one.
+    pub(super) notes: Vec<Note>,
 }
 
 #[derive(Debug)]
@@ -77,6 +82,7 @@ impl Decided {
             decision,
             swapped_at,
             started,
+            notes: Vec::new(),
         })
     }
 
@@ -88,6 +94,7 @@ impl Decided {
             decision: Decision::Reject(rejection),
             swapped_at: None,
             started: Instant::now(),
+            notes: Vec::new(),
         }
     }
 
@@ -130,12 +137,15 @@ impl Decided {
 
     /// What becomes of the drop when all goes well.
     pub(super) fn outcome(&self) -> Outcome {
-        let (verdict, image, rejection) = match &self.decision {
+        let (verdict, mut image, rejection) = match &self.decision {
             Decision::Change(staged) => (staged.verdict(), Some(published(&staged.head)), None),
             Decision::Again(verdict, image, _) => (*verdict, Some(image.clone()), None),
             Decision::Unchanged(image) => (Verdict::Unchanged, Some(image.clone()), None),
             Decision::Reject(rejection) => (Verdict::Rejected, None, Some(rejection.clone())),
         };
+        if let Some(image) = &mut image {
+            image.notes.extend(self.notes.iter().cloned());
+        }
         let shown = rejection.as_ref().and_then(|it| it.target.as_deref());
         let target = self.target.as_ref().or(shown).cloned();
         let (reason, detail) = rejection.map(|it| (it.reason, it.detail)).unzip();
@@ -178,18 +188,25 @@ impl Workshop {
             let removal = tree.removal_by(target, claim)?;
             removal.filter(|it| !it.from.iter().any(|name| kept.contains(name)))
         };
-        Ok(done.and_then(|done| {
-            let image = done.image?;
-            let published = Published {
-                generation: done.to.or(done.from),
-                digest: image.digest,
-                files: image.files,
-                bytes: image.bytes,
-            };
-            let at = is_swap.then_some(done.at);
-            let decision = Decision::Again(done.event.verdict(), published, at);
-            Some((decision, done.vouched))
-        }))
+        let Some((image, done)) = done.and_then(|mut it| Some((it.image.take()?, it))) else {
+            return Ok(None);
+        };
+        let verdict = done.event.verdict();
+        let generation = done.to.or(done.from);
+        let head = generation.as_ref().map(|name| tree.head(target, name));
+        let head = head.transpose()?.flatten();
+        let head = head.filter(|_| verdict == Verdict::Published);
+        let notes = head.map_or(Vec::new(), |head| kept_notes(&head, &self.settings.tftp));
+        let published = Published {
+            generation,
+            digest: image.digest,
+            files: image.files,
+            bytes: image.bytes,
+            notes,
+        };
+        let at = is_swap.then_some(done.at);
+        let decision = Decision::Again(verdict, published, at);
+        Ok(Some((decision, done.vouched)))
     }
 }
 
@@ -200,6 +217,7 @@ pub(super) fn origin(claimed: &Claimed) -> Origin {
         importer: claimed.importer.clone(),
         received_at: claimed.received_at,
         claim: claimed.claim,
+        notes: Vec::new(),
         vouched: claimed.credentials.vouched.clone(),
         promoted: None,
     }
@@ -212,5 +230,6 @@ pub(super) fn published(head: &Head) -> Published {
         digest: head.digest,
         files: head.file_count,
         bytes: head.bytes,
+        notes: Vec::new(),
     }
 }

@@ -24,6 +24,7 @@ mod flood;
 mod lanes;
 mod lines;
 mod looks;
+mod notes;
 mod orders;
 mod overview;
 mod parts;

@@ -12,7 +12,7 @@ use crate::image::{Base, Image, Listing};
 use crate::spool::{Manifest, Published};
 use crate::sys::{Dir, Progress};
 use crate::tree::{Change, Current, Generation, Head, Origin, Record};
-use crate::words::{GenerationName, Reason};
+use crate::words::{GenerationName, NoteKind, Reason};
 
 impl Request<'_> {
     /// What becomes of an image that is to be current.
@@ -101,6 +101,7 @@ impl Request<'_> {
                 digest,
                 files: listing.files.len(),
                 bytes: listing.bytes(),
+                notes: Vec::new(),
             }));
         }
         let kept = self.shop.staging.tree().kept(target, &digest)?;
@@ -124,7 +125,10 @@ impl Request<'_> {
         let owner = self.shop.staging.gives_away_to();
         let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
         self.manifest.check_checksums(&listing)?;
-        let by = origin(self.claimed);
+        let mut by = origin(self.claimed);
+        // The configuration may have a URL one day: that one is noted anew wherever it is asked for.
+        let notes = self.notes.iter().filter(|it| it.kind != NoteKind::NoUrl);
+        by.notes = notes.cloned().collect();
         let (mut record, mut kept) = self.shop.record(self.manifest, listing, &change, &by)?;
         record.head.manifest = self.claimed.credentials.manifest;
         record.head.boot.clone_from(&self.manifest.boot);

@@ -14,7 +14,7 @@ use crate::log::MessageId;
 use crate::spool::{DropKey, Outcome, WaitState, Waiting};
 use crate::sys::Progress;
 use crate::text::counted;
-use crate::words::{ClockSteps, Moment, Target, Verdict};
+use crate::words::{ClockSteps, Moment, Note, Target, Verdict};
 
 /// What became of one drop.
 #[derive(Debug)]
@@ -46,9 +46,10 @@ impl News {
             let (digest, files, bytes) = (image.digest, image.files, image.bytes);
             let detail = outcome.detail.iter().map(|detail| format!(": {detail}"));
             let detail: String = detail.collect();
+            let notes = shown(outcome.notes());
             tracing::info!(
                 %message_id, outcome = %verdict, target, generation, %digest, drop, importer,
-                rule, signer, files, bytes, duration_usec, "{verdict}{detail}"
+                rule, signer, files, bytes, duration_usec, notes, "{verdict}{detail}"
             );
         } else {
             let reason = outcome.reason.map(tracing::field::display);
@@ -61,6 +62,18 @@ impl News {
             );
         }
     }
+}
+
+/// So many notes are told in full.
+const MAX_NOTES: usize = 3;
+
+/// What is noted of an image, on one line.
+fn shown(notes: &[Note]) -> Option<String> {
+    let more = notes.len().saturating_sub(MAX_NOTES);
+    let first = notes.iter().take(MAX_NOTES).map(ToString::to_string);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let shown: Vec<_> = first.chain(more).collect();
+    (!shown.is_empty()).then(|| shown.join("; "))
 }
 
 /// What the publisher is doing at a moment.

@@ -22,8 +22,8 @@ use self::values::{
     size, url, word,
 };
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{InputError, Table, ValueExt as _, read_toml};
-use crate::words::{Name, Target, Verdict};
+use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::words::{Name, NoteKind, Target, Verdict};
 
 /// Everything that an admin can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Settings {
     pub(crate) spool: SpoolSettings,
     pub(crate) tree: TreeSettings,
     pub(crate) limits: Limits,
+    /// An image of which one of these is noted is rejected.
+    pub(crate) refused_notes: Vec<NoteKind>,
     /// Who may do what; the first that matches says. Without any everybody may do everything.
     pub(crate) importers: importers::ImporterRules,
     pub(crate) retention: Retention,
@@ -198,6 +200,7 @@ impl Default for Settings {
                 max_waiting: 1_000,
                 by_rule: None,
             },
+            refused_notes: Vec::new(),
             importers: importers::ImporterRules::default(),
             retention: Retention {
                 keep: 2,
@@ -248,6 +251,10 @@ impl Settings {
             let mut names = Vec::new();
             let rules = top.tables("importer", |table| importers::importer(table, &mut names));
             settings.importers = importers::ImporterRules::new(rules);
+            top.table("checks", |table| {
+                let refused = table.list("refuse", None, note);
+                settings.refused_notes = refused.unwrap_or_default();
+            });
             top.table("metrics", |table| {
                 table.set("textfile", &mut settings.metrics.textfile, optional_path);
             });
@@ -402,6 +409,11 @@ impl TreeSettings {
 /// The word of a hook for every outcome that tells of a change in the tree.
 const CHANGED: &str = "changed";
 
+fn note(word: &str) -> Result<NoteKind, Expected> {
+    let expected = |_| format!("one of {}", one_of(NoteKind::VARIANTS, ", "));
+    word.parse().map_err(expected)
+}
+
 fn hook(table: &mut Table<'_, '_>) -> Option<Hook> {
     let on = table.required("on", |value| {
         let rule = format!(
@@ -476,6 +488,7 @@ mod tests {
     }
 
     const ALL_KEYS: &[&str] = &[
+        "checks.refuse",
         "limits.max_depth",
         "limits.max_files",
         "limits.max_image_size",
@@ -532,6 +545,8 @@ mod tests {
             max_depth = 8
             min_free_space = "0B"
             max_waiting = 9
+            [checks]
+            refuse = ["litter", "empty-file"]
             [retention]
             keep = 0
             min_age = "9s"
@@ -566,6 +581,7 @@ mod tests {
             "#,
         );
         let expected = Settings {
+            refused_notes: vec![NoteKind::Litter, NoteKind::EmptyFile],
             importers: importers::ImporterRules::default(),
             spool: SpoolSettings {
                 path: "/s".into(),
@@ -979,7 +995,7 @@ error: unknown key `retenion`
    |
 12 | [retenion]
    |  ^^^^^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, \
-`boot_config`, `alias`, `hook`, `importer`, `metrics`, `log`";
+`boot_config`, `alias`, `hook`, `importer`, `checks`, `metrics`, `log`";
         assert_eq!(
             Settings::parse("config.toml", bad).unwrap_err().to_string(),
             expected

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{Dir, Failure, Importer};
-use crate::words::{ClaimId, Digest, GenerationName, Moment, Reason, Target, Verdict, Vouched};
+use crate::words::{
+    ClaimId, Digest, GenerationName, Moment, Note, Reason, Target, Verdict, Vouched,
+};
 
 /// Bytes; a longer file holds no outcome.
 pub(crate) const MAX_SIZE: u64 = 1 << 20;
@@ -46,6 +48,9 @@ pub(crate) struct Published {
     pub files: usize,
     /// All files' bytes together.
     pub bytes: u64,
+    /// What may keep the image from booting; nothing where no drop has brought it just now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
 }
 
 impl Outcome {
@@ -62,6 +67,11 @@ impl Outcome {
         self.verdict == Verdict::Rejected
     }
 
+    /// What is noted of the image.
+    pub(crate) fn notes(&self) -> &[Note] {
+        self.image.as_ref().map_or(&[], |image| &image.notes)
+    }
+
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("an outcome is plain data");
         text.push('\n');
@@ -72,6 +82,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::NoteKind;
 
     /// Importers' programs read it: a change of these texts is a new format.
     #[test]
@@ -91,6 +102,18 @@ mod tests {
                 digest,
                 files: 2,
                 bytes: 70,
+                notes: vec![
+                    Note {
+                        kind: NoteKind::EmptyFile,
+                        path: Some("linux".into()),
+                        text: "the kernel `linux` is empty".into(),
+                    },
+                    Note {
+                        kind: NoteKind::NoUrl,
+                        path: None,
+                        text: "none".into(),
+                    },
+                ],
             }),
             importer: Importer {
                 uid: 1000,
@@ -113,6 +136,17 @@ mod tests {
   "digest": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
   "files": 2,
   "bytes": 70,
+  "notes": [
+    {
+      "note": "empty-file",
+      "path": "linux",
+      "text": "the kernel `linux` is empty"
+    },
+    {
+      "note": "no-url",
+      "text": "none"
+    }
+  ],
   "importer": {
     "uid": 1000,
     "name": "ci"

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{FileMark, Listing};
 use crate::sys::{Importer, Ownership};
 use crate::text::toml_key;
-use crate::words::{Boot, ClaimId, Digest, GenerationName, Moment, Target, Vouched};
+use crate::words::{Boot, ClaimId, Digest, GenerationName, Moment, Note, Target, Vouched};
 
 /// The only format there is.
 pub(crate) const FORMAT: u32 = 1;
@@ -70,6 +70,9 @@ pub struct Origin {
     pub(crate) importer: Importer,
     pub received_at: Moment,
     pub(crate) claim: ClaimId,
+    /// What was noted of the image when a drop brought it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<Note>,
     #[serde(default, skip_serializing_if = "Vouched::is_empty")]
     pub(crate) vouched: Vouched,
     /// Where the image was current before, of one that was promoted.
@@ -205,6 +208,7 @@ impl Origin {
         if let Some(before) = before {
             self.vouched.signer = before.vouched.signer.or(self.vouched.signer);
             self.promoted = before.promoted;
+            self.notes = before.notes;
         }
         self
     }
@@ -218,14 +222,22 @@ impl Origin {
             order,
             signer: self.vouched.signer.clone(),
         });
-        // Whoever has the order made, the image is the one that was signed.
-        let signer = head.from.as_ref().and_then(|it| it.vouched.signer.clone());
-        self.vouched.signer = signer.or(self.vouched.signer);
+        if let Some(from) = &head.from {
+            // Whoever has the order made, the image is the one that was signed.
+            let signer = from.vouched.signer.clone();
+            self.vouched.signer = signer.or(self.vouched.signer);
+            self.notes.clone_from(&from.notes);
+        }
         self
     }
 }
 
 impl Head {
+    /// What was noted of the image when a drop brought it.
+    pub(crate) fn notes(&self) -> &[Note] {
+        self.from.as_ref().map_or(&[], |from| &from.notes)
+    }
+
     /// From where the image was promoted, if it was.
     pub(crate) fn promoted(&self) -> Option<&Promoted> {
         self.from.as_ref()?.promoted.as_ref()
@@ -279,6 +291,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::NoteKind;
 
     fn sample() -> Record {
         let digest = Digest::of(b"abc");
@@ -309,6 +322,11 @@ mod tests {
                     },
                     received_at: at,
                     claim: ClaimId::new(7, 0x9f3c),
+                    notes: vec![Note {
+                        kind: NoteKind::EmptyFile,
+                        path: Some("d/\"linux\"".into()),
+                        text: "the kernel is empty".into(),
+                    }],
                     vouched: Vouched {
                         rule: Some("image-team".into()),
                         signer: Some("SHA256:x".into()),
@@ -365,6 +383,11 @@ claim = "7-0000000000009f3c"
 [from.importer]
 uid = 1000
 name = "ci"
+
+[[from.notes]]
+note = "empty-file"
+path = 'd/"linux"'
+text = "the kernel is empty"
 
 [from.vouched]
 rule = "image-team"

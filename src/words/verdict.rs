@@ -84,6 +84,8 @@ pub(crate) enum Reason {
     Stale,
     /// The time that the manifest's `expires` names is over.
     Expired,
+    /// Something is noted of the image that the configuration refuses.
+    RefusedNote,
 }
 
 #[cfg(test)]

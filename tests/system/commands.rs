@@ -240,7 +240,7 @@ error: unknown key `logs`
   --> bad.toml:15:2
    |
 15 | [logs]
-   |  ^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, `boot_config`, `alias`, `hook`, `importer`, `metrics`, `log`
+   |  ^^^^ expected one of `spool`, `tree`, `limits`, `retention`, `swap`, `tftp`, `boot_config`, `alias`, `hook`, `importer`, `checks`, `metrics`, `log`
 ";
     let output = program(&["check-config", "--config", "bad.toml"], &world.root);
     assert_said(&output, 78, "", expected);

@@ -35,6 +35,7 @@ mod machines;
 mod menus;
 mod model;
 mod neighbours;
+mod notes;
 mod orders;
 mod outputs;
 mod power;
@@ -67,6 +68,7 @@ fn main() {
         outputs::tests(),
         aliases::tests(),
         menus::tests(),
+        notes::tests(),
         storm::tests(),
         machines::tests(),
         swaps::tests(),

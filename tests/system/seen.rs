@@ -171,8 +171,8 @@ pub fn settled(settings: &str) -> (World, [String; 2]) {
     let world = World::with(settings);
     let versioned = format!("{}version = \"2026-11-22 (GA)\"\n", manifest(TARGET));
     world.drop_with("first", &versioned, |image| {
-        fs::write(image.join("linux"), [1; 2_048]).unwrap();
-        fs::write(image.join("initrd.gz"), "x").unwrap();
+        fs::write(image.join("linux"), [1; 2_047]).unwrap();
+        fs::write(image.join("initrd.gz"), b"\x1f\x8b").unwrap();
     });
     world.drop_image("second", OTHER, &[("linux", b"kernel")]);
     world.drop_image("empty", OTHER, &[]);
