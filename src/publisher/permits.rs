@@ -139,7 +139,7 @@ pub(super) fn is_proven(
         return true;
     };
     // What can't be read proves nothing.
-    let proof = tree.proof(target, name);
+    let proof = tree.proof_of_image(target, name);
     proof.is_ok_and(|proof| match proof.image() {
         // The drop's own was verified when it was read.
         [Some(manifest), Some(signature)] if *signature == *ours.bytes => {

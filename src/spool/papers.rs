@@ -1,5 +1,6 @@
 //! What a drop says of itself: its manifest, and the signature of that.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 
 use rustix::io::Errno;
@@ -29,7 +30,12 @@ pub(crate) struct Signature {
     pub(crate) key: SigningKey,
     /// As it was read: what proves the image later.
     pub(crate) bytes: Box<[u8]>,
+    /// What is signed, as it was read, if that is short: so it isn't read again for the proof.
+    pub(super) manifest: Option<Box<[u8]>>,
 }
+
+/// Bytes of a manifest that is short: as those of a signature at most.
+const SHORT: u64 = trust::MAX_SIZE;
 
 /// What was found of a drop's papers.
 pub(super) enum Found {
@@ -83,6 +89,11 @@ pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fa
     }))
 }
 
+/// Whether a name in a drop's folder is that of its manifest, or of the signature.
+pub(super) fn is_paper(name: &OsStr) -> bool {
+    name == MANIFEST || name == SIGNATURE
+}
+
 /// The user `uid` as the machine's user database knows it.
 ///
 /// # Errors
@@ -105,8 +116,12 @@ pub(crate) fn account(uid: u32) -> Result<Account, Fault> {
 pub(super) fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Rejection> {
     let key = signer_of(manifest, &signature)
         .map_err(|bad| Rejection::new(Reason::BadSignature, format!("{SIGNATURE}: {bad}")))?;
-    let bytes = signature.into();
-    Ok(Signature { key, bytes })
+    let is_short = manifest.len() as u64 <= SHORT;
+    Ok(Signature {
+        key,
+        bytes: signature.into(),
+        manifest: is_short.then(|| manifest.into()),
+    })
 }
 
 /// A file of at most `max` bytes, and one more of a longer one, in a drop whose owner is `uid`; `None`

@@ -64,11 +64,23 @@ struct Lack {
     is_final: bool,
 }
 
+impl Inside {
+    /// Which files may be being written still.
+    fn writers(&self) -> Writers {
+        match self {
+            Self::Complete(Ok(papers)) if papers.signature.is_some() => Writers::AskedOfTheRest,
+            _ => Writers::Asked,
+        }
+    }
+}
+
 /// A drop that is being looked at.
 struct Open<'a> {
     dir: &'a Dir,
     stat: Stat,
     began: Instant,
+    /// Which of its files may be being written still, where the kernel is asked.
+    writers: Writers,
 }
 
 /// Whether a drop that is written in place is whole.
@@ -155,8 +167,14 @@ impl Looker<'_> {
                 seen.closed = Some((self.clock)()?.now());
             }
         }
-        let open = Open { dir, stat, began };
-        match inside(dir, &stat, self.settings)? {
+        let inside = inside(dir, &stat, self.settings)?;
+        let open = Open {
+            dir,
+            stat,
+            began,
+            writers: inside.writers(),
+        };
+        match inside {
             Inside::Complete(papers) if seen.is_finished() => Ok(Some(papers)),
             Inside::Complete(papers) => Ok(match self.settle(seen, &open)? {
                 Stage::Whole => Some(papers),
@@ -214,11 +232,11 @@ impl Looker<'_> {
                 }
                 return Ok(Stage::Waiting);
             }
-            if writers == Writers::Asked || !self.knows_writers {
+            if writers != Writers::NotAsked || !self.knows_writers {
                 seen.is_from_future = motion.is_from_future();
                 return Ok(open.whole_since(seen, completed));
             }
-            writers = Writers::Asked;
+            writers = open.writers;
         }
     }
 
@@ -333,7 +351,7 @@ impl Looker<'_> {
             return Ok(false);
         }
         // To read the clock changes something on the disk, and no age is asked for.
-        let motion = self.motion_by(None, open, Writers::Asked)?;
+        let motion = self.motion_by(None, open, open.writers)?;
         let is_written = motion.written.is_some() || motion.is_unsure || motion.is_going_on;
         Ok(!is_written && motion.newest_below < Some(changed))
     }
@@ -870,7 +888,12 @@ mod tests {
                 ..dir.stat_self().unwrap()
             };
             let began = Instant::now();
-            let open = Open { dir, stat, began };
+            let open = Open {
+                dir,
+                stat,
+                began,
+                writers: Writers::Asked,
+            };
             looker.was_renamed(&world.seen(None), &open).unwrap()
         };
         assert!(!was_renamed(newest.changed));

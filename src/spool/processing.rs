@@ -12,7 +12,7 @@ use super::drop::{Claimed, Leaving, NOBODY, Seen};
 use super::manifest::{MANIFEST, MAX_SIZE};
 use super::names::{DropKey, REMOVED, claim_name_of, parse_place, place_of};
 use super::outcomes::Outcomes;
-use super::papers::{self, SIGNATURE, unreadable};
+use super::papers::{self, is_paper, unreadable};
 use super::peek::{IMAGE, is_mounted};
 use crate::fault::{Fault, reject};
 use crate::sys::{Dir, Failure, Kind, Stat, failpoint, random};
@@ -150,14 +150,22 @@ impl Processing {
         else {
             return Ok(None);
         };
+        let manifest = match &signature.manifest {
+            Some(manifest) => manifest.to_vec(),
+            None => self.manifest_again(claimed)?,
+        };
+        Ok(Some([manifest, signature.bytes.to_vec()]))
+    }
+
+    /// The manifest of a claimed drop, as it was when it was read first.
+    fn manifest_again(&self, claimed: &Claimed) -> Result<Vec<u8>, Fault> {
         let path = format!("{}/{MANIFEST}", claimed.place());
         let bytes = papers::read_file(&self.dir, &path, MAX_SIZE, claimed.importer.uid)?;
-        let is_same = |bytes: &Vec<u8>| credentials.manifest == Some(Digest::of(bytes));
-        let manifest = bytes.filter(is_same).ok_or_else(|| {
+        let is_same = |bytes: &Vec<u8>| claimed.credentials.manifest == Some(Digest::of(bytes));
+        bytes.filter(is_same).ok_or_else(|| {
             let detail = format!("{MANIFEST} changed after it was read");
             reject(Reason::Changed, detail)
-        })?;
-        Ok(Some([manifest, signature.bytes.to_vec()]))
+        })
     }
 
     fn open_claimed(&self, claimed: &Claimed) -> Result<Dir, Fault> {
@@ -188,8 +196,7 @@ fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
         let is_hidden = name.as_bytes().starts_with(b".");
         let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
         hidden += usize::from(is_litter);
-        let is_paper = name == MANIFEST || name == SIGNATURE;
-        if is_litter || is_paper || (name == IMAGE && may_have_image) {
+        if is_litter || is_paper(name) || (name == IMAGE && may_have_image) {
             return ControlFlow::Continue(());
         }
         let is_draft = is_hidden && kind == Kind::Dir;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::clock::Reading;
+use super::papers::is_paper;
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::words::Moment;
 
@@ -32,6 +33,8 @@ pub(super) struct Motion {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writers {
     Asked,
+    /// But not of the papers: what a signature proves has been written to its end.
+    AskedOfTheRest,
     NotAsked,
 }
 
@@ -102,7 +105,12 @@ impl Motion {
 
     fn look_at(&mut self, here: &Dir, (name, kind): (&Path, Kind), path: &Path, writers: Writers) {
         // The writer first: one that ends after this leaves a younger time.
-        if writers == Writers::Asked && kind == Kind::File {
+        let is_asked = match writers {
+            Writers::Asked => true,
+            Writers::AskedOfTheRest => !is_paper(path.as_os_str()),
+            Writers::NotAsked => false,
+        };
+        if is_asked && kind == Kind::File {
             self.ask(here, name, path);
         }
         match here.stat(name) {

@@ -229,8 +229,26 @@ impl Tree {
     /// # Errors
     /// When something else is there, or can't be read.
     pub(crate) fn proof(&self, target: &Target, name: &GenerationName) -> Result<Proof, Failure> {
+        self.read_proof(target, name, proof::PARTS)
+    }
+
+    /// As [`Tree::proof`], but nothing of orders: what proves how the image came into the tree.
+    pub(crate) fn proof_of_image(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+    ) -> Result<Proof, Failure> {
+        self.read_proof(target, name, 2)
+    }
+
+    fn read_proof(
+        &self,
+        target: &Target,
+        name: &GenerationName,
+        parts: usize,
+    ) -> Result<Proof, Failure> {
         let mut proof = Proof::default();
-        for (part, file) in proof.0.iter_mut().zip(name.proof()) {
+        for (part, file) in proof.0.iter_mut().zip(name.proof()).take(parts) {
             *part = self.root.read(format!("{target}@/{file}"), MAX_RECORD)?;
         }
         Ok(proof)

@@ -1,7 +1,7 @@
 //! Who may publish what: importer rules, and signatures that ssh-keygen makes.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +44,11 @@ pub fn tests() -> Vec<Trial> {
             "a drop that is written in place waits for its signature",
             NEEDS,
             late,
+        ),
+        test(
+            "papers that a signature proves are whole, whoever has them open; an image is not",
+            NEEDS,
+            held_open,
         ),
         test(
             "an old signed image that is dropped again is stale, after a withdrawal too",
@@ -717,6 +722,45 @@ fn late() {
     fs::rename(hidden.join("sig"), signature).unwrap();
     daemon.wait_for_drop("late");
     world.assert_outcome("late", "published");
+    daemon.stop();
+}
+
+fn held_open() {
+    let keys = Keys::new();
+    let world = with_key(&keys, &["ed25519"]);
+    let mut daemon = world.daemon();
+    let hold = |path: &Path| File::options().append(true).open(path).unwrap();
+    // In place, by a tool that closes what it has written much later.
+    let write = |name: &str| {
+        let files = [("linux", name)];
+        let hidden = build_signed(&world, &keys, (name, &listing(TARGET, "", &files)), &files);
+        let drop = world.incoming(name);
+        fs::create_dir(&drop).unwrap();
+        own(&hidden, GAMES);
+        chown(&drop, Some(GAMES), None).unwrap();
+        (hidden, drop)
+    };
+    let bring = |(hidden, drop): (PathBuf, PathBuf)| {
+        for part in ["image", "manifest.toml", "manifest.toml.sig"] {
+            fs::rename(hidden.join(part), drop.join(part)).unwrap();
+        }
+    };
+    let papers = write("papers");
+    let held = ["manifest.toml", "manifest.toml.sig"].map(|paper| hold(&papers.0.join(paper)));
+    bring(papers);
+    daemon.wait_for_drop("papers");
+    world.assert_outcome("papers", "published");
+    drop(held);
+
+    let image = write("image");
+    let held = hold(&image.0.join("image/linux"));
+    bring(image);
+    until("it to wait for the writer", || {
+        text(&world.run(&["status"])).contains("`image/linux` is open for writing")
+    });
+    drop(held);
+    daemon.wait_for_drop("image");
+    world.assert_outcome("image", "published");
     daemon.stop();
 }
 
