@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Text,
     /// To hand it on, as words between blanks: a command line.
     Words,
+    /// To hand it on as it is: what an EFI program is told.
+    Options,
     /// To load what is there.
     Path,
 }
@@ -47,15 +49,17 @@ pub(super) fn quote(loader: Loader, kind: Kind, text: &str) -> Result<Cow<'_, st
     if text.contains(char::is_control) {
         return Err("a control character");
     }
-    if kind == Kind::Words && text.contains(Boot::URL) {
+    if matches!(kind, Kind::Words | Kind::Options) && text.contains(Boot::URL) {
         return Err("`{url}` without `tftp.url` (no-url)");
     }
     match (loader, kind) {
         (Loader::Grub, Kind::Text) if text.starts_with('-') => Err("`-` at the begin"),
-        (Loader::Grub, Kind::Text | Kind::Path) => Ok(grub_word(text).into()),
+        // A kernel is told its own path before all else: it would read all else as one with that.
+        (Loader::Grub, Kind::Path) if text.contains('"') => Err("`\"` in a path"),
         (Loader::Grub, Kind::Words) => grub_words(text),
-        (Loader::Ipxe, Kind::Text | Kind::Words) => ipxe_words(text),
+        (Loader::Grub, _) => Ok(grub_word(text).into()),
         (Loader::Ipxe, Kind::Path) => Ok(percent_encoded(text)),
+        (Loader::Ipxe, _) => ipxe_words(text),
         (Loader::Pxelinux, kind) => pxelinux(kind, text),
     }
 }
@@ -152,12 +156,12 @@ fn pxelinux(kind: Kind, text: &str) -> Result<Cow<'_, str>, &'static str> {
     let is_of_path = |b: u8| b.is_ascii_graphic() && !b",:\\".contains(&b);
     match kind {
         Kind::Text if text.contains('^') => Err("`^`, which marks a key"),
-        Kind::Text | Kind::Words if text.len() > PXELINUX_WORDS => Err("more than 1024 bytes"),
-        Kind::Words if text.trim() == "-" => Err("nothing but `-`"),
+        Kind::Words | Kind::Options if text.trim() == "-" => Err("nothing but `-`"),
         Kind::Path if text.len() > PXELINUX_PATH => Err("more than 255 bytes"),
         Kind::Path if !text.bytes().all(is_of_path) => {
             Err("a blank, `,`, `:`, `\\` or no ASCII in a path")
         }
+        _ if text.len() > PXELINUX_WORDS => Err("more than 1024 bytes"),
         _ => Ok(text.into()),
     }
 }
@@ -180,22 +184,25 @@ mod tests {
 
     #[test]
     fn grub_shows_every_text_as_it_is() {
-        for kind in [Kind::Text, Kind::Path] {
+        for kind in [Kind::Text, Kind::Path, Kind::Options] {
             let cases = [
                 ("x", Some("'x'")),
                 ("", Some("''")),
                 ("it's", Some("'it'\\''s'")),
                 ("'", Some("''\\'''")),
                 ("x\\", Some("'x\\'")),
-                (
-                    "$x ${y} $(z); { } # \"ü\"",
-                    Some("'$x ${y} $(z); { } # \"ü\"'"),
-                ),
+                ("$x ${y} $(z); { } # ü", Some("'$x ${y} $(z); { } # ü'")),
                 ("a\nb", None),
             ];
             assert_quoted(Loader::Grub, kind, &cases);
         }
         assert_quoted(Loader::Grub, Kind::Text, &[("--unrestricted", None)]);
+        let options = [
+            ("-x a=\"b  c\" it's\\", Some("'-x a=\"b  c\" it'\\''s\\'")),
+            ("url={url}/x", None),
+        ];
+        assert_quoted(Loader::Grub, Kind::Options, &options);
+        assert_quoted(Loader::Grub, Kind::Path, &[("a\"b", None)]);
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
 
     #[test]
     fn ipxe_gets_no_word_that_it_takes_for_its_own() {
-        for kind in [Kind::Text, Kind::Words] {
+        for kind in [Kind::Text, Kind::Words, Kind::Options] {
             let cases = [
                 (
                     "it's $5 {x} a;b a||b \"ü\"",
@@ -279,7 +286,7 @@ mod tests {
         /// Read as GRUB's lexer does: nothing outside of quotes is anything but a word.
         #[test]
         fn what_grub_reads_is_what_was_written(text in "[ -~ü]{0,40}") {
-            let written = quote(Loader::Grub, Kind::Path, &text).unwrap();
+            let written = quote(Loader::Grub, Kind::Options, &text).unwrap();
             proptest::prop_assert_eq!(grub_reads(&written), Some(vec![text.clone()]));
             if let Ok(written) = quote(Loader::Grub, Kind::Words, &text) {
                 let words = grub_reads(&written);

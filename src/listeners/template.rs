@@ -664,7 +664,7 @@ c 2 S
         assert_eq!(made.left_out, [left_out]);
         let shown = complaint("{{ images[0].boot.title | grub('shell') }}");
         assert!(
-            shown.contains("expected one of text, words, path"),
+            shown.contains("expected one of text, words, options, path"),
             "{shown}"
         );
         let shown = complaint("{{ images[0].boot.titel | grub }}");

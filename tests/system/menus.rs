@@ -440,7 +440,7 @@ const UPSTREAMS: &[Upstream] = &[
     ]),
     ("uki", "[boot]\nefi = \"a b.efi\"\ncmdline = \"quiet x=$y\"\ntitle = \"A unified kernel image\"\n", &["a b.efi"], [
         &[],
-        &["chainloader '/{}/a b.efi' quiet 'x=$y'"],
+        &["chainloader '/{}/a b.efi' 'quiet x=$y'"],
         &["kernel --name program /{}/a%20b.efi quiet x=$y || goto failed"],
     ]),
 ];
