@@ -38,6 +38,7 @@ mod neighbours;
 mod notes;
 mod orders;
 mod outputs;
+mod parsers;
 mod power;
 mod promotion;
 mod proofs;
@@ -68,6 +69,7 @@ fn main() {
         outputs::tests(),
         aliases::tests(),
         menus::tests(),
+        parsers::tests(),
         notes::tests(),
         storm::tests(),
         machines::tests(),

@@ -79,13 +79,13 @@ pub fn tests() -> Vec<Trial> {
 
 const TARGET: &str = "amd64/generic/bookworm/install";
 
-fn catalog(world: &World) -> Vec<Value> {
+pub fn catalog(world: &World) -> Vec<Value> {
     let text = fs::read(world.tree.join("catalog.json")).unwrap();
     let catalog: Value = serde_json::from_slice(&text).unwrap();
     catalog["images"].as_array().unwrap().clone()
 }
 
-fn pinned(world: &World, target: &str) -> String {
+pub fn pinned(world: &World, target: &str) -> String {
     let pointer = fs::read_link(world.published(target)).unwrap();
     let (folder, _) = target.rsplit_once('/').unwrap();
     format!("netboot/{folder}/{}", pointer.to_str().unwrap())
@@ -341,17 +341,17 @@ fn submit_says_how() {
 
 /// Of an image: its name, what stands behind its manifest, its files; and of each menu the lines of its
 /// entry that load something, with `{}` for the pinned path.
-type Upstream = (
+pub type Upstream = (
     &'static str,
     &'static str,
     &'static [&'static str],
     [&'static [&'static str]; 3],
 );
 
-const ARGUMENTS: &str = "console=ttyS0,115200n8 console=tty0";
+pub const ARGUMENTS: &str = "console=ttyS0,115200n8 console=tty0";
 
 #[rustfmt::skip] // Each menu's lines on a line.
-const UPSTREAMS: &[Upstream] = &[
+pub const UPSTREAMS: &[Upstream] = &[
     ("debian", "", &["debian-installer/amd64/linux", "debian-installer/amd64/initrd.gz", "version.info"], [
         &["LINUX /{}/debian-installer/amd64/linux", "INITRD /{}/debian-installer/amd64/initrd.gz", "APPEND ARGUMENTS"],
         &["linux '/{}/debian-installer/amd64/linux' ARGUMENTS", "initrd '/{}/debian-installer/amd64/initrd.gz'"],
@@ -524,36 +524,37 @@ fn sha256(text: &str) -> String {
 }
 
 /// The same world, with a web server for its root.
-fn with_url(world: World) -> World {
+pub fn with_url(world: World) -> World {
     let settings = fs::read_to_string(&world.config).unwrap();
     let settings = settings.replace("[tftp]\n", "[tftp]\nurl = \"http://boot.example\"\n");
     fs::write(&world.config, settings).unwrap();
     world
 }
 
+/// A title, a command line, and whether each of the three menus has them.
+pub const HOSTILE: &[(&str, &str, [bool; 3])] = &[
+    ("it's \"x\" $y; { } \\ü", "quiet", [true, true, true]),
+    ("a; reboot", "a;reboot 'b", [true, false, true]),
+    ("x ; reboot", "quiet", [true, true, false]),
+    ("${boot}", "quiet", [true, true, false]),
+    ("a || reboot", "quiet", [true, true, false]),
+    ("a^b", "quiet", [false, true, true]),
+    (
+        "plain",
+        "x=\"a b\" y=$(reboot) {z} `reboot`",
+        [true, true, true],
+    ),
+    ("plain", "&& reboot", [true, true, false]),
+    ("plain", "#reboot", [true, true, false]),
+    ("plain", "a ${net0/mac} b", [true, true, false]),
+    ("plain", "back\\slash", [true, false, true]),
+    ("plain", "-", [false, true, true]),
+];
+
 fn hostile_texts() {
-    // A title, a command line, and whether each of the three menus has them.
-    let cases = [
-        ("it's \"x\" $y; { } \\ü", "quiet", [true, true, true]),
-        ("a; reboot", "a;reboot 'b", [true, false, true]),
-        ("x ; reboot", "quiet", [true, true, false]),
-        ("${boot}", "quiet", [true, true, false]),
-        ("a || reboot", "quiet", [true, true, false]),
-        ("a^b", "quiet", [false, true, true]),
-        (
-            "plain",
-            "x=\"a b\" y=$(reboot) {z} `reboot`",
-            [true, true, true],
-        ),
-        ("plain", "&& reboot", [true, true, false]),
-        ("plain", "#reboot", [true, true, false]),
-        ("plain", "a ${net0/mac} b", [true, true, false]),
-        ("plain", "back\\slash", [true, false, true]),
-        ("plain", "-", [false, true, true]),
-    ];
     let world = shipped();
     let target = |number: usize| format!("amd64/generic/r{number}/install");
-    for (number, (title, cmdline, _)) in cases.iter().enumerate() {
+    for (number, (title, cmdline, _)) in HOSTILE.iter().enumerate() {
         let more = format!(
             "[boot]\ntitle = {}\ncmdline = {}\n",
             toml(title),
@@ -571,7 +572,7 @@ fn hostile_texts() {
     assert!(said.status.success(), "{}", text(&said));
     for (menu_number, (_, name)) in SHIPPED.iter().enumerate() {
         let text = menu(&world, name);
-        for (number, case) in cases.iter().enumerate() {
+        for (number, case) in HOSTILE.iter().enumerate() {
             world.assert_outcome(&number.to_string(), "published");
             let is_there =
                 !entry(&text, &pinned(&world, &target(number)), &target(number)).is_empty();
@@ -602,7 +603,7 @@ fn hostile_texts() {
     );
 }
 
-fn toml(text: &str) -> String {
+pub fn toml(text: &str) -> String {
     format!("{:?}", text).replace("\\'", "'")
 }
 
