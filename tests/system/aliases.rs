@@ -94,9 +94,15 @@ pub fn tests() -> Vec<Trial> {
             || machines_can_fetch(Server::dnsmasq),
         ),
         test(
-            "a swap waits for a transfer that began through an alias",
+            "a swap waits for a transfer from in.tftpd that began through an alias",
             &by("in.tftpd"),
-            swap_waits,
+            // It waits so long for an answer before it sends again.
+            || swap_waits(Server::tftpd, &["--retransmit", "60000000"]),
+        ),
+        test(
+            "a swap waits for a transfer from dnsmasq that began through an alias",
+            &by("dnsmasq"),
+            || swap_waits(Server::dnsmasq, &[]),
         ),
     ]
 }
@@ -753,7 +759,7 @@ fn machines_can_fetch(serve: fn(&Path, &[&str]) -> Server) {
     assert!(nothing.is_err(), "a file that is not there was served");
 }
 
-fn swap_waits() {
+fn swap_waits(serve: fn(&Path, &[&str]) -> Server, arguments: &[&str]) {
     let swap = "[swap]\nquiet_period = \"300ms\"\nmax_delay = \"1d\"\n";
     let world = world(&[], &(swap.to_string() + &settings(&[["efi-x64", LOADER]])));
     let mut daemon = world.daemon();
@@ -765,8 +771,9 @@ fn swap_waits() {
     };
     publish(&mut daemon, "old", LOADER);
     publish(&mut daemon, "other", OTHER);
-    // in.tftpd waits so long for an answer before it sends again.
-    let server = Server::tftpd(&at(&world, ""), &["--retransmit", "60000000"]);
+    // dnsmasq is another user.
+    fs::set_permissions(&world.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = serve(&at(&world, ""), arguments);
     let _machine = server.silent_machine("efi-x64/linux");
     world.drop_image("new", LOADER, &[("linux", b"new")]);
     // The wait has been long enough: later drops for another target are swapped meanwhile.

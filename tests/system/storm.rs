@@ -2,6 +2,9 @@
 //!
 //! Each reads its boot configuration, then the kernel and then the initrd that it names. Beside it,
 //! in the same run, the control: the same two files at a fixed path, replaced by two renames.
+//!
+//! By paths that are always the same, machines boot in bursts: a loader that fetches the next one, by an
+//! alias, and then kernel and initrd.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,11 +25,41 @@ const STORM: Duration = Duration::from_secs(60);
 const MACHINES: usize = 8;
 
 const TARGET: &str = "amd64/generic/noble/install";
-const ALIAS: &str = "loaders/x64";
 const CONTROL: &str = "control/install";
 
-/// Files and their bytes.
-const FILES: [(&str, usize); 2] = [("linux", 32 << 10), ("initrd.gz", 128 << 10)];
+/// Two files that have to fit each other.
+#[derive(Clone, Copy)]
+struct Pair {
+    target: &'static str,
+    /// By which machines ask for the image.
+    path: &'static str,
+    files: [&'static str; 2],
+}
+
+const SYSTEM: Pair = Pair {
+    target: TARGET,
+    path: TARGET,
+    files: ["linux", "initrd.gz"],
+};
+
+const LOADER: Pair = Pair {
+    target: "amd64/generic/grub/loader",
+    path: "efi-x64",
+    files: ["shimx64.efi", "grubx64.efi"],
+};
+
+/// What a machine boots by paths that are always the same, in this order.
+const PAIRS: [Pair; 2] = [LOADER, SYSTEM];
+
+impl Pair {
+    /// The paths of both files where the image is at this path.
+    fn at(&self, path: &str) -> [String; 2] {
+        self.files.map(|file| format!("{path}/{file}"))
+    }
+}
+
+/// The bytes of the files of a pair.
+const SIZES: [usize; 2] = [32 << 10, 128 << 10];
 
 pub fn tests() -> Vec<Trial> {
     let needs = [Needs::Root, Needs::Program("unshare"), Needs::Program("ip")];
@@ -43,24 +76,24 @@ pub fn tests() -> Vec<Trial> {
             || storm("dnsmasq", Server::dnsmasq),
         ),
         test(
-            "by the stable path no burst of boots from in.tftpd gets two images",
+            "no burst of boots from in.tftpd gets two images by the stable path, or two loaders by an alias",
             &by("in.tftpd"),
-            || bursts("in.tftpd --secure", TARGET, Server::tftpd),
+            || bursts("in.tftpd --secure", Server::tftpd),
         ),
         test(
-            "by the stable path no burst of boots from dnsmasq gets two images",
+            "no burst of boots from dnsmasq gets two images by the stable path, or two loaders by an alias",
             &by("dnsmasq"),
-            || bursts("dnsmasq", TARGET, Server::dnsmasq),
+            || bursts("dnsmasq", Server::dnsmasq),
         ),
         test(
-            "by an alias no burst of boots from in.tftpd gets two images",
+            "boots from in.tftpd that never pause get no two loaders or images before max_delay is over",
             &by("in.tftpd"),
-            || bursts("in.tftpd --secure", ALIAS, Server::tftpd),
+            || never_a_pause("in.tftpd --secure", Server::tftpd),
         ),
         test(
-            "boots from in.tftpd that never pause delay a swap until max_delay",
-            &by("in.tftpd"),
-            never_a_pause,
+            "boots from dnsmasq that never pause get no two loaders or images before max_delay is over",
+            &by("dnsmasq"),
+            || never_a_pause("dnsmasq", Server::dnsmasq),
         ),
     ]
 }
@@ -104,7 +137,7 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     let world = shipped();
     let root = world.root.join("tftp");
     let daemon = world.daemon();
-    publish(&world, 0);
+    publish(&world, &[SYSTEM], 0);
     replace_control(&root, 0);
     until("the first rendering", || {
         fs::read_to_string(root.join("pxelinux.cfg/default"))
@@ -118,7 +151,7 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
             let mut version = 0;
             while !is_over.load(Ordering::Relaxed) {
                 version += 1;
-                publish(&world, version);
+                publish(&world, &[SYSTEM], version);
                 replace_control(&root, version);
             }
             version
@@ -135,8 +168,7 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
                     let (mut pinned, mut control) = (Boots::default(), Boots::default());
                     while Instant::now() < end {
                         pinned.add(machine.boot());
-                        control
-                            .add(machine.fetch_both(FILES.map(|(f, _)| format!("{CONTROL}/{f}"))));
+                        control.add(machine.fetch_both(SYSTEM.at(CONTROL)));
                     }
                     (pinned, control)
                 })
@@ -169,16 +201,22 @@ fn storm(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     assert!(control.mixed > 0, "the control shows nothing");
 }
 
-/// A world whose tree is what the server calls `/`, with an alias.
+/// A world whose tree is what the server calls `/`, with an alias of the loader.
 fn stable(swap: &str) -> World {
+    let Pair { target, path, .. } = LOADER;
     World::with(&format!(
         "[limits]\nmin_free_space = \"0B\"\n[retention]\nmin_age = \"1h\"\n[swap]\n{swap}\
-         [[alias]]\npath = {ALIAS:?}\ntarget = {TARGET:?}\n"
+         [[alias]]\npath = {path:?}\ntarget = {target:?}\n"
     ))
 }
 
-/// All machines boot by this path, `times` each.
-fn burst(server: &Server, path: &str, times: usize) -> Boots {
+fn join(boots: [Boots; 2], others: [Boots; 2]) -> [Boots; 2] {
+    let ([a, b], [c, d]) = (boots, others);
+    [a.join(c), b.join(d)]
+}
+
+/// All machines boot for so long, once at least.
+fn burst(server: &Server, lasts: Duration) -> [Boots; 2] {
     std::thread::scope(|scope| {
         let machine = |number: usize| {
             scope.spawn(move || {
@@ -186,40 +224,50 @@ fn burst(server: &Server, path: &str, times: usize) -> Boots {
                 let machine = Machine {
                     asks_twice: number.is_multiple_of(2),
                 };
-                let mut boots = Boots::default();
-                for _ in 0..times {
-                    boots.add(machine.fetch_both(FILES.map(|(file, _)| format!("{path}/{file}"))));
+                let mut boots = <[Boots; 2]>::default();
+                let end = Instant::now() + lasts;
+                loop {
+                    for (boots, pair) in boots.iter_mut().zip(PAIRS) {
+                        boots.add(machine.fetch_both(pair.at(pair.path)));
+                    }
+                    if Instant::now() >= end {
+                        return boots;
+                    }
                 }
-                boots
             })
         };
         let machines: Vec<_> = (0..MACHINES).map(machine).collect();
         let booted = machines.into_iter().map(|machine| machine.join().unwrap());
-        booted.fold(Boots::default(), Boots::join)
+        booted.fold(Default::default(), join)
     })
 }
 
-/// Bursts of boots, an image that changes in the middle of each, and a pause after it. Then the
-/// same without a quiet period, as the control.
-fn bursts(name: &str, path: &str, serve: fn(&Path, &[&str]) -> Server) {
-    const ROUNDS: u64 = 4;
-    const TIMES: usize = 20;
+/// Bursts of boots, images that change in the middle of each, and a pause after it. Then the same
+/// without a quiet period, as the control.
+fn bursts(name: &str, serve: fn(&Path, &[&str]) -> Server) {
+    const ROUNDS: u64 = 2;
+    // Longer than the quiet period: only that machines use them keeps the old images.
+    const BURST: Duration = Duration::from_secs(3);
     let world = stable("quiet_period = \"2s\"\nmax_delay = \"1d\"\n");
     let daemon = world.daemon();
-    publish(&world, 0);
+    publish(&world, &PAIRS, 0);
     let server = serve(&world.tree, &[]);
-    let mut quiet = Boots::default();
+    let mut quiet = <[Boots; 2]>::default();
     for version in 1..=ROUNDS {
         let boots = std::thread::scope(|scope| {
-            let boots = scope.spawn(|| burst(&server, path, TIMES));
-            // The new image comes in the pause after the burst; only then `publish` returns.
-            publish(&world, version);
+            let boots = scope.spawn(|| burst(&server, BURST));
+            // The new images come in the pause after the burst; only then `publish` returns.
+            publish(&world, &PAIRS, version);
             boots.join().unwrap()
         });
-        quiet = quiet.join(boots);
+        for (boots, Pair { path, .. }) in boots.iter().zip(PAIRS) {
+            let versions = &boots.versions;
+            assert_eq!(*versions, [version - 1].into(), "{path} swapped amid boots");
+        }
+        quiet = join(quiet, boots);
     }
     // Without this burst nobody would boot the last version.
-    quiet = quiet.join(burst(&server, path, 1));
+    quiet = join(quiet, burst(&server, Duration::ZERO));
     daemon.stop();
 
     fs::write(
@@ -230,64 +278,96 @@ fn bursts(name: &str, path: &str, serve: fn(&Path, &[&str]) -> Server) {
     )
     .unwrap();
     let daemon = world.daemon();
-    let mut control = Boots::default();
+    let mut control = <[Boots; 2]>::default();
     let mut version = ROUNDS;
-    while control.mixed == 0 && version < 1_000 {
+    while control.iter().any(|it| it.mixed == 0) && version < 1_000 {
         let is_over = AtomicBool::new(false);
         let boots = std::thread::scope(|scope| {
             let boots = scope.spawn(|| {
-                let boots = burst(&server, path, TIMES);
+                let boots = burst(&server, BURST / 8);
                 is_over.store(true, Ordering::Relaxed);
                 boots
             });
             while !is_over.load(Ordering::Relaxed) {
                 version += 1;
-                publish(&world, version);
+                publish(&world, &PAIRS, version);
             }
             boots.join().unwrap()
         });
-        control = control.join(boots);
+        control = join(control, boots);
     }
     daemon.stop();
     drop(server);
-    println!(
-        "{name}, {path}: {} boots in {ROUNDS} bursts, an image changed in each: {} mixed, {} \
-         failed; without a quiet period {} boots, {} mixed, {} failed",
-        quiet.count(),
-        quiet.mixed,
-        quiet.failed.len(),
-        control.count(),
-        control.mixed,
-        control.failed.len()
-    );
-    assert!(quiet.failed.is_empty(), "{:?}\n{world}", quiet.failed);
-    assert_eq!(quiet.mixed, 0, "{world}");
-    assert_eq!(quiet.versions, (0..=ROUNDS).collect(), "{world}");
-    assert!(control.mixed > 0, "the control shows nothing");
+    for (pair, (quiet, control)) in PAIRS.iter().zip(quiet.iter().zip(&control)) {
+        println!(
+            "{name}, {}: {} boots in {ROUNDS} bursts, the image changed in each: {} mixed, {} failed; \
+             without a quiet period {} boots, {} mixed, {} failed",
+            pair.path,
+            quiet.count(),
+            quiet.mixed,
+            quiet.failed.len(),
+            control.count(),
+            control.mixed,
+            control.failed.len()
+        );
+        assert!(quiet.failed.is_empty(), "{:?}\n{world}", quiet.failed);
+        assert_eq!(quiet.mixed, 0, "{world}");
+        assert_eq!(quiet.versions, (0..=ROUNDS).collect(), "{world}");
+        assert!(control.mixed > 0, "the control shows nothing");
+    }
 }
 
-fn never_a_pause() {
+/// Boots without a pause, and images that change. Only the boots at the moment of a swap may get both.
+fn never_a_pause(name: &str, serve: fn(&Path, &[&str]) -> Server) {
     let world = stable("quiet_period = \"2s\"\nmax_delay = \"4s\"\n");
     let mut daemon = world.daemon();
-    publish(&world, 0);
-    let server = Server::tftpd(&world.tree, &[]);
+    publish(&world, &PAIRS, 0);
+    let server = serve(&world.tree, &[]);
     let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let current = || PAIRS.map(|pair| fs::read_link(world.published(pair.target)).unwrap());
+    let old = current();
+    let (until_swapped, at_swap) = std::thread::scope(|scope| {
         let boots = scope.spawn(|| {
-            let mut boots = Boots::default();
+            let (mut until_swapped, mut at_swap) = <([Boots; 2], [Boots; 2])>::default();
             while !is_over.load(Ordering::Relaxed) {
-                boots = boots.join(burst(&server, TARGET, 1));
+                let mut boots = burst(&server, Duration::ZERO).map(Some);
+                for (number, now) in current().iter().enumerate() {
+                    let all = match *now == old[number] {
+                        true => &mut until_swapped,
+                        false => &mut at_swap,
+                    };
+                    let so_far = std::mem::take(&mut all[number]);
+                    all[number] = so_far.join(boots[number].take().unwrap());
+                }
             }
-            boots
+            (until_swapped, at_swap)
         });
-        publish(&world, 1);
-        let line = daemon.wait_for("though machines use what is replaced");
-        assert!(line.contains(TARGET) && line.contains("WARN"), "{line}");
+        publish(&world, &PAIRS, 1);
+        let text = "though machines use what is replaced";
+        let lines = PAIRS.map(|_| daemon.wait_for(text));
         is_over.store(true, Ordering::Relaxed);
-        let boots = boots.join().unwrap();
-        assert!(boots.failed.is_empty(), "{:?}\n{world}", boots.failed);
+        for Pair { target, .. } in PAIRS {
+            let is_said = |line: &String| line.contains(target) && line.contains("WARN");
+            assert!(lines.iter().any(is_said), "{lines:?}");
+        }
+        boots.join().unwrap()
     });
     daemon.stop();
+    for (pair, (before, at)) in PAIRS.iter().zip(until_swapped.iter().zip(&at_swap)) {
+        println!(
+            "{name}, {}: {} boots without a pause until the swap at max_delay, {} mixed; {} mixed at the swap",
+            pair.path,
+            before.count(),
+            before.mixed,
+            at.mixed
+        );
+        for boots in [before, at] {
+            assert!(boots.failed.is_empty(), "{:?}\n{world}", boots.failed);
+        }
+        assert_eq!((before.mixed, &before.versions), (0, &[0].into()));
+        // Each machine boots once in the burst in which the swap comes.
+        assert!(at.mixed <= MACHINES, "{} mixed", at.mixed);
+    }
 }
 
 /// A file with the same number all over: a mixture of two versions shows.
@@ -295,20 +375,25 @@ fn contents(version: u64, size: usize) -> Vec<u8> {
     version.to_le_bytes().repeat(size / 8)
 }
 
-fn publish(world: &World, version: u64) {
-    let drop = format!("v{version}");
-    let files = FILES.map(|(name, size)| (name, contents(version, size)));
-    let files = files.each_ref().map(|(name, bytes)| (*name, &bytes[..]));
-    world.drop_image(&drop, TARGET, &files);
-    until("the outcome", || world.outcome(&drop).is_some());
-    world.assert_outcome(&drop, "published");
+/// Drops these images, and waits until each is published.
+fn publish(world: &World, pairs: &[Pair], version: u64) {
+    let name = |pair: &Pair| format!("{}-{version}", pair.files[0]);
+    for pair in pairs {
+        let contents = SIZES.map(|size| contents(version, size));
+        let files = [0, 1].map(|number| (pair.files[number], &*contents[number]));
+        world.drop_image(&name(pair), pair.target, &files);
+    }
+    for pair in pairs {
+        until("the outcome", || world.outcome(&name(pair)).is_some());
+        world.assert_outcome(&name(pair), "published");
+    }
 }
 
 /// What a script does: the old one away, the new one into its place.
 fn replace_control(root: &Path, version: u64) {
     let [old, new, place] = ["control/old", "control/new", CONTROL].map(|path| root.join(path));
     fs::create_dir_all(&new).unwrap();
-    for (name, size) in FILES {
+    for (name, size) in SYSTEM.files.iter().zip(SIZES) {
         fs::write(new.join(name), contents(version, size)).unwrap();
     }
     if place.exists() {
@@ -346,7 +431,7 @@ impl Machine {
 
     fn fetch_both(&self, paths: [String; 2]) -> Result<[u64; 2], String> {
         let mut versions = [0; 2];
-        for ((path, version), (_, size)) in paths.iter().zip(&mut versions).zip(FILES) {
+        for ((path, version), size) in paths.iter().zip(&mut versions).zip(SIZES) {
             let bytes = self.fetch(path)?;
             *version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
             if bytes != contents(*version, size) {
