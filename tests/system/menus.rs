@@ -549,6 +549,7 @@ pub const HOSTILE: &[(&str, &str, [bool; 3])] = &[
     ("plain", "a ${net0/mac} b", [true, true, false]),
     ("plain", "back\\slash", [true, false, true]),
     ("plain", "-", [false, true, true]),
+    ("a -- --gap -x %d", "-- --name x ü=%s", [true, true, true]),
 ];
 
 fn hostile_texts() {
