@@ -34,8 +34,8 @@ pub(super) enum Kind {
     Path,
 }
 
-/// pxelinux' `FILENAME_MAX`, with the zero at the end.
-const PXELINUX_PATH: usize = 255;
+/// Of pxelinux' `FILENAME_MAX`, 256, this leaves room for `::` and the zero at the end.
+const PXELINUX_PATH: usize = 253;
 
 /// Of pxelinux' `MAX_CMDLINE_LEN`, 2048, this leaves room for the kernel, its initrds and what an admin
 /// has every kernel told.
@@ -157,11 +157,13 @@ fn pxelinux(kind: Kind, text: &str) -> Result<Cow<'_, str>, &'static str> {
     match kind {
         Kind::Text if text.contains('^') => Err("`^`, which marks a key"),
         Kind::Words | Kind::Options if text.trim() == "-" => Err("nothing but `-`"),
-        Kind::Path if text.len() > PXELINUX_PATH => Err("more than 255 bytes"),
+        Kind::Path if text.len() > PXELINUX_PATH => Err("more than 253 bytes"),
         Kind::Path if !text.bytes().all(is_of_path) => {
             Err("a blank, `,`, `:`, `\\` or no ASCII in a path")
         }
         _ if text.len() > PXELINUX_WORDS => Err("more than 1024 bytes"),
+        // Without `::` a path from the root, too, is one in pxelinux' own folder.
+        Kind::Path if text.starts_with('/') => Ok(format!("::{text}").into()),
         _ => Ok(text.into()),
     }
 }
@@ -271,9 +273,10 @@ mod tests {
         ];
         assert_quoted(Loader::Pxelinux, Kind::Words, &words);
         let paths = [
-            ("/n/a@/b_c+d.gz", Some("/n/a@/b_c+d.gz")),
-            (&long[..255], Some(&long[..255])),
-            (&long[..256], None),
+            ("/n/a@/b_c+d.gz", Some("::/n/a@/b_c+d.gz")),
+            ("n/a", Some("n/a")),
+            (&long[..253], Some(&long[..253])),
+            (&long[..254], None),
             ("a b", None),
             ("a,b", None),
             ("a::b", None),

@@ -178,6 +178,6 @@ fn readme_boots() {
     let menu = fetch("pxelinux.cfg/default");
     let kernel = menu
         .lines()
-        .find_map(|line| line.trim().strip_prefix("LINUX /"));
+        .find_map(|line| line.trim().strip_prefix("LINUX ::/"));
     assert_eq!(fetch(kernel.expect("a kernel")), "kernel");
 }

@@ -353,14 +353,14 @@ pub const ARGUMENTS: &str = "console=ttyS0,115200n8 console=tty0";
 #[rustfmt::skip] // Each menu's lines on a line.
 pub const UPSTREAMS: &[Upstream] = &[
     ("debian", "", &["debian-installer/amd64/linux", "debian-installer/amd64/initrd.gz", "version.info"], [
-        &["LINUX /{}/debian-installer/amd64/linux", "INITRD /{}/debian-installer/amd64/initrd.gz", "APPEND ARGUMENTS"],
+        &["LINUX ::/{}/debian-installer/amd64/linux", "INITRD ::/{}/debian-installer/amd64/initrd.gz", "APPEND ARGUMENTS"],
         &["linux '/{}/debian-installer/amd64/linux' ARGUMENTS", "initrd '/{}/debian-installer/amd64/initrd.gz'"],
         &["kernel --name kernel /{}/debian-installer/amd64/linux initrd=initrd.magic ARGUMENTS  || goto failed",
           "initrd --name initrd.magic /{}/debian-installer/amd64/initrd.gz || goto failed"],
     ]),
     ("ubuntu", "[boot]\ntitle = \"Ubuntu 24.04's installer\"\ncmdline = \"ip=dhcp url={url}/x.iso autoinstall ds=nocloud;s=http://x/\"\n",
      &["casper/vmlinuz", "casper/initrd", "x.iso"], [
-        &["LINUX /{}/casper/vmlinuz", "INITRD /{}/casper/initrd",
+        &["LINUX ::/{}/casper/vmlinuz", "INITRD ::/{}/casper/initrd",
           "APPEND ARGUMENTS ip=dhcp url=http://boot.example/{}/x.iso autoinstall ds=nocloud;s=http://x/"],
         &["linux '/{}/casper/vmlinuz' ARGUMENTS ip=dhcp url=http://boot.example/{}/x.iso autoinstall 'ds=nocloud;s=http://x/'",
           "initrd '/{}/casper/initrd'"],
@@ -368,27 +368,27 @@ pub const UPSTREAMS: &[Upstream] = &[
           "initrd --name initrd.magic /{}/casper/initrd || goto failed"],
     ]),
     ("fedora", "[boot]\ncmdline = \"inst.stage2={url} quiet\"\n", &["images/pxeboot/vmlinuz", "images/pxeboot/initrd.img", "images/install.img"], [
-        &["LINUX /{}/images/pxeboot/vmlinuz", "INITRD /{}/images/pxeboot/initrd.img",
+        &["LINUX ::/{}/images/pxeboot/vmlinuz", "INITRD ::/{}/images/pxeboot/initrd.img",
           "APPEND ARGUMENTS inst.stage2=http://boot.example/{} quiet"],
         &["linux '/{}/images/pxeboot/vmlinuz' ARGUMENTS inst.stage2=http://boot.example/{} quiet", "initrd '/{}/images/pxeboot/initrd.img'"],
         &["kernel --name kernel /{}/images/pxeboot/vmlinuz initrd=initrd.magic ARGUMENTS inst.stage2=http://boot.example/{} quiet || goto failed",
           "initrd --name initrd.magic /{}/images/pxeboot/initrd.img || goto failed"],
     ]),
     ("rocky", "", &["images/pxeboot/vmlinuz", "images/pxeboot/initrd.img"], [
-        &["LINUX /{}/images/pxeboot/vmlinuz", "INITRD /{}/images/pxeboot/initrd.img", "APPEND ARGUMENTS"],
+        &["LINUX ::/{}/images/pxeboot/vmlinuz", "INITRD ::/{}/images/pxeboot/initrd.img", "APPEND ARGUMENTS"],
         &["linux '/{}/images/pxeboot/vmlinuz' ARGUMENTS", "initrd '/{}/images/pxeboot/initrd.img'"],
         &["kernel --name kernel /{}/images/pxeboot/vmlinuz initrd=initrd.magic ARGUMENTS  || goto failed",
           "initrd --name initrd.magic /{}/images/pxeboot/initrd.img || goto failed"],
     ]),
     ("opensuse", "", &["boot/x86_64/loader/linux", "boot/x86_64/loader/initrd"], [
-        &["LINUX /{}/boot/x86_64/loader/linux", "INITRD /{}/boot/x86_64/loader/initrd", "APPEND ARGUMENTS"],
+        &["LINUX ::/{}/boot/x86_64/loader/linux", "INITRD ::/{}/boot/x86_64/loader/initrd", "APPEND ARGUMENTS"],
         &["linux '/{}/boot/x86_64/loader/linux' ARGUMENTS", "initrd '/{}/boot/x86_64/loader/initrd'"],
         &["kernel --name kernel /{}/boot/x86_64/loader/linux initrd=initrd.magic ARGUMENTS  || goto failed",
           "initrd --name initrd.magic /{}/boot/x86_64/loader/initrd || goto failed"],
     ]),
     ("alpine", "[boot]\ncmdline = \"alpine_repo={url}/apks modloop={url}/boot/modloop-lts\"\n",
      &["boot/vmlinuz-lts", "boot/initramfs-lts", "boot/modloop-lts"], [
-        &["LINUX /{}/boot/vmlinuz-lts", "INITRD /{}/boot/initramfs-lts",
+        &["LINUX ::/{}/boot/vmlinuz-lts", "INITRD ::/{}/boot/initramfs-lts",
           "APPEND ARGUMENTS alpine_repo=http://boot.example/{}/apks modloop=http://boot.example/{}/boot/modloop-lts"],
         &["linux '/{}/boot/vmlinuz-lts' ARGUMENTS alpine_repo=http://boot.example/{}/apks modloop=http://boot.example/{}/boot/modloop-lts",
           "initrd '/{}/boot/initramfs-lts'"],
@@ -398,7 +398,7 @@ pub const UPSTREAMS: &[Upstream] = &[
     ("arch", "[boot]\nkernel = \"arch/boot/x86_64/vmlinuz-linux\"\ninitrd = [\"arch/boot/amd-ucode.img\", \"arch/boot/x86_64/initramfs-linux.img\"]\n\
               cmdline = \"archiso_http_srv={url}/ initrd=x\"\n",
      &["arch/boot/amd-ucode.img", "arch/boot/x86_64/initramfs-linux.img", "arch/boot/x86_64/vmlinuz-linux"], [
-        &["LINUX /{}/arch/boot/x86_64/vmlinuz-linux", "INITRD /{}/arch/boot/amd-ucode.img,/{}/arch/boot/x86_64/initramfs-linux.img",
+        &["LINUX ::/{}/arch/boot/x86_64/vmlinuz-linux", "INITRD ::/{}/arch/boot/amd-ucode.img,::/{}/arch/boot/x86_64/initramfs-linux.img",
           "APPEND ARGUMENTS archiso_http_srv=http://boot.example/{}/ initrd=x"],
         &["linux '/{}/arch/boot/x86_64/vmlinuz-linux' ARGUMENTS archiso_http_srv=http://boot.example/{}/ initrd=x",
           "initrd '/{}/arch/boot/amd-ucode.img' '/{}/arch/boot/x86_64/initramfs-linux.img'"],
@@ -407,19 +407,19 @@ pub const UPSTREAMS: &[Upstream] = &[
           "initrd --name initrd2 /{}/arch/boot/x86_64/initramfs-linux.img || goto failed"],
     ]),
     ("nixos", "[boot]\ncmdline = \"init=/nix/store/x-nixos/init loglevel=4\"\n", &["bzImage", "initrd"], [
-        &["LINUX /{}/bzImage", "INITRD /{}/initrd", "APPEND ARGUMENTS init=/nix/store/x-nixos/init loglevel=4"],
+        &["LINUX ::/{}/bzImage", "INITRD ::/{}/initrd", "APPEND ARGUMENTS init=/nix/store/x-nixos/init loglevel=4"],
         &["linux '/{}/bzImage' ARGUMENTS init=/nix/store/x-nixos/init loglevel=4", "initrd '/{}/initrd'"],
         &["kernel --name kernel /{}/bzImage initrd=initrd.magic ARGUMENTS init=/nix/store/x-nixos/init loglevel=4 || goto failed",
           "initrd --name initrd.magic /{}/initrd || goto failed"],
     ]),
     ("talos", "[boot]\ncmdline = \"talos.platform=metal slab_nomerge\"\n", &["vmlinuz-amd64", "initramfs-amd64.xz"], [
-        &["LINUX /{}/vmlinuz-amd64", "INITRD /{}/initramfs-amd64.xz", "APPEND ARGUMENTS talos.platform=metal slab_nomerge"],
+        &["LINUX ::/{}/vmlinuz-amd64", "INITRD ::/{}/initramfs-amd64.xz", "APPEND ARGUMENTS talos.platform=metal slab_nomerge"],
         &["linux '/{}/vmlinuz-amd64' ARGUMENTS talos.platform=metal slab_nomerge", "initrd '/{}/initramfs-amd64.xz'"],
         &["kernel --name kernel /{}/vmlinuz-amd64 initrd=initrd.magic ARGUMENTS talos.platform=metal slab_nomerge || goto failed",
           "initrd --name initrd.magic /{}/initramfs-amd64.xz || goto failed"],
     ]),
     ("flatcar", "", &["flatcar_production_pxe.vmlinuz", "flatcar_production_pxe_image.cpio.gz", "flatcar_production_pxe.vmlinuz.sig"], [
-        &["LINUX /{}/flatcar_production_pxe.vmlinuz", "INITRD /{}/flatcar_production_pxe_image.cpio.gz", "APPEND ARGUMENTS"],
+        &["LINUX ::/{}/flatcar_production_pxe.vmlinuz", "INITRD ::/{}/flatcar_production_pxe_image.cpio.gz", "APPEND ARGUMENTS"],
         &["linux '/{}/flatcar_production_pxe.vmlinuz' ARGUMENTS", "initrd '/{}/flatcar_production_pxe_image.cpio.gz'"],
         &["kernel --name kernel /{}/flatcar_production_pxe.vmlinuz initrd=initrd.magic ARGUMENTS  || goto failed",
           "initrd --name initrd.magic /{}/flatcar_production_pxe_image.cpio.gz || goto failed"],
@@ -434,7 +434,7 @@ pub const UPSTREAMS: &[Upstream] = &[
           "initrd --name boot.wim /{}/sources/boot.wim boot.wim || goto failed"],
     ]),
     ("memtest", "", &["memtest86+x64.efi", "memtest86+x64.bin"], [
-        &["LINUX /{}/memtest86+x64.efi", "APPEND ARGUMENTS"],
+        &["LINUX ::/{}/memtest86+x64.efi", "APPEND ARGUMENTS"],
         &["linux '/{}/memtest86+x64.efi' ARGUMENTS"],
         &["kernel --name kernel /{}/memtest86+x64.efi ARGUMENTS  || goto failed"],
     ]),

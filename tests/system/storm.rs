@@ -423,7 +423,7 @@ impl Machine {
         let (_, entry) = config.split_once(&label).ok_or("no image in the menu")?;
         let path = |key: &str| {
             let line = entry.lines().find_map(|line| line.trim().strip_prefix(key));
-            line.map(|path| path.trim().to_string())
+            line.map(|path| path.trim().replace("::", ""))
                 .ok_or(key.to_string())
         };
         self.fetch_both([path("LINUX")?, path("INITRD")?])
