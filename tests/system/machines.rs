@@ -1,223 +1,224 @@
-//! Real machines, emulated: firmware, boot loader, kernel and Debian's installer, from the tree,
-//! through the boot configurations that are shipped.
+//! Real machines, emulated: firmware, boot loader, kernel and Debian's installer, in a network that was set
+//! up as README says.
 //!
-//! QEMU's own TFTP server serves them. What they show is read from the serial console.
+//! What they show is read from the serial console.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use crate::boot_configs::shipped;
-use crate::lab::world::{Ended, Needs, World, test, until};
+use crate::lab::machine::{Firmware, Machine};
+use crate::lab::network::{self, Network};
+use crate::lab::world::{Ends, Needs, World, by_name, manifest, names, test, text, until};
 
-const IMAGE: &str = "/usr/lib/debian-installer/images/12/amd64/text";
-const TARGET: &str = "amd64/generic/bookworm/install";
+const IMAGES: &str = "/usr/lib/debian-installer/images/12";
 
-/// A boot takes about a minute on a processor of its own.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// What the shipped menus have every kernel told.
+const ARGUMENTS: &str = "console=ttyS0,115200n8 console=tty0";
 
-/// Where Debian's packages have what machines need.
-const PXELINUX: &str = "/usr/lib/PXELINUX/pxelinux.0";
-const SYSLINUX: &str = "/usr/lib/syslinux/modules/bios";
-const GRUB: &str = "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed";
-const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-const IPXE: &str = "/usr/lib/ipxe/qemu/pxe-virtio.rom";
+/// Of an iPXE that is to do for another ROM: that it is one the server doesn't see.
+const NO_IPXE: (&str, &str) = ("dhcp-match=set:ipxe,175\n", "");
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loader {
-    Pxelinux,
-    Grub,
-    Ipxe,
-}
+/// README says so of a server without nginx.
+const BY_TFTP: (&str, &str) = (
+    "dhcp-boot=tag:ipxe,http://192.0.2.1/menu.ipxe",
+    "dhcp-boot=tag:ipxe,menu.ipxe",
+);
 
 pub fn tests() -> Vec<Trial> {
-    let needs = |loader: &[Needs]| {
-        let all = [Needs::Path(IMAGE), Needs::Program("qemu-system-x86_64")];
-        [&all, loader, &[Needs::Path(IPXE)]].concat()
+    let needs = |firmware: Firmware| {
+        let all = [Needs::Path(IMAGES)];
+        [&all, &network::NEEDS[..], &firmware.needs()].concat()
     };
+    let takes = Duration::from_secs(5 * 60);
     vec![
         test(
+            "the example importer of loaders publishes what each firmware needs, where README says it asks",
+            &network::NEEDS,
+            loaders_are_published,
+        ),
+        test(
             "a machine boots the installer by pxelinux while its image is being replaced",
-            &needs(&[Needs::Path(PXELINUX), Needs::Path(SYSLINUX)]),
+            &needs(Firmware::Bios),
             boots_while_replaced,
         ),
         test(
-            "a machine boots the installer by GRUB on EFI",
-            &needs(&[Needs::Path(GRUB), Needs::Path(OVMF)]),
-            || boots(Loader::Grub),
+            "a machine boots the installer by shim and GRUB on EFI",
+            &needs(Firmware::Efi),
+            || boots(Firmware::Efi, &[]),
         ),
-        test("a machine boots the installer by iPXE", &needs(&[]), || {
-            boots(Loader::Ipxe)
-        }),
+        test(
+            "a machine boots the installer by iPXE",
+            &needs(Firmware::Ipxe),
+            || boots(Firmware::Ipxe, &[BY_TFTP]),
+        ),
+        by_name(
+            "a machine boots the installer by shim and GRUB with Secure Boot",
+            "with Secure Boot",
+            &needs(Firmware::SecureBoot),
+            takes,
+            || boots(Firmware::SecureBoot, &[]),
+        ),
+        by_name(
+            "a machine boots the installer by HTTP Boot and iPXE",
+            "by HTTP Boot",
+            &needs(Firmware::HttpBoot),
+            takes,
+            || boots(Firmware::HttpBoot, &[]),
+        ),
+        by_name(
+            "a machine boots the installer by shim and GRUB on arm64",
+            "on arm64",
+            &needs(Firmware::Arm64),
+            takes,
+            || boots(Firmware::Arm64, &[]),
+        ),
     ]
 }
 
-/// A running machine.
-struct Machine {
-    _child: Ended,
-    keyboard: ChildStdin,
-    screen: mpsc::Receiver<Vec<u8>>,
-    seen: Vec<u8>,
-    begun: Instant,
+/// What its image has the kernel of such a machine told: it begins with a shell on the serial console.
+fn cmdline(firmware: Firmware) -> &'static str {
+    match firmware {
+        Firmware::Arm64 => "rdinit=/bin/sh proof=of-this-image console=ttyAMA0",
+        _ => "rdinit=/bin/sh proof=of-this-image console=ttyS0",
+    }
 }
 
-impl Machine {
-    /// Switches a machine on. What it boots lies in `tftp`.
-    fn start(loader: Loader, tftp: &Path) -> Self {
-        let copy = |from: &Path| {
-            let name = from.file_name().unwrap();
-            fs::copy(from, tftp.join(name)).unwrap();
-            format!("/{}", name.to_str().unwrap())
+/// What the servers have to have sent for such a machine, besides kernel and initrd.
+fn sent(firmware: Firmware) -> &'static [&'static str] {
+    match firmware {
+        Firmware::Bios => &["/bios/pxelinux.0 ", "/pxelinux.cfg/default "],
+        Firmware::Ipxe => &["/menu.ipxe to "],
+        Firmware::Efi | Firmware::SecureBoot => &[
+            "/efi-x64/shimx64.efi ",
+            "/efi-x64/grubx64.efi ",
+            "/grub/grub.cfg ",
+        ],
+        Firmware::HttpBoot => &["\"GET /ipxe/snponly.efi ", "\"GET /menu.ipxe "],
+        Firmware::Arm64 => &[
+            "/efi-arm64/shimaa64.efi ",
+            "/efi-arm64/grubaa64.efi ",
+            "/grub/grub.cfg ",
+        ],
+    }
+}
+
+/// Debian's installer, published for a kind of machine.
+struct Installer {
+    firmware: Firmware,
+    target: String,
+    /// The path of its generation, and in it.
+    folder: String,
+}
+
+impl Installer {
+    fn publish(world: &World, firmware: Firmware) -> Self {
+        let arch = firmware.arch();
+        let target = format!("{arch}/generic/bookworm/install");
+        let boot = format!("[boot]\ncmdline = {:?}\n", cmdline(firmware));
+        let image = Path::new(IMAGES).join(arch).join("text");
+        world.drop_copy("installer", &format!("{}{boot}", manifest(&target)), &image);
+        until("the outcome", || world.outcome("installer").is_some());
+        world.assert_outcome("installer", "published");
+        let pinned = fs::read_link(world.published(&target)).unwrap();
+        let folder = format!("{}/debian-installer/{arch}", pinned.display());
+        let menus = match firmware {
+            Firmware::Arm64 => &["grub/grub.cfg", "menu.ipxe"][..],
+            _ => &["grub/grub.cfg", "menu.ipxe", "pxelinux.cfg/default"],
         };
-        let mut command = Command::new("qemu-system-x86_64");
-        let boot_file = match loader {
-            Loader::Pxelinux => {
-                for module in ["ldlinux.c32", "menu.c32", "libutil.c32"] {
-                    copy(&Path::new(SYSLINUX).join(module));
-                }
-                // The serial line is PXELINUX's alone: with `-nographic` the BIOS writes there too.
-                command.args(["-display", "none"]);
-                copy(Path::new(PXELINUX))
-            }
-            Loader::Grub => {
-                let flash = "if=pflash,format=raw";
-                command
-                    .arg("-drive")
-                    .arg(format!("{flash},readonly=on,file={OVMF}"))
-                    .arg("-drive")
-                    .arg(format!("{flash},snapshot=on,file={OVMF_VARS}"))
-                    .args(["-display", "none"]);
-                copy(Path::new(GRUB))
-            }
-            // The network card's own ROM is iPXE, and takes a script.
-            Loader::Ipxe => {
-                command.arg("-nographic");
-                "/menu.ipxe".to_string()
-            }
-        };
-        let mut child = command
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "1024"])
-            .args(["-no-reboot", "-boot", "n"])
-            .args(["-serial", "stdio", "-monitor", "none"])
-            .args(["-device", "virtio-net-pci,netdev=net", "-netdev"])
-            .arg(format!(
-                "user,id=net,restrict=on,tftp={},bootfile={boot_file}",
-                tftp.display()
-            ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting a machine");
-        let keyboard = child.stdin.take().unwrap();
-        let (show, screen) = mpsc::channel();
-        let mut serial = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(length @ 1..) = serial.read(&mut bytes) {
-                if show.send(bytes[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
+        for menu in menus {
+            let menu = world.root.join("tftp").join(menu);
+            until("the menus", || {
+                fs::read_to_string(&menu).is_ok_and(|text| text.contains(&folder))
+            });
+        }
         Self {
-            _child: Ended(child),
-            keyboard,
-            screen,
-            seen: Vec::new(),
-            begun: Instant::now(),
+            firmware,
+            target,
+            folder,
         }
     }
 
-    fn has_shown(&self, text: &str) -> bool {
-        let text = text.as_bytes();
-        self.seen.windows(text.len()).any(|window| window == text)
-    }
-
-    /// Waits until the machine has shown this text.
-    fn wait_for(&mut self, text: &str) {
-        while !self.has_shown(text) {
-            match self.screen.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(error) => panic!("{error}, no {text:?} on the screen:\n{}", self.shown()),
-            }
-            assert!(
-                self.begun.elapsed() < PATIENCE,
-                "no {text:?} on the screen:\n{}",
-                self.shown()
-            );
+    /// Waits for the kernel, asks it what it was told, and waits for the installer's first screen.
+    fn assert_boots(&self, network: &Network, machine: &mut Machine) {
+        machine.wait_for("Linux version");
+        let kernel = machine.runs_for();
+        let told = machine.told();
+        let words = format!("{ARGUMENTS} {}", cmdline(self.firmware));
+        assert!(told.contains(&words), "no {words} in {told}");
+        machine.wait_for("Select a language");
+        let is_secure = machine.has_shown("secureboot: Secure boot enabled");
+        assert_eq!(is_secure, self.firmware == Firmware::SecureBoot);
+        let logs = network.logs();
+        let files = ["linux", "initrd.gz"].map(|name| format!("/{}/{name} ", self.folder));
+        let others = sent(self.firmware).iter().copied();
+        for path in files.iter().map(String::as_str).chain(others) {
+            assert!(logs.contains(path), "no {path:?} in {logs}");
         }
-    }
-
-    fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.seen)
-            .escape_debug()
-            .to_string()
-    }
-
-    fn press(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
-        self.keyboard.flush().unwrap();
-    }
-
-    /// Chooses the image in the menu, where it is the first entry after the local disk.
-    fn choose_the_image(&mut self) {
-        const DOWN: &[u8] = b"\x1b[B";
-        self.press(DOWN);
-        self.press(b"\r");
-    }
-
-    /// Waits for the installer's first screen, which this generation was to bring.
-    fn wait_for_installer(&mut self, loader: Loader, generation: &str) {
-        self.wait_for("Linux version");
-        let kernel = self.begun.elapsed();
-        self.wait_for("Select a language");
-        assert!(self.has_shown(generation), "{}", self.shown());
         println!(
-            "{loader:?}: kernel after {:.0} s, the installer's first screen after {:.0} s",
+            "{:?}: kernel after {:.0} s, the installer's first screen after {:.0} s",
+            self.firmware,
             kernel.as_secs_f64(),
-            self.begun.elapsed().as_secs_f64()
+            machine.runs_for().as_secs_f64()
         );
     }
 }
 
-/// A world in which Debian's installer is published; and the name of its generation.
-fn installer() -> (World, String) {
-    let world = shipped();
-    world.drop_directory("good", TARGET, Path::new(IMAGE));
-    world.run_once();
-    world.assert_outcome("good", "published");
-    let pinned = fs::read_link(world.published(TARGET)).unwrap();
-    let generation = pinned.file_name().unwrap().to_str().unwrap();
-    (world, generation.to_string())
+fn loaders_are_published() {
+    let network = Network::new("amd64 arm64", &[]);
+    let root = network.world.root.join("tftp");
+    let grub = |efi: &str| ["grub", "mm", "shim"].map(|name| format!("{name}{efi}.efi"));
+    let pxelinux = ["ldlinux.c32", "libutil.c32", "menu.c32", "pxelinux.0"];
+    for (alias, expected) in [
+        ("efi-x64", grub("x64").to_vec()),
+        ("efi-arm64", grub("aa64").to_vec()),
+        ("bios", pxelinux.map(String::from).to_vec()),
+        (
+            "ipxe",
+            ["snponly.efi", "undionly.kpxe"].map(String::from).to_vec(),
+        ),
+    ] {
+        assert_eq!(names(&root.join(alias)), expected, "{}", network.world);
+    }
+    let history = |loader| network.world.run(&["history", loader]);
+    let version = text(&history("amd64/generic/grub/loader"));
+    assert!(version.contains("shim-signed 1"), "{version}");
+    assert!(version.contains(", grub-efi-amd64-signed 1"), "{version}");
+    // No menu has them.
+    Installer::publish(&network.world, Firmware::Efi);
+    for menu in ["pxelinux.cfg/default", "grub/grub.cfg", "menu.ipxe"] {
+        let menu = fs::read_to_string(root.join(menu)).unwrap();
+        assert!(!menu.contains("/loader"), "{menu}");
+    }
+    let again = network.publish_loaders("arm64 amd64");
+    assert_eq!(again.matches("unchanged ").count(), 4, "{again}");
 }
 
-fn boots(loader: Loader) {
-    let (world, generation) = installer();
-    let mut machine = Machine::start(loader, &world.root.join("tftp"));
-    machine.wait_for(TARGET);
+fn boots(firmware: Firmware, changes: &[(&str, &str)]) {
+    let network = Network::new(firmware.arch(), changes);
+    let installer = Installer::publish(&network.world, firmware);
+    let mut machine = Machine::start(&network, firmware);
+    machine.wait_for(&installer.target);
     machine.choose_the_image();
-    machine.wait_for_installer(loader, &generation);
+    installer.assert_boots(&network, &mut machine);
 }
 
 /// From the moment at which the machine has its menu, what is current does not boot.
 fn boots_while_replaced() {
-    let (world, generation) = installer();
-    let daemon = world.daemon();
-    let mut machine = Machine::start(Loader::Pxelinux, &world.root.join("tftp"));
-    machine.wait_for(TARGET);
+    let network = Network::new("amd64", &[NO_IPXE]);
+    let world = &network.world;
+    let installer = Installer::publish(world, Firmware::Bios);
+    let mut machine = Machine::start(&network, Firmware::Bios);
+    machine.wait_for(&installer.target);
     let replace = |number: usize| {
         let drop = format!("bad{number}");
         let contents = format!("no kernel, and no initrd: {number}");
         let files = ["linux", "initrd.gz"].map(|name| format!("debian-installer/amd64/{name}"));
         let files = files.each_ref().map(|path| (&**path, contents.as_bytes()));
-        world.drop_image(&drop, TARGET, &files);
+        world.drop_image(&drop, &installer.target, &files);
         until("the outcome", || world.outcome(&drop).is_some());
         world.assert_outcome(&drop, "published");
     };
@@ -233,15 +234,16 @@ fn boots_while_replaced() {
             }
             number
         });
+        let _over = Ends(&has_loaded);
         machine.wait_for("Linux version");
         has_loaded.store(true, Ordering::Relaxed);
         replacing.join().unwrap()
     });
-    machine.wait_for_installer(Loader::Pxelinux, &generation);
-    daemon.stop();
+    installer.assert_boots(&network, &mut machine);
     println!("replaced {replaced} times between the menu and the kernel");
     assert!(replaced > 3, "{replaced}");
     // By the stable path the machine would have found no kernel.
-    let linux = world.published(TARGET).join("debian-installer/amd64/linux");
+    let linux = world.published(&installer.target);
+    let linux = linux.join("debian-installer/amd64/linux");
     assert!(fs::read(linux).unwrap().starts_with(b"no kernel"));
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
 /// The program under test.
@@ -92,6 +92,28 @@ pub fn long_test(
         Ok(())
     };
     Trial::test(sentence.replace(' ', "_"), run).with_ignored_flag(!missing.is_empty() || has_run)
+}
+
+/// As [`long_test`], of one that is too long for a run of all tests: it runs only where the test program is
+/// given a filter that it matches. `words` is one that no other test has in its name.
+pub fn by_name(
+    sentence: &str,
+    words: &str,
+    needs: &[Needs],
+    takes: Duration,
+    body: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let name = sentence.replace(' ', "_");
+    let words = words.replace(' ', "_");
+    assert!(name.contains(&words), "{words} is not in {name}");
+    match Arguments::from_args().filter {
+        Some(filter) if name.contains(&filter) => {
+            return long_test(sentence, needs, takes, body);
+        }
+        Some(_) => {}
+        None => eprintln!("by name only: tests/run {words}"),
+    }
+    Trial::test(name, || Ok(())).with_ignored_flag(true)
 }
 
 /// A test that takes so much longer than it is to ends the program, which would end never.
@@ -249,7 +271,12 @@ impl World {
 
     /// Drops a copy of a directory (`cp -a`).
     pub fn drop_directory(&self, name: &str, target: &str, directory: &Path) {
-        self.drop_with(name, &manifest(target), |image| {
+        self.drop_copy(name, &manifest(target), directory);
+    }
+
+    /// As [`World::drop_directory`], with a manifest of the caller's own making.
+    pub fn drop_copy(&self, name: &str, manifest: &str, directory: &Path) {
+        self.drop_with(name, manifest, |image| {
             let copied = Command::new("cp")
                 .arg("-a")
                 .arg(directory.join("."))
