@@ -152,11 +152,12 @@ impl Installer {
         machine.wait_for("Select a language");
         let is_secure = machine.has_shown("secureboot: Secure boot enabled");
         assert_eq!(is_secure, self.firmware == Firmware::SecureBoot);
-        let logs = network.logs();
+        // iPXE asks a web server for `%40`.
+        let logs = network.logs().replace("%40", "@");
         let files = ["linux", "initrd.gz"].map(|name| format!("/{}/{name} ", self.folder));
         let others = sent(self.firmware).iter().copied();
         for path in files.iter().map(String::as_str).chain(others) {
-            assert!(logs.contains(path), "no {path:?} in {logs}");
+            assert!(logs.contains(path), "nobody has sent {path:?}");
         }
         println!(
             "{:?}: kernel after {:.0} s, the installer's first screen after {:.0} s",
