@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 
 use crate::lab::container::{self, ADDRESS, Container, UNIT};
 use crate::lab::world::{Needs, test, text, until};
+use crate::recipes::{current_at, next_second, recipe};
 use crate::service::{TREE, drop_as_ci};
 
 pub fn tests() -> Vec<Trial> {
@@ -164,6 +165,10 @@ fn readme_boots() {
     assert!(text_of.starts_with(&format!("# {from}")), "{text_of}");
 
     // A machine reads the menu, and what that names.
+    let options = "/etc/default/tftpd-hpa";
+    container.ok(&format!(
+        "sed --in-place 's/--secure/--secure --verbose/' {options}"
+    ));
     container.serve();
     let fetch = |path: &str| {
         let fetched = container
@@ -180,4 +185,31 @@ fn readme_boots() {
         .lines()
         .find_map(|line| line.trim().strip_prefix("LINUX ::/"));
     assert_eq!(fetch(kernel.expect("a kernel")), "kernel");
+
+    // README's recipe tells what the machine has got.
+    let stable = format!("netboot/{target}/linux");
+    next_second();
+    assert_eq!(fetch(&stable), "kernel");
+    next_second();
+    drop_as_ci(&container, "two", target, |image| {
+        fs::write(image.join("linux"), "another").unwrap();
+    });
+    container.wait_for_outcome("two", "published");
+    next_second();
+    assert_eq!(fetch(&stable), "another");
+    let recipe = recipe("**What did a machine boot?**").replace("192.0.2.17", ADDRESS);
+    let unit = |name: &str| recipe.lines().find(|line| line.contains(name)).unwrap();
+    let log = container.ok(&format!("journalctl --sync; {}", unit("--unit tftpd-hpa ")));
+    let history = container.ok(unit("netboot-publisher history"));
+    let asked: Vec<_> = log.lines().filter(|line| line.ends_with(&stable)).collect();
+    assert!(log.contains(&format!("filename {}", &pinned[1..])), "{log}");
+    let [first, second] = asked[..] else {
+        panic!("{log}")
+    };
+    let at = |line: &str| {
+        let time = line.split(' ').next().unwrap();
+        current_at(&history, &time.replace("+0000", "Z"))
+    };
+    assert!(pinned.ends_with(&at(first)), "{log}\n{history}");
+    assert_ne!(at(first), at(second), "{log}\n{history}");
 }

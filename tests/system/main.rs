@@ -43,6 +43,7 @@ mod power;
 mod promotion;
 mod proofs;
 mod quiet;
+mod recipes;
 mod rights;
 mod rules;
 mod sameness;
@@ -73,6 +74,7 @@ fn main() {
         notes::tests(),
         storm::tests(),
         machines::tests(),
+        recipes::tests(),
         swaps::tests(),
         crashes::tests(),
         lab::blocklog::trials::tests(),

@@ -44,11 +44,17 @@ impl Server {
 
     /// dnsmasq, as the user nobody.
     pub fn dnsmasq(root: &Path, arguments: &[&str]) -> Self {
+        Self::dnsmasq_with_log(root, Path::new("-"), arguments)
+    }
+
+    /// The same, which logs to this file.
+    pub fn dnsmasq_with_log(root: &Path, log: &Path, arguments: &[&str]) -> Self {
         Self::start(
             Command::new("dnsmasq")
                 .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0"])
                 .args(["--bind-interfaces", "--pid-file="])
-                .args(["--user=nobody", "--log-facility=-", "--enable-tftp"])
+                .args(["--user=nobody", "--enable-tftp"])
+                .arg(format!("--log-facility={}", log.display()))
                 .arg(format!("--listen-address={ADDRESS}"))
                 .arg(format!("--tftp-root={}", root.display()))
                 .args(arguments),
