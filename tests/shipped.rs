@@ -2,7 +2,7 @@
 //!
 //! Manual pages and completions are generated and kept below `systemd/`, so that `cargo deb` needs
 //! nothing else: the pages of the commands from these, that of the configuration from its comments,
-//! those of manifest, outcome and templates from the README. After a change of one of them:
+//! those of manifest, outcome, templates and booting from the README. After a change of one of them:
 //!
 //! ```sh
 //! NETBOOT_REGENERATE=1 cargo test --test shipped
@@ -68,7 +68,7 @@ the tree
 .SH "SEE ALSO"
 \fBnetboot\-publisher.toml\fR(5), \fBnetboot\-publisher\-manifest\fR(5),
 \fBnetboot\-publisher\-outcome\fR(5), \fBnetboot\-publisher\-templates\fR(5),
-\fBjournalctl\fR(1), \fBin.tftpd\fR(8), \fBdnsmasq\fR(8)
+\fBnetboot\-publisher\-booting\fR(7), \fBjournalctl\fR(1), \fBin.tftpd\fR(8), \fBdnsmasq\fR(8)
 .br
 \fI/usr/share/doc/netboot\-publisher/README.md.gz\fR
 "#;
@@ -151,24 +151,38 @@ fn command_pages() -> BTreeMap<String, String> {
     pages
 }
 
-/// How a page in section 5 begins.
-fn beginning(name: &str, about: &str, path: &str) -> String {
+/// How a page begins in this section of the manual.
+fn beginning(name: &str, section: u8, about: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let (shown, path) = (escape(name), escape(path));
+    let shown = escape(name);
     format!(
-        ".TH {name} 5 \"\" \"{NAME} {version}\"\n.nh\n.ad l\n.SH NAME\n{shown} \\- {about}\n\
-         .SH SYNOPSIS\n\\fI{path}\\fR\n"
+        ".TH {name} {section} \"\" \"{NAME} {version}\"\n.nh\n.ad l\n.SH NAME\n{shown} \\- {about}\n"
     )
 }
 
-/// How a page in section 5 ends.
-fn end(others: &[&str]) -> String {
-    let others = others
-        .iter()
-        .map(|name| format!(", \\fB{}\\fR(5)", escape(name)));
+/// Of which file a page in section 5 is.
+fn synopsis(path: &str) -> String {
+    format!(".SH SYNOPSIS\n\\fI{}\\fR\n", escape(path))
+}
+
+/// How a page ends that isn't of a command: with those of its kind but itself.
+fn end(page: &str) -> String {
+    let others = OF_README.iter().map(|it| (it.0, 5));
+    let others = [(CONFIGURATION, 5)]
+        .into_iter()
+        .chain(others)
+        .chain([(BOOTING, 7)]);
+    let others = others.filter(|(name, _)| *name != page);
+    let others = others.map(|(name, section)| format!(", \\fB{}\\fR({section})", escape(name)));
     let others: String = others.collect();
     format!(".SH \"SEE ALSO\"\n\\fB{}\\fR(1){others}\n", escape(NAME))
 }
+
+const CONFIGURATION: &str = "netboot-publisher.toml";
+
+/// The page that is all of the README's chapter.
+const BOOTING: &str = "netboot-publisher-booting";
+const BOOTING_CHAPTER: &str = "Booting machines";
 
 /// The pages in section 5 that say the same as the README: what each is called, what it is about,
 /// which file, and of which sections it is made.
@@ -195,17 +209,27 @@ const OF_README: [(&str, &str, &str, &[&str]); 3] = [
 
 fn readme_pages() -> BTreeMap<String, String> {
     let pages = OF_README.map(|(name, about, path, sections)| {
-        let sections = sections.iter().map(|title| section(title));
-        let others = OF_README.map(|it| it.0).into_iter();
-        let others: Vec<_> = others.filter(|other| *other != name).collect();
-        let others = [&["netboot-publisher.toml"], &*others].concat();
-        let text: String = sections.collect();
-        (
-            format!("{name}.5"),
-            beginning(name, about, path) + &text + &end(&others),
-        )
+        let text: String = sections.iter().map(|title| section(title)).collect();
+        let begin = beginning(name, 5, about) + &synopsis(path);
+        (format!("{name}.5"), begin + &text + &end(name))
     });
     pages.into()
+}
+
+/// The page of the chapter about machines: what stands before its sections, and each of them.
+fn booting_page() -> String {
+    let readme = read("README.md");
+    let heading = format!("\n## {BOOTING_CHAPTER}\n");
+    let (_, chapter) = readme.split_once(&heading).expect("a chapter");
+    let chapter = chapter.split("\n## ").next().unwrap();
+    let mut sections = chapter.split("\n### ");
+    let mut page = beginning(BOOTING, 7, "how machines boot what is published");
+    page += ".SH DESCRIPTION\n";
+    page += &to_roff(sections.next().unwrap());
+    for text in sections {
+        page += &section(text.lines().next().unwrap());
+    }
+    page + &end(BOOTING)
 }
 
 /// A section of the README, for roff.
@@ -213,9 +237,14 @@ fn section(title: &str) -> String {
     let readme = read("README.md");
     let heading = format!("\n### {title}\n");
     let (_, text) = readme.split_once(&heading).expect(title);
-    let text = text.split("\n#").next().unwrap();
-    let mut page = format!(".SH \"{}\"\n", escape(&title.to_uppercase()));
-    let mut is_code = false;
+    // One `#` may begin a comment in code.
+    let text = text.split("\n##").next().unwrap();
+    format!(".SH \"{}\"\n", escape(&title.to_uppercase())) + &to_roff(text)
+}
+
+/// Text of the README without its headings, for roff.
+fn to_roff(text: &str) -> String {
+    let (mut page, mut is_code, mut head) = (String::new(), false, Vec::new());
     for line in text.lines() {
         if line.starts_with("```") {
             page += if is_code {
@@ -228,18 +257,56 @@ fn section(title: &str) -> String {
             let _ = writeln!(page, "{}", escape(line));
         } else if let Some(item) = line.strip_prefix("- ") {
             let _ = writeln!(page, ".IP \\(bu 2\n{}", inline(item));
-        } else if let Some(row) = line.strip_prefix("| `") {
-            let (name, about) = row.split_once("` | ").expect("two columns");
-            let about = about.strip_suffix(" |").expect("two columns");
-            let _ = writeln!(page, ".TP\n\\fB{}\\fR\n{}", escape(name), inline(about));
-        } else if !line.is_empty() && !line.starts_with('|') {
+        } else if line.starts_with("| ") && head.is_empty() {
+            head = cells(line);
+        } else if line.starts_with("| ") {
+            page += &row(&head, &cells(line));
+        } else if line.is_empty() {
+            head.clear();
+        } else if !line.starts_with('|') {
             let _ = writeln!(page, ".PP\n{}", inline(line));
         }
     }
     page
 }
 
-/// A line of the README's text, for roff: code is bold, and a link is its text.
+/// The cells of a table's row. A `|` in code is none of the table's.
+fn cells(row: &str) -> Vec<String> {
+    let (mut cells, mut is_code) = (vec![String::new()], false);
+    let row = row.strip_prefix('|').and_then(|row| row.strip_suffix('|'));
+    for c in row.expect("a row").chars() {
+        is_code ^= c == '`';
+        if c == '|' && !is_code {
+            cells.push(String::new());
+        } else {
+            cells.last_mut().expect("there is one").push(c);
+        }
+    }
+    cells.iter().map(|cell| cell.trim().to_string()).collect()
+}
+
+/// A row of a table: a term, and what is said of it; of more than one thing, by the words at the head.
+fn row(head: &[String], cells: &[String]) -> String {
+    assert_eq!(head.len(), cells.len(), "{cells:?}");
+    let (term, about) = cells.split_first().expect("a first cell");
+    let bold = if term.contains('`') { "" } else { "**" };
+    let about = about
+        .iter()
+        .zip(&head[1..])
+        .filter(|(text, _)| !text.is_empty());
+    let about = about.map(|(text, head)| match cells.len() {
+        2 => inline(text),
+        _ => format!("{}: {}", escape(head), inline(text)),
+    });
+    let about: Vec<_> = about.collect();
+    format!(
+        ".TP\n{}\n{}\n",
+        inline(&format!("{bold}{term}{bold}")),
+        about.join("\n.br\n")
+    )
+}
+
+/// A line of the README's text, for roff: code and what is `**so**` is bold, and a link is its text.
 fn inline(text: &str) -> String {
     let mut text = text.to_string();
     while let Some(middle) = text.find("](") {
@@ -247,12 +314,21 @@ fn inline(text: &str) -> String {
         let end = middle + text[middle..].find(')').expect("the end of a link");
         text = [&text[..begin], &text[begin + 1..middle], &text[end + 1..]].concat();
     }
+    let plain = |text: &str| {
+        let parts = text
+            .split("**")
+            .enumerate()
+            .map(|(number, part)| match number % 2 {
+                1 => format!("\\fB{}\\fR", escape(part)),
+                _ => escape(part),
+            });
+        parts.collect::<String>()
+    };
     let parts = text.split('`').enumerate().map(|(number, part)| {
-        let part = escape(&part.replace("**", ""));
         if number % 2 == 1 {
-            format!("\\fB{part}\\fR")
+            format!("\\fB{}\\fR", escape(part))
         } else {
-            part
+            plain(part)
         }
     });
     parts.collect()
@@ -261,11 +337,8 @@ fn inline(text: &str) -> String {
 /// The page of the configuration: what the comments of the shipped one say.
 fn configuration_page() -> String {
     let about = format!("configuration of {}", escape(NAME));
-    let mut page = beginning(
-        &format!("{NAME}.toml"),
-        &about,
-        "/etc/netboot-publisher/config.toml",
-    );
+    let mut page = beginning(CONFIGURATION, 5, &about);
+    page += &synopsis("/etc/netboot-publisher/config.toml");
     page += ".SH DESCRIPTION\n";
     let source = read("config/netboot-publisher.toml");
     for block in source.split("\n\n") {
@@ -299,7 +372,7 @@ fn configuration_page() -> String {
         }
         page += &prose;
     }
-    page + &end(&OF_README.map(|it| it.0))
+    page + &end(CONFIGURATION)
 }
 
 /// Text for roff: nothing of it is a request, and a `-` is one that can be copied.
@@ -314,7 +387,8 @@ fn escape(text: &str) -> String {
 #[test]
 fn the_manual_pages_say_what_the_program_takes() {
     let mut pages = command_pages();
-    pages.insert(format!("{NAME}.toml.5"), configuration_page());
+    pages.insert(format!("{CONFIGURATION}.5"), configuration_page());
+    pages.insert(format!("{BOOTING}.7"), booting_page());
     pages.extend(readme_pages());
     assert_kept("systemd/man", &pages);
 }
@@ -356,6 +430,21 @@ fn the_page_of_the_configuration_names_every_key() {
             page.contains(&format!("{key} = ")),
             "{key} is not in the page"
         );
+    }
+}
+
+#[test]
+fn the_page_of_booting_has_all_commands_and_settings_of_the_chapter() {
+    let readme = read("README.md");
+    let (_, chapter) = readme.split_once("\n## Booting machines\n").unwrap();
+    let chapter = chapter.split("\n## ").next().unwrap();
+    let code = chapter.split("\n```").skip(1).step_by(2);
+    let lines: Vec<_> = code.flat_map(|block| block.lines().skip(1)).collect();
+    assert!(lines.len() > 20, "{lines:?}");
+    let page = booting_page();
+    for line in lines {
+        let line = escape(line);
+        assert!(page.lines().any(|it| it == line), "no {line} in the page");
     }
 }
 
