@@ -21,6 +21,7 @@ mod clocks;
 mod commands;
 mod configured;
 mod crashes;
+mod dhcp;
 mod durable;
 mod filesystems;
 mod hardship;
@@ -75,6 +76,7 @@ fn main() {
         storm::tests(),
         machines::tests(),
         recipes::tests(),
+        dhcp::tests(),
         swaps::tests(),
         crashes::tests(),
         lab::blocklog::trials::tests(),

@@ -167,7 +167,7 @@ pub fn silent_machine(network: &str, path: &str) -> UdpSocket {
 }
 
 /// Moves the calling thread into a network, for good.
-fn enter(network: &str) {
+pub fn enter(network: &str) {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
     let network = fs::File::open(network).unwrap();
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
