@@ -17,7 +17,7 @@ use crate::lab::world::{Ended, Needs, PATIENCE, output, test, text, until};
 pub fn tests() -> Vec<Trial> {
     let needs = [
         &[Needs::Root][..],
-        &["unshare", "ip", "dhcpd", "kea-dhcp4"].map(Needs::Program),
+        &["unshare", "ip", "dnsmasq", "dhcpd", "kea-dhcp4"].map(Needs::Program),
     ];
     vec![test(
         "README's DHCP servers tell machines of every kind the same, and what they boot",
@@ -26,16 +26,16 @@ pub fn tests() -> Vec<Trial> {
     )]
 }
 
-/// README's block in its chapter about machines that begins so.
-fn block(begin: &str) -> String {
+/// README's block in its chapter about machines that has this line.
+fn block(line: &str) -> String {
     let readme = include_str!("../../README.md");
     let (_, chapter) = readme.split_once("\n## Booting machines\n").unwrap();
     let mut blocks = chapter.split("\n```").skip(1).step_by(2);
     let found = blocks.find_map(|block| {
         let (_, block) = block.split_once('\n')?;
-        block.starts_with(begin).then(|| block.to_string() + "\n")
+        block.contains(line).then(|| block.to_string() + "\n")
     });
-    found.unwrap_or_else(|| panic!("no block that begins with {begin}"))
+    found.unwrap_or_else(|| panic!("no block with {line}"))
 }
 
 /// Becomes a network with a network card whose cable ends in `client`.
@@ -229,8 +229,7 @@ impl Kind {
 /// A DHCP server: how its configuration is found in README, tried, and run.
 struct Server {
     name: &'static str,
-    begin: &'static str,
-    /// The configuration's path in README.
+    line: &'static str,
     check: &'static [&'static str],
     run: &'static [&'static str],
 }
@@ -238,8 +237,20 @@ struct Server {
 /// `FILE` is the configuration, and `DIR` a folder of the test.
 const SERVERS: &[Server] = &[
     Server {
+        name: "dnsmasq",
+        line: "dhcp-range=",
+        check: &["--test", "--conf-file=FILE"],
+        run: &[
+            "--keep-in-foreground",
+            "--conf-file=FILE",
+            "--pid-file=",
+            "--log-facility=-",
+            "--dhcp-leasefile=DIR/leases",
+        ],
+    },
+    Server {
         name: "dhcpd",
-        begin: "option arch code 93",
+        line: "option arch code 93",
         check: &["-t", "-4", "-cf", "FILE"],
         run: &[
             "-4",
@@ -255,7 +266,7 @@ const SERVERS: &[Server] = &[
     },
     Server {
         name: "kea-dhcp4",
-        begin: "{ \"Dhcp4\"",
+        line: "{ \"Dhcp4\"",
         check: &["-t", "FILE"],
         run: &["-c", "FILE"],
     },
@@ -271,7 +282,7 @@ impl Server {
 
     fn start(&self, cable: &Cable, dir: &Path) -> Ended {
         let here = dir.display().to_string();
-        let configuration = block(self.begin)
+        let configuration = block(self.line)
             .replace("/var/lib/kea", &here)
             .replace("/srv/tftp", &here);
         fs::write(dir.join(format!("{}.conf", self.name)), configuration).unwrap();
