@@ -4,196 +4,23 @@
 //! Which of these are the daemon's is listed in `.netboot-publisher/links`; what isn't listed is
 //! somebody else's, and neither replaced nor removed. A path is on the list, durably, before anything
 //! is made there, and until that has durably gone: a crash leaves nothing of which nobody knows whose
-//! it is. The list says what the link of an alias holds: one that holds something else was made by
-//! somebody else.
+//! it is. The list itself is `listed`'s.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard};
 
-use serde::{Deserialize, Serialize};
-use serde_with::{DeserializeFromStr, SerializeDisplay};
-
 use super::beneath::{Blocked, Found, find, kind_in_words};
-use super::{PRIVATE, Tree, folder};
+use super::listed::{Link, List, Lists, NAME, Place, read_list, up};
+use super::{Tree, folder};
 use crate::fault::Unwritable;
 use crate::image::DIR_MODE;
 use crate::settings::Alias;
 use crate::sys::{Dir, Failure, Kind, Ownership, failpoint};
 use crate::words::Target;
 
-/// The list in the daemon's own folder.
-const NAME: &str = "links";
-const TEMPORARY: &str = "links.new";
-
-/// The only format there is.
-const FORMAT: u32 = 1;
-
-/// A longer list, in bytes, is none of the daemon's; a longer old output is replaced without a
-/// comparison.
-const MAX_LIST: u64 = 64 << 20;
+/// A longer old output, in bytes, is replaced without a comparison.
 const MAX_OUTPUT: u64 = 1 << 30;
-
-/// A path beneath the TFTP server's root, which is the tree or a folder above it: `../efi-x64`, from the
-/// tree's root. So it stays right when the root is moved as a whole.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, DeserializeFromStr, SerializeDisplay,
-)]
-struct Place {
-    /// So many folders the root is above the tree.
-    up: usize,
-    below: String,
-}
-
-/// A text that is no [`Place`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a path such as ../efi-x64")]
-struct PlaceError;
-
-impl Place {
-    /// The place of `path` beneath `root`, which is `tree` or above it.
-    fn new(tree: &Path, root: &Path, path: &Path) -> Self {
-        let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-        Self {
-            up: up(tree, root),
-            below: parts.join("/"),
-        }
-    }
-
-    /// The root, seen from where the tree is now.
-    fn root(&self, tree: &Tree) -> PathBuf {
-        let root = tree.root().path().ancestors().nth(self.up);
-        match root {
-            Some(path) if path != Path::new("") => path.to_path_buf(),
-            _ => PathBuf::from("."),
-        }
-    }
-
-    fn find(&self, tree: &Tree) -> Result<Found<'_>, Blocked> {
-        find(&self.root(tree), Path::new(&self.below))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", "../".repeat(self.up), self.below)
-    }
-}
-
-impl FromStr for Place {
-    type Err = PlaceError;
-
-    fn from_str(text: &str) -> Result<Self, PlaceError> {
-        let below = text.trim_start_matches("../");
-        let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.');
-        if !below.split('/').all(is_plain) || below.contains('\0') {
-            return Err(PlaceError);
-        }
-        Ok(Self {
-            up: (text.len() - below.len()) / "../".len(),
-            below: below.to_string(),
-        })
-    }
-}
-
-/// The link of an alias.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Link {
-    path: Place,
-    holds: String,
-    target: Target,
-}
-
-impl Link {
-    fn new(tree: &Path, root: &Path, alias: &Alias) -> Self {
-        let to = way(tree, root).join(alias.target.to_string());
-        let (mut to, mut from) = (to.iter().peekable(), alias.path.iter().peekable());
-        // No alias is above a target: the last part of its path is another.
-        while from.peek() == to.peek() {
-            from.next();
-            to.next();
-        }
-        let up = from.skip(1).map(|_| "..".into());
-        let down = to.map(|part| part.to_string_lossy());
-        let parts: Vec<_> = up.chain(down).collect();
-        Self {
-            path: Place::new(tree, root, &alias.path),
-            holds: parts.join("/"),
-            target: alias.target.clone(),
-        }
-    }
-}
-
-/// The list: what is the daemon's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    format: u32,
-    outputs: BTreeSet<Place>,
-    /// Outputs of architectures whose last image has gone: they show none, and are left alone until there
-    /// are some again.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    empty: BTreeSet<Place>,
-    /// Of one path there are two while one link is replaced by the other.
-    #[serde(default, rename = "alias", skip_serializing_if = "BTreeSet::is_empty")]
-    aliases: BTreeSet<Link>,
-}
-
-impl Default for List {
-    fn default() -> Self {
-        Self {
-            format: FORMAT,
-            outputs: BTreeSet::new(),
-            empty: BTreeSet::new(),
-            aliases: BTreeSet::new(),
-        }
-    }
-}
-
-impl List {
-    /// Reads the list of a daemon's folder; none is an empty one.
-    fn read(private: &Dir) -> Result<Self, Blocked> {
-        let Some(text) = private.read(NAME, MAX_LIST)? else {
-            return Ok(Self::default());
-        };
-        let list = String::from_utf8(text)
-            .ok()
-            .and_then(|text| toml::from_str::<Self>(&text).ok())
-            .filter(|list| list.format == FORMAT);
-        list.ok_or_else(|| Blocked::Damaged(private.path().join(NAME)))
-    }
-
-    fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a list is plain data")
-    }
-
-    /// What the daemon's own links at a place hold.
-    fn links_at<'l>(&'l self, place: &'l Place) -> impl Iterator<Item = &'l Link> {
-        self.aliases.iter().filter(move |it| it.path == *place)
-    }
-
-    fn has_output(&self, place: &Place) -> bool {
-        self.outputs.contains(place) || self.empty.contains(place)
-    }
-
-    /// Whether a link at this place that holds this is the daemon's.
-    fn has(&self, place: &Place, held: &str) -> bool {
-        self.links_at(place).any(|it| it.holds == held)
-    }
-}
-
-/// The list as it is, and as it is on the disk.
-#[derive(Debug, Default)]
-struct Lists {
-    now: List,
-    on_disk: List,
-    /// Whether something else is on the disk that is no list, or can't be read.
-    is_damaged: bool,
-}
 
 /// What the daemon keeps beneath the root. The lock is held while a link is made or removed: so none is
 /// made to a target that leaves the tree at this moment.
@@ -215,18 +42,8 @@ pub(crate) struct Kept {
 impl Links {
     /// The links of the tree whose folder `private` is the daemon's own.
     pub(super) fn new(private: Dir) -> Self {
-        let read = List::read(&private);
-        let is_damaged = read.is_err();
-        let now = read.unwrap_or_default();
-        let lists = Lists {
-            on_disk: now.clone(),
-            now,
-            is_damaged,
-        };
-        Self {
-            private,
-            lists: Mutex::new(lists),
-        }
+        let lists = Mutex::new(Lists::open(&private));
+        Self { private, lists }
     }
 
     /// Makes the links of these aliases that lead somewhere, and removes those that don't and those of
@@ -268,7 +85,7 @@ impl Links {
                 kept.troubles.push((alias.path.clone(), blocked));
             }
         }
-        if let Err(failure) = self.save(&mut lists) {
+        if let Err(failure) = lists.save(&self.private) {
             kept.troubles.push((about_list, failure.into()));
         }
         kept
@@ -287,7 +104,7 @@ impl Links {
         };
         let is_shown = tree.is_shown(&link.target)?;
         if lists.now.aliases.insert(link.clone())
-            && let Err(failure) = self.save(lists)
+            && let Err(failure) = lists.save(&self.private)
         {
             lists.now.aliases.remove(link);
             return Err(failure.into());
@@ -381,7 +198,7 @@ impl Links {
             may_be()?;
         }
         lists.now.outputs.insert(place.clone());
-        if let Err(failure) = self.save(&mut lists) {
+        if let Err(failure) = lists.save(&self.private) {
             let place = lists.now.outputs.take(place);
             lists.now.empty.extend(place.filter(|_| was_empty));
             return Err(failure.into());
@@ -416,7 +233,7 @@ impl Links {
             let List { outputs, empty, .. } = &mut lists.now;
             empty.extend(outputs.take(&place));
         }
-        self.save(&mut lists)
+        lists.save(&self.private)
     }
 
     /// What keeps an output from being written, as [`Links::write`] would; tried without a change of
@@ -468,43 +285,9 @@ impl Links {
         found.check_writable()
     }
 
-    /// Makes the list durable, if it has changed.
-    fn save(&self, lists: &mut Lists) -> Result<(), Failure> {
-        if lists.on_disk == lists.now && !lists.is_damaged {
-            return Ok(());
-        }
-        failpoint("links", "writing", self.private.path().join(NAME))?;
-        let text = lists.now.to_toml();
-        self.private
-            .replace_durably(NAME, TEMPORARY, text.as_bytes(), None)?;
-        self.private.sync()?;
-        lists.on_disk = lists.now.clone();
-        lists.is_damaged = false;
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, Lists> {
         self.lists.lock().expect("no thread panics here")
     }
-}
-
-/// The list of a tree in which no daemon has to be at work, and that has to be there no more than that.
-fn read_list(tree: &Path) -> Result<List, Blocked> {
-    let private = match Tree::open(tree) {
-        Err(failure) if failure.is(io::ErrorKind::NotFound) => None,
-        opened => opened?.root().dir(PRIVATE)?,
-    };
-    private.map_or_else(|| Ok(List::default()), |private| List::read(&private))
-}
-
-/// The way from the TFTP server's root to the tree.
-fn way<'t>(tree: &'t Path, root: &Path) -> &'t Path {
-    tree.strip_prefix(root).unwrap_or(Path::new(""))
-}
-
-/// So many folders the root is above the tree.
-fn up(tree: &Path, root: &Path) -> usize {
-    way(tree, root).components().count()
 }
 
 /// Whether a file is where an output belongs.
@@ -698,34 +481,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_link_is_relative_and_as_short_as_can_be() {
-        for (root, path, held) in [
-            ("/srv", "efi", "tftp/netboot/amd64/generic/grub/loader"),
-            ("/srv/tftp", "efi", LINK),
-            (
-                "/srv/tftp",
-                "a/b/efi",
-                "../../netboot/amd64/generic/grub/loader",
-            ),
-            ("/srv/tftp", "netboot/efi", TARGET),
-            ("/srv/tftp", "netboot/amd64/efi", "generic/grub/loader"),
-            (
-                "/srv/tftp",
-                "netboot/arm64/efi",
-                "../amd64/generic/grub/loader",
-            ),
-            ("/srv/tftp/netboot", "efi", TARGET),
-        ] {
-            let link = Link::new(
-                Path::new("/srv/tftp/netboot"),
-                Path::new(root),
-                &alias(path, TARGET),
-            );
-            assert_eq!(link.holds, held, "{root} {path}");
-        }
-    }
-
     /// The list is read by daemons of other versions.
     #[test]
     fn the_list_is_written_as_ever() {
@@ -752,19 +507,6 @@ target = \"amd64/generic/grub/loader\"
         let empty = "outputs = []\nempty = [\"../grub/grub.cfg\"]\n";
         let pinned = pinned.replace("outputs = [\"../grub/grub.cfg\"]\n", empty);
         assert_eq!(world.list(), pinned);
-        for bad in [
-            "",
-            "/x",
-            "..",
-            "../",
-            "../x/../y",
-            ".x",
-            "../.x",
-            "x//y",
-            "x/",
-        ] {
-            assert_eq!(bad.parse::<Place>(), Err(PlaceError), "{bad:?}");
-        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod find;
 mod folder;
 mod history;
 mod links;
+mod listed;
 mod lookout;
 mod pointers;
 mod proof;
