@@ -5,6 +5,7 @@ use std::fs;
 use libtest_mimic::Trial;
 
 use crate::lab::container::{self, ADDRESS, Container, UNIT};
+use crate::lab::network::{Chapter, without_line};
 use crate::lab::world::{Needs, test, text, until};
 use crate::recipes::{current_at, next_second, recipe};
 use crate::service::{TREE, drop_as_ci};
@@ -144,7 +145,7 @@ fn readme_boots() {
     let (settings, commands) = readme();
     let configuration = container.path("/etc/netboot-publisher/config.toml");
     let shipped = fs::read_to_string(&configuration).unwrap();
-    fs::write(&configuration, shipped + &settings).unwrap();
+    fs::write(&configuration, [&*shipped, &settings].concat()).unwrap();
     container.ok(&format!("cp {commands}"));
     let target = "amd64/generic/bookworm/install";
     drop_as_ci(&container, "one", target, |image| {
@@ -185,6 +186,8 @@ fn readme_boots() {
         .lines()
         .find_map(|line| line.trim().strip_prefix("LINUX ::/"));
     assert_eq!(fetch(kernel.expect("a kernel")), "kernel");
+    set_up_from_nothing(&container, &shipped, &pinned);
+    assert_eq!(fetch("bios/pxelinux.0"), "loader");
 
     // README's recipe tells what the machine has got.
     let stable = format!("netboot/{target}/linux");
@@ -212,4 +215,32 @@ fn readme_boots() {
     };
     assert!(pinned.ends_with(&at(first)), "{log}\n{history}");
     assert_ne!(at(first), at(second), "{log}\n{history}");
+}
+
+/// What README's chapter says of a server that has nothing but the package; with an image and a loader.
+fn set_up_from_nothing(container: &Container, shipped: &str, pinned: &str) {
+    let chapter = Chapter::read();
+    let configuration = container.path("/etc/netboot-publisher/config.toml");
+    fs::write(configuration, [shipped, &chapter.settings].concat()).unwrap();
+    container.ok(&without_line(&chapter.prepare, "apt install "));
+    container.ok(&format!("systemctl reload {UNIT}"));
+    drop_as_ci(
+        container,
+        "loader",
+        "amd64/generic/pxelinux/loader",
+        |image| {
+            fs::write(image.join("pxelinux.0"), "loader").unwrap();
+        },
+    );
+    container.wait_for_outcome("loader", "published");
+    for menu in ["grub/grub.cfg", "menu.ipxe", "pxelinux.cfg/default"] {
+        let menu = container.path("/srv/tftp").join(menu);
+        until("the menu", || {
+            fs::read_to_string(&menu).is_ok_and(|text| text.contains(pinned))
+        });
+    }
+    for command in without_line(&chapter.publish, "systemctl ").lines() {
+        let importer = command.split(' ').nth(1).unwrap();
+        container.ok(&format!("test -f {importer}"));
+    }
 }

@@ -74,28 +74,42 @@ pub struct Network {
 }
 
 /// README's blocks, in their order.
-struct Chapter {
-    prepare: String,
-    settings: String,
+pub struct Chapter {
+    /// Commands, from the installation of the servers to the templates.
+    pub prepare: String,
+    pub settings: String,
     dnsmasq: String,
     nginx: String,
-    publish: String,
+    /// Commands, from the start of the servers to the images.
+    pub publish: String,
 }
 
 impl Chapter {
+    /// The blocks as README has them.
+    pub fn read() -> Self {
+        Self::with(&[])
+    }
+
     /// The blocks, with paths below `root`.
     fn below(root: &Path) -> Self {
+        let here = |path: &str| root.join(path).display().to_string();
+        Self::with(&[
+            ("/srv/tftp", &here("tftp")),
+            ("/etc/netboot-publisher", &here("etc")),
+            ("/usr/share/doc/netboot-publisher", &here("doc")),
+        ])
+    }
+
+    /// The blocks, with texts replaced.
+    fn with(changes: &[(&str, &str)]) -> Self {
         let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
         let (_, section) = readme.split_once(SECTION).expect("a section");
         let section = section.split("\n### ").next().unwrap();
-        let here = |path: &str| root.join(path).display().to_string();
         let blocks = section.split("```").skip(1).step_by(2);
         let mut blocks = blocks.map(|block| {
             let (_, block) = block.split_once('\n').unwrap();
-            block
-                .replace("/srv/tftp", &here("tftp"))
-                .replace("/etc/netboot-publisher", &here("etc"))
-                .replace("/usr/share/doc/netboot-publisher", &here("doc"))
+            let change = |block: String, (from, to): &(&str, &str)| block.replace(from, to);
+            changes.iter().fold(block.to_string(), change)
         });
         let mut next = || blocks.next().expect("a block");
         Self {
@@ -248,7 +262,7 @@ fn write_configurations(root: &Path, chapter: &Chapter) {
 }
 
 /// These commands without the only one that begins so; `*` stands for any folder.
-fn without_line(commands: &str, begin: &str) -> String {
+pub fn without_line(commands: &str, begin: &str) -> String {
     let (begin, name) = begin.split_once('*').unwrap_or((begin, ""));
     let is_it = |line: &&str| line.starts_with(begin) && line.contains(name);
     assert_eq!(
