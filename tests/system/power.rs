@@ -16,6 +16,9 @@ use crate::lab::world::{World, test};
 
 const SIZE: u64 = 512 << 20;
 
+/// What has an alias: targets that come, change, are promoted to, and go.
+const ALIASES: &[&str] = &["first", "changed", "promoted", "gone"];
+
 /// Power cuts in each test.
 const CUTS: usize = 120;
 
@@ -68,7 +71,7 @@ impl Recorded {
             recording.mount().join("spool"),
             recording.mount().join("tree"),
         );
-        let scene = Scene::at(memory(), &spool, &tree, 1, &drops());
+        let scene = Scene::at(memory(), &spool, &tree, 1, &drops()).with_aliases(ALIASES);
         scene.set();
         sync(&scene.world);
         let begin = recording.position();
@@ -226,7 +229,7 @@ fn cut_two_disks() {
     let spools = Recording::start(FileSystem::Ext4, "", SIZE, dir.path());
     let trees = Recording::start(FileSystem::Xfs, "", SIZE, dir.path());
     let (spool, tree) = (spools.mount().join("spool"), trees.mount().join("tree"));
-    let scene = Scene::at(memory(), &spool, &tree, 1, &drops());
+    let scene = Scene::at(memory(), &spool, &tree, 1, &drops()).with_aliases(ALIASES);
     scene.set();
     sync(&scene.world);
     let mut moments = Vec::new();

@@ -223,6 +223,8 @@ pub struct Scene {
     /// The outcomes that were there before; drops of the same names have come already.
     earlier: BTreeMap<String, Value>,
     settings: String,
+    /// Targets that have an alias.
+    aliases: &'static [&'static str],
     /// The fingerprint of the key that signs, if one does.
     signer: Option<String>,
     dir: TempDir,
@@ -268,9 +270,21 @@ impl Scene {
             template,
             earlier,
             settings,
+            aliases: &[],
             signer: is_signed.then(|| keys.fingerprint(KEY)),
             dir,
         }
+    }
+
+    /// The same with an alias, `boot/NAME` in the tree, of each of these targets.
+    pub fn with_aliases(mut self, targets: &'static [&'static str]) -> Self {
+        for target in targets {
+            let (path, target) = (alias_of(target), path_of(target));
+            self.settings += &format!("[[alias]]\npath = {path:?}\ntarget = {target:?}\n");
+        }
+        self.aliases = targets;
+        self.world = self.seen_at(&self.world.spool, &self.world.tree);
+        self
     }
 
     /// The world of this scene where its file systems are mounted now.
@@ -326,6 +340,28 @@ impl Scene {
             };
             assert!(may_be, "{target} shows {found:?}\n{world}");
         }
+        for target in self.aliases {
+            self.assert_alias_between(world, target);
+        }
+    }
+
+    /// An alias is on the list of what is the daemon's own, and leads to what its target shows; where that
+    /// is nothing there is none.
+    fn assert_alias_between(&self, world: &World, target: &str) {
+        let alias = world.tree.join(alias_of(target));
+        if fs::symlink_metadata(&alias).is_err() {
+            return;
+        }
+        let led = fs::canonicalize(&alias);
+        let led = led.unwrap_or_else(|error| panic!("{alias:?} leads nowhere: {error}\n{world}"));
+        let shown = fs::canonicalize(world.published(&path_of(target))).unwrap();
+        assert_eq!(led, shown, "{world}");
+        let list = fs::read_to_string(world.tree.join(".netboot-publisher/links"));
+        let line = format!("path = {:?}\n", alias_of(target));
+        assert!(
+            list.unwrap_or_default().contains(&line),
+            "{alias:?} is nobody's\n{world}"
+        );
     }
 
     /// What has to hold when the daemon had time to do its work.
@@ -336,6 +372,9 @@ impl Scene {
             let found = image(&world.published(&path_of(target)));
             let expected = seen.last.map(files);
             assert_eq!(found, expected, "{target}\n{world}");
+        }
+        for target in self.aliases {
+            self.assert_alias(world, target);
         }
         assert_eq!(world.names("incoming"), [""; 0], "{world}");
         for case in &self.cases {
@@ -482,6 +521,9 @@ impl Scene {
     /// Asserts that machines see what a drop was to bring, or what came after it.
     pub fn assert_shown(&self, world: &World, drop: &str) {
         let case = self.cases.iter().find(|case| case.drop == drop).unwrap();
+        if self.aliases.contains(&case.target) {
+            self.assert_alias(world, case.target);
+        }
         let found = image(&world.published(&path_of(case.target)));
         let mut expected = match case.put {
             Put::Image(image) | Put::Signed(image) => image,
@@ -494,6 +536,18 @@ impl Scene {
             expected = NEW;
         }
         assert_eq!(found, Some(files(expected)), "{drop}\n{world}");
+    }
+
+    /// Asserts that there is an alias where the target shows something, and none where not.
+    fn assert_alias(&self, world: &World, target: &str) {
+        let is_shown = world.published(&path_of(target)).exists();
+        let alias = world.tree.join(alias_of(target));
+        assert_eq!(
+            alias.join("linux").is_file(),
+            is_shown,
+            "{alias:?}\n{world}"
+        );
+        assert_eq!(alias.is_symlink(), is_shown, "{alias:?}\n{world}");
     }
 
     /// Whether a drop has an outcome of its own by now. A torn outcome is none.
@@ -564,6 +618,11 @@ fn rules(keys: &Keys) -> String {
 /// Where a target is in the tree.
 fn path_of(target: &str) -> String {
     format!("amd64/generic/noble/{target}")
+}
+
+/// Where the alias of a target is in the tree.
+fn alias_of(target: &str) -> String {
+    format!("boot/{target}")
 }
 
 /// The time before the scene: generations are published, folders made, files damaged, drops built.
