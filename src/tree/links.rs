@@ -351,8 +351,15 @@ fn make(tree: &Tree, link: &Link) -> Result<(), Blocked> {
             &made
         }
     };
+    sync_pointer(tree, link)?;
     failpoint("alias", "making link", folder.path())?;
     Ok(folder.make_link(found.name(), &link.holds)?)
+}
+
+/// Makes durable that the target shows something. Whatever syncs the folder of the link, as the removal of
+/// another one there, makes the link durable: a power cut would leave one that leads nowhere.
+fn sync_pointer(tree: &Tree, link: &Link) -> Result<(), Failure> {
+    tree.root().existing_dir(link.target.folder())?.sync()
 }
 
 /// Puts a link in the place of one of these `others`, without a moment in which there is none.
@@ -364,6 +371,7 @@ fn replace(tree: &Tree, link: &Link, others: &[Link]) -> Result<(), Blocked> {
     for left in others.iter().chain([link]) {
         remove_held(&found, &new, left)?;
     }
+    sync_pointer(tree, link)?;
     failpoint("alias", "making link", folder.path())?;
     folder.make_link(&new, &link.holds)?;
     let placed = failpoint("alias-swap", "renaming", folder.path())
