@@ -7,18 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::time::Instant;
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::boot_configs::shipped;
-use crate::lab::world::{Ended, Needs, PATIENCE, World, manifest, output, test, text, until};
+use crate::lab::console::{Console, position};
+use crate::lab::world::{Needs, PATIENCE, World, manifest, output, test, text, until};
 use crate::menus::{ARGUMENTS, HOSTILE, UPSTREAMS, catalog, pinned, toml, with_url};
 
 /// Where Debian's packages have what machines need.
@@ -244,11 +244,8 @@ fn stand_in(world: &World) -> Vec<u8> {
 
 /// A running machine.
 struct Machine {
-    _child: Ended,
+    console: Console,
     loader: Loader,
-    keyboard: ChildStdin,
-    screen: mpsc::Receiver<Vec<u8>>,
-    seen: Vec<u8>,
     monitor: BufReader<UnixStream>,
     /// What was sent and received, as QEMU writes it, and how much of that was read.
     packets: (PathBuf, usize),
@@ -284,11 +281,8 @@ impl Machine {
                 "menu.ipxe"
             }
         };
-        let mut child = command
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "256"])
-            .args(["-no-reboot", "-boot", "n"])
-            .args(["-serial", "stdio", "-monitor", "none"])
-            .arg("-qmp")
+        command
+            .args(["-cpu", "max", "-m", "256", "-qmp"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .args(["-device", "virtio-net-pci,netdev=net", "-netdev"])
             .arg(format!(
@@ -299,30 +293,12 @@ impl Machine {
             .arg(format!(
                 "filter-dump,id=dump,netdev=net,file={}",
                 packets.display()
-            ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting a machine");
-        let keyboard = child.stdin.take().unwrap();
-        let (show, screen) = mpsc::channel();
-        let mut serial = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(length @ 1..) = serial.read(&mut bytes) {
-                if show.send(bytes[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        let child = Ended(child);
+            ));
+        let console = Console::start(&mut command);
         until("the monitor", || UnixStream::connect(&socket).is_ok());
         let mut machine = Self {
-            _child: child,
+            console,
             loader,
-            keyboard,
-            screen,
-            seen: Vec::new(),
             monitor: BufReader::new(UnixStream::connect(&socket).unwrap()),
             packets: (packets, 24),
             begun: Instant::now(),
@@ -353,33 +329,20 @@ impl Machine {
     }
 
     fn press(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
-        self.keyboard.flush().unwrap();
+        self.console.press(keys);
     }
 
     /// Waits until what is on the screen has `begin`, and `end` after it. Returns what is between, and
     /// forgets all until then.
     fn wait_for(&mut self, begin: &[u8], end: &[u8]) -> Vec<u8> {
-        let find = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).position(|it| it == part);
-        loop {
-            let found = find(&self.seen, begin).and_then(|at| {
-                let from = at + begin.len();
-                Some(from..from + find(&self.seen[from..], end)?)
-            });
-            if let Some(range) = found {
-                let between = self.seen[range.clone()].to_vec();
-                self.seen.drain(..range.end);
-                return between;
-            }
-            match self.screen.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(error) => panic!(
-                    "{error}, no {:?} on the screen: {}",
-                    begin.escape_ascii().to_string(),
-                    self.seen.escape_ascii()
-                ),
-            }
-        }
+        let wanted = begin.escape_ascii().to_string();
+        self.console.wait(PATIENCE, &wanted, |seen| {
+            let from = position(seen, begin)? + begin.len();
+            let to = from + position(&seen[from..], end)?;
+            let between = seen[from..to].to_vec();
+            seen.drain(..to);
+            Some(between)
+        })
     }
 
     /// The title of the entry that the menu has just marked as the one that is chosen.

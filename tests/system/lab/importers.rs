@@ -12,9 +12,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use netboot_publisher::Digest;
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::world::{Needs, PATIENCE, World, manifest, name_in, own, text, walk};
+use crate::lab::sandbox::Sandbox;
+use crate::lab::world::{Needs, World, manifest, name_in, own, text, walk};
 
 /// What the machine and its tools need.
 pub const NEEDS: [Needs; 12] = [
@@ -39,7 +39,10 @@ const IMPORTER: u32 = 64_123;
 const LONG_AGO: &str = "2001-09-09T01:46:40Z";
 
 /// The ports of sshd and smbd, as `/proc/net/tcp` shows them, both listening.
-const PORTS: [&str; 2] = [":0016 00000000:0000 0A", ":01BD 00000000:0000 0A"];
+const PORTS: [(&str, &str); 2] = [
+    ("tcp", ":0016 00000000:0000 0A"),
+    ("tcp", ":01BD 00000000:0000 0A"),
+];
 
 /// Becomes the machine. `$0` is its folder.
 const BOOT: &str = r#"
@@ -69,9 +72,7 @@ slowly() {
 
 /// The machine; ends, with all its processes, when it is dropped.
 pub struct Importers {
-    child: Child,
-    /// The first process of the machine, as it is called outside.
-    leader: Pid,
+    sandbox: Sandbox,
     folder: PathBuf,
     incoming: PathBuf,
 }
@@ -94,47 +95,11 @@ impl Importers {
         fs::set_permissions(&incoming, fs::Permissions::from_mode(0o1777)).unwrap();
         write_files(&folder, &incoming);
         chown(&folder, Some(IMPORTER), Some(IMPORTER)).unwrap();
-        let child = Command::new("unshare")
-            .args(["--mount", "--net", "--pid", "--fork", "--kill-child"])
-            .args(["--mount-proc", "sh", "-ec", BOOT])
-            .arg(&folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.join("boot.log")).unwrap())
-            .spawn()
-            .expect("booting the machine");
-        let mut machine = Self {
-            leader: Pid::from_child(&child),
-            child,
+        let sandbox = Sandbox::begin(BOOT, &folder, &PORTS);
+        Self {
+            sandbox,
             folder,
             incoming,
-        };
-        machine.wait_for_ports();
-        machine
-    }
-
-    fn wait_for_ports(&mut self) {
-        let unshare = self.child.id();
-        let begun = Instant::now();
-        let mut is_serving = false;
-        while !is_serving {
-            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
-            let first = children.unwrap_or_default().trim().parse().ok();
-            if let Some(leader) = first.and_then(Pid::from_raw) {
-                self.leader = leader;
-                let tcp = format!("/proc/{}/net/tcp", leader.as_raw_nonzero());
-                let tcp = fs::read_to_string(tcp).unwrap_or_default();
-                is_serving = PORTS.iter().all(|port| tcp.contains(port));
-            }
-            let ended = self.child.try_wait().unwrap();
-            let log = || fs::read_to_string(self.folder.join("boot.log")).unwrap_or_default();
-            assert!(
-                ended.is_none(),
-                "the machine has ended, {ended:?}: {}",
-                log()
-            );
-            assert!(begun.elapsed() < PATIENCE, "a port stays shut: {}", log());
-            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -201,7 +166,7 @@ impl Importers {
     fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--target={}", self.leader.as_raw_nonzero()))
+            .arg(format!("--target={}", self.sandbox.leader()))
             .args(["--mount", "--net", "--pid", "setpriv"])
             .args(["--reuid", &IMPORTER.to_string()])
             .args(["--regid", &IMPORTER.to_string()])
@@ -216,10 +181,6 @@ impl Drop for Importers {
             let log = fs::read_to_string(self.folder.join("sshd.log"));
             eprintln!("sshd: {}", log.unwrap_or_default());
         }
-        // With the first process of the machine all others go.
-        let _ = kill_process(self.leader, Signal::KILL);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

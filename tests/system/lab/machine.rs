@@ -1,12 +1,11 @@
 //! A machine of QEMU's in a network, seen and used by its serial console.
 
-use std::io::{Read as _, Write as _};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::lab::console::{Console, position};
 use crate::lab::network::Network;
-use crate::lab::world::{Ended, Needs};
+use crate::lab::world::Needs;
 
 /// A boot takes about a minute on a processor of its own.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -119,41 +118,18 @@ impl Firmware {
 
 /// A running machine.
 pub struct Machine {
-    _child: Ended,
-    keyboard: ChildStdin,
-    screen: mpsc::Receiver<Vec<u8>>,
-    seen: Vec<u8>,
+    console: Console,
     begun: Instant,
 }
 
 impl Machine {
     /// Switches a machine on.
     pub fn start(network: &Network, firmware: Firmware) -> Self {
-        let mut child = firmware
-            .command(network)
-            .args(["-accel", "tcg", "-m", "1024", "-no-reboot"])
-            .args(["-boot", "n", "-serial", "stdio", "-monitor", "none"])
-            .args(["-netdev", "tap,id=net,ifname=eth0,script=no,downscript=no"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting a machine");
-        let keyboard = child.stdin.take().unwrap();
-        let (show, screen) = mpsc::channel();
-        let mut serial = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(length @ 1..) = serial.read(&mut bytes) {
-                if show.send(bytes[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
+        let mut command = firmware.command(network);
+        command.args(["-m", "1024", "-netdev"]);
+        command.arg("tap,id=net,ifname=eth0,script=no,downscript=no");
         Self {
-            _child: Ended(child),
-            keyboard,
-            screen,
-            seen: Vec::new(),
+            console: Console::start(&mut command),
             begun: Instant::now(),
         }
     }
@@ -165,33 +141,22 @@ impl Machine {
 
     /// All that the machine has shown.
     pub fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.seen).to_string()
+        String::from_utf8_lossy(&self.console.seen).to_string()
     }
 
     pub fn has_shown(&self, text: &str) -> bool {
-        let text = text.as_bytes();
-        self.seen.windows(text.len()).any(|window| window == text)
+        position(&self.console.seen, text.as_bytes()).is_some()
     }
 
     /// Waits until the machine has shown this text.
     pub fn wait_for(&mut self, text: &str) {
         let patience = PATIENCE.saturating_sub(self.begun.elapsed());
-        let until = Instant::now() + patience;
-        while !self.has_shown(text) {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.screen.recv_timeout(left) {
-                Ok(bytes) => self.seen.extend(bytes),
-                Err(error) => panic!(
-                    "{error}, no {text:?} on the screen:\n{}",
-                    self.seen().escape_debug()
-                ),
-            }
-        }
+        let find = |seen: &mut Vec<u8>| position(seen, text.as_bytes());
+        self.console.wait(patience, text, find);
     }
 
     pub fn press(&mut self, keys: &[u8]) {
-        self.keyboard.write_all(keys).unwrap();
-        self.keyboard.flush().unwrap();
+        self.console.press(keys);
     }
 
     /// What the kernel was told, by `/proc/cmdline`; of a machine that has begun with a shell

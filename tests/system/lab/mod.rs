@@ -6,16 +6,19 @@
 //! with systemd and the package, `importers` a machine with every tool that brings a drop, `blocklog`
 //! disks as a power cut leaves them; `terminal` is one of any width, at which somebody may type, `clock`
 //! a wall clock of one's own for a program, `keys` what ssh-keygen and an agent have; `trace` tells
-//! which system calls a program made, and in what order; `network` is one that machines boot in, with
-//! servers as README sets them up, `machine` a machine of QEMU's in it.
+//! which system calls a program made, and in what order; `sandbox` runs servers beside the
+//! machine's own, and `network` is one that machines boot in, with servers as README sets them up;
+//! `machine` is a machine of QEMU's in it, and `console` what one sees of such a machine.
 
 pub mod blocklog;
 pub mod clock;
+pub mod console;
 pub mod container;
 pub mod importers;
 pub mod keys;
 pub mod machine;
 pub mod network;
+pub mod sandbox;
 pub mod scene;
 pub mod terminal;
 pub mod tftp;

@@ -7,12 +7,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::lab::world::{Daemon, Needs, PATIENCE, PROGRAM, World, output, text};
+use crate::lab::sandbox::Sandbox;
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, output, text};
 
 /// What the network needs.
 pub const NEEDS: [Needs; 7] = [
@@ -70,9 +68,7 @@ exec sleep infinity
 pub struct Network {
     _daemon: Daemon,
     pub world: World,
-    child: Child,
-    /// The first process of the network, as it is called outside.
-    leader: Pid,
+    sandbox: Sandbox,
 }
 
 /// README's blocks, in their order.
@@ -142,22 +138,11 @@ impl Network {
         let world = World::within(dir, "tftp/netboot", &settings);
         write_configurations(&root, &chapter);
         let daemon = world.daemon();
-        let child = Command::new("unshare")
-            .args(["--mount", "--net", "--pid", "--fork", "--kill-child"])
-            .args(["--mount-proc", "sh", "-ec", BEGIN])
-            .arg(&root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(root.join("begin.log")).unwrap())
-            .spawn()
-            .expect("beginning a network");
-        let mut network = Self {
-            leader: Pid::from_child(&child),
-            child,
+        let network = Self {
+            sandbox: Sandbox::begin(BEGIN, &root, &PORTS),
             _daemon: daemon,
             world,
         };
-        network.wait_for_ports();
         network.publish_loaders(arches);
         network
     }
@@ -172,43 +157,17 @@ impl Network {
         run(root, &commands.replace("amd64 arm64", arches))
     }
 
-    fn wait_for_ports(&mut self) {
-        let unshare = self.child.id();
-        let begun = Instant::now();
-        let mut is_serving = false;
-        while !is_serving {
-            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
-            let first = children.unwrap_or_default().trim().parse().ok();
-            if let Some(leader) = first.and_then(Pid::from_raw) {
-                self.leader = leader;
-                let net = format!("/proc/{}/net", leader.as_raw_nonzero());
-                let of = |protocol| fs::read_to_string(format!("{net}/{protocol}"));
-                let is_open =
-                    |(of_it, port): &(_, &str)| of(*of_it).unwrap_or_default().contains(port);
-                is_serving = PORTS.iter().all(is_open);
-            }
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{ended:?}\n{}", self.logs());
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "a port stays shut\n{}",
-                self.logs()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-    }
-
     /// A program in this network.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        let network = format!("--net=/proc/{}/ns/net", self.leader.as_raw_nonzero());
+        let network = format!("--net=/proc/{}/ns/net", self.sandbox.leader());
         command.args([&*network, program]);
         command
     }
 
     /// What the servers have said.
     pub fn logs(&self) -> String {
-        let names = ["begin.log", "dnsmasq.log", "nginx.log", "access.log"];
+        let names = ["dnsmasq.log", "nginx.log", "access.log"];
         let read = |name| fs::read_to_string(self.world.root.join(name)).unwrap_or_default();
         names
             .map(|name| format!("{name}:\n{}", read(name)))
@@ -221,10 +180,6 @@ impl Drop for Network {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
         }
-        // With the first process of the network all others go.
-        let _ = kill_process(self.leader, Signal::KILL);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
