@@ -37,7 +37,8 @@ kept="$KEPT/$(echo "$*" | tr ' ' _)"
 if [ ! -d "$kept" ]; then
     mkdir -p "$kept.$$"
     (cd "$kept.$$" && PATH=$REAL_PATH && apt-get --quiet=2 update && apt-get "$@")
-    mv -T "$kept.$$" "$kept"
+    # Another test may have been faster.
+    mv -T "$kept.$$" "$kept" || rm -r "$kept.$$"
 fi
 cp "$kept"/*.deb .
 "#;
