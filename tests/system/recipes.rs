@@ -233,7 +233,9 @@ fn existing_folder() {
     });
     assert_same_content(&old, &machine.root.join("srv/tftp/bookworm.old"));
     let menu = machine.path("srv/tftp/boot/menu");
-    assert!(fs::read_to_string(&menu).unwrap().contains(TARGET));
+    until("the menu", || {
+        fs::read_to_string(&menu).is_ok_and(|text| text.contains(TARGET))
+    });
 
     machine.publish(TARGET, "new", "");
     assert_eq!(fs::read(old.join("linux")).unwrap(), b"new");
