@@ -75,12 +75,24 @@ fn tell_untried(untried: &[String]) -> String {
     format!(", as far as the user {user:?} may try it:\n{untried}")
 }
 
+/// As [`check`], where a daemon is at work that goes on without what something is in the way of.
+///
+/// # Errors
+/// All else that is wrong.
+pub(super) fn check_for_reload(settings: &Settings) -> Result<(), BadConfig> {
+    try_all(settings, true).map(drop)
+}
+
 /// Tries what the daemon will do with these settings, and changes nothing. Returns what could not be
 /// tried, because the daemon is another user's.
 ///
 /// # Errors
 /// All that is wrong.
-pub(super) fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
+fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
+    try_all(settings, false)
+}
+
+fn try_all(settings: &Settings, goes_on: bool) -> Result<Vec<String>, BadConfig> {
     let tree = Tree::open(&settings.tree.path).ok();
     let user = Ownership::of_process();
     let is_others = user.uid != 0 && tree.and_then(|tree| tree.keeper()) != Some(user.uid);
@@ -110,8 +122,9 @@ pub(super) fn check(settings: &Settings) -> Result<Vec<String>, BadConfig> {
     if let Err(unknown) = settings.tree.ownership(user) {
         take(unknown.to_string(), false);
     }
-    for (trouble, is_of_user) in BootConfigs::check(settings) {
-        take(trouble, is_of_user);
+    let obstacles = BootConfigs::check(settings).into_iter();
+    for obstacle in obstacles.filter(|it| !(goes_on && it.may_go)) {
+        take(obstacle.said, obstacle.is_of_user);
     }
     if wrong.is_empty() {
         Ok(untried)

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use strum::VariantNames;
 
-use super::check_config::check;
+use super::check_config::check_for_reload;
 use super::configuration::{BadConfig, code, read_settings};
 use super::terminal::say;
 use crate::daemon;
@@ -47,7 +47,7 @@ impl RunDaemon {
         let config = config.map(Path::to_path_buf);
         let reread: daemon::Reread = Arc::new(move || {
             let settings = read_settings(config.as_deref())?.unwrap_or_default();
-            check(&settings)?;
+            check_for_reload(&settings)?;
             Ok(settings)
         });
         let ended = settings

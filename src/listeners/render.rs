@@ -38,6 +38,17 @@ pub struct BootConfigs {
     aliases: Vec<Alias>,
 }
 
+/// What keeps an output from being written, or an alias from being made.
+pub(crate) struct Obstacle {
+    /// What it is, for people.
+    pub(crate) said: String,
+    /// Whether another user might be allowed to.
+    pub(crate) is_of_user: bool,
+    /// Whether something stands in the way that is none of the configuration's: the daemon goes on without,
+    /// until that has gone.
+    pub(crate) may_go: bool,
+}
+
 /// One output to be rendered.
 struct Job<'b> {
     config: &'b BootConfig,
@@ -146,9 +157,8 @@ impl BootConfigs {
     }
 
     /// What keeps the boot configurations of these settings from being rendered, their outputs from
-    /// being written, and aliases from being made: tried without a change of anything. Each comes with
-    /// whether another user might be allowed to.
-    pub(crate) fn check(settings: &Settings) -> Vec<(String, bool)> {
+    /// being written, and aliases from being made: tried without a change of anything.
+    pub(crate) fn check(settings: &Settings) -> Vec<Obstacle> {
         let tree = &settings.tree.path;
         let root = settings.tftp_root();
         let catalog = Tree::open(tree).ok().and_then(|tree| Catalog::read(&tree));
@@ -157,8 +167,11 @@ impl BootConfigs {
         let example = Arc::new(present.example());
         let mut troubles = Vec::new();
         let mut take = |about: &Path, why: Why| {
-            let said = format!("boot_config, {about:?}: {why}");
-            troubles.push((said, why.is_of_user()));
+            troubles.push(Obstacle {
+                said: format!("boot_config, {about:?}: {why}"),
+                is_of_user: why.is_of_user(),
+                may_go: matches!(why, Why::Output(Blocked::InTheWay(..))),
+            });
         };
         for config in &settings.boot_configs {
             let template = Template::read(&config.template);
@@ -182,8 +195,11 @@ impl BootConfigs {
         }
         for alias in &settings.aliases {
             if let Err(blocked) = Links::check_alias(tree, root, alias) {
-                let said = format!("alias, {:?}: {blocked}", alias.path);
-                troubles.push((said, blocked.is_of_user()));
+                troubles.push(Obstacle {
+                    said: format!("alias, {:?}: {blocked}", alias.path),
+                    is_of_user: blocked.is_of_user(),
+                    may_go: matches!(blocked, Blocked::InTheWay(..)),
+                });
             }
         }
         troubles
@@ -384,6 +400,11 @@ impl Template {
             {
                 return Err(self.explain(&error));
             }
+        }
+        if config.is_for_each_arch {
+            // What becomes of the output when the last image of an architecture has gone.
+            let nothing = Arc::new(Images::new(Catalog::default(), None));
+            self.render(&nothing, Some("amd64"))?;
         }
         Ok(texts)
     }

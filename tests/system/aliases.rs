@@ -53,6 +53,11 @@ pub fn tests() -> Vec<Trial> {
             reloaded,
         ),
         test(
+            "a reload takes effect also where something is in the way of an alias",
+            &[],
+            reloaded_in_the_way,
+        ),
+        test(
             "an alias is not put over what somebody else has made and comes when that has gone",
             &[],
             not_over_others,
@@ -275,6 +280,30 @@ fn reloaded() {
     until("the list to be empty", || !list(&world).contains("alias"));
     let log = daemon.stop();
     assert!(!log.iter().any(|line| line.contains("WARN")), "{log:#?}");
+}
+
+fn reloaded_in_the_way() {
+    let world = with_aliases(&[["one", LOADER]]);
+    let mut daemon = world.daemon();
+    drop_text(&world, LOADER, "one");
+    daemon.wait_for_drop("one");
+    // What stands in the way is no fault of the configuration's: that takes effect in all else. An alias of
+    // before is in nobody's way.
+    fs::create_dir(at(&world, "theirs")).unwrap();
+    configure(&world, &[["theirs", LOADER], ["one/efi", LOADER]]);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("configuration read again");
+    daemon.wait_for("is a folder; expected the daemon's own link, or nothing yet");
+    until("the other alias", || {
+        linux(&world, "one/efi").as_deref() == Some("one")
+    });
+    fs::remove_dir(at(&world, "theirs")).unwrap();
+    drop_text(&world, LOADER, "two");
+    daemon.wait_for_drop("two");
+    until("the alias", || {
+        linux(&world, "theirs").as_deref() == Some("two")
+    });
+    daemon.stop();
 }
 
 fn not_over_others() {
