@@ -729,6 +729,11 @@ mod tests {
             ),
             (
                 outputs("x/a", "y/{arch}\"\nfor_each = \"arch"),
+                outputs("x/a", "y/{arch}/{release}\"\nfor_each = \"arch"),
+                "expected no other braces than those of \"{arch}\"",
+            ),
+            (
+                outputs("x/a", "y/{arch}\"\nfor_each = \"arch"),
                 outputs("x/a", "y/{arch}\"\nfor_each = \"release"),
                 "invalid `boot_config.for_each`",
             ),

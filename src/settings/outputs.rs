@@ -62,6 +62,10 @@ pub(super) fn boot_config(
                 "{ARCH:?} once with `for_each`, and nowhere without"
             ));
         }
+        let others = output.to_string_lossy().replace(ARCH, "");
+        if has_each && others.contains(['{', '}']) {
+            return Err(format!("no other braces than those of {ARCH:?}"));
+        }
         if may_be(tree, &output) {
             return Err("a file: this is the tree, or a folder above it".to_string());
         }

@@ -664,6 +664,12 @@ fn for_each_architecture() {
     fs::write(world.root.join("menu.j2"), OF_ARCH).unwrap();
     let said = text(&world.run(&["check-config"]));
     assert!(said.contains(": good"), "{said}");
+    // The time will come when there is no image any more.
+    let first = "{{ arch }} {{ images[0].target }}";
+    fs::write(world.root.join("menu.j2"), first).unwrap();
+    let said = text(&world.run(&["check-config"]));
+    assert!(said.contains("undefined value"), "{said}");
+    fs::write(world.root.join("menu.j2"), OF_ARCH).unwrap();
     for (name, target) in [
         ("1", "amd64/g/a/x"),
         ("2", "amd64/g/b/x"),
