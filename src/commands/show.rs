@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::spool::{Manifest, Outcome, SpoolView, Waiting};
 use crate::sys::{Failure, try_map};
 use crate::text::{quoted, short};
-use crate::tree::{Happened, Head, Tree};
+use crate::tree::{Happened, Record, Tree};
 use crate::words::{Boot, Moment, Target, Verdict, Vouched};
 
 /// How many histories one thread reads.
@@ -71,7 +71,7 @@ struct Told {
     /// From where the image was promoted, as long as its generation is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     promoted_from: Option<Target>,
-    /// What its manifest said of how to boot the image, likewise.
+    /// How the image boots, likewise: what its manifest said, and what was found by the usual names.
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Boot>,
 }
@@ -187,11 +187,14 @@ impl KnownDrop {
 
 impl Told {
     fn of(outcome: Outcome, settings: &Settings) -> Self {
-        let head = head_of(&outcome, settings);
+        let record = record_of(&outcome, settings);
         let is_promotion = outcome.verdict == Verdict::Promoted;
-        let promoted = head.as_ref().and_then(Head::promoted);
+        let promoted = record.as_ref().and_then(|it| it.head.promoted());
         let promoted_from = promoted.filter(|_| is_promotion).map(|it| it.from.clone());
-        let boot = head.map(|it| it.boot).filter(|boot| !boot.is_empty());
+        let boot = record.map(|Record { head, listing }| {
+            let files = listing.files.keys();
+            head.boot.found(files.map(String::as_str))
+        });
         Self {
             outcome,
             promoted_from,
@@ -247,7 +250,11 @@ impl Lines {
             self.add("Notes", &notes.join("\n"));
         }
         if let Some(boot) = &told.boot {
-            self.add("Boot", &boot_lines(boot).join("\n"));
+            let mut lines = boot_lines(boot);
+            if boot.paths().next().is_none() {
+                lines.push("nothing: no file has the usual name of a kernel".to_string());
+            }
+            self.add("Boot", &lines.join("\n"));
         }
     }
 
@@ -276,10 +283,11 @@ impl Lines {
 }
 
 /// The head of the record of the generation that an outcome names.
-fn head_of(outcome: &Outcome, settings: &Settings) -> Option<Head> {
+fn record_of(outcome: &Outcome, settings: &Settings) -> Option<Record> {
     let (target, image) = (outcome.target.as_ref()?, outcome.image.as_ref()?);
     let tree = Tree::open(&settings.tree.path).ok()?;
-    tree.head(target, image.generation.as_ref()?).ok()?
+    let generation = tree.generation(target, image.generation.clone()?).ok()?;
+    generation?.record
 }
 
 fn ago(at: Moment) -> String {

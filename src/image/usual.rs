@@ -6,6 +6,7 @@ use crate::words::Boot;
 const KERNELS: &[&str] = &[
     "linux",
     "vmlinuz",
+    "vmlinuz.efi",
     "bzImage",
     "Image",
     "kernel",
@@ -34,6 +35,7 @@ const INITRDS: &[&str] = &[
 /// `flatcar_production_pxe.vmlinuz`, `fedora-coreos-41-live-kernel-x86_64`.
 const KERNEL_PARTS: &[(&str, &str)] = &[
     ("vmlinuz-", ""),
+    ("bzImage-", ""),
     ("kernel-", ""),
     ("", ".vmlinuz"),
     (MEMTEST, ".bin"),
@@ -195,6 +197,16 @@ mod tests {
                 "vmlinuz-6.1.0-18-amd64",
             ],
             &["vmlinuz-6.1.0-18-amd64", "initrd.img-6.1.0-18-amd64"],
+        ),
+        (
+            "Ubuntu's live CD of before 19.10",
+            &["casper/initrd.lz", "casper/initrd", "casper/vmlinuz.efi"],
+            &["casper/vmlinuz.efi", "casper/initrd"],
+        ),
+        (
+            "a kernel of one's own, by its version",
+            &["bzImage-6.12", "initrd-6.12"],
+            &["bzImage-6.12", "initrd-6.12"],
         ),
         (
             "Ubuntu's netboot tarball",

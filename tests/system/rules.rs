@@ -239,9 +239,10 @@ amd64/generic/noble/install  image-team  {key}
     let by_team = format!("      Rule: image-team\n    Signer: {key}\n");
     let times = "  Received: 0000-00-00T00:00:00Z (AGE ago)\n  \
                  Finished: 0000-00-00T00:00:00Z (AGE ago)\n";
+    let boot = "      Boot: kernel = \"linux\"\n";
     let of_team = format!(
         "   Outcome: published\n    Target: {TARGET}\nGeneration: {a}\n    Digest: {digest}\n  \
-         Importer: games\n{by_team}{times}"
+         Importer: games\n{by_team}{times}{boot}"
     );
     assert_shown(
         &world,
@@ -257,7 +258,7 @@ amd64/generic/noble/install  image-team  {key}
     let b = b.as_str().unwrap();
     let of_root = format!(
         "   Outcome: published\n    Target: {OTHER}\nGeneration: {b}\n    Digest: {digest}\n  \
-         Importer: root\n{times}"
+         Importer: root\n{times}{boot}"
     );
     let both = format!("first\n{of_root}\n{of_team}");
     assert_shown(&world, None, &["show", "first"], &both);

@@ -588,7 +588,8 @@ fn show_tells_all() {
             "first",
             "first",
             format!(
-                "   Outcome: published\n    Target: {TARGET}\nGeneration: {a}\n    Digest: {digest}\n{ended}"
+                "   Outcome: published\n    Target: {TARGET}\nGeneration: {a}\n    Digest: {digest}\n{ended}\
+                 \x20     Boot: kernel = \"linux\"\n            initrd = [\"initrd.gz\"]\n"
             ),
         ),
     ] {
