@@ -110,7 +110,7 @@ impl Metrics {
         let failing = IntGauge::with_opts(options("outputs_failing", help));
         let notes = options(
             "notes_total",
-            "Notes on images that drops brought, by note.",
+            "Notes on images that drops brought or promoted, by note.",
         );
         let notes = IntCounterVec::new(notes, &["note"]);
         let build = options("build_info", "The version that runs.");

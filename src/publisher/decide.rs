@@ -108,6 +108,24 @@ impl Checked {
     }
 }
 
+impl Wanted {
+    /// What becomes of the drop that wants it, and what is noted of the image.
+    fn decide(
+        self,
+        request: &Request<'_>,
+        current: Current,
+    ) -> Result<(Decision, Vec<Note>), Fault> {
+        let decision = match self {
+            Self::Image(image) => request.compare_or_stage(&image, current)?,
+            Self::Kept(kept, record) => request.roll_back(kept, record, current)?,
+            Self::Promoted(source) => return source.promote(request, current),
+            Self::Without(generation) => request.withdraw_one(generation)?,
+            Self::Nothing => request.withdraw(current)?,
+        };
+        Ok((decision, request.notes.to_vec()))
+    }
+}
+
 impl Workshop {
     /// Looks into drops, in their order, as long as there is room for their manifests, and time.
     pub(super) fn peek(&self, drops: Vec<Next>) -> PeekedDrops {
@@ -218,25 +236,17 @@ impl Workshop {
             notes: &checked.notes,
             ..self.request(&checked.claimed, &checked.manifest)
         };
-        let decision = match checked.wanted {
-            Wanted::Image(image) => request.compare_or_stage(&image, checked.current),
-            Wanted::Kept(kept, record) => request.roll_back(kept, record, checked.current),
-            Wanted::Promoted(source) => source.promote(&request, checked.current),
-            Wanted::Without(generation) => request.withdraw_one(generation),
-            Wanted::Nothing => request.withdraw(checked.current),
-        };
-        let target = checked.manifest.target;
-        match decision {
+        let decision = checked.wanted.decide(&request, checked.current);
+        let (claimed, target) = (checked.claimed, checked.manifest.target);
+        let (decision, notes) = match decision {
             Err(fault) if let Some(reason) = fault.steps_aside() => {
-                Ok(Begun::Aside(checked.claimed, target, (fault, reason)))
+                return Ok(Begun::Aside(claimed, target, (fault, reason)));
             }
-            decision => {
-                let decided =
-                    Decided::new(checked.claimed, Some(target), decision, checked.started)?;
-                let notes = checked.notes;
-                Ok(Begun::Decided(Decided { notes, ..decided }))
-            }
-        }
+            Err(fault) => (Err(fault), Vec::new()),
+            Ok((decision, notes)) => (Ok(decision), notes),
+        };
+        let decided = Decided::new(claimed, Some(target), decision, checked.started)?;
+        Ok(Begun::Decided(Decided { notes, ..decided }))
     }
 
     fn permits(&self) -> Permits<'_> {
@@ -290,7 +300,8 @@ impl Request<'_> {
                 if claimed.credentials.vouched.signer.is_some() {
                     self.manifest.check_says_all(&image)?;
                 }
-                notes = notes_of(&image, self.manifest, &self.shop.settings)?;
+                let Manifest { boot, target, .. } = self.manifest;
+                notes = notes_of(&image, boot, target, &self.shop.settings)?;
                 Wanted::Image(image)
             }
             Action::Rollback { to, digest } => {

@@ -31,7 +31,7 @@ pub(super) struct Decided {
     pub(super) swapped_at: Option<Moment>,
     /// When the drop became the daemon's.
     pub(super) started: Instant,
-    /// What is noted of the drop's image, where it has one.
+    /// What is noted of the image that a drop brings or promotes.
     pub(super) notes: Vec<Note>,
 }
 
@@ -195,7 +195,7 @@ impl Workshop {
         let generation = done.to.or(done.from);
         let head = generation.as_ref().map(|name| tree.head(target, name));
         let head = head.transpose()?.flatten();
-        let head = head.filter(|_| verdict == Verdict::Published);
+        let head = head.filter(|_| matches!(verdict, Verdict::Published | Verdict::Promoted));
         let notes = head.map_or(Vec::new(), |head| kept_notes(&head, &self.settings.tftp));
         let published = Published {
             generation,

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 
 use super::decision::{Decision, Request, origin, published};
+use super::notes::{lasting, notes_of};
 use super::orders::{check_known, check_names_image};
 use super::permits::signer;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image, Listing};
 use crate::sys::{Dir, Failure, Stat};
 use crate::tree::{Change, Current, Generation, Head, Record};
-use crate::words::{Digest, GenerationName, Reason, Target};
+use crate::words::{Digest, GenerationName, Note, Reason, Target};
 
 /// What is current at the target that a promotion names, as it was when somebody looked.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ struct Read {
     listing: Listing,
     /// As what its files were seen.
     seen: HashMap<String, Stat>,
+    /// What is noted of it where it is promoted to: that may be for other machines.
+    notes: Vec<Note>,
 }
 
 impl Source {
@@ -80,15 +83,16 @@ impl Source {
         })
     }
 
-    /// Makes the image current at the target of the request, unless it is that already.
+    /// Makes the image current at the target of the request, unless it is that already; also says what is
+    /// noted of it there.
     ///
     /// # Errors
-    /// When the image is damaged, or can't be staged.
+    /// When the image is damaged, is refused for what is noted of it, or can't be staged.
     pub(super) fn promote(
         mut self,
         request: &Request<'_>,
         mut current: Current,
-    ) -> Result<Decision, Fault> {
+    ) -> Result<(Decision, Vec<Note>), Fault> {
         loop {
             let fault = match self.try_to_promote(request, current) {
                 Err(fault) if !matches!(fault, Fault::Interrupted) => fault,
@@ -104,7 +108,11 @@ impl Source {
         }
     }
 
-    fn try_to_promote(&self, request: &Request<'_>, current: Current) -> Result<Decision, Fault> {
+    fn try_to_promote(
+        &self,
+        request: &Request<'_>,
+        current: Current,
+    ) -> Result<(Decision, Vec<Note>), Fault> {
         let (name, from) = (&self.name, &self.from);
         let Some(read) = self.read(request)? else {
             return Err(unknown(format!(
@@ -118,18 +126,19 @@ impl Source {
             listing: &read.listing,
             same_files: &read.seen,
         });
-        let stage = |change| self.stage(request, (&read.image, base.as_ref()), change);
-        match current {
-            Current::Nothing => stage(Change::Make),
-            Current::Plain(dir) => request.replace_plain(&read.image, dir, stage),
+        let stage = |change| self.stage(request, (&read, base.as_ref()), change);
+        let decision = match current {
+            Current::Nothing => stage(Change::Make)?,
+            Current::Plain(dir) => request.replace_plain(&read.image, dir, stage)?,
             Current::Generation(current) => {
                 let change = Change::Replace(current.name.clone());
                 match self.is_current(request, current, &read)? {
-                    Some(head) => Ok(Decision::Unchanged(published(&head))),
-                    None => stage(change),
+                    Some(head) => Decision::Unchanged(published(&head)),
+                    None => stage(change)?,
                 }
             }
-        }
+        };
+        Ok((decision, read.notes))
     }
 
     /// Reads the image; `None` where it is not what was published any more.
@@ -141,11 +150,16 @@ impl Source {
             return Ok(None);
         }
         let (listing, seen) = Base::read(&image, &shop.progress)?;
-        let is_it = listing.digest() == head.digest;
-        Ok(is_it.then_some(Read {
+        if listing.digest() != head.digest {
+            return Ok(None);
+        }
+        let target = &request.manifest.target;
+        let notes = notes_of(&image, &head.boot, target, &shop.settings)?;
+        Ok(Some(Read {
             image,
             listing,
             seen,
+            notes,
         }))
     }
 
@@ -179,7 +193,7 @@ impl Source {
     fn stage(
         &self,
         request: &Request<'_>,
-        (image, base): (&Image, Option<&Base<'_>>),
+        (read, base): (&Read, Option<&Base<'_>>),
         change: Change,
     ) -> Result<Decision, Fault> {
         let (from, name, shop) = (&self.from, &self.name, request.shop);
@@ -193,11 +207,14 @@ impl Source {
             )));
         }
         let proof = proof.promoted_by(shop.spool.processing().proof(claimed)?);
-        let (_room, progress) = shop.reserve(image, base)?;
+        let (_room, progress) = shop.reserve(&read.image, base)?;
         let draft = shop.staging.begin()?;
         let owner = shop.staging.gives_away_to();
-        let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
-        let by = origin(claimed).promoting(head, claimed.credentials.manifest);
+        let listing = read
+            .image
+            .publish_into(&draft.dir, base, owner, &progress)?;
+        let mut by = origin(claimed).promoting(head, claimed.credentials.manifest);
+        by.notes = lasting(&read.notes);
         let (made, _) = shop.record(request.manifest, listing, &change, &by)?;
         // All that the manifest says of the image goes along.
         let head = Head {

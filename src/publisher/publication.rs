@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::decision::{self, Decision, Request, origin};
+use super::notes::lasting;
 use super::orders::conflict;
 use super::permits::{has_credentials_of, is_proven};
 use super::room::Reserved;
@@ -12,7 +13,7 @@ use crate::image::{Base, Image, Listing};
 use crate::spool::{Manifest, Published};
 use crate::sys::{Dir, Progress};
 use crate::tree::{Change, Current, Generation, Head, Origin, Record};
-use crate::words::{GenerationName, NoteKind, Reason};
+use crate::words::{GenerationName, Reason};
 
 impl Request<'_> {
     /// What becomes of an image that is to be current.
@@ -126,9 +127,7 @@ impl Request<'_> {
         let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
         self.manifest.check_checksums(&listing)?;
         let mut by = origin(self.claimed);
-        // The configuration may have a URL one day: that one is noted anew wherever it is asked for.
-        let notes = self.notes.iter().filter(|it| it.kind != NoteKind::NoUrl);
-        by.notes = notes.cloned().collect();
+        by.notes = lasting(self.notes);
         let (mut record, mut kept) = self.shop.record(self.manifest, listing, &change, &by)?;
         record.head.manifest = self.claimed.credentials.manifest;
         record.head.boot.clone_from(&self.manifest.boot);

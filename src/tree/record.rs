@@ -70,7 +70,7 @@ pub struct Origin {
     pub(crate) importer: Importer,
     pub received_at: Moment,
     pub(crate) claim: ClaimId,
-    /// What was noted of the image when a drop brought it.
+    /// What was noted of the image when it came to this target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<Note>,
     #[serde(default, skip_serializing_if = "Vouched::is_empty")]
@@ -226,14 +226,13 @@ impl Origin {
             // Whoever has the order made, the image is the one that was signed.
             let signer = from.vouched.signer.clone();
             self.vouched.signer = signer.or(self.vouched.signer);
-            self.notes.clone_from(&from.notes);
         }
         self
     }
 }
 
 impl Head {
-    /// What was noted of the image when a drop brought it.
+    /// What was noted of the image when it came to this target.
     pub(crate) fn notes(&self) -> &[Note] {
         self.from.as_ref().map_or(&[], |from| &from.notes)
     }

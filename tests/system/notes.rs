@@ -47,6 +47,11 @@ pub fn tests() -> Vec<Trial> {
             refused,
         ),
         test(
+            "what is promoted is noted, and refused, for the machines of the target that it goes to",
+            &[Needs::Path(AMD64)],
+            promoted,
+        ),
+        test(
             "an outcome that is written after a crash has the notes",
             &[Needs::Failpoints],
             after_a_crash,
@@ -76,6 +81,14 @@ fn words(notes: &Value) -> Vec<String> {
 /// What is noted in the outcome of a drop, which came to this.
 fn noted(world: &World, drop: &str, outcome: &str) -> Vec<String> {
     words(&world.assert_outcome(drop, outcome)["notes"])
+}
+
+/// The name of an order that waits.
+fn order(world: &World, arguments: &[&str]) -> String {
+    let ordered = world.run(arguments);
+    assert!(ordered.status.success(), "{}", text(&ordered));
+    let drop = String::from_utf8(ordered.stdout).unwrap();
+    drop.trim_end().to_string()
 }
 
 fn status(world: &World, arguments: &[&str]) -> String {
@@ -190,16 +203,13 @@ fn of_what_is_current() {
     }
     let expected = ["empty-file linux"];
     assert_eq!(noted_of(&world, TARGET), [""; 0]);
-    let order = |arguments: &[&str], outcome: &str| {
-        let ordered = world.run(arguments);
-        assert!(ordered.status.success(), "{}", text(&ordered));
-        world.run_once();
-        let drop = String::from_utf8(ordered.stdout).unwrap();
-        assert_eq!(noted(&world, drop.trim_end(), outcome), [""; 0]);
-    };
-    order(&["rollback", TARGET], "rolled-back");
+    let rollback = order(&world, &["rollback", TARGET]);
+    world.run_once();
+    assert_eq!(noted(&world, &rollback, "rolled-back"), [""; 0]);
     assert_eq!(noted_of(&world, TARGET), expected);
-    order(&["promote", TARGET, CANDIDATE], "promoted");
+    let promotion = order(&world, &["promote", TARGET, CANDIDATE]);
+    world.run_once();
+    assert_eq!(noted(&world, &promotion, "promoted"), expected);
     assert_eq!(noted_of(&world, CANDIDATE), expected);
     // A kept generation that a drop brings again.
     for (drop, files, expected) in [("3", &GOOD[..], &[][..]), ("4", &BAD[..2], &expected[..])] {
@@ -261,11 +271,14 @@ fn refused() {
     assert_eq!(fs::read_link(world.published(TARGET)).unwrap(), before);
     assert!(!world.published(CANDIDATE).exists());
     assert_eq!(noted(&world, "litter", "published").len(), 4);
-    // Orders bring no image.
-    let ordered = world.run(&["promote", TARGET, CANDIDATE]);
+    // A rollback brings nothing that is new to the target.
+    world.drop_image("good", TARGET, &GOOD);
     world.run_once();
-    let drop = String::from_utf8(ordered.stdout).unwrap();
-    world.assert_outcome(drop.trim_end(), "promoted");
+    world.assert_outcome("good", "published");
+    let rollback = order(&world, &["rollback", TARGET]);
+    world.run_once();
+    world.assert_outcome(&rollback, "rolled-back");
+    assert_eq!(fs::read_link(world.published(TARGET)).unwrap(), before);
 
     fs::write(
         &world.config,
@@ -281,6 +294,57 @@ fn refused() {
     );
 }
 
+fn promoted() {
+    let world = World::with(ROOM);
+    let kernel = Path::new(AMD64).join("text/debian-installer/amd64/linux");
+    let publish = |drop: &str, target: &str| {
+        let manifest = manifest(target) + "[boot]\nkernel = \"k\"\ncmdline = \"iso={url}\"\n";
+        world.drop_with(drop, &manifest, |image| {
+            fs::copy(&kernel, image.join("k")).unwrap();
+        });
+        world.run_once();
+        noted(&world, drop, "published")
+    };
+    let [other, at_arm, third] = ["arm64/g/a/other", "arm64/g/a/at-arm", "arm64/g/a/third"];
+    assert_eq!(publish("right", TARGET), ["no-url"]);
+    assert_eq!(publish("wrong", at_arm), ["wrong-architecture k", "no-url"]);
+
+    for (from, to, expected) in [
+        (TARGET, other, &["wrong-architecture k", "no-url"][..]),
+        (at_arm, CANDIDATE, &["no-url"]),
+    ] {
+        let is_wrong = expected.len() == 2;
+        for outcome in ["promoted", "unchanged"] {
+            let promotion = order(&world, &["promote", from, to]);
+            let run = text(&world.run(&["run", "--once"]));
+            assert_eq!(noted(&world, &promotion, outcome), expected, "{to}");
+            assert_eq!(noted_of(&world, to), expected, "{to}");
+            let line = "the kernel `k` is for amd64, and the target for arm64";
+            assert_eq!(run.contains(line), is_wrong, "{run}");
+            assert_eq!(status(&world, &[to]).contains(line), is_wrong, "{to}");
+        }
+    }
+
+    let config = fs::File::options().append(true).open(&world.config);
+    let checks = b"[checks]\nrefuse = [\"wrong-architecture\"]\n";
+    config.unwrap().write_all(checks).unwrap();
+    let before = fs::read_link(world.published(other)).unwrap();
+    for (from, to) in [(TARGET, third), (TARGET, other), (at_arm, third)] {
+        let promotion = order(&world, &["promote", from, to]);
+        world.run_once();
+        let outcome = world.assert_outcome(&promotion, "rejected refused-note");
+        let detail = "wrong-architecture: the kernel `k` is for amd64, and the target for arm64; \
+                      expected an image without (checks.refuse)";
+        assert_eq!(outcome["detail"], detail);
+    }
+    assert!(!world.published(third).exists());
+    assert_eq!(fs::read_link(world.published(other)).unwrap(), before);
+    // What is noted where the image comes from doesn't count.
+    let promotion = order(&world, &["promote", at_arm, "amd64/g/a/again"]);
+    world.run_once();
+    assert_eq!(noted(&world, &promotion, "promoted"), ["no-url"]);
+}
+
 fn after_a_crash() {
     let world = World::with(ROOM);
     let boot = "[boot]\ncmdline = \"iso={url}/x.iso\"\n";
@@ -289,18 +353,21 @@ fn after_a_crash() {
             fs::write(image.join(path), bytes).unwrap();
         }
     });
-    let killed = output(
-        world
-            .command(&["run", "--once"])
-            .env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill"),
-    );
-    assert!(!killed.status.success());
-    assert_eq!(world.outcome("a"), None);
-    assert!(world.published(TARGET).is_dir());
-    world.run_once();
-    assert_eq!(
-        noted(&world, "a", "published"),
-        ["empty-file linux", "no-url"]
-    );
-    assert_eq!(world.names("processing"), [""; 0]);
+    let crash = |drop: &str, target: &str, outcome: &str| {
+        let killed = output(
+            world
+                .command(&["run", "--once"])
+                .env("NETBOOT_PUBLISHER_FAILPOINT", "outcome:1:kill"),
+        );
+        assert!(!killed.status.success());
+        assert_eq!(world.outcome(drop), None);
+        assert!(world.published(target).is_dir());
+        world.run_once();
+        let expected = ["empty-file linux", "no-url"];
+        assert_eq!(noted(&world, drop, outcome), expected);
+        assert_eq!(world.names("processing"), [""; 0]);
+    };
+    crash("a", TARGET, "published");
+    let promotion = order(&world, &["promote", TARGET, CANDIDATE]);
+    crash(&promotion, CANDIDATE, "promoted");
 }
