@@ -492,7 +492,7 @@ fn the_pages_of_manifest_outcome_and_templates_name_every_key() {
     let promotion = known("action = \"promote\"\nfrom = \"a/b/c/d\"\nunknown = 1\n");
     let file = known("[files]\n\"linux\" = { sha = 1 }\n");
     let keys = [known("unknown = 1\n"), rollback, promotion, file].concat();
-    assert_names("manifest", &keys.into_iter().collect(), 12);
+    assert_names("manifest", &keys.into_iter().collect(), 13);
 
     let code = read("src/spool/outcome.rs");
     let pinned = code.split("r#\"").skip(1);

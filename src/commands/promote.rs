@@ -1,4 +1,4 @@
-//! `promote`: an order that names the image which it means.
+//! `promote`: an order that names the image which it means, and its generation.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use super::hand_over::HandOver;
 use crate::settings::Settings;
 use crate::spool::{Action, Manifest, Replaces};
 use crate::tree::Tree;
-use crate::words::{Digest, Target};
+use crate::words::{Digest, GenerationName, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct Promote {
@@ -36,31 +36,38 @@ impl Promote {
             from != self.target,
             "{from} is both FROM and TARGET; expected two targets"
         );
-        let digest = match self.digest {
-            Some(digest) => digest,
-            None => self
-                .drop
-                .tree(settings)
-                .and_then(|tree| find(&tree, &from))
-                .context(
-                    "finding the image that is to be promoted (`--digest` names it as well)",
-                )?,
+        let found = self.drop.tree(settings);
+        let found = found.and_then(|tree| find(&tree, &from));
+        let (digest, generation) = match (self.digest, found) {
+            (Some(digest), Ok((name, is))) if is == digest => (digest, Some(name)),
+            // It may be current by then, and the daemon says what is.
+            (Some(digest), _) => (digest, None),
+            (None, Ok((name, digest))) => (digest, Some(name)),
+            (None, Err(error)) => {
+                let doing =
+                    "finding the image that is to be promoted (`--digest` names it as well)";
+                return Err(error.context(doing));
+            }
         };
-        let digest = Some(digest);
+        let action = Action::Promote {
+            from,
+            digest: Some(digest),
+            generation,
+        };
         let order = Manifest {
             replaces: self.replaces,
-            ..Manifest::new(self.target, Action::Promote { from, digest })
+            ..Manifest::new(self.target, action)
         };
         self.drop.hand_over(settings, order, None)
     }
 }
 
-/// The image that is current at a target, by its digest.
-fn find(tree: &Tree, from: &Target) -> anyhow::Result<Digest> {
+/// The generation that is current at a target, and the digest of its image.
+fn find(tree: &Tree, from: &Target) -> anyhow::Result<(GenerationName, Digest)> {
     anyhow::ensure!(tree.knows(from)?, "no such target: {from}");
     let name = tree.pointed(from)?;
     let name = name.with_context(|| format!("nothing is current at {from}"))?;
     let head = tree.head(from, &name)?;
     let head = head.with_context(|| format!("the record of {name} is damaged"))?;
-    Ok(head.digest)
+    Ok((name, head.digest))
 }

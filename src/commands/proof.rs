@@ -157,6 +157,7 @@ fn promotion(manifest: Manifest, record: &Record) -> Result<Target, Unproven> {
         Action::Promote {
             from,
             digest: Some(digest),
+            ..
         } if digest == is => Ok(from),
         Action::Promote { digest, .. } => {
             let digest = text_or(digest, "none");

@@ -309,9 +309,14 @@ impl Request<'_> {
                 let (kept, record) = self.find_older(to.as_ref(), digest.as_ref())?;
                 Wanted::Kept(kept, record)
             }
-            Action::Promote { from, digest } => {
+            Action::Promote {
+                from,
+                digest,
+                generation,
+            } => {
                 spool.check_no_image(claimed)?;
-                Wanted::Promoted(Source::find(self, from, digest.as_ref())?)
+                let meant = (digest.as_ref(), generation.as_ref());
+                Wanted::Promoted(Source::find(self, from, meant)?)
             }
             Action::Withdraw(generation) => {
                 spool.check_no_image(claimed)?;

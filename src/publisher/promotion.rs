@@ -21,8 +21,8 @@ pub(super) struct Source {
     name: GenerationName,
     dir: Dir,
     pub(super) record: Box<Record>,
-    /// Of the image that is meant, if the order says.
-    meant: Option<Digest>,
+    /// The image that is meant, and its generation, if the order says.
+    meant: (Option<Digest>, Option<GenerationName>),
 }
 
 /// An image that was read, and is what was published.
@@ -39,13 +39,14 @@ impl Source {
     /// What is current at the target `from`.
     ///
     /// # Errors
-    /// When nothing is, or another image than the one that is `meant`.
+    /// When nothing is, or another image than the one that is `meant`, or another generation of it.
     pub(super) fn find(
         request: &Request<'_>,
         from: &Target,
-        meant: Option<&Digest>,
+        meant: (Option<&Digest>, Option<&GenerationName>),
     ) -> Result<Self, Fault> {
-        check_names_image(request.claimed, meant)?;
+        let (digest, named) = meant;
+        check_names_image(request.claimed, digest)?;
         let tree = request.tree();
         check_known(tree, from)?;
         let generation = match tree.current(from)? {
@@ -69,9 +70,14 @@ impl Source {
         };
         let record = Box::new(record.ok_or_else(damaged)?);
         let is = record.head.digest;
-        if let Some(meant) = meant.filter(|meant| **meant != is) {
+        if let Some(meant) = digest.filter(|meant| **meant != is) {
             let detail =
                 format!("{name} with digest {is} is current at {from}; the order means {meant}");
+            return Err(reject(Reason::Conflict, detail));
+        }
+        // The same files may be there with another version or `[boot]`, which would come along.
+        if let Some(meant) = named.filter(|meant| **meant != name) {
+            let detail = format!("{name} is current at {from}; the order means {meant}");
             return Err(reject(Reason::Conflict, detail));
         }
         Ok(Self {
@@ -79,7 +85,7 @@ impl Source {
             name,
             dir,
             record,
-            meant: meant.copied(),
+            meant: (digest.copied(), named.cloned()),
         })
     }
 
@@ -99,7 +105,8 @@ impl Source {
                 decided => return decided,
             };
             // What was current there when somebody looked may have been replaced since, and removed.
-            let now = Self::find(request, &self.from, self.meant.as_ref())?;
+            let (digest, named) = &self.meant;
+            let now = Self::find(request, &self.from, (digest.as_ref(), named.as_ref()))?;
             if now.name == self.name {
                 return Err(fault);
             }

@@ -65,6 +65,8 @@ pub(crate) enum Action {
         from: Target,
         /// Of the image that is meant.
         digest: Option<Digest>,
+        /// The one that is meant of those of this image.
+        generation: Option<GenerationName>,
     },
 }
 
@@ -181,14 +183,16 @@ impl Manifest {
                 Some("rollback")
             }
             Action::Withdraw(hint) => {
-                generation = hint.as_ref();
+                generation = hint.as_ref().map(ToString::to_string);
                 Some("withdraw")
             }
             Action::Promote {
                 from: other,
                 digest: of,
+                generation: name,
             } => {
                 (from, digest) = (Some(other), of.as_ref());
+                generation = name.as_ref().map(ToString::to_string);
                 Some("promote")
             }
         };
@@ -201,7 +205,7 @@ impl Manifest {
             ("to", to.map(ToString::to_string)),
             ("from", from.map(ToString::to_string)),
             ("digest", digest.map(ToString::to_string)),
-            ("generation", generation.map(ToString::to_string)),
+            ("generation", generation),
             ("replaces", self.replaces.as_ref().map(ToString::to_string)),
             ("version", self.version.clone()),
             ("expires", self.expires.map(Moment::to_seconds)),
@@ -455,8 +459,8 @@ fn target(
     Some(target)
 }
 
-/// `action`, and for a rollback `to` and `digest`, for a withdrawal `generation`, for a promotion `from`
-/// and `digest`. `None` after a complaint.
+/// `action`, and for a rollback `to` and `digest`, for a withdrawal `generation`, for a promotion `from`,
+/// `digest` and `generation`. `None` after a complaint.
 fn action(top: &mut Table<'_, '_>) -> Option<Action> {
     const WORDS: [&str; 4] = ["publish", "rollback", "withdraw", "promote"];
     const RULE: &str = "\"publish\", \"rollback\", \"withdraw\" or \"promote\"";
@@ -478,9 +482,12 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
         "promote" => {
             let from = top.required("from", |value| parsed(value, TARGET_RULE));
             let digest = top.optional("digest", digest);
+            let name = |value: &DeValue<'_>| parsed(value, GENERATION_RULE);
+            let generation = top.optional("generation", name);
             Action::Promote {
                 from: from?,
                 digest,
+                generation,
             }
         }
         _ => Action::Publish,
@@ -489,6 +496,9 @@ fn action(top: &mut Table<'_, '_>) -> Option<Action> {
 
 /// What the target that something is promoted from has to look like.
 const TARGET_RULE: &str = "a target such as \"amd64/generic/noble/install\"";
+
+/// What the generation that is promoted has to look like: the whole name, for this is no search.
+const GENERATION_RULE: &str = "a generation such as \"20261122T161500Z-9f3c2ab1d4e5\"";
 
 /// `replaces` for a target that has to be new.
 const NOTHING: &str = "none";
@@ -604,21 +614,30 @@ mod tests {
     }
 
     #[test]
-    fn a_promotion_names_another_target_and_may_name_the_image() {
+    fn a_promotion_names_another_target_and_may_name_the_image_and_its_generation() {
         let parse = |more: &str| Manifest::parse(&format!("{GOOD}action = \"promote\"\n{more}"));
         let from = "amd64/generic/noble-candidate/install";
         let named = format!("from = \"{from}\"\n");
-        let promote = |digest| {
-            let from = from.parse().unwrap();
-            Ok(Action::Promote { from, digest })
+        let promote = |digest, generation: Option<&str>| {
+            Ok(Action::Promote {
+                from: from.parse().unwrap(),
+                digest,
+                generation: generation.map(|name| name.parse().unwrap()),
+            })
         };
         let action = |more: &str| parse(more).map(|manifest| manifest.action);
-        assert_eq!(action(&named), promote(None));
+        assert_eq!(action(&named), promote(None, None));
         let digest = Digest::of(b"abc");
         let meant = format!("{named}digest = \"{digest}\"\n");
-        assert_eq!(action(&meant), promote(Some(digest)));
+        assert_eq!(action(&meant), promote(Some(digest), None));
+        let generation = "20261122T161500Z-ba7816bf8f01";
+        let of = format!("generation = \"{generation}\"\n");
+        let one = format!("{meant}{of}");
+        assert_eq!(action(&one), promote(Some(digest), Some(generation)));
         assert!(!parse(&named).unwrap().names_all_bytes());
         assert!(parse(&meant).unwrap().names_all_bytes());
+        // The digits of a name are not all of a digest.
+        assert!(!parse(&format!("{named}{of}")).unwrap().names_all_bytes());
         for (bad, problem) in [
             ("", "missing key `from`"),
             ("from = \"amd64/generic/noble\"", "invalid `from`"),
@@ -631,6 +650,14 @@ mod tests {
             (&format!("{named}version = \"1\""), "unknown key `version`"),
             (&format!("{named}[files]"), "unknown key `files`"),
             (&format!("{named}digest = \"9f3c\""), "invalid `digest`"),
+            (
+                &format!("{named}generation = \"20261122\""),
+                "invalid `generation`",
+            ),
+            (
+                &format!("{named}generation = \"{digest}\""),
+                "invalid `generation`",
+            ),
         ] {
             let shown = parse(bad).unwrap_err().to_string();
             assert!(shown.contains(problem), "{bad}: {shown}");
@@ -968,18 +995,19 @@ error: unknown key `boot.kernle`
                 efi,
             }
         });
-        let to = proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
-        let digest = proptest::option::of(any::<[u8; 8]>());
+        let generation = || proptest::option::of("[0-9]{8}T[0-9]{6}Z-[0-9a-f]{12}");
+        let digest = || proptest::option::of(any::<[u8; 8]>());
         let action = prop_oneof![
             Just(Action::Publish),
             Just(Action::Withdraw(None)),
-            (to, digest).prop_map(|(to, digest)| Action::Rollback {
+            (generation(), digest()).prop_map(|(to, digest)| Action::Rollback {
                 to: to.map(|to| to.parse().unwrap()),
                 digest: digest.map(|seed| Digest::of(&seed)),
             }),
-            proptest::option::of(any::<[u8; 8]>()).prop_map(|digest| Action::Promote {
+            (generation(), digest()).prop_map(|(generation, digest)| Action::Promote {
                 from: "another/target/it/is".parse().unwrap(),
                 digest: digest.map(|seed| Digest::of(&seed)),
+                generation: generation.map(|name| name.parse().unwrap()),
             }),
         ];
         let replaces = proptest::option::of("none|[0-9a-f]{12,64}");

@@ -63,6 +63,11 @@ pub fn tests() -> Vec<Trial> {
             compare_and_set,
         ),
         test(
+            "what comes to FROM while an order waits is not promoted, though its files are the same",
+            &[],
+            same_files_meanwhile,
+        ),
+        test(
             "a promotion to a folder that somebody made by hand adopts that",
             &[],
             adopted,
@@ -678,6 +683,60 @@ fn compare_and_set() {
     assert_eq!(digest(&current(&world, THIRD)), one);
 }
 
+fn same_files_meanwhile() {
+    let world = World::with(KEEP_ALL);
+    let publish = |name: &str, cmdline: &str| {
+        let text = format!(
+            "{}[boot]\nkernel = \"linux\"\ncmdline = {cmdline:?}\n",
+            manifest(CANDIDATE)
+        );
+        world.drop_with(name, &text, |image| fill(image, "one"));
+        world.run_once();
+        world.assert_outcome(name, "published");
+        current(&world, CANDIDATE)
+    };
+    let give = |more: &[&str]| {
+        let output = world.run(&[&["promote", CANDIDATE, STABLE], more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        let drop = String::from_utf8(output.stdout).unwrap();
+        let drop = drop.trim_end().to_string();
+        // It waits, since no daemon runs, and not in the spool that this one looks at.
+        let waiting = world.root.join(&drop);
+        fs::rename(world.incoming(&drop), &waiting).unwrap();
+        let text = fs::read_to_string(waiting.join("manifest.toml")).unwrap();
+        (drop, waiting, text)
+    };
+    let take_up = |drop: &str, waiting: &Path, expected: &str| {
+        fs::rename(waiting, world.incoming(drop)).unwrap();
+        world.run_once();
+        world.assert_outcome(drop, expected)
+    };
+    let seen = publish("seen", "ip=dhcp");
+    let digest = record(&seen).head.digest.to_string();
+    let orders = [give(&[]), give(&["--digest", &digest])];
+    let other = publish("other", "ip=dhcp debug");
+    assert_eq!(record(&other).head.digest.to_string(), digest);
+    let (meant, is) = (name_of(&seen), name_of(&other));
+    for (drop, waiting, order) in &orders {
+        assert!(
+            order.contains(&format!("generation = {meant:?}\n")),
+            "{order}"
+        );
+        let outcome = take_up(drop, waiting, "rejected conflict");
+        let expected = format!("{is} is current at {CANDIDATE}; the order means {meant}");
+        assert_eq!(outcome["detail"], expected);
+    }
+    assert!(!world.published(STABLE).exists(), "{world}");
+    // An order that says nothing of the generation takes any of the image.
+    let more = format!("digest = \"{digest}\"\n");
+    ask(&world, "any", &order(CANDIDATE, STABLE, &more), "promoted");
+    let (drop, waiting, _) = give(&[]);
+    take_up(&drop, &waiting, "unchanged");
+    let stored = record(&current(&world, STABLE));
+    assert_eq!(stored.head.boot, record(&other).head.boot);
+    assert_verified(&world);
+}
+
 fn adopted() {
     let world = World::with(KEEP_ALL);
     let source = publish(&world, "one", CANDIDATE);
@@ -902,29 +961,27 @@ fn replaced_meanwhile() {
     };
     let going = |generation: &Path| fs::remove_file(beside(generation, ".toml")).unwrap();
     type Remove<'r> = &'r dyn Fn(&Path);
-    let cases: [(&str, Remove<'_>, bool, bool, &str); 4] = [
-        ("gone", &gone, false, true, "promoted"),
-        ("going", &going, false, true, "promoted"),
-        ("meant", &gone, true, true, "rejected conflict"),
-        (
-            "damaged",
-            &gone,
-            false,
-            false,
-            "rejected unknown-generation",
-        ),
+    let cases: [(&str, Remove<'_>, &str, bool, &str); 5] = [
+        ("gone", &gone, "", true, "promoted"),
+        ("going", &going, "", true, "promoted"),
+        ("meant", &gone, "digest", true, "rejected conflict"),
+        ("named", &gone, "generation", true, "rejected conflict"),
+        ("damaged", &gone, "", false, "rejected unknown-generation"),
     ];
-    for (name, remove, names_it, has_another, expected) in cases {
+    for (name, remove, says, has_another, expected) in cases {
         let world = World::with(KEEP_ALL);
         let older = publish(&world, "older", CANDIDATE);
         let source = publish(&world, "newer", CANDIDATE);
         publish(&world, "stable", STABLE);
-        let digest = format!("digest = \"{}\"\n", record(&source).head.digest);
+        let more = match says {
+            "digest" => format!("digest = \"{}\"\n", record(&source).head.digest),
+            "generation" => format!("generation = {:?}\n", name_of(&source)),
+            _ => String::new(),
+        };
         let mut command = world.command(&["run"]);
         command.env("NETBOOT_PUBLISHER_FAILPOINT", "stage:1:stop");
         let mut daemon = Daemon::start(command);
-        let more = if names_it { &digest } else { "" };
-        hand_in(&world, name, &order(CANDIDATE, STABLE, more));
+        hand_in(&world, name, &order(CANDIDATE, STABLE, &more));
         let stat = format!("/proc/{}/stat", daemon.child.id());
         until("the daemon to stop", || {
             fs::read_to_string(&stat).unwrap().contains(") T ")
