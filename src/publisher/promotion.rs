@@ -11,7 +11,7 @@ use super::permits::signer;
 use crate::fault::{Fault, reject};
 use crate::image::{Base, Image, Listing};
 use crate::sys::{Dir, Failure, Stat};
-use crate::tree::{Change, Current, Generation, Head, Record};
+use crate::tree::{Change, Current, Generation, Head, Record, Tree};
 use crate::words::{Digest, GenerationName, Note, Reason, Target};
 
 /// What is current at the target that a promotion names, as it was when somebody looked.
@@ -76,7 +76,9 @@ impl Source {
             return Err(reject(Reason::Conflict, detail));
         }
         // The same files may be there with another version or `[boot]`, which would come along.
-        if let Some(meant) = named.filter(|meant| **meant != name) {
+        if let Some(meant) = named.filter(|meant| **meant != name)
+            && (digest.is_none() || has_had(tree, from, meant)?)
+        {
             let detail = format!("{name} is current at {from}; the order means {meant}");
             return Err(reject(Reason::Conflict, detail));
         }
@@ -265,4 +267,16 @@ fn has_come_by_order(request: &Request<'_>, head: &Head) -> bool {
 
 fn unknown(detail: String) -> Fault {
     reject(Reason::UnknownGeneration, detail)
+}
+
+/// Whether `target` has, or has had, a generation of this name. An order that names none of this tree's was
+/// made for another one, where the same image has another name.
+fn has_had(tree: &Tree, target: &Target, name: &GenerationName) -> Result<bool, Fault> {
+    for line in tree.history(target)?.into_iter().flatten() {
+        let line = line?;
+        if [line.from, line.to].iter().flatten().any(|it| it == name) {
+            return Ok(true);
+        }
+    }
+    Ok(tree.generation(target, name.clone())?.is_some())
 }

@@ -732,6 +732,13 @@ fn same_files_meanwhile() {
     ask(&world, "any", &order(CANDIDATE, STABLE, &more), "promoted");
     let (drop, waiting, _) = give(&[]);
     take_up(&drop, &waiting, "unchanged");
+    // Of another tree, where the image has another name, so does one that has the digest.
+    let elsewhere = format!("generation = \"20010909T014640Z-{}\"\n", &digest[..12]);
+    let both = format!("{more}{elsewhere}");
+    let known = order(CANDIDATE, STABLE, &both);
+    ask(&world, "elsewhere", &known, "unchanged");
+    let unknown = order(CANDIDATE, STABLE, &elsewhere);
+    ask(&world, "unknown", &unknown, "rejected conflict");
     let stored = record(&current(&world, STABLE));
     assert_eq!(stored.head.boot, record(&other).head.boot);
     assert_verified(&world);
