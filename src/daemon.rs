@@ -156,6 +156,8 @@ async fn publish(
 ) -> anyhow::Result<()> {
     let settings = Arc::clone(&changes.borrow());
     let mut report = Report::default();
+    // From here on it counts, also while the daemon starts.
+    report.look_at_clock();
     let listeners = Listeners::of(&mut report);
     let progress = Arc::new(Progress::default());
     let (of_publisher, of_work) = (changes.clone(), Arc::clone(&progress));

@@ -258,9 +258,9 @@ impl Report {
         }
     }
 
-    /// Says so when somebody has set the clock: the times in log and outcomes don't follow from each
-    /// other then.
-    pub(super) fn look_at_clock(&mut self) {
+    /// Says so when somebody has set the clock since the last look: the times in log and outcomes don't
+    /// follow from each other then.
+    pub(crate) fn look_at_clock(&mut self) {
         if let Some(step) = self.clock.take(Moment::now(), Instant::now()) {
             let message_id = MessageId::ClockSet;
             tracing::warn!(%message_id, "the clock was set {step}; going on by the monotonic clock");
