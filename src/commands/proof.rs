@@ -56,7 +56,8 @@ pub(super) fn prove(
         let earlier = earlier.and_then(|manifest| promotion(manifest, record));
         from = earlier.map_err(of("an earlier order"))?;
     }
-    check(&from, record, image)
+    // An order that carries the image names it by its digest, wherever it was promoted from before.
+    check(promoted.image_for.as_ref().unwrap_or(&from), record, image)
 }
 
 /// The bytes of a part of the proof that somebody has signed with a key of today's rules. `files` are their

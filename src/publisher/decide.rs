@@ -7,18 +7,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::carried::Brought;
 use super::decision::{Decided, Decision, Postponed, Request};
 use super::lanes::{MAX_LISTED, Weight};
 use super::looks::Next;
-use super::notes::notes_of;
 use super::orders::find_old;
 use super::permits::Permits;
 use super::promotion::Source;
 use super::workshop::Workshop;
-use crate::fault::{Fault, reject};
+use crate::fault::{Fault, Rejection, reject};
 use crate::image::Image;
 use crate::settings::Limits;
-use crate::spool::{Action, Claimed, DropKey, Manifest, Peeked, Ready, Seen};
+use crate::spool::{Action, Claimed, DropKey, Papers, Peeked, Ready, Seen};
 use crate::sys::Dir;
 use crate::tree::{Current, Generation, Record};
 use crate::words::{Note, Reason, Target};
@@ -62,9 +62,11 @@ pub(super) enum Heavy {
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) claimed: Claimed,
-    manifest: Manifest,
+    papers: Papers,
     wanted: Wanted,
     current: Current,
+    /// What an image of the drop may be at most.
+    limits: Limits,
     /// What is noted of the drop's image, where it has one.
     notes: Vec<Note>,
     started: Instant,
@@ -88,12 +90,12 @@ enum Wanted {
 enum Found {
     /// Nothing is left to do.
     Done(Decision),
-    Wanted(Wanted, Current, Vec<Note>),
+    Wanted(Wanted, Current, Limits, Vec<Note>),
 }
 
 impl Checked {
     pub(super) fn target(&self) -> &Target {
-        &self.manifest.target
+        &self.papers.manifest.target
     }
 
     pub(super) fn weight(&self) -> Weight {
@@ -109,21 +111,102 @@ impl Checked {
 }
 
 impl Wanted {
+    /// What is to be current, and what is noted of the image where that is the drop's.
+    fn find(request: &Request<'_>) -> Result<(Self, Vec<Note>), Fault> {
+        let action = &request.manifest.action;
+        let in_tree = match action {
+            Action::Publish => return Self::find_image(request),
+            Action::Rollback { to, digest } => {
+                let found = match request.find_older(to.as_ref(), digest.as_ref()) {
+                    // Only the digest is the same in every tree.
+                    Err(Fault::Reject(_)) if to.is_some() && request.carried.is_some() => {
+                        request.find_older(None, digest.as_ref())
+                    }
+                    found => found,
+                };
+                found.map(|(kept, record)| Self::Kept(kept, record))
+            }
+            Action::Promote {
+                from,
+                digest,
+                generation,
+            } => {
+                let meant = (digest.as_ref(), generation.as_ref());
+                Source::find(request, from, meant).map(Self::Promoted)
+            }
+            Action::Withdraw(Some(generation)) => {
+                let target = &request.manifest.target;
+                find_old(request.tree(), target, generation).map(Self::Without)
+            }
+            Action::Withdraw(None) => Ok(Self::Nothing),
+        };
+        match in_tree {
+            Err(Fault::Reject(rejection))
+                if is_of_tree(&rejection) && request.carried.is_some() =>
+            {
+                Self::find_image(request)
+            }
+            wanted => Ok((wanted?, Vec::new())),
+        }
+    }
+
+    fn find_image(request: &Request<'_>) -> Result<(Self, Vec<Note>), Fault> {
+        let (image, notes) = Brought(request).check()?;
+        Ok((Self::Image(image), notes))
+    }
+
     /// What becomes of the drop that wants it, and what is noted of the image.
     fn decide(
         self,
         request: &Request<'_>,
         current: Current,
     ) -> Result<(Decision, Vec<Note>), Fault> {
-        let decision = match self {
-            Self::Image(image) => request.compare_or_stage(&image, current)?,
-            Self::Kept(kept, record) => request.roll_back(kept, record, current)?,
-            Self::Promoted(source) => return source.promote(request, current),
-            Self::Without(generation) => request.withdraw_one(generation)?,
-            Self::Nothing => request.withdraw(current)?,
+        let in_tree = match self {
+            Self::Image(image) => {
+                let decision = request.compare_or_stage(&image, current)?;
+                return Ok((decision, request.notes.to_vec()));
+            }
+            Self::Kept(kept, record) => {
+                let decision = request.roll_back(kept, record, current);
+                decision.map(|decision| (decision, Vec::new()))
+            }
+            Self::Promoted(source) => {
+                let of_tree = Request {
+                    carried: None,
+                    ..*request
+                };
+                source.promote(&of_tree, current)
+            }
+            Self::Without(generation) => {
+                return Ok((request.withdraw_one(generation)?, Vec::new()));
+            }
+            Self::Nothing => return Ok((request.withdraw(current)?, Vec::new())),
         };
-        Ok((decision, request.notes.to_vec()))
+        match in_tree {
+            // What was there when somebody looked has gone since, or is damaged.
+            Err(Fault::Reject(rejection))
+                if is_of_tree(&rejection) && request.carried.is_some() =>
+            {
+                let (image, notes) = Brought(request).check()?;
+                let request = Request {
+                    notes: &notes,
+                    ..*request
+                };
+                let current = request.tree().current(&request.manifest.target)?;
+                let decision = request.compare_or_stage(&image, current)?;
+                Ok((decision, notes))
+            }
+            decided => decided,
+        }
     }
+}
+
+/// Whether an order is refused for what the tree has, or has not: the image that it carries will do.
+fn is_of_tree(rejection: &Rejection) -> bool {
+    matches!(
+        rejection.reason,
+        Reason::UnknownTarget | Reason::UnknownGeneration | Reason::Conflict
+    )
 }
 
 impl Workshop {
@@ -202,28 +285,29 @@ impl Workshop {
         let started = Instant::now();
         let seen = ready.seen.clone();
         let is_new = seen.is_incoming();
-        let (mut claimed, manifest) = match self.spool.claim(ready, &self.settings.spool) {
+        let (mut claimed, papers) = match self.spool.claim(ready, &self.settings.spool) {
             Ok(Some(claimed)) => claimed,
             Ok(None) => return Ok(Begun::Gone(seen.key().clone())),
             Err(fault) => return Err(Postponed::new(seen, fault)),
         };
-        let (target, fault) = match manifest {
-            Ok(manifest) => match self.find_wanted(&mut claimed, &manifest, is_new) {
+        let (target, fault) = match papers {
+            Ok(papers) => match self.find_wanted(&mut claimed, &papers, is_new) {
                 Ok(Found::Done(done)) => {
-                    let target = Some(manifest.target);
+                    let target = Some(papers.manifest.target);
                     return Decided::new(claimed, target, Ok(done), started).map(Begun::Decided);
                 }
-                Ok(Found::Wanted(wanted, current, notes)) => {
+                Ok(Found::Wanted(wanted, current, limits, notes)) => {
                     return Ok(Begun::Checked(Box::new(Checked {
                         claimed,
-                        manifest,
+                        papers,
                         wanted,
                         current,
+                        limits,
                         notes,
                         started,
                     })));
                 }
-                Err(fault) => (Some(manifest.target), fault),
+                Err(fault) => (Some(papers.manifest.target), fault),
             },
             Err(rejection) => (None, rejection.into()),
         };
@@ -234,10 +318,10 @@ impl Workshop {
     fn decide(&self, checked: Checked) -> Result<Begun, Postponed> {
         let request = Request {
             notes: &checked.notes,
-            ..self.request(&checked.claimed, &checked.manifest)
+            ..Request::new(self, &checked.claimed, (&checked.papers, &checked.limits))
         };
         let decision = checked.wanted.decide(&request, checked.current);
-        let (claimed, target) = (checked.claimed, checked.manifest.target);
+        let (claimed, target) = (checked.claimed, checked.papers.manifest.target);
         let (decision, notes) = match decision {
             Err(fault) if let Some(reason) = fault.steps_aside() => {
                 return Ok(Begun::Aside(claimed, target, (fault, reason)));
@@ -253,15 +337,6 @@ impl Workshop {
         let (settings, tree) = (&self.settings, self.staging.tree());
         Permits { settings, tree }
     }
-
-    fn request<'a>(&'a self, claimed: &'a Claimed, manifest: &'a Manifest) -> Request<'a> {
-        Request {
-            shop: self,
-            claimed,
-            manifest,
-            notes: &[],
-        }
-    }
 }
 
 impl Workshop {
@@ -270,9 +345,10 @@ impl Workshop {
     fn find_wanted(
         &self,
         claimed: &mut Claimed,
-        manifest: &Manifest,
+        papers: &Papers,
         is_new: bool,
     ) -> Result<Found, Fault> {
+        let manifest = &papers.manifest;
         if !is_new && let Some((done, vouched)) = self.find_done(claimed.claim, manifest)? {
             claimed.credentials.vouched = vouched;
             return Ok(Found::Done(done));
@@ -282,54 +358,11 @@ impl Workshop {
         }
         let current = self.staging.tree().current(&manifest.target)?;
         let limits = self.permits().check(claimed, manifest, &current)?;
-        self.request(claimed, manifest)
-            .find_wanted(current, &limits)
-    }
-}
-
-impl Request<'_> {
-    fn find_wanted(&self, current: Current, limits: &Limits) -> Result<Found, Fault> {
-        let (spool, claimed) = (self.shop.spool.processing(), self.claimed);
-        let tree = self.shop.staging.tree();
-        let mut notes = Vec::new();
-        let wanted = match &self.manifest.action {
-            Action::Publish => {
-                let image = Image::check(spool.image(claimed)?, claimed.importer.uid, limits)?;
-                self.manifest.check_sizes(&image)?;
-                self.manifest.check_boot(&image)?;
-                if claimed.credentials.vouched.signer.is_some() {
-                    self.manifest.check_says_all(&image)?;
-                }
-                let Manifest { boot, target, .. } = self.manifest;
-                notes = notes_of(&image, boot, target, &self.shop.settings)?;
-                Wanted::Image(image)
-            }
-            Action::Rollback { to, digest } => {
-                spool.check_no_image(claimed)?;
-                let (kept, record) = self.find_older(to.as_ref(), digest.as_ref())?;
-                Wanted::Kept(kept, record)
-            }
-            Action::Promote {
-                from,
-                digest,
-                generation,
-            } => {
-                spool.check_no_image(claimed)?;
-                let meant = (digest.as_ref(), generation.as_ref());
-                Wanted::Promoted(Source::find(self, from, meant)?)
-            }
-            Action::Withdraw(generation) => {
-                spool.check_no_image(claimed)?;
-                match generation {
-                    Some(generation) => {
-                        Wanted::Without(find_old(tree, &self.manifest.target, generation)?)
-                    }
-                    None => Wanted::Nothing,
-                }
-            }
-        };
-        self.check_replaces(&current)?;
-        Ok(Found::Wanted(wanted, current, notes))
+        self.spool.processing().check_names(claimed, papers)?;
+        let request = Request::new(self, claimed, (papers, &limits));
+        let (wanted, notes) = Wanted::find(&request)?;
+        request.check_replaces(&current)?;
+        Ok(Found::Wanted(wanted, current, limits, notes))
     }
 }
 

@@ -6,18 +6,41 @@ use std::time::Instant;
 use super::notes::kept_notes;
 use super::workshop::Workshop;
 use crate::fault::{Fault, Rejection};
-use crate::spool::{Action, Claimed, Manifest, Outcome, Published, Seen};
-use crate::tree::{Head, Origin, Staged};
-use crate::words::{ClaimId, Moment, Note, Target, Verdict, Vouched};
+use crate::settings::Limits;
+use crate::spool::{Action, Claimed, Manifest, Outcome, Papers, Published, Seen};
+use crate::sys::Failure;
+use crate::tree::{Head, Origin, Staged, Tree};
+use crate::words::{ClaimId, GenerationName, Moment, Note, Target, Verdict, Vouched};
 
 /// A claimed drop and its manifest, which says what is to become current. What is done about that
-/// stands in `orders` and `publication`.
+/// stands in `orders`, `promotion`, `publication` and `carried`.
 pub(super) struct Request<'a> {
     pub(super) shop: &'a Workshop,
     pub(super) claimed: &'a Claimed,
     pub(super) manifest: &'a Manifest,
+    /// The papers of the image that an order carries, where the image is asked for.
+    pub(super) carried: Option<&'a Papers>,
+    /// What an image of the drop may be at most.
+    pub(super) limits: &'a Limits,
     /// What is noted of the drop's image, once that was looked at.
     pub(super) notes: &'a [Note],
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(
+        shop: &'a Workshop,
+        claimed: &'a Claimed,
+        (papers, limits): (&'a Papers, &'a Limits),
+    ) -> Self {
+        Self {
+            shop,
+            claimed,
+            manifest: &papers.manifest,
+            carried: papers.carried.as_deref(),
+            limits,
+            notes: &[],
+        }
+    }
 }
 
 /// A drop whose fate is decided.
@@ -195,7 +218,15 @@ impl Workshop {
         let generation = done.to.or(done.from);
         let head = generation.as_ref().map(|name| tree.head(target, name));
         let head = head.transpose()?.flatten();
-        let head = head.filter(|_| matches!(verdict, Verdict::Published | Verdict::Promoted));
+        let brings_image = match verdict {
+            Verdict::Published | Verdict::Promoted => true,
+            // What an order has carried was never there before.
+            Verdict::RolledBack => generation
+                .as_ref()
+                .map_or(Ok(false), |name| came_first_by(tree, target, claim, name))?,
+            _ => false,
+        };
+        let head = head.filter(|_| brings_image);
         let notes = head.map_or(Vec::new(), |head| kept_notes(&head, &self.settings.tftp));
         let published = Published {
             generation,
@@ -206,8 +237,26 @@ impl Workshop {
         };
         let at = is_swap.then_some(done.at);
         let decision = Decision::Again(verdict, published, at);
-        Ok(Some((decision, done.vouched)))
+        Ok(Some((decision, Vouched::clone(&done.vouched))))
     }
+}
+
+/// Whether the swap that the drop of this claim has made was the first thing that happened to a generation,
+/// as far as the history tells.
+fn came_first_by(
+    tree: &Tree,
+    target: &Target,
+    claim: ClaimId,
+    name: &GenerationName,
+) -> Result<bool, Failure> {
+    let mut first = None;
+    for line in tree.history(target)?.into_iter().flatten() {
+        let line = line?;
+        if [&line.from, &line.to].contains(&&Some(name.clone())) {
+            first = line.claim;
+        }
+    }
+    Ok(first == Some(claim))
 }
 
 /// The origin of a generation that is made of this drop.

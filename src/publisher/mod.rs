@@ -17,6 +17,7 @@
 //! The room uses all rooms that stand lower in the map; here spool and tree meet. Start with
 //! [`Publisher::run`]: the loop hands out what each part has to do, and takes back what was done.
 
+mod carried;
 mod cleanup;
 mod decide;
 mod decision;

@@ -90,13 +90,15 @@ impl Request<'_> {
     ) -> Result<Decision, Fault> {
         let staging = &self.shop.staging;
         let change = match current {
-            Current::Generation(current) if current.name == kept.name => {
-                return Ok(Decision::Unchanged(published(&record.head)));
-            }
-            Current::Generation(current) => Change::Replace(current.name),
-            Current::Nothing => Change::Make,
+            Current::Generation(current) if current.name == kept.name => None,
+            Current::Generation(current) => Some(Change::Replace(current.name)),
+            Current::Nothing => Some(Change::Make),
             Current::Plain(_) => return Err(occupied(&self.manifest.target)),
         };
+        // What is damaged is repaired by an order that carries the image.
+        if change.is_none() && self.carried.is_none() {
+            return Ok(Decision::Unchanged(published(&record.head)));
+        }
         let image = Image::read(kept.dir, record.head.owner_now(Some(staging.ownership())))?;
         let digest = &record.head.digest;
         if !image.is_sound() || image.hash(&self.shop.progress)?.digest() != *digest {
@@ -105,10 +107,13 @@ impl Request<'_> {
                 format!("{name} is not what was published any more; expected it undamaged");
             return Err(reject(Reason::UnknownGeneration, detail));
         }
+        let Some(change) = change else {
+            return Ok(Decision::Unchanged(published(&record.head)));
+        };
         let by = origin(self.claimed);
         // Whoever has the order made, the image is the one that was signed, and has come from there.
         record.head.from = Some(by.clone().of_kept(record.head.from.take()));
-        Ok(self.ordered(staging.stage_rollback(&record, by, change)?))
+        self.ordered(staging.stage_rollback(&record, by, change)?)
     }
 
     /// Takes the target out of the tree.
@@ -131,7 +136,7 @@ impl Request<'_> {
         let head = record.expect("one of the two").head.clone();
         let staging = &self.shop.staging;
         let by = origin(self.claimed);
-        Ok(self.ordered(staging.stage_withdrawal(head, lost.as_ref(), by)?))
+        self.ordered(staging.stage_withdrawal(head, lost.as_ref(), by)?)
     }
 
     /// Removes a generation that isn't current, whatever state it is in.
@@ -143,13 +148,16 @@ impl Request<'_> {
             .tree()
             .removal_by(target, self.claimed.claim)?
             .is_some();
-        Ok(self.ordered(staging.stage_removal(head, origin(self.claimed), is_told)))
+        self.ordered(staging.stage_removal(head, origin(self.claimed), is_told))
     }
 
-    /// What was staged by an order: the history goes on from its serial.
-    fn ordered(&self, mut staged: Staged) -> Decision {
+    /// What was staged by an order: the history goes on from its serial, and keeps what was signed of it.
+    pub(super) fn ordered(&self, mut staged: Staged) -> Result<Decision, Fault> {
         staged.head.serial = staged.head.serial.max(self.manifest.serial);
-        Decision::Change(Box::new(staged))
+        if staged.is_swap() {
+            staged = staged.ordered_by(self.shop.spool.processing().proof(self.claimed)?);
+        }
+        Ok(Decision::Change(Box::new(staged)))
     }
 }
 

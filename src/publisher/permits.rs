@@ -2,7 +2,7 @@
 
 use crate::fault::{Fault, reject};
 use crate::settings::{ImporterRule, Limits, Requirement, Settings};
-use crate::spool::{Action, Claimed, Manifest, account};
+use crate::spool::{Action, Claimed, Manifest, Papers, account};
 use crate::tree::{Current, Head, Tree};
 use crate::trust::{Asker, Deed, Wish, signer_of};
 use crate::words::{Digest, GenerationName, Moment, Reason, SigningKey, Target, Vouched};
@@ -73,6 +73,49 @@ impl Permits<'_> {
         };
         wish.check(rule, &asker)?;
         Ok(rule)
+    }
+}
+
+impl Permits<'_> {
+    /// Makes sure that the image may come in that an order carries, which was let in itself. When its own
+    /// manifest is from counts for nothing: the order says when.
+    ///
+    /// # Errors
+    /// What the rules ask of the image's own manifest.
+    pub(super) fn check_carried(
+        &self,
+        claimed: &Claimed,
+        order: &Manifest,
+        carried: &Papers,
+    ) -> Result<(), Fault> {
+        const PAPER: &str = Papers::OF_IMAGE;
+        let vouched = &claimed.credentials.vouched;
+        // Without a name nobody was asked for a rule, or needs one.
+        let Some(name) = &vouched.rule else {
+            return Ok(());
+        };
+        let mut rules = self.settings.importers.iter();
+        let rule = rules.find(|rule| rule.name.as_str() == name);
+        if carried.manifest.files.is_none()
+            && rule.is_some_and(|rule| rule.require.contains(&Requirement::Files))
+        {
+            let detail =
+                format!("rule `{name}` requires `files` in {PAPER}, as `submit` writes it");
+            return Err(reject(Reason::NotAllowed, detail));
+        }
+        if vouched.signer.is_none() {
+            return Ok(());
+        }
+        let uid = claimed.importer.uid;
+        let asker = Asker {
+            uid,
+            account: &account(uid)?,
+            signer: carried.signed_with(),
+        };
+        // One that is promoted was for another target, where nobody here may have published.
+        let is_rollback = matches!(order.action, Action::Rollback { .. });
+        let target = Some(&order.target).filter(|_| is_rollback);
+        Ok(asker.check_image(self.settings, PAPER, target)?)
     }
 }
 

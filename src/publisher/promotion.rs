@@ -248,7 +248,7 @@ impl Source {
 
 /// Whether nothing is missing of a generation that this order would add: its proof, or the serial that lets
 /// no older order come after it.
-fn has_come_by_order(request: &Request<'_>, head: &Head) -> bool {
+pub(super) fn has_come_by_order(request: &Request<'_>, head: &Head) -> bool {
     let (manifest, credentials) = (request.manifest, &request.claimed.credentials);
     if head.came_by() != credentials.manifest && manifest.serial.is_some() {
         return false;

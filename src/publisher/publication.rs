@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::carried::Brought;
 use super::decision::{self, Decision, Request, origin};
 use super::notes::lasting;
 use super::orders::conflict;
@@ -45,18 +46,20 @@ impl Request<'_> {
         // Where the manifest contradicts the record, the bytes themselves decide.
         let recorded = |path: &str| {
             let mark = record.listing.files.get(path).copied();
-            mark.filter(|mark| self.manifest.allows(path, &mark.sha256))
+            mark.filter(|mark| Brought(self).manifest().allows(path, &mark.sha256))
         };
         let comparison = image.compare(&published, Some(&recorded), &self.shop.progress)?;
         // Another version of the same image, or another way to boot it, is a generation of its own, of hard
         // links.
         if comparison.is_same
-            && record.head.version == self.manifest.version
-            && record.head.boot == self.manifest.boot
-            && has_credentials_of(self.claimed, &record.head)
-            && self.is_proven(&record.head.generation)
+            && record.head.version == Brought(self).manifest().version
+            && record.head.boot == Brought(self).manifest().boot
+            && self.is_all_there(&record.head)
             && record.listing.lists(image.entries())
-            && self.manifest.check_checksums(&record.listing).is_ok()
+            && Brought(self)
+                .manifest()
+                .check_checksums(&record.listing)
+                .is_ok()
         {
             return Ok(Decision::Unchanged(decision::published(&record.head)));
         }
@@ -96,7 +99,7 @@ impl Request<'_> {
             return Err(conflict(&current, replaces));
         }
         if is_same {
-            self.manifest.check_checksums(&listing)?;
+            Brought(self).check_listing(&listing)?;
             return Ok(Decision::Unchanged(Published {
                 generation: None,
                 digest,
@@ -108,6 +111,14 @@ impl Request<'_> {
         let kept = self.shop.staging.tree().kept(target, &digest)?;
         let record = Record::new(target, listing, &kept, None, None);
         stage(Change::Exchange(Arc::new(record)))
+    }
+
+    /// Whether nothing is missing of what is current that the drop would add beside the image.
+    fn is_all_there(&self, head: &Head) -> bool {
+        match self.carried {
+            Some(_) => Brought(self).is_as_ordered(head),
+            None => has_credentials_of(self.claimed, head) && self.is_proven(&head.generation),
+        }
     }
 
     fn is_proven(&self, name: &GenerationName) -> bool {
@@ -125,7 +136,11 @@ impl Request<'_> {
         let draft = self.shop.staging.begin()?;
         let owner = self.shop.staging.gives_away_to();
         let listing = image.publish_into(&draft.dir, base, owner, &progress)?;
-        self.manifest.check_checksums(&listing)?;
+        Brought(self).check_listing(&listing)?;
+        if let Some(carried) = self.carried {
+            let (record, proof) = Brought(self).record(carried, listing, &change)?;
+            return Brought(self).ordered(draft.finish(&record, change, proof)?);
+        }
         let mut by = origin(self.claimed);
         by.notes = lasting(self.notes);
         let (mut record, mut kept) = self.shop.record(self.manifest, listing, &change, &by)?;

@@ -10,7 +10,7 @@ use crate::words::{Digest, Reason};
 
 impl Manifest {
     /// Lists all that is in an image, as a signed manifest has to.
-    pub(super) fn list(&mut self, image: Listing) {
+    pub(crate) fn list(&mut self, image: Listing) {
         let paths = image.files.keys().chain(image.links.keys());
         let full = parents(paths.chain(&image.folders).map(String::as_str));
         let is_empty = |folder: &&String| !full.contains(folder.as_str());

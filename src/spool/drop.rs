@@ -311,11 +311,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// How many files the manifest lists: what the drop costs in memory.
+    /// How many files its manifests list: what the drop costs in memory.
     pub(crate) fn listed(&self) -> usize {
-        let papers = self.papers.as_ref().ok();
-        let files = papers.and_then(|papers| papers.manifest.files.as_ref());
-        files.map_or(0, BTreeMap::len)
+        let papers = self.papers.iter().flat_map(Papers::manifests);
+        let files = papers.filter_map(|(_, manifest)| manifest.files.as_ref());
+        files.map(BTreeMap::len).sum()
     }
 
     /// What the drop is for; `None` when its manifest can't be read.
@@ -549,6 +549,7 @@ mod tests {
                 manifest,
                 digest: None,
                 signature: None,
+                carried: None,
             });
             Self { seen, id, papers }
         }

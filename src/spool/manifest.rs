@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::ops::Range;
 use std::str::FromStr;
 
 use toml::de::DeValue;
 
 use crate::text::{
-    Complaint, Expected, InputError, LongDocument, Table, ValueExt as _, quoted, toml_key,
+    Complaint, Expected, InputError, LongDocument, Named, Table, ValueExt as _, quoted, read_boot,
+    toml_key,
 };
 use crate::words::{Boot, Digest, GenerationHint, GenerationName, Moment, Name, Target};
 
@@ -113,9 +113,17 @@ impl Manifest {
     /// # Errors
     /// Everything that is wrong with the text, at once, each with line, column and what was expected.
     pub fn parse(source: &str) -> Result<Self, InputError> {
-        check_signs(source, source, MAX_SIGNS)?;
+        Self::parse_file(MANIFEST, source)
+    }
+
+    /// As [`Manifest::parse`], of the text of a file with this `name`.
+    ///
+    /// # Errors
+    /// As [`Manifest::parse`].
+    pub(super) fn parse_file(name: &'static str, source: &str) -> Result<Self, InputError> {
+        check_signs((name, source), source, MAX_SIGNS)?;
         let document = LongDocument::new(source, "files");
-        check_signs(source, &document.head, MAX_SIGNS_OF_HEAD)?;
+        check_signs((name, source), &document.head, MAX_SIGNS_OF_HEAD)?;
         let (mut named, mut first, mut part) = (Vec::new(), Part::default(), Part::default());
         let head = |top: &mut Table<'_, '_>| head(top, &mut named, &mut first);
         let (manifest, mut complaints) = document.read(head, |table| {
@@ -143,7 +151,7 @@ impl Manifest {
                 }
                 Ok(manifest)
             }
-            _ => Err(InputError::new(MANIFEST, source, complaints)),
+            _ => Err(InputError::new(name, source, complaints)),
         }
     }
 
@@ -281,7 +289,11 @@ impl FromStr for Replaces {
 
 /// What reading costs grows with the signs between words, not with the length: megabytes of `[`
 /// would take gigabytes of memory.
-fn check_signs(source: &str, text: &str, max: usize) -> Result<(), InputError> {
+fn check_signs(
+    (name, source): (&'static str, &str),
+    text: &str,
+    max: usize,
+) -> Result<(), InputError> {
     let is_sign = |byte: u8| b" \t\r\n[]{}=,.#\"'".contains(&byte);
     let bytes = text.bytes().enumerate();
     let Some((at, _)) = bytes.filter(|(_, byte)| is_sign(*byte)).nth(max) else {
@@ -297,13 +309,7 @@ fn check_signs(source: &str, text: &str, max: usize) -> Result<(), InputError> {
         problem: "too many signs".to_string(),
         expected: format!("expected at most {max} blanks, quotes and brackets{beside}"),
     };
-    Err(InputError::new(MANIFEST, source, vec![complaint]))
-}
-
-/// A path that `[boot]` names, and where in the text.
-struct Named {
-    path: String,
-    span: Range<usize>,
+    Err(InputError::new(name, source, vec![complaint]))
 }
 
 /// The lines of `[files]`, as far as they are read.
@@ -358,7 +364,7 @@ fn head(top: &mut Table<'_, '_>, named: &mut Vec<Named>, first: &mut Part) -> Op
     // Where there is no image, what is said of one is an unknown key.
     if matches!(action, None | Some(Action::Publish)) {
         version = top.optional("version", self::version);
-        boot = top.table("boot", |table| self::boot(table, named));
+        boot = top.table("boot", |table| read_boot(table, named));
         files = top.table("files", |table| {
             table.each_table(|path, table| first.take(path, table));
             std::mem::take(&mut first.listed)
@@ -375,58 +381,6 @@ fn head(top: &mut Table<'_, '_>, named: &mut Vec<Named>, first: &mut Part) -> Op
         boot: boot.unwrap_or_default(),
         files,
     })
-}
-
-/// `[boot]`; `named` are the paths that it names.
-fn boot(table: &mut Table<'_, '_>, named: &mut Vec<Named>) -> Boot {
-    let is_of_kernel = table.has("kernel") || table.has("initrd");
-    let mut path = |table: &mut Table<'_, '_>, key| {
-        let span = table.place(key);
-        let path: String =
-            table.optional(key, |value| value.parsed(Boot::PATH_RULE, Boot::path))?;
-        let named_here = path.clone();
-        named.extend(span.map(|span| Named {
-            path: named_here,
-            span,
-        }));
-        Some(path)
-    };
-    let kernel = path(table, "kernel");
-    let efi = if is_of_kernel && table.has("efi") {
-        table.optional("efi", |_| {
-            Err("either `efi`, or `kernel` and `initrd`".to_string())
-        })
-    } else {
-        path(table, "efi")
-    };
-    let initrd = table.optional("initrd", |value| {
-        let rule = format!(
-            "a list of at most {}, each {}",
-            Boot::MAX_INITRDS,
-            Boot::PATH_RULE
-        );
-        let list = value.as_array().ok_or(&rule)?;
-        let paths = list.iter().map(|item| {
-            let path = item.get_ref().as_str().and_then(Boot::path)?;
-            Some(Named {
-                path,
-                span: item.span(),
-            })
-        });
-        let paths: Option<Vec<_>> = paths.collect();
-        let paths = paths.filter(|paths| paths.len() <= Boot::MAX_INITRDS);
-        paths.ok_or(rule)
-    });
-    let initrd = initrd.unwrap_or_default();
-    let paths = initrd.iter().map(|it| it.path.clone()).collect();
-    named.extend(initrd);
-    Boot {
-        kernel,
-        initrd: paths,
-        cmdline: table.optional("cmdline", |it| it.parsed(Boot::CMDLINE_RULE, Boot::cmdline)),
-        title: table.optional("title", |it| it.parsed(Boot::TITLE_RULE, Boot::title)),
-        efi,
-    }
 }
 
 /// A text that is parsed by its own type, for which it has to follow the `rule`.

@@ -33,13 +33,15 @@ mod waiting;
 mod watch;
 
 pub(crate) use drop::{Claimed, Leaving, Peeked, Ready, Seen};
+#[cfg(feature = "import")]
+pub(crate) use manifest::Listed;
 pub use manifest::Manifest;
 pub(crate) use manifest::{Action, Replaces};
 pub(crate) use names::DropKey;
 pub(crate) use new_drop::NewDrop;
 pub use outcome::Outcome;
 pub(crate) use outcome::Published;
-pub(crate) use papers::account;
+pub(crate) use papers::{Papers, account};
 pub(crate) use scan::Scan;
 pub(crate) use view::SpoolView;
 pub(crate) use waiting::{WaitState, Waiting};
@@ -74,8 +76,8 @@ const OUTCOMES: &str = "outcomes";
 /// Where the daemon answers what waits, and why.
 const SOCKET: &str = "status.socket";
 
-/// A drop that is the daemon's, and what it asks for, or why it is rejected.
-type ClaimedDrop = (Claimed, Result<Manifest, Rejection>);
+/// A drop that is the daemon's, with what it asks for, or why it is rejected.
+type ClaimedDrop = (Claimed, Result<Papers, Rejection>);
 
 /// The open spool; locked against other daemons.
 #[derive(Debug)]
@@ -221,12 +223,11 @@ impl Spool {
             let age = self.clock.read(processing)?.age(stat.changed);
             claimed.since = Instant::now().checked_sub(age).unwrap_or(claimed.since);
         }
-        let manifest = papers.map(|papers| {
+        if let Ok(papers) = &mut papers {
             claimed.credentials.manifest = papers.digest;
-            claimed.credentials.signature = papers.signature;
-            papers.manifest
-        });
-        Ok(Some((claimed, manifest)))
+            claimed.credentials.signature = papers.signature.take();
+        }
+        Ok(Some((claimed, papers)))
     }
 
     /// Renames a drop into `processing/`; `false` when its importer has taken it away.

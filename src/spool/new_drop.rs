@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use super::INCOMING;
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
-use super::papers::{SIGNATURE, read_file, verified};
-use super::peek::IMAGE;
+use super::papers::{IMAGE, IMAGE_MANIFEST, IMAGE_SIGNATURE, SIGNATURE, read_file, verified};
 use crate::fault::{Fault, reject};
 use crate::image::{DIR_MODE, Image};
 use crate::sys::{Dir, Failure, Progress, random};
@@ -15,6 +14,9 @@ use crate::words::{Moment, Reason, Target};
 
 /// Room for the time and the random part in a drop's name, which has at most 200 bytes.
 const MAX_WORDS: usize = 150;
+
+/// The bytes of a manifest, and those of its signature, if somebody has signed it.
+type SignedText<'t> = (&'t [u8], Option<&'t [u8]>);
 
 /// A drop that is still made. One that is not finished is removed again.
 pub(crate) struct NewDrop {
@@ -70,6 +72,38 @@ impl NewDrop {
         self.dir()?.write_new(MANIFEST, text.as_bytes())
     }
 
+    /// Makes the folder of the drop's image, to be filled by whoever has the image.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    #[cfg(any(test, feature = "import"))]
+    pub(crate) fn make_image(&self) -> Result<Dir, Failure> {
+        self.dir()?.dir_or_make(IMAGE, DIR_MODE)
+    }
+
+    /// Writes the drop's manifest as somebody else has made it, and perhaps signed; where it is an order that
+    /// carries its image, the image's own manifest as well.
+    ///
+    /// # Errors
+    /// When the spool can't be written.
+    #[cfg(any(test, feature = "import"))]
+    pub(crate) fn add_papers(
+        &self,
+        drop: SignedText<'_>,
+        image: Option<SignedText<'_>>,
+    ) -> Result<(), Failure> {
+        let into = self.dir()?;
+        let image = image.map(|image| ([IMAGE_MANIFEST, IMAGE_SIGNATURE], image));
+        let all = image.into_iter().chain([([MANIFEST, SIGNATURE], drop)]);
+        for ([name, of_signature], (text, signature)) in all {
+            if let Some(signature) = signature {
+                into.write_new(of_signature, signature)?;
+            }
+            into.write_new(name, text)?;
+        }
+        Ok(())
+    }
+
     /// The path of the drop's manifest, for a program that puts its signature beside it.
     pub(crate) fn manifest(&self) -> PathBuf {
         self.incoming.path().join(&self.hidden).join(MANIFEST)
@@ -87,7 +121,7 @@ impl NewDrop {
             bytes.ok_or_else(|| reject(Reason::BadSignature, format!("no {name}")))
         };
         let manifest = read(MANIFEST, MAX_SIZE)?;
-        verified(&manifest, read(SIGNATURE, trust::MAX_SIZE)?)?;
+        verified((MANIFEST, &manifest), read(SIGNATURE, trust::MAX_SIZE)?)?;
         Ok(())
     }
 
@@ -129,6 +163,34 @@ impl Drop for NewDrop {
     fn drop(&mut self) {
         if !self.is_finished {
             let _ = self.incoming.remove_tree(&self.hidden, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_handed_over_with_the_image_that_it_carries_to_the_byte() {
+        let spool = tempfile::tempdir().unwrap();
+        std::fs::create_dir(spool.path().join(INCOMING)).unwrap();
+        let target = "amd64/generic/noble/install".parse().unwrap();
+        let order = (&b"order # \n"[..], Some(&b"its signature"[..]));
+        for image in [None, Some((&b"image"[..], None))] {
+            let drop = NewDrop::begin(spool.path(), &target).unwrap();
+            if image.is_some() {
+                drop.make_image().unwrap().write_new("linux", b"1").unwrap();
+            }
+            drop.add_papers(order, image).unwrap();
+            let name = drop.finish().unwrap().unwrap();
+            let place = spool.path().join(INCOMING).join(name);
+            let read = |name: &str| std::fs::read(place.join(name)).ok();
+            let expected = [Some(order.0), order.1, image.map(|it| it.0), None];
+            let names = [MANIFEST, SIGNATURE, IMAGE_MANIFEST, IMAGE_SIGNATURE];
+            assert_eq!(names.map(read), expected.map(|it| it.map(<[u8]>::to_vec)));
+            let linux = read("image/linux");
+            assert_eq!(linux, image.map(|_| b"1".to_vec()));
         }
     }
 }

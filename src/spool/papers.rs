@@ -1,11 +1,12 @@
-//! What a drop says of itself: its manifest, and the signature of that.
+//! What a drop says of itself: its manifest, the signature of that, and of an image that an order carries
+//! the same once more.
 
 use std::ffi::OsStr;
 use std::io::Read as _;
 
 use rustix::io::Errno;
 
-use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
+use super::manifest::{Action, MANIFEST, MAX_SIZE, Manifest};
 use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
 use crate::sys::{Account, Dir, Failure, FileExt as _, Importer, Kind};
@@ -15,13 +16,84 @@ use crate::words::{Digest, Reason, SigningKey};
 /// The name of the signature in a drop.
 pub(super) const SIGNATURE: &str = "manifest.toml.sig";
 
+/// The own manifest of an image that an order carries, and the signature of that.
+pub(super) const IMAGE_MANIFEST: &str = "image.toml";
+pub(super) const IMAGE_SIGNATURE: &str = "image.toml.sig";
+
+/// The folder of a drop that holds the image.
+pub(super) const IMAGE: &str = "image";
+
 /// A manifest that was read, and who has signed it.
 #[derive(Debug)]
 pub(crate) struct Papers {
     pub(crate) manifest: Manifest,
     /// Of a manifest that is signed, or has a serial: what it was when it was read.
-    pub(super) digest: Option<Digest>,
+    pub(crate) digest: Option<Digest>,
+    /// Of a claimed drop its credentials have it.
     pub(super) signature: Option<Signature>,
+    /// Those of the image that an order carries.
+    pub(crate) carried: Option<Box<Papers>>,
+}
+
+impl Papers {
+    /// The name of the own manifest of an image that an order carries.
+    pub(crate) const OF_IMAGE: &str = IMAGE_MANIFEST;
+
+    /// The fingerprint of the key that has signed, where a rule knows the key.
+    pub(crate) fn known_signer(&self, settings: &Settings) -> Option<String> {
+        let key = self.signed_with()?;
+        settings.importers.know(key).then(|| key.to_string())
+    }
+
+    /// The key that has signed.
+    pub(crate) fn signed_with(&self) -> Option<&SigningKey> {
+        self.signature.as_ref().map(|signature| &signature.key)
+    }
+
+    /// Whether a signature proves each of them.
+    pub(super) fn are_signed(&self) -> bool {
+        let carried = self.carried.as_ref();
+        self.signature.is_some() && carried.is_none_or(|it| it.are_signed())
+    }
+
+    /// The manifests that may list files of the drop, and what people know each by.
+    pub(super) fn manifests(&self) -> impl Iterator<Item = (&str, &Manifest)> {
+        let carried = self.carried.as_ref();
+        let carried = carried.map(|it| (IMAGE_MANIFEST, &it.manifest));
+        [("the manifest", &self.manifest)]
+            .into_iter()
+            .chain(carried)
+    }
+
+    /// Makes sure that these may be the papers of an image which an order carries.
+    fn check_carried_by(&self, order: &Manifest) -> Result<(), Rejection> {
+        let bad = |detail: String| Err(Rejection::new(Reason::BadManifest, detail));
+        let (is_rollback, digest) = match &order.action {
+            Action::Rollback { digest, .. } => (true, digest),
+            Action::Promote { digest, .. } => (false, digest),
+            Action::Publish | Action::Withdraw(_) => return Ok(()),
+        };
+        if self.manifest.action != Action::Publish {
+            return bad(format!(
+                "{IMAGE_MANIFEST} asks for something else than to publish an image; expected the manifest \
+                 by which the image was published"
+            ));
+        }
+        if digest.is_none() {
+            return bad(format!(
+                "{MANIFEST} names no image, and {IMAGE_MANIFEST} is beside it; expected the `digest` of the \
+                 image that the order carries"
+            ));
+        }
+        // One that is promoted may have come to where it is promoted from by a promotion as well.
+        let (is, expected) = (&self.manifest.target, &order.target);
+        if is_rollback && is != expected {
+            return bad(format!(
+                "{IMAGE_MANIFEST} is for {is}; expected it to be for {expected}, as {MANIFEST} is"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// A signature of these very papers.
@@ -39,11 +111,8 @@ const SHORT: u64 = trust::MAX_SIZE;
 
 /// What was found of a drop's papers.
 pub(super) enum Found {
-    /// There is no manifest yet.
-    Nothing,
-    /// The signature is not there that belongs to every drop of this importer: why the drop is rejected
-    /// when it doesn't come.
-    Unsigned(Rejection),
+    /// This file is not there that belongs to the drop: why the drop is rejected when it doesn't come.
+    Lacking(&'static str, Rejection),
     All(Papers),
 }
 
@@ -52,18 +121,56 @@ pub(super) enum Found {
 /// # Errors
 /// What is wrong with them.
 pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fault> {
-    let Some(bytes) = read_file(dir, MANIFEST, MAX_SIZE, uid)? else {
-        return Ok(Found::Nothing);
+    let mut papers = match read_pair(dir, uid, settings, [MANIFEST, SIGNATURE])? {
+        Found::All(papers) => papers,
+        lacking @ Found::Lacking(..) => return Ok(lacking),
     };
-    let manifest = Manifest::of_bytes(&bytes);
+    let order = &papers.manifest;
+    if !matches!(
+        order.action,
+        Action::Rollback { .. } | Action::Promote { .. }
+    ) {
+        return Ok(Found::All(papers));
+    }
+    let of_order = |rejection: Rejection| rejection.of(order.target.clone());
+    let carried = read_pair(dir, uid, settings, [IMAGE_MANIFEST, IMAGE_SIGNATURE]);
+    match carried {
+        Ok(Found::All(carried)) => {
+            carried.check_carried_by(order).map_err(of_order)?;
+            papers.carried = Some(Box::new(carried));
+        }
+        // Most orders carry none.
+        Ok(Found::Lacking(IMAGE_MANIFEST, _)) => {}
+        Ok(Found::Lacking(name, lacking)) => {
+            return Ok(Found::Lacking(name, of_order(lacking)));
+        }
+        Err(Fault::Reject(rejection)) => return Err(of_order(rejection).into()),
+        Err(fault) => return Err(fault),
+    }
+    Ok(Found::All(papers))
+}
+
+/// Reads one manifest, and its signature.
+fn read_pair(
+    dir: &Dir,
+    uid: u32,
+    settings: &Settings,
+    [name, of_signature]: [&'static str; 2],
+) -> Result<Found, Fault> {
+    let Some(bytes) = read_file(dir, name, MAX_SIZE, uid)? else {
+        let detail = format!("no {name}; expected it to be put in last");
+        let rejection = Rejection::new(Reason::Incomplete, detail);
+        return Ok(Found::Lacking(name, rejection));
+    };
+    let manifest = Manifest::of_file(name, &bytes);
     let manifest = manifest.map_err(|detail| reject(Reason::BadManifest, detail))?;
     let signature = if settings.importers.is_empty() {
         // Nobody asks for one.
         None
     } else {
-        match read_file(dir, SIGNATURE, trust::MAX_SIZE, uid)? {
+        match read_file(dir, of_signature, trust::MAX_SIZE, uid)? {
             Some(signature) => {
-                let verified = verified(&bytes, signature);
+                let verified = verified((name, &bytes), signature);
                 Some(verified.map_err(|bad| bad.of(manifest.target.clone()))?)
             }
             None => {
@@ -73,9 +180,9 @@ pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fa
                     signer: None,
                 };
                 if let Some(why) = asker.needs_signature(settings) {
-                    let detail = format!("no {SIGNATURE}; expected one: {why}");
+                    let detail = format!("no {of_signature}; expected one: {why}");
                     let rejection = Rejection::new(Reason::Unsigned, detail);
-                    return Ok(Found::Unsigned(rejection.of(manifest.target)));
+                    return Ok(Found::Lacking(of_signature, rejection.of(manifest.target)));
                 }
                 None
             }
@@ -86,12 +193,18 @@ pub(super) fn read(dir: &Dir, uid: u32, settings: &Settings) -> Result<Found, Fa
         digest: is_kept.then(|| Digest::of(&bytes)),
         manifest,
         signature,
+        carried: None,
     }))
 }
 
 /// Whether a name in a drop's folder is that of its manifest, or of the signature.
 pub(super) fn is_paper(name: &OsStr) -> bool {
     name == MANIFEST || name == SIGNATURE
+}
+
+/// The same of what an order says of the image that it carries.
+pub(super) fn is_paper_of_image(name: &OsStr) -> bool {
+    name == IMAGE_MANIFEST || name == IMAGE_SIGNATURE
 }
 
 /// The user `uid` as the machine's user database knows it.
@@ -109,13 +222,16 @@ pub(crate) fn account(uid: u32) -> Result<Account, Fault> {
     Ok(Account::of(uid).ok_or_else(silent)?)
 }
 
-/// A signature of these very bytes.
+/// A signature of these very bytes, which the file of this name holds.
 ///
 /// # Errors
 /// [`Reason::BadSignature`] with what is wrong with it.
-pub(super) fn verified(manifest: &[u8], signature: Vec<u8>) -> Result<Signature, Rejection> {
+pub(super) fn verified(
+    (name, manifest): (&str, &[u8]),
+    signature: Vec<u8>,
+) -> Result<Signature, Rejection> {
     let key = signer_of(manifest, &signature)
-        .map_err(|bad| Rejection::new(Reason::BadSignature, format!("{SIGNATURE}: {bad}")))?;
+        .map_err(|bad| Rejection::new(Reason::BadSignature, format!("{name}.sig: {bad}")))?;
     let is_short = manifest.len() as u64 <= SHORT;
     Ok(Signature {
         key,
@@ -171,13 +287,17 @@ impl Manifest {
     /// # Errors
     /// What is wrong with the manifest, for people.
     pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, String> {
+        Self::of_file(MANIFEST, bytes)
+    }
+
+    fn of_file(name: &'static str, bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() as u64 > MAX_SIZE {
-            return Err(format!("{MANIFEST}: expected at most {MAX_SIZE} bytes"));
+            return Err(format!("{name}: expected at most {MAX_SIZE} bytes"));
         }
         let text = str::from_utf8(bytes).map_err(|error| {
             let at = error.valid_up_to();
-            format!("{MANIFEST}: expected UTF-8, not so at byte {at}")
+            format!("{name}: expected UTF-8, not so at byte {at}")
         })?;
-        Self::parse(text).map_err(|error| error.to_string())
+        Self::parse_file(name, text).map_err(|error| error.to_string())
     }
 }

@@ -13,18 +13,15 @@ use rustix::io::Errno;
 
 use super::clock::Reading;
 use super::drop::{Checkable, Peeked, Probe, Ready, SHORTEST_WAIT, Seen, Waits};
-use super::manifest::{Listed, MANIFEST};
+use super::manifest::{Listed, MANIFEST, Manifest};
 use super::names::check_name;
-use super::papers::{self, Found, SIGNATURE, unreadable};
+use super::papers::{self, Found, IMAGE, Papers, unreadable};
 use super::stillness::{Motion, Writers, is_being_written};
 use crate::fault::{Fault, Rejection, reject};
 use crate::settings::Settings;
 use crate::sys::{Dir, Failure, Kind, Stat};
 use crate::text::quoted;
 use crate::words::{Moment, Reason};
-
-/// The folder of a drop that holds the image.
-pub(crate) const IMAGE: &str = "image";
 
 /// A writer is asked for more often than every `spool.settle`: that begins when the file is closed.
 const LONGEST_WAIT_FOR_WRITER: Duration = Duration::from_secs(1);
@@ -68,7 +65,7 @@ impl Inside {
     /// Which files may be being written still.
     fn writers(&self) -> Writers {
         match self {
-            Self::Complete(Ok(papers)) if papers.signature.is_some() => Writers::AskedOfTheRest,
+            Self::Complete(Ok(papers)) if papers.are_signed() => Writers::AskedOfTheRest,
             _ => Writers::Asked,
         }
     }
@@ -426,49 +423,18 @@ fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> 
     let uid = stat.owner.uid;
     let papers = match papers::read(dir, uid, settings) {
         Ok(Found::All(papers)) => papers,
-        Ok(Found::Nothing) => {
-            let detail = format!("no {MANIFEST}; expected it to be put in last");
-            return Ok(Inside::Lacking(Lack {
-                rejection: Rejection::new(Reason::Incomplete, detail),
-                probe: Probe::below(dir, Path::new(MANIFEST)),
-                is_final: false,
-            }));
-        }
-        Ok(Found::Unsigned(rejection)) => {
+        Ok(Found::Lacking(name, rejection)) => {
             return Ok(Inside::Lacking(Lack {
                 rejection,
-                probe: Probe::below(dir, Path::new(SIGNATURE)),
-                is_final: true,
+                probe: Probe::below(dir, Path::new(name)),
+                is_final: name != MANIFEST,
             }));
         }
         Err(Fault::Reject(rejection)) => return Ok(Inside::Complete(Err(rejection))),
         Err(fault) => return Err(fault),
     };
-    for (path, listed) in papers.manifest.files.iter().flatten() {
-        let in_drop = Path::new(IMAGE).join(path);
-        // What can't be looked at is taken to be there: to open it says what is wrong with it.
-        let Ok(found) = dir.stat(&in_drop) else {
-            continue;
-        };
-        let detail = match (found, listed) {
-            (None, _) => format!("{} is not there; the manifest lists it", quoted(path)),
-            (
-                Some(stat),
-                Listed::File {
-                    size: Some(size), ..
-                },
-            ) if stat.kind == Kind::File && stat.size < *size => {
-                let (path, is) = (quoted(path), stat.size);
-                format!("{path} has {is} bytes; the manifest lists {size}")
-            }
-            _ => continue,
-        };
-        let rejection = Rejection::new(Reason::Incomplete, detail);
-        return Ok(Inside::Lacking(Lack {
-            probe: Probe::below(dir, &in_drop),
-            rejection: rejection.of(papers.manifest.target),
-            is_final: true,
-        }));
+    if let Some(lack) = lacking(dir, &papers) {
+        return Ok(Inside::Lacking(lack));
     }
     // A tool may give the folder its mode at last.
     if stat.mode & WRITTEN_BY_OTHERS != 0 {
@@ -479,6 +445,43 @@ fn inside(dir: &Dir, stat: &Stat, settings: &Settings) -> Result<Inside, Fault> 
         return Ok(Inside::Complete(Err(rejection)));
     }
     Ok(Inside::Complete(Ok(papers)))
+}
+
+/// What a drop lacks of what its papers list.
+fn lacking(dir: &Dir, papers: &Papers) -> Option<Lack> {
+    let listed = papers
+        .manifests()
+        .flat_map(|(paper, Manifest { files, .. })| {
+            let files = files.iter().flatten();
+            files.map(move |(path, listed)| (paper, path, listed))
+        });
+    for (paper, path, listed) in listed {
+        let in_drop = Path::new(IMAGE).join(path);
+        // What can't be looked at is taken to be there: to open it says what is wrong with it.
+        let Ok(found) = dir.stat(&in_drop) else {
+            continue;
+        };
+        let detail = match (found, listed) {
+            (None, _) => format!("{} is not there; {paper} lists it", quoted(path)),
+            (
+                Some(stat),
+                Listed::File {
+                    size: Some(size), ..
+                },
+            ) if stat.kind == Kind::File && stat.size < *size => {
+                let (path, is) = (quoted(path), stat.size);
+                format!("{path} has {is} bytes; {paper} lists {size}")
+            }
+            _ => continue,
+        };
+        let rejection = Rejection::new(Reason::Incomplete, detail);
+        return Some(Lack {
+            probe: Probe::below(dir, &in_drop),
+            rejection: rejection.of(papers.manifest.target.clone()),
+            is_final: true,
+        });
+    }
+    None
 }
 
 /// Whether another file system is mounted at what was looked at.

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use super::drop::{Claimed, Leaving, NOBODY, Seen};
-use super::manifest::{MANIFEST, MAX_SIZE};
+use super::manifest::{Action, MANIFEST, MAX_SIZE};
 use super::names::{DropKey, REMOVED, claim_name_of, parse_place, place_of};
 use super::outcomes::Outcomes;
-use super::papers::{self, is_paper, unreadable};
-use super::peek::{IMAGE, is_mounted};
+use super::papers::{
+    self, IMAGE, IMAGE_MANIFEST, Papers, Signature, is_paper, is_paper_of_image, unreadable,
+};
+use super::peek::is_mounted;
 use crate::fault::{Fault, reject};
 use crate::sys::{Dir, Failure, Kind, Stat, failpoint, random};
 use crate::text::quoted;
@@ -116,10 +118,9 @@ impl Processing {
     /// Opens the image of a claimed drop.
     ///
     /// # Errors
-    /// [`Fault::Reject`] when there is none, or something else is in the drop.
+    /// [`Fault::Reject`] when there is none.
     pub(crate) fn image(&self, claimed: &Claimed) -> Result<Dir, Fault> {
         let drop = self.open_claimed(claimed)?;
-        check_names(&drop, true)?;
         let image = drop.dir(IMAGE).map_err(|failure| match failure.errno() {
             Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
                 let detail = format!("{failure}; expected {IMAGE} to be a folder of the drop");
@@ -132,12 +133,18 @@ impl Processing {
         image.ok_or_else(|| reject(Reason::EmptyImage, missing()))
     }
 
-    /// Makes sure that a claimed drop, whose manifest asks for something else, brings no image.
+    /// Makes sure that a claimed drop with these papers holds nothing but what belongs into it.
     ///
     /// # Errors
-    /// [`Fault::Reject`] when something besides the manifest is in it.
-    pub(crate) fn check_no_image(&self, claimed: &Claimed) -> Result<(), Fault> {
-        check_names(&self.open_claimed(claimed)?, false)
+    /// [`Fault::Reject`] when something else is in it.
+    pub(crate) fn check_names(&self, claimed: &Claimed, papers: &Papers) -> Result<(), Fault> {
+        let beside = match papers.manifest.action {
+            Action::Publish => Beside::Image,
+            _ if papers.carried.is_some() => Beside::CarriedImage,
+            Action::Rollback { .. } | Action::Promote { .. } => Beside::NoPapers,
+            Action::Withdraw(_) => Beside::Nothing,
+        };
+        check_names(&self.open_claimed(claimed)?, beside)
     }
 
     /// The manifest and the signature of a claimed drop that somebody has signed whom a rule knows.
@@ -150,20 +157,52 @@ impl Processing {
         else {
             return Ok(None);
         };
-        let manifest = match &signature.manifest {
-            Some(manifest) => manifest.to_vec(),
-            None => self.manifest_again(claimed)?,
-        };
-        Ok(Some([manifest, signature.bytes.to_vec()]))
+        let signed = (MANIFEST, credentials.manifest);
+        self.signed_bytes(claimed, signed, signature).map(Some)
     }
 
-    /// The manifest of a claimed drop, as it was when it was read first.
-    fn manifest_again(&self, claimed: &Claimed) -> Result<Vec<u8>, Fault> {
-        let path = format!("{}/{MANIFEST}", claimed.place());
+    /// The same of the image that the order of a claimed drop carries, where its papers are signed.
+    ///
+    /// # Errors
+    /// As [`Processing::proof`].
+    pub(crate) fn proof_of_image(
+        &self,
+        claimed: &Claimed,
+        papers: &Papers,
+    ) -> Result<Option<[Vec<u8>; 2]>, Fault> {
+        let signed = (IMAGE_MANIFEST, papers.digest);
+        let signature = papers.signature.as_ref();
+        signature
+            .map(|signature| self.signed_bytes(claimed, signed, signature))
+            .transpose()
+    }
+
+    /// What was signed of a claimed drop, the file of this name and digest, and its signature.
+    fn signed_bytes(
+        &self,
+        claimed: &Claimed,
+        (name, digest): (&str, Option<Digest>),
+        signature: &Signature,
+    ) -> Result<[Vec<u8>; 2], Fault> {
+        let manifest = match &signature.manifest {
+            Some(manifest) => manifest.to_vec(),
+            None => self.read_again(claimed, name, digest)?,
+        };
+        Ok([manifest, signature.bytes.to_vec()])
+    }
+
+    /// A manifest of a claimed drop, as it was when it was read first.
+    fn read_again(
+        &self,
+        claimed: &Claimed,
+        name: &str,
+        digest: Option<Digest>,
+    ) -> Result<Vec<u8>, Fault> {
+        let path = format!("{}/{name}", claimed.place());
         let bytes = papers::read_file(&self.dir, &path, MAX_SIZE, claimed.importer.uid)?;
-        let is_same = |bytes: &Vec<u8>| claimed.credentials.manifest == Some(Digest::of(bytes));
+        let is_same = |bytes: &Vec<u8>| digest == Some(Digest::of(bytes));
         bytes.filter(is_same).ok_or_else(|| {
-            let detail = format!("{MANIFEST} changed after it was read");
+            let detail = format!("{name} changed after it was read");
             reject(Reason::Changed, detail)
         })
     }
@@ -188,32 +227,61 @@ impl Processing {
     }
 }
 
-/// Makes sure that a drop holds nothing but its manifest and, where it may have one, its image.
-fn check_names(drop: &Dir, may_have_image: bool) -> Result<(), Fault> {
+/// What belongs into a drop beside its manifest and the signature of that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Image,
+    /// And the papers of that.
+    CarriedImage,
+    /// Nothing, where both might be.
+    NoPapers,
+}
+
+/// Makes sure that a drop holds nothing but its manifest, and what belongs `beside` that.
+fn check_names(drop: &Dir, beside: Beside) -> Result<(), Fault> {
     let (mut hidden, mut unexpected) = (0, None);
     drop.each(|name, kind| {
         // A hidden file is litter of an upload tool, an editor or an NFS server, and there are few.
         let is_hidden = name.as_bytes().starts_with(b".");
         let is_litter = is_hidden && kind == Kind::File && hidden < MAX_HIDDEN;
         hidden += usize::from(is_litter);
-        if is_litter || is_paper(name) || (name == IMAGE && may_have_image) {
+        let belongs = match beside {
+            Beside::Nothing | Beside::NoPapers => false,
+            Beside::Image => name == IMAGE,
+            Beside::CarriedImage => name == IMAGE || is_paper_of_image(name),
+        };
+        if is_litter || is_paper(name) || belongs {
             return ControlFlow::Continue(());
         }
         let is_draft = is_hidden && kind == Kind::Dir;
-        unexpected = Some((quoted(&name.to_string_lossy()), is_draft));
+        let of_image = (name == IMAGE, is_paper_of_image(name));
+        unexpected = Some((quoted(&name.to_string_lossy()), is_draft, of_image));
         ControlFlow::Break(())
     })?;
-    let Some((name, is_draft)) = unexpected else {
+    let Some((name, is_draft, (is_image, is_image_paper))) = unexpected else {
         return Ok(());
     };
-    let what = if may_have_image {
-        format!("and {IMAGE}/ in a drop")
-    } else {
-        "in a drop that asks for something else than an image".to_string()
+    let what = match beside {
+        Beside::Nothing | Beside::NoPapers => {
+            " in a drop that asks for something else than an image".to_string()
+        }
+        Beside::Image => format!(" and {IMAGE}/ in a drop"),
+        Beside::CarriedImage => {
+            format!(", {IMAGE_MANIFEST} and {IMAGE}/ in an order that carries an image")
+        }
     };
-    let mut detail = format!("{name}; expected nothing but {MANIFEST} {what}");
+    let mut detail = format!("{name}; expected nothing but {MANIFEST}{what}");
+    if beside == Beside::NoPapers && is_image {
+        detail += ", or the image's own manifest with it, ";
+        detail += IMAGE_MANIFEST;
+    }
     if is_draft {
         detail += ": perhaps another drop that `mv` has moved into this one; use `mv -T`";
+    }
+    if is_image_paper {
+        detail += ": it comes with an order to roll back or to promote, and with the image that the order \
+                   names";
     }
     Err(reject(Reason::UnexpectedFile, detail))
 }

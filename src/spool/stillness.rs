@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::clock::Reading;
-use super::papers::is_paper;
+use super::papers::{is_paper, is_paper_of_image};
 use crate::sys::{Dir, Failure, FileExt as _, Kind, Stat};
 use crate::words::Moment;
 
@@ -107,7 +107,9 @@ impl Motion {
         // The writer first: one that ends after this leaves a younger time.
         let is_asked = match writers {
             Writers::Asked => true,
-            Writers::AskedOfTheRest => !is_paper(path.as_os_str()),
+            Writers::AskedOfTheRest => {
+                !is_paper(path.as_os_str()) && !is_paper_of_image(path.as_os_str())
+            }
             Writers::NotAsked => false,
         };
         if is_asked && kind == Kind::File {

@@ -1,6 +1,7 @@
 //! The folders of a target, and the pointer in the last of them.
 
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 
 use crate::image::DIR_MODE;
 use crate::sys::{Dir, Failure, Kind};
@@ -96,4 +97,44 @@ pub(super) fn remove_empty(root: &Dir, target: &Target) -> Result<(), Failure> {
         }
         path.truncate(above.len());
     }
+}
+
+/// Every target of which there is something beneath `root`, in its own folder: `purpose` tells from the name
+/// of that whose it is.
+pub(super) fn targets(
+    root: &Dir,
+    purpose: impl Fn(Kind, &str) -> Option<&str>,
+) -> Result<Vec<Target>, Failure> {
+    let (mut targets, mut folders) = (Vec::new(), vec![String::new()]);
+    for depth in 0..=3 {
+        let mut below = Vec::new();
+        for path in folders {
+            let opened;
+            let folder = if path.is_empty() {
+                root
+            } else {
+                opened = root.dir(&path)?;
+                let Some(folder) = &opened else { continue };
+                folder
+            };
+            folder.each(|name, kind| {
+                if let Some(name) = name.to_str() {
+                    match purpose(kind, name) {
+                        Some(purpose) if depth == 3 => {
+                            targets.extend(format!("{path}{purpose}").parse::<Target>());
+                        }
+                        // What is hidden is the daemon's own, and no target's.
+                        _ if kind == Kind::Dir && !name.starts_with('.') => {
+                            below.push(format!("{path}{name}/"));
+                        }
+                        _ => {}
+                    }
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        folders = below;
+    }
+    targets.sort_unstable();
+    Ok(targets)
 }

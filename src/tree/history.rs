@@ -8,6 +8,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::ops::Deref;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::folder::{self, Shown};
 use super::record::{Head, Origin};
-use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, failpoint};
+use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, Kind, failpoint};
 use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict, Vouched};
 
 /// The folder of histories in the tree. No target's name begins with a dot.
 const FOLDER: &str = ".history";
+
+/// What the name of a history ends with.
+const ENDING: &str = ".jsonl";
 
 /// So many lines are kept, and a few more until they have become [`SLACK`].
 const MAX_LINES: usize = 1_000;
@@ -33,6 +37,9 @@ const BLOCK: u64 = 4 << 10;
 
 /// A longer line, in bytes, is none of the daemon's.
 const MAX_LINE: usize = 64 << 10;
+
+/// `,"serial":` and the largest there is.
+const ROOM_FOR_SERIAL: usize = 30;
 
 /// One line: something that happened to a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,11 +70,61 @@ pub struct Happened {
     pub(crate) importer: Option<Importer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) claim: Option<ClaimId>,
-    #[serde(default, skip_serializing_if = "Vouched::is_empty")]
-    pub(crate) vouched: Vouched,
+    #[serde(default, skip_serializing_if = "Answer::is_empty")]
+    pub(crate) vouched: Answer,
     /// The highest serial that was accepted for the target until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) serial: Option<u64>,
+}
+
+/// Who answers for what happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    #[serde(flatten)]
+    by: Vouched,
+    /// Of a rollback and of a withdrawal that somebody has signed whom a rule knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) order: Option<SignedOrder>,
+}
+
+impl Answer {
+    fn is_empty(&self) -> bool {
+        self.by.is_empty() && self.order.is_none()
+    }
+}
+
+impl From<Vouched> for Answer {
+    fn from(by: Vouched) -> Self {
+        Self { by, order: None }
+    }
+}
+
+impl Deref for Answer {
+    type Target = Vouched;
+
+    fn deref(&self) -> &Vouched {
+        &self.by
+    }
+}
+
+/// An order's manifest, to the byte, and the signature of that. No generation keeps them: they outlive
+/// what the order was about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignedOrder {
+    pub manifest: String,
+    pub signature: String,
+}
+
+impl SignedOrder {
+    /// Of what is a text, as a manifest and its signature are.
+    pub(super) fn new(signed: [Vec<u8>; 2]) -> Option<Self> {
+        let [manifest, signature] = signed.map(|bytes| String::from_utf8(bytes).ok());
+        Some(Self {
+            manifest: manifest?,
+            signature: signature?,
+        })
+    }
 }
 
 /// An image in short.
@@ -105,7 +162,9 @@ impl fmt::Display for Elsewhere {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Place {
     pub target: Target,
-    pub generation: GenerationName,
+    /// Missing where the image was not there, and came with the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationName>,
 }
 
 /// What can happen to a target.
@@ -168,7 +227,7 @@ impl Happened {
             drop: None,
             importer: None,
             claim: None,
-            vouched: Vouched::default(),
+            vouched: Answer::default(),
             serial: None,
         }
     }
@@ -198,39 +257,53 @@ impl Happened {
         self.drop = Some(origin.drop.clone());
         self.importer = Some(origin.importer.clone());
         self.claim = Some(origin.claim);
-        self.vouched.clone_from(&origin.vouched);
+        self.vouched.by.clone_from(&origin.vouched);
         if let Some(promoted) = &origin.promoted {
             // Of the order: the origin tells of the image.
-            self.vouched.signer.clone_from(&promoted.signer);
+            self.vouched.by.signer.clone_from(&promoted.signer);
+        }
+        self
+    }
+
+    /// The same, by this order, unless the line would be too long to be read again.
+    pub(super) fn ordered(mut self, order: &SignedOrder) -> Self {
+        self.vouched.order = Some(order.clone());
+        // The serial may be longer in the end, which is another line's.
+        if self.to_line().len() + ROOM_FOR_SERIAL > MAX_LINE {
+            self.vouched.order = None;
         }
         self
     }
 
     /// That a folder became the generation of this record, in order that this could happen.
     pub(super) fn of_adoption(self, head: &Head) -> Self {
+        let by = self.vouched.by;
         let adoption = Self {
             event: Event::Adopted,
             from: None,
             to: Some(head.generation.clone()),
+            vouched: by.into(),
             ..self
         };
         adoption.of_image(head)
     }
 
     /// What the history of the other target tells of a promotion to `target`, with that one; `None` of
-    /// anything else.
+    /// anything else, and of an image that was not there.
     pub(super) fn at_source(&self, target: &Target) -> Option<(Target, Self)> {
         let image = self.image.clone()?;
         let Some(Elsewhere::From(source)) = image.promoted else {
             return None;
         };
+        // Nothing was there of what the order has carried.
+        let generation = source.generation?;
         let to = Place {
             target: target.clone(),
-            generation: self.to.clone()?,
+            generation: Some(self.to.clone()?),
         };
         let note = Self {
             from: None,
-            to: Some(source.generation),
+            to: Some(generation),
             image: Some(Summary {
                 promoted: Some(Elsewhere::To(to)),
                 ..image
@@ -300,11 +373,21 @@ pub(crate) struct Past {
 impl Past {
     /// By whom something was made current last, or what was current was withdrawn.
     pub(crate) fn last_by(&self) -> Option<&Vouched> {
-        self.last_swap.as_ref().map(|last| &last.vouched)
+        self.last_swap.as_ref().map(|last| &*last.vouched)
     }
 }
 
 impl History {
+    /// Every target in the tree at `root` that has one.
+    pub(super) fn targets(root: &Dir) -> Result<Vec<Target>, Failure> {
+        let Some(histories) = root.dir(FOLDER)? else {
+            return Ok(Vec::new());
+        };
+        folder::targets(&histories, |kind, name| {
+            name.strip_suffix(ENDING).filter(|_| kind == Kind::File)
+        })
+    }
+
     /// The history of `target` in the tree at `root`; `None` when there is none.
     pub(super) fn open(root: &Dir, target: &Target) -> Result<Option<Self>, Failure> {
         let path = path(target);
@@ -494,7 +577,7 @@ fn path(target: &Target) -> String {
 }
 
 fn file_name(target: &Target) -> String {
-    format!("{}.jsonl", target.purpose())
+    format!("{}{ENDING}", target.purpose())
 }
 
 fn failure(path: &str, error: io::Error) -> Failure {
@@ -684,9 +767,15 @@ mod tests {
                 name: "ci".into(),
             }),
             claim: Some(ClaimId::new(12, 0x9f3c)),
-            vouched: Vouched {
-                rule: Some("image-team".into()),
-                signer: Some("SHA256:x".into()),
+            vouched: Answer {
+                by: Vouched {
+                    rule: Some("image-team".into()),
+                    signer: Some("SHA256:x".into()),
+                },
+                order: Some(SignedOrder {
+                    manifest: "format = 1\n".into(),
+                    signature: "-----BEGIN\n".into(),
+                }),
             },
             serial: Some(12),
         };
@@ -697,7 +786,8 @@ mod tests {
             \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\",\"files\":2,\
             \"bytes\":70},\"drop\":\"noble-1\",\"importer\":{\"uid\":1000,\"name\":\"ci\"},\
             \"claim\":\"12-0000000000009f3c\",\
-            \"vouched\":{\"rule\":\"image-team\",\"signer\":\"SHA256:x\"},\"serial\":12}\n";
+            \"vouched\":{\"rule\":\"image-team\",\"signer\":\"SHA256:x\",\"order\":\
+            {\"manifest\":\"format = 1\\n\",\"signature\":\"-----BEGIN\\n\"}},\"serial\":12}\n";
         assert_eq!(line.to_line(), pinned);
         assert_eq!(Happened::parse(pinned.as_bytes()), Some(line.clone()));
         let removed = Happened {
@@ -707,7 +797,7 @@ mod tests {
             drop: None,
             importer: None,
             claim: None,
-            vouched: Vouched::default(),
+            vouched: Answer::default(),
             serial: None,
             ..line
         };
@@ -731,10 +821,10 @@ mod tests {
             assert_eq!(found, (Some(rule), Some(7)), "{}", world.text());
         };
         let by = |rule: &str, line: Happened| Happened {
-            vouched: Vouched {
+            vouched: Answer::from(Vouched {
                 rule: Some(rule.to_string()),
                 signer: None,
-            },
+            }),
             ..line
         };
         let first = by("a", line(Event::Published, None, Some(1)));
@@ -781,7 +871,7 @@ mod tests {
     fn promotion(from: Option<u32>, to: u32, is_note: bool) -> Happened {
         let place = Place {
             target: "amd64/generic/noble/other".parse().unwrap(),
-            generation: name(9),
+            generation: Some(name(9)),
         };
         let line = line(Event::Promoted, from, Some(to));
         let image = Summary {
@@ -811,7 +901,7 @@ mod tests {
         assert_eq!((there.event, there.claim), (here.event, here.claim));
         let to = Place {
             target: target(),
-            generation: name(2),
+            generation: Some(name(2)),
         };
         assert_eq!(there.elsewhere(), Some(&Elsewhere::To(to)));
         assert_eq!(there.at_source(&target()), None);

@@ -21,6 +21,8 @@ mod catalog;
 mod find;
 mod folder;
 mod history;
+#[cfg(any(test, feature = "import"))]
+mod last_order;
 mod links;
 mod listed;
 mod lookout;
@@ -36,6 +38,8 @@ pub(crate) use beneath::Blocked;
 pub(crate) use catalog::CatalogImage;
 pub use catalog::{Catalog, Changes};
 pub use history::Happened;
+#[cfg(feature = "import")]
+pub(crate) use last_order::{CurrentImage, LastOrder};
 pub(crate) use links::Links;
 pub(crate) use lookout::{Lookout, Watched};
 pub use pointers::Pointers;
@@ -325,7 +329,9 @@ impl Tree {
 
     /// Every target that the tree has a folder of generations for.
     pub(crate) fn targets(&self) -> Result<Vec<Target>, Failure> {
-        targets(&self.root)
+        folder::targets(&self.root, |kind, name| {
+            name.strip_suffix('@').filter(|_| kind == Kind::Dir)
+        })
     }
 
     /// The folder that holds the target's pointer; `None` when it is not there.
@@ -346,40 +352,6 @@ impl Tree {
     fn generations(&self, target: &Target) -> Result<Option<Dir>, Failure> {
         self.root.dir(format!("{target}@"))
     }
-}
-
-/// Every target that has a folder of generations beneath `root`.
-fn targets(root: &Dir) -> Result<Vec<Target>, Failure> {
-    let (mut targets, mut folders) = (Vec::new(), vec![String::new()]);
-    for depth in 0..=3 {
-        let mut below = Vec::new();
-        for path in folders {
-            let opened;
-            let folder = if path.is_empty() {
-                root
-            } else {
-                opened = root.dir(&path)?;
-                let Some(folder) = &opened else { continue };
-                folder
-            };
-            folder.each(|name, kind| {
-                if let (Kind::Dir, Some(name)) = (kind, name.to_str()) {
-                    match name.strip_suffix('@') {
-                        Some(purpose) if depth == 3 => {
-                            targets.extend(format!("{path}{purpose}").parse::<Target>());
-                        }
-                        // What is hidden is the daemon's own, and no target's.
-                        _ if !name.starts_with('.') => below.push(format!("{path}{name}/")),
-                        _ => {}
-                    }
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        folders = below;
-    }
-    targets.sort_unstable();
-    Ok(targets)
 }
 
 /// The generation `name` in a folder of them; `None` when it is not there.

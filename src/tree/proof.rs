@@ -17,6 +17,13 @@ impl From<Option<[Vec<u8>; 2]>> for Proof {
     }
 }
 
+/// Of an image that came with the order that has promoted it: what was signed of the image, and of the order.
+impl From<[Option<[Vec<u8>; 2]>; 2]> for Proof {
+    fn from([image, order]: [Option<[Vec<u8>; 2]>; 2]) -> Self {
+        Self::from(image).promoted_by(order)
+    }
+}
+
 impl Proof {
     /// Of an image that this order promotes, with this signature, if somebody has signed it.
     pub(crate) fn promoted_by(self, signed: Option<[Vec<u8>; 2]>) -> Self {

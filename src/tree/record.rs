@@ -85,14 +85,19 @@ pub struct Origin {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Promoted {
     pub(crate) from: Target,
-    /// The one that was current there.
-    pub(crate) generation: GenerationName,
+    /// The one that was current there; `None` of an image that the order has carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<GenerationName>,
     /// The SHA-256 of the order's manifest, where that is signed or has a serial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) order: Option<Digest>,
     /// Who has signed the order; [`Origin::vouched`] names who has signed the image, if somebody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signer: Option<String>,
+    /// What the image's own manifest is for, where an order has carried the image and that is neither
+    /// `from` nor where the orders before have promoted the image from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_for: Option<Target>,
 }
 
 /// The listing as the record writes it.
@@ -213,14 +218,39 @@ impl Origin {
         self
     }
 
+    /// Of an image that this very drop, an order, carries, and that this key has signed, if one has.
+    pub(crate) fn carrying(mut self, signer: Option<String>) -> Self {
+        self.vouched.signer = signer.or(self.vouched.signer);
+        self
+    }
+
+    /// Of an image that this very drop carries and promotes `from` another target. The image's own manifest
+    /// is for `image_for`; `order` is as that of [`Origin::promoting`].
+    pub(crate) fn promoted_from(
+        mut self,
+        from: &Target,
+        image_for: &Target,
+        order: Option<Digest>,
+    ) -> Self {
+        self.promoted = Some(Promoted {
+            from: from.clone(),
+            generation: None,
+            order,
+            signer: self.vouched.signer.clone(),
+            image_for: Some(image_for.clone()).filter(|it| it != from),
+        });
+        self
+    }
+
     /// Of the image of this head, which is current at another target and is promoted by this very drop.
     /// `order` is the SHA-256 of the drop's manifest, where that is signed or has a serial.
     pub(crate) fn promoting(mut self, head: &Head, order: Option<Digest>) -> Self {
         self.promoted = Some(Promoted {
             from: head.target.clone(),
-            generation: head.generation.clone(),
+            generation: Some(head.generation.clone()),
             order,
             signer: self.vouched.signer.clone(),
+            image_for: head.promoted().and_then(|it| it.image_for.clone()),
         });
         if let Some(from) = &head.from {
             // Whoever has the order made, the image is the one that was signed.
@@ -332,9 +362,10 @@ mod tests {
                     },
                     promoted: Some(Promoted {
                         from: "amd64/generic/noble/candidate".parse().unwrap(),
-                        generation: GenerationName::new(at, &digest, |_| false),
+                        generation: Some(GenerationName::new(at, &digest, |_| false)),
                         order: Some(digest),
                         signer: Some("SHA256:y".into()),
+                        image_for: Some("amd64/generic/noble/daily".parse().unwrap()),
                     }),
                 }),
                 given: Some(Ownership { uid: 0, gid: 33 }),
@@ -397,6 +428,7 @@ from = "amd64/generic/noble/candidate"
 generation = "20261122T161500Z-ba7816bf8f01"
 order = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 signer = "SHA256:y"
+image_for = "amd64/generic/noble/daily"
 
 [given]
 uid = 0

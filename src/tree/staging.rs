@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::folder::{self, Shown, linked, pointer};
-use super::history::{self, Event, Happened};
+use super::history::{self, Event, Happened, SignedOrder};
 use super::links::Links;
 use super::proof::{PARTS, Proof};
 use super::record::{Head, Origin, Record};
@@ -67,6 +67,8 @@ pub(crate) struct Staged {
     event: Event,
     /// The drop that makes the change.
     by: Option<Origin>,
+    /// What somebody has signed of an order that no generation keeps.
+    order: Option<SignedOrder>,
 }
 
 /// What is to be done with a target's pointer, which is the step that machines see.
@@ -234,6 +236,7 @@ impl Staging {
             change: Change::Remove,
             event: Event::Withdrawn,
             by,
+            order: None,
         })
     }
 
@@ -248,6 +251,7 @@ impl Staging {
             change: Change::Forget { is_told },
             event: Event::Removed,
             by: Some(by),
+            order: None,
         }
     }
 
@@ -272,6 +276,7 @@ impl Staging {
             change,
             event,
             by: record.head.from.clone(),
+            order: None,
         })
     }
 
@@ -450,6 +455,22 @@ impl Staged {
         self.event.verdict()
     }
 
+    /// The same, of an image that comes with an order to roll back: `by` is the drop as such.
+    pub(crate) fn into_rollback(self, by: Origin) -> Self {
+        Self {
+            event: Event::RolledBack,
+            by: Some(by),
+            ..self
+        }
+    }
+
+    /// The same, with what somebody has signed of the order, its manifest and the signature of that, to be
+    /// kept in the history: a swap to a kept generation, or to none, leaves no other trace of it.
+    pub(crate) fn ordered_by(self, signed: Option<[Vec<u8>; 2]>) -> Self {
+        let order = signed.and_then(SignedOrder::new);
+        Self { order, ..self }
+    }
+
     /// What the history will say of the swap, if it happens now. `folder` holds the pointer.
     fn lines(&self, folder: &Dir) -> Result<Vec<Happened>, Failure> {
         let generation = &self.head.generation;
@@ -463,6 +484,7 @@ impl Staged {
         };
         let swap = Happened::now(self.event, from, to).of_image(&self.head);
         let swap = self.by.iter().fold(swap, Happened::by);
+        let swap = self.order.iter().fold(swap, Happened::ordered);
         let adopted = match &self.change {
             Change::Exchange(record) => Some(swap.clone().of_adoption(&record.head)),
             _ => None,

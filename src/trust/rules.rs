@@ -163,6 +163,56 @@ impl Asker<'_> {
     }
 }
 
+impl Asker<'_> {
+    /// Makes sure that an image which an order of this user's carries was signed with a key that a rule for
+    /// the user has, an old one too: the image may be old. Where a target is given the rule lets the user
+    /// publish to that.
+    ///
+    /// # Errors
+    /// What was expected of `paper`, the image's own manifest.
+    pub(crate) fn check_image(
+        &self,
+        settings: &Settings,
+        paper: &str,
+        target: Option<&Target>,
+    ) -> Result<(), Rejection> {
+        let Some(key) = self.signer else {
+            let detail = format!(
+                "{paper} is not signed, and the order that carries the image is; expected {paper}.sig \
+                 beside it"
+            );
+            return Err(Rejection::new(Reason::Unsigned, detail));
+        };
+        let has_key =
+            |rule: &&ImporterRule| rule.who.keys.contains(key) || rule.who.old_keys.contains(key);
+        let mut rules = of_owner(settings, self.account).filter(has_key).peekable();
+        if rules.peek().is_none() {
+            let names = list(of_owner(settings, self.account).map(|rule| &rule.name));
+            let who = shown(self);
+            let detail = format!(
+                "{paper} is signed with {key}, which none of the rules for {who} has ({names}); expected a \
+                 key that is in `keys` or `old_keys`"
+            );
+            return Err(Rejection::new(Reason::UnknownKey, detail));
+        }
+        let Some(target) = target else { return Ok(()) };
+        let publishes = |rule: &ImporterRule| rule.rights.publish.iter().any(|it| it.fits(target));
+        if rules.any(publishes) {
+            return Ok(());
+        }
+        let names = list(
+            of_owner(settings, self.account)
+                .filter(has_key)
+                .map(|it| &it.name),
+        );
+        let who = shown(self);
+        let detail = format!(
+            "{paper} is signed with {key}, and no rule with this key lets {who} publish {target} ({names})"
+        );
+        Err(Rejection::new(Reason::NotAllowed, detail))
+    }
+}
+
 impl Wish<'_> {
     /// Whether a rule, if one is needed, lets somebody do this.
     ///

@@ -44,7 +44,7 @@ impl Digest {
 }
 
 /// A SHA-256 that is not finished yet. Uses the processor's SHA instructions where it has them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Hasher(sha2::Sha256);
 
 impl Hasher {

@@ -427,7 +427,7 @@ fn rejected() {
     assert_eq!(
         outcome["detail"],
         "`image`; expected nothing but manifest.toml in a drop that asks for something else than an \
-         image"
+         image, or the image's own manifest with it, image.toml"
     );
     assert_eq!(snapshot(&world.tree), before);
     publish(&world, "two");

@@ -71,8 +71,12 @@ pub fn public(key: &Path) -> String {
 
 /// Signs a drop's manifest as people do.
 pub fn sign(drop: &Path, key: &Path, options: &[&str]) {
-    let manifest = drop.join("manifest.toml");
-    let _ = fs::remove_file(drop.join("manifest.toml.sig"));
+    sign_file(&drop.join("manifest.toml"), key, options);
+}
+
+/// The same with any file.
+pub fn sign_file(manifest: &Path, key: &Path, options: &[&str]) {
+    let _ = fs::remove_file(manifest.with_extension("toml.sig"));
     let mut keygen = Command::new("ssh-keygen");
     keygen.args(["-q", "-Y", "sign"]).args(options).arg("-f");
     let keygen = keygen.arg(key).arg(manifest).stderr(Stdio::null());

@@ -50,6 +50,12 @@ enum Put {
     Promote(Image),
     /// The same, where image and order are signed.
     PromoteSigned(Image),
+    /// To an image that the tree never had, and the order carries.
+    Carried(Image),
+    /// The same, where order and image are signed.
+    CarriedSigned(Image),
+    /// Of such an image, signed likewise.
+    PromoteCarried(Image),
     /// Of the image that is current.
     Withdraw(Image),
     BadManifest,
@@ -69,7 +75,40 @@ struct Case {
 
 impl Case {
     fn is_signed(&self) -> bool {
-        matches!(self.put, Put::Signed(_) | Put::PromoteSigned(_))
+        matches!(
+            self.put,
+            Put::Signed(_) | Put::PromoteSigned(_) | Put::CarriedSigned(_) | Put::PromoteCarried(_)
+        )
+    }
+
+    /// What proves the generation that comes of it, each part by its ending, with the paper of the drop.
+    fn proof(&self) -> &'static [(&'static str, &'static str)] {
+        const PAPERS: [(&str, &str); 4] = [
+            ("manifest.toml", "image.toml"),
+            ("sig", "image.toml.sig"),
+            ("order.toml", "manifest.toml"),
+            ("order.sig", "manifest.toml.sig"),
+        ];
+        match self.put {
+            Put::PromoteCarried(_) => &PAPERS,
+            Put::CarriedSigned(_) => &PAPERS[..2],
+            Put::PromoteSigned(_) => &PAPERS[2..],
+            _ => &[
+                ("manifest.toml", "manifest.toml"),
+                ("sig", "manifest.toml.sig"),
+            ],
+        }
+    }
+
+    /// The image of the drop.
+    fn image(&self) -> Option<Image> {
+        match self.put {
+            Put::Image(image) | Put::Signed(image) => Some(image),
+            Put::Promote(image) | Put::PromoteSigned(image) => Some(image),
+            Put::Carried(image) | Put::CarriedSigned(image) => Some(image),
+            Put::Rollback(image) | Put::PromoteCarried(image) => Some(image),
+            Put::Withdraw(_) | Put::BadManifest | Put::NoManifest | Put::File => None,
+        }
     }
 
     /// Where the image comes from, of a promotion.
@@ -175,6 +214,27 @@ const CASES: &[Case] = &[
         target: "promoted-signed",
         before: &[OLD],
         put: Put::PromoteSigned(NEW),
+        outcome: "promoted",
+    },
+    Case {
+        drop: "carried",
+        target: "carried",
+        before: &[OLD],
+        put: Put::Carried(NEW),
+        outcome: "rolled-back",
+    },
+    Case {
+        drop: "carried-signed",
+        target: "carried-signed",
+        before: &[OLD],
+        put: Put::CarriedSigned(NEW),
+        outcome: "rolled-back",
+    },
+    Case {
+        drop: "carried-promoted",
+        target: "carried-promoted",
+        before: &[OLD],
+        put: Put::PromoteCarried(NEW),
         outcome: "promoted",
     },
     Case {
@@ -390,10 +450,8 @@ impl Scene {
             "{}: an earlier drop's outcome\n{world}",
             case.drop
         );
-        let image = match case.put {
-            Put::Image(image) | Put::Signed(image) => image,
-            Put::Promote(image) | Put::PromoteSigned(image) => image,
-            Put::Rollback(image) | Put::Withdraw(image) => image,
+        let image = match (case.image(), case.put) {
+            (Some(image), _) | (None, Put::Withdraw(image)) => image,
             _ => return self.assert_kept(world, case),
         };
         let bytes: usize = image.iter().map(|(_, text)| text.len()).sum();
@@ -426,15 +484,13 @@ impl Scene {
             .template
             .join("spool/incoming")
             .join(format!(".{}", case.drop));
-        // What an order was beside what it is of.
-        let (papers, of_order): ([_; 2], &[&str]) = match case.from() {
-            None => (["manifest.toml", "sig"], &[]),
-            Some(_) => (["order.toml", "order.sig"], &[".order.sig", ".order.toml"]),
+        let is_promotion = matches!(case.put, Put::PromoteSigned(_) | Put::PromoteCarried(_));
+        let of_order: &[&str] = if is_promotion {
+            &[".order.sig", ".order.toml"]
+        } else {
+            &[]
         };
-        for (proof, paper) in papers
-            .into_iter()
-            .zip(["manifest.toml", "manifest.toml.sig"])
-        {
+        for (proof, paper) in case.proof() {
             let kept = fs::read(folder.join(format!("{generation}.{proof}")));
             let kept = kept.unwrap_or_else(|error| panic!("{proof}: {error}\n{world}"));
             assert_eq!(kept, fs::read(dropped.join(paper)).unwrap(), "{world}");
@@ -494,20 +550,12 @@ impl Scene {
                 last,
             });
             at.images.extend(last);
-            match case.put {
-                Put::Image(image)
-                | Put::Signed(image)
-                | Put::Rollback(image)
-                | Put::PromoteSigned(image)
-                | Put::Promote(image) => {
-                    at.images.push(image);
-                    at.last = Some(image);
-                }
-                Put::Withdraw(_) => {
-                    at.may_be_missing = true;
-                    at.last = None;
-                }
-                _ => {}
+            if let Some(image) = case.image() {
+                at.images.push(image);
+                at.last = Some(image);
+            } else if matches!(case.put, Put::Withdraw(_)) {
+                at.may_be_missing = true;
+                at.last = None;
             }
             // A folder that somebody made by hand.
             if case.target == "adopted" {
@@ -525,12 +573,10 @@ impl Scene {
             self.assert_alias(world, case.target);
         }
         let found = image(&world.published(&path_of(case.target)));
-        let mut expected = match case.put {
-            Put::Image(image) | Put::Signed(image) => image,
-            Put::Promote(image) | Put::PromoteSigned(image) => image,
-            Put::Rollback(image) => image,
-            Put::Withdraw(_) => return assert_eq!(found, None, "{drop}\n{world}"),
-            _ => return,
+        let mut expected = match (case.image(), case.put) {
+            (Some(image), _) => image,
+            (None, Put::Withdraw(_)) => return assert_eq!(found, None, "{drop}\n{world}"),
+            (None, _) => return,
         };
         if drop == "line-1" && found == Some(files(NEW)) {
             expected = NEW;
@@ -668,6 +714,10 @@ fn build(world: &World, cases: &[&Case], keys: &Keys) {
                 make(&hidden, case, image, keys);
                 continue;
             }
+            Put::Carried(image) | Put::CarriedSigned(image) | Put::PromoteCarried(image) => {
+                carry(&hidden, case, image, keys);
+                continue;
+            }
             Put::Rollback(_) => {
                 fs::create_dir_all(&hidden).unwrap();
                 Some(manifest(&path_of(case.target)) + "action = \"rollback\"\n")
@@ -720,6 +770,32 @@ fn make(hidden: &Path, case: &Case, image: Image, keys: &Keys) {
         manifest(&target)
     };
     fs::write(hidden.join("manifest.toml"), text).unwrap();
+    if case.is_signed() {
+        sign(hidden, &keys.path(KEY), FOR_US);
+    }
+}
+
+/// Makes an order that carries this image, which was for a target that the tree doesn't have where it is a
+/// promotion.
+fn carry(hidden: &Path, case: &Case, image: Image, keys: &Keys) {
+    let mut of_image = Case { ..*case };
+    if matches!(case.put, Put::PromoteCarried(_)) {
+        of_image.target = "elsewhere";
+    }
+    make(hidden, &of_image, image, keys);
+    for ending in ["", ".sig"] {
+        let [from, to] = ["manifest", "image"].map(|it| hidden.join(format!("{it}.toml{ending}")));
+        if from.exists() {
+            fs::rename(from, to).unwrap();
+        }
+    }
+    let order = match case.put {
+        Put::PromoteCarried(_) => promotion(case, of_image.target),
+        _ => manifest(&path_of(case.target)) + "action = \"rollback\"\n",
+    };
+    let digest = digest(&world::listing(&hidden.join("image")));
+    let order = format!("{order}digest = \"{digest}\"\n");
+    fs::write(hidden.join("manifest.toml"), order).unwrap();
     if case.is_signed() {
         sign(hidden, &keys.path(KEY), FOR_US);
     }

@@ -15,6 +15,8 @@ pub type Image = usize;
 pub enum Wants {
     Publish(Image),
     RollBack,
+    /// To this image, which the order carries.
+    Carried(Image),
     Withdraw,
     /// This image, from the other target, as long as it is current there.
     Promote(Image),
@@ -112,6 +114,8 @@ impl Target {
             Wants::RollBack if !self.is_known => (UNKNOWN_TARGET, self),
             Wants::RollBack if self.before.is_none() => (UNKNOWN_GENERATION, self),
             Wants::RollBack => ("rolled-back", self.swap(self.before)),
+            Wants::Carried(image) if self.current == Some(image) => ("unchanged", self),
+            Wants::Carried(image) => ("rolled-back", self.swap(Some(image))),
             Wants::Promote(image) if self.current == Some(image) => ("unchanged", self),
             Wants::Promote(image) => ("promoted", self.swap(Some(image))),
             Wants::Withdraw if self.current.is_none() => (UNKNOWN_TARGET, self),

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::filesystems::FileSystem;
 use crate::lab::clock::OwnClock;
 use crate::lab::world::{PATIENCE, World, listing};
-use crate::model::page::{Brought, Fate, INCOMPLETE, NO_ROOM, Target, Tick, Wants};
+use crate::model::page::{Brought, Fate, INCOMPLETE, Image, NO_ROOM, Target, Tick, Wants};
 use crate::model::story::{
     Bring, IMAGES, IMPORTERS, Setup, Step, Stops, Story, TARGETS, Trap, Way, Writing,
 };
@@ -178,6 +178,11 @@ impl Player {
                 is_rollback,
             } => self.order(*importer, *target, *is_rollback),
             Step::Promote { importer, from } => self.promote(*importer, *from),
+            Step::Carry {
+                importer,
+                target,
+                image,
+            } => self.carry(*importer, *target, *image),
             Step::MoveInto { importer } => self.move_into(*importer),
             Step::TakeAway { importer } => self.take_away(*importer),
             Step::Rename { importer } => self.rename_last(*importer),
@@ -319,6 +324,28 @@ impl Player {
         let commands = format!("mkdir .new && cp {manifest:?} .new/manifest.toml");
         let name = format!("d{}", self.now);
         self.rename(importer, number, &name, &commands, Wants::Promote(image))
+    }
+
+    fn carry(&mut self, importer: usize, number: usize, image: Image) -> Played {
+        if self.is_full {
+            return Ok(());
+        }
+        let images = self.world.root.join("images").join(image.to_string());
+        let digest = digest(&listing(&images));
+        let text = crate::lab::world::manifest(&target(number));
+        let order = format!("{text}action = \"rollback\"\ndigest = \"{digest}\"\n");
+        let [manifest, of_image] = ["", ".image"].map(|ending| {
+            let name = format!("manifests/{}{ending}", self.now);
+            self.world.root.join(name)
+        });
+        fs::write(&manifest, order).unwrap();
+        fs::write(&of_image, manifest_of(number, image, true)).unwrap();
+        let commands = format!(
+            "mkdir -p .new/image && cp -r {images:?}/. .new/image && cp {manifest:?} .new/manifest.toml && \
+             cp {of_image:?} .new/image.toml"
+        );
+        let name = format!("d{}", self.now);
+        self.rename(importer, number, &name, &commands, Wants::Carried(image))
     }
 
     fn write_in_place(

@@ -44,6 +44,12 @@ pub enum Step {
         importer: usize,
         from: usize,
     },
+    /// A rollback to an image, which the order carries.
+    Carry {
+        importer: usize,
+        target: usize,
+        image: Image,
+    },
     /// A drop is moved into the last one that its importer has brought, as `mv x y` does.
     MoveInto {
         importer: usize,
@@ -167,6 +173,9 @@ fn steps() -> impl Strategy<Value = Step> {
             Step::Order { importer, target, is_rollback }
         }),
         3 => (importer(), targets()).prop_map(|(importer, from)| Step::Promote { importer, from }),
+        3 => (importer(), targets(), 0..IMAGES).prop_map(|(importer, target, image)| {
+            Step::Carry { importer, target, image }
+        }),
         1 => importer().prop_map(|importer| Step::MoveInto { importer }),
         1 => importer().prop_map(|importer| Step::TakeAway { importer }),
         1 => importer().prop_map(|importer| Step::Rename { importer }),
