@@ -1,6 +1,8 @@
 //! A TOML document, taken key by key: every error is kept, none ends the reading.
 
 use std::borrow::Cow;
+#[cfg(feature = "import")]
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -296,6 +298,24 @@ impl<'i> Table<'_, 'i> {
             self.sub_table(key.span(), &name, value, |table| read(&name, table))?
         });
         sub_tables.collect()
+    }
+
+    /// What `parse` makes of every value that is left, each by its key. `None` after a complaint.
+    #[cfg(feature = "import")]
+    pub(crate) fn each<T>(
+        &mut self,
+        parse: impl Fn(&str, &DeValue<'i>) -> Result<T, Expected>,
+    ) -> Option<BTreeMap<String, T>> {
+        let rest = std::mem::take(&mut self.rest);
+        let (count, mut parsed) = (rest.len(), BTreeMap::new());
+        for (key, value) in rest {
+            let name = key.get_ref().to_string();
+            match parse(&name, value.get_ref()) {
+                Ok(value) => drop(parsed.insert(name, value)),
+                Err(expected) => self.invalid(&name, value.span(), &expected),
+            }
+        }
+        (parsed.len() == count).then_some(parsed)
     }
 
     /// Complains about the table as a whole, at its name.

@@ -9,9 +9,11 @@
 //!   |        ^^^^^^^^ expected 1 to 64 of `A-Z a-z 0-9 . _ + -`, …
 //! ```
 
+mod boot;
 mod document;
 mod table;
 
+pub(crate) use boot::{Named, read_boot};
 pub(crate) use document::{Expected, LongDocument, Table, ValueExt, read_toml, toml_key};
 pub(crate) use table::{counted, short, short_until, table};
 
