@@ -37,6 +37,13 @@
 //! | `listeners` | whoever is told of outcomes or asks what waits, and is waited for by nobody | all above |
 //! | `daemon` | the life of a daemon: opened, started, reloaded, ended | all above |
 //! | `commands` | the verbs: what each takes, what it prints, how it exits | all above |
+//! | `fetch` | files of other hosts: asked for conditionally, resumed, checked | `words`, `text`, `sys` |
+//! | `sources` | where images come from: the files that say it, the kinds of upstreams | `spool` and below, `fetch` |
+//! | `registry` | an OCI registry between a centre and its sites: orders and images, pushed and pulled | all above but `commands` |
+//! | `import` | the verbs of `netboot-import` | all above |
+//!
+//! The last four are those of the second program, `netboot-import`, and are there with the feature
+//! `import` only.
 //!
 //! # What is absent
 //!
@@ -46,6 +53,7 @@
 //! - No path made of input: names are looked up beneath open folders, and only `sys` makes system
 //!   calls on names.
 //! - `spool` and `tree` know nothing of each other: they meet in `publisher`.
+//! - No network in the daemon: rooms that have one stand above `commands`.
 //! - No `unsafe` but for one system call that no crate offers (`sys/lease.rs`).
 //! - No `tokio` and no `anyhow` below `publisher`.
 //!
@@ -59,11 +67,19 @@
 mod commands;
 mod daemon;
 mod fault;
+#[cfg(feature = "import")]
+mod fetch;
 mod image;
+#[cfg(feature = "import")]
+mod import;
 mod listeners;
 mod log;
 mod publisher;
+#[cfg(feature = "import")]
+mod registry;
 mod settings;
+#[cfg(feature = "import")]
+mod sources;
 mod spool;
 mod sys;
 mod text;
@@ -73,6 +89,8 @@ mod words;
 
 pub use commands::{interface, run};
 pub use image::{FileMark, Listing};
+#[cfg(feature = "import")]
+pub use import::{interface as import_interface, run as run_import};
 pub use listeners::BootConfigs;
 pub use log::MessageId;
 pub use settings::Settings;
