@@ -12,7 +12,7 @@ const BAD_CONFIG: u8 = 78;
 
 /// The configuration can't be read, or says what it may not, or what can't be.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadConfig {
+pub(crate) enum BadConfig {
     /// The error begins a line of its own: an excerpt has several.
     #[error("bad configuration\n{0}")]
     Invalid(InputError),
@@ -24,7 +24,7 @@ pub(super) enum BadConfig {
 }
 
 /// How a command exits with this error.
-pub(super) fn code(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<BadConfig>() {
         Some(_) => ExitCode::from(BAD_CONFIG),
         None => ExitCode::FAILURE,
@@ -33,7 +33,7 @@ pub(super) fn code(error: &anyhow::Error) -> ExitCode {
 
 /// Reads the configuration at `path`, or else the one at the usual place; `None` where that is not
 /// there.
-pub(super) fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
+pub(crate) fn read_settings(path: Option<&Path>) -> Result<Option<Settings>, BadConfig> {
     let file = path.unwrap_or(Path::new(Settings::DEFAULT_PATH));
     match std::fs::read_to_string(file) {
         Ok(text) => Settings::parse(&file.display().to_string(), &text)

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::sign::sign;
 use super::terminal::{Bar, Line, print, say, text_or};
-use super::waiting::{DaemonSays, waiting};
+use super::waiting::waiting;
 use crate::image::Image;
 use crate::settings::Settings;
 use crate::spool::{Manifest, NewDrop, Outcome, SpoolView, Waiting};
@@ -26,9 +26,9 @@ use crate::tree::Tree;
 use crate::words::{Moment, Verdict};
 
 /// Exit codes: a drop was rejected; there was no outcome in time; as shells report SIGINT.
-const REJECTED: u8 = 3;
-const TIMED_OUT: u8 = 4;
-const INTERRUPTED: u8 = 130;
+pub(crate) const REJECTED: u8 = 3;
+pub(crate) const TIMED_OUT: u8 = 4;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// What is left of a drop that was not handed over.
 const NOTHING_IS_LEFT: &str = "nothing is left in the spool";
@@ -113,7 +113,9 @@ impl HandOver {
             };
             let mut shown = Shown::new();
             let outcome = tokio::select! {
-                outcome = wait(spool, &drop, limit.unwrap_or(Duration::MAX), &mut shown) => outcome,
+                outcome = wait(spool, &drop, limit.unwrap_or(Duration::MAX), |daemon, waiting| {
+                    shown.show(&drop, daemon, waiting);
+                }) => outcome,
                 () = &mut end => {
                     let left = shown.end(&drop);
                     return Ok(interrupted(&left));
@@ -208,8 +210,8 @@ impl Shown {
         }
     }
 
-    fn show(&mut self, drop: &str, daemon: DaemonSays, waiting: Option<Waiting>) {
-        let (state, why) = match (daemon.note(), waiting) {
+    fn show(&mut self, drop: &str, note: Option<&str>, waiting: Option<Waiting>) {
+        let (state, why) = match (note, waiting) {
             (Some(note), _) => (note.to_string(), note.to_string()),
             (None, Some(waiting)) => (waiting.state.to_string(), waiting.why),
             // Its outcome is about to come, or it was not seen yet.
@@ -230,18 +232,19 @@ impl Shown {
 }
 
 /// A duration as the configuration has them, or a number of seconds.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map(Duration::from_secs);
     let parsed = seconds.or_else(|_| humantime::parse_duration(text));
     parsed.map_err(|_| "expected a time such as \"10m\", or seconds".to_string())
 }
 
-/// Waits for the outcome of a drop; `None` when there is none after `limit`.
-async fn wait(
+/// Waits for the outcome of a drop; `None` when there is none after `limit`. Meanwhile `see` is told why
+/// the daemon says nothing, if it doesn't, and what the drop waits for, as far as that is known.
+pub(crate) async fn wait(
     spool: &Path,
     drop: &str,
     limit: Duration,
-    shown: &mut Shown,
+    mut see: impl FnMut(Option<&'static str>, Option<Waiting>),
 ) -> anyhow::Result<Option<Outcome>> {
     let view = Arc::new(SpoolView::open(spool).context("opening the spool")?);
     // Events tell whole paths.
@@ -284,7 +287,7 @@ async fn wait(
             };
             // What can't be read tells nothing.
             if let Ok((daemon, waiting, _)) = asked {
-                shown.show(drop, daemon, waiting.into_iter().next());
+                see(daemon.note(), waiting.into_iter().next());
             }
         }
     };
@@ -303,7 +306,7 @@ fn unread(drop: &str, failure: Failure) -> anyhow::Error {
 }
 
 /// Waits for SIGINT or SIGTERM. From the call on, even before the wait, neither ends the program.
-fn end() -> anyhow::Result<impl Future<Output = ()>> {
+pub(crate) fn end() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     Ok(async move {

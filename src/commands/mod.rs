@@ -27,8 +27,16 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use strum::VariantNames as _;
 
+// What the verbs of the second program have in common with these.
+#[cfg(feature = "import")]
+pub(crate) use self::{
+    configuration::{code, read_settings},
+    hand_over::{INTERRUPTED, REJECTED, TIMED_OUT, end, time, wait},
+    sign::sign,
+    terminal::{Bar, print, print_as, width},
+};
+
 use self::check_config::CheckConfig;
-use self::configuration::{code, read_settings};
 use self::hand_over::HandOver;
 use self::promote::Promote;
 use self::run_daemon::RunDaemon;
@@ -160,7 +168,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // `{:#}`: the whole chain on one line, printed once, here.
             say(&format!("{error:#}"));
-            code(&error)
+            configuration::code(&error)
         }
     }
 }
@@ -178,7 +186,7 @@ pub fn interface() -> clap::Command {
 
 impl Command {
     fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
-        let configured = read_settings(config);
+        let configured = configuration::read_settings(config);
         let is_configured = !matches!(configured, Ok(None));
         let settings = configured.map(Option::unwrap_or_default);
         match self {

@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// # Errors
 /// When ssh-keygen isn't there, or has not signed (it has said why itself), or has by a key of a kind
 /// that no daemon takes.
-pub(super) async fn sign(
+pub(crate) async fn sign(
     drop: &NewDrop,
     key: &Path,
     end: impl Future<Output = ()>,

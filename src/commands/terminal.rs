@@ -14,7 +14,7 @@ use crate::sys::Progress;
 use crate::words::Boot;
 
 /// Prints to standard output. When nobody reads that any more (`| head`), it is no error.
-pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
+pub(crate) fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("writing to standard output")
@@ -24,7 +24,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints `value` for programs, or what `text` makes of it for people.
-pub(super) fn print_as<T: Serialize>(
+pub(crate) fn print_as<T: Serialize>(
     json: bool,
     value: &T,
     text: impl FnOnce(&T) -> String,
@@ -37,7 +37,7 @@ pub(super) fn print_as<T: Serialize>(
 }
 
 /// A value as people read it, or what stands for one that is missing.
-pub(super) fn text_or(value: Option<impl ToString>, missing: &str) -> String {
+pub(crate) fn text_or(value: Option<impl ToString>, missing: &str) -> String {
     value.map_or_else(|| missing.to_string(), |value| value.to_string())
 }
 
@@ -54,7 +54,7 @@ pub(super) fn say(message: &str) {
 }
 
 /// How many columns the terminal has that standard output is; `None` where it is none.
-pub(super) fn width() -> Option<usize> {
+pub(crate) fn width() -> Option<usize> {
     let stdout = std::io::stdout();
     let size = stdout
         .is_terminal()
@@ -65,22 +65,35 @@ pub(super) fn width() -> Option<usize> {
 }
 
 /// A bar on standard error where that is a terminal.
-pub(super) struct Bar {
+pub(crate) struct Bar {
     bar: ProgressBar,
     moving: JoinHandle<()>,
 }
 
 impl Bar {
     pub(super) fn begin(bytes: u64, progress: Arc<Progress>) -> Self {
-        let bar = ProgressBar::new(bytes);
+        Self::of(ProgressBar::new(bytes), progress)
+    }
+
+    /// A bar of several, behind its message where it has one. Where it has no length, that is as much as is
+    /// expected until then.
+    pub(crate) fn of(bar: ProgressBar, progress: Arc<Progress>) -> Self {
+        let message = if bar.message().is_empty() {
+            ""
+        } else {
+            "{msg} "
+        };
         let style = "{bar:40} {percent:>3} % {binary_bytes}/{binary_total_bytes} \
                      {binary_bytes_per_sec} {eta}";
-        bar.set_style(ProgressStyle::with_template(style).expect("the template is good"));
-        let shown = bar.clone();
+        let style = ProgressStyle::with_template(&format!("{message}{style}"));
+        bar.set_style(style.expect("the template is good"));
+        let (shown, length) = (bar.clone(), bar.length());
         let moving = tokio::spawn(async move {
             let mut tick = tokio::time::interval(Duration::from_millis(100));
             loop {
                 tick.tick().await;
+                let bytes = length.unwrap_or_else(|| progress.expected());
+                shown.set_length(bytes);
                 // What has grown since is read as well, and the bar ends when all is done.
                 shown.set_position(progress.bytes().min(bytes));
             }
@@ -89,7 +102,7 @@ impl Bar {
     }
 
     /// The bar ends at its end where all `is_done`, on a line of its own, whatever was read of it.
-    pub(super) async fn end(self, is_done: bool) {
+    pub(crate) async fn end(self, is_done: bool) {
         self.moving.abort();
         let _ = self.moving.await;
         if is_done {

@@ -1,0 +1,165 @@
+//! What became of one target of a source, or of the source itself.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+
+use crate::commands::{REJECTED, TIMED_OUT};
+use crate::spool::Outcome;
+use crate::text::counted;
+use crate::words::{GenerationName, Reason, Target};
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Report {
+    pub(super) source: String,
+    /// Missing where the source itself failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target: Option<Target>,
+    pub(super) result: Came,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drop: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) generation: Option<GenerationName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Reason>,
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+    /// What came over the network for it, or would have to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fetched: Option<Fetched>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Fetched {
+    pub(super) files: usize,
+    pub(super) bytes: u64,
+}
+
+/// What became of it: the words of outcomes, and some more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub(super) enum Came {
+    /// It is here already, as upstream has it.
+    Unchanged,
+    /// Of `check`.
+    WouldChange,
+    Published,
+    RolledBack,
+    Withdrawn,
+    Promoted,
+    /// It is in the spool, and has no outcome yet.
+    Waits,
+    Rejected,
+    Failed,
+}
+
+impl Report {
+    pub(super) fn new(source: &str, target: Option<&Target>, result: Came) -> Self {
+        Self {
+            source: source.to_string(),
+            target: target.cloned(),
+            result,
+            version: None,
+            drop: None,
+            generation: None,
+            reason: None,
+            detail: None,
+            fetched: None,
+        }
+    }
+
+    /// That something went wrong.
+    pub(super) fn failed(source: &str, target: Option<&Target>, error: &anyhow::Error) -> Self {
+        Self {
+            detail: Some(format!("{error:#}")),
+            ..Self::new(source, target, Came::Failed)
+        }
+    }
+
+    /// What became of a drop.
+    pub(super) fn of(source: &str, target: &Target, outcome: &Outcome) -> Self {
+        let image = outcome.image.as_ref();
+        Self {
+            drop: Some(outcome.drop.clone()),
+            generation: image.and_then(|image| image.generation.clone()),
+            reason: outcome.reason,
+            detail: outcome.detail.clone(),
+            ..Self::new(source, Some(target), outcome.verdict.into())
+        }
+    }
+
+    pub(super) fn is_bad(&self) -> bool {
+        self.result >= Came::Rejected
+    }
+}
+
+impl From<crate::words::Verdict> for Came {
+    fn from(verdict: crate::words::Verdict) -> Self {
+        use crate::words::Verdict;
+        match verdict {
+            Verdict::Published => Self::Published,
+            Verdict::Unchanged => Self::Unchanged,
+            Verdict::RolledBack => Self::RolledBack,
+            Verdict::Withdrawn => Self::Withdrawn,
+            Verdict::Promoted => Self::Promoted,
+            Verdict::Rejected => Self::Rejected,
+        }
+    }
+}
+
+impl Came {
+    /// How the program exits when this was the worst.
+    pub(super) fn code(self) -> ExitCode {
+        match self {
+            Self::Failed => ExitCode::FAILURE,
+            Self::Rejected => ExitCode::from(REJECTED),
+            Self::Waits => ExitCode::from(TIMED_OUT),
+            _ => ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// `debian amd64/generic/bookworm/install: published 12.9 as 2026…-… (2 files, 38.2 MiB fetched)`
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let Some(target) = &self.target {
+            write!(f, " {target}")?;
+        }
+        match self.result {
+            Came::Failed => f.write_str(": ")?,
+            Came::WouldChange => f.write_str(": would bring")?,
+            result => write!(f, ": {result}")?,
+        }
+        match (&self.version, self.reason) {
+            (_, Some(reason)) => write!(f, " {reason}")?,
+            (Some(version), None) => write!(f, " {version}")?,
+            (None, None) => {}
+        }
+        if let Some(generation) = &self.generation {
+            write!(f, " as {generation}")?;
+        }
+        if let Some(fetched) = &self.fetched {
+            let files = counted(fetched.files, "file");
+            let bytes = ByteSize(fetched.bytes);
+            match self.result {
+                // Not every upstream says how long its files are.
+                Came::WouldChange if fetched.bytes == 0 => write!(f, " ({files} to fetch)")?,
+                Came::WouldChange => write!(f, " ({files}, {bytes} to fetch)")?,
+                _ => write!(f, " ({files}, {bytes} fetched)")?,
+            }
+        }
+        match (&self.detail, self.result) {
+            (Some(detail), Came::Failed) => f.write_str(detail),
+            (Some(detail), _) => write!(f, ": {detail}"),
+            (None, _) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One source of the kind `oci`: the orders of a centre come into the own spool, with what the own tree
+//! lacks of their images.
+//!
+//! All orders are handed over before the first outcome is waited for: a target that is swapped when it is
+//! quiet holds up no other.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::join_all;
+
+use super::bring::{How, await_outcome};
+use super::report::{Came, Fetched, Report};
+use super::world::World;
+use crate::registry::{Accept, Brought, Follower, News};
+use crate::sources::{Site, Source};
+use crate::spool::{NewDrop, Outcome};
+use crate::sys::Progress;
+use crate::tree::Tree;
+
+/// Asks the registry, and brings what it has for this site.
+///
+/// # Errors
+/// When the registry can't be asked, or its index may not count.
+pub(super) async fn follow(
+    world: &World,
+    (source, site): (&Source, &Site),
+    how: How,
+) -> anyhow::Result<Vec<Came>> {
+    if let Some(warning) = source.warning() {
+        world.shown.warn(&warning);
+    }
+    ensure!(
+        site.is_insecure
+            || world
+                .settings
+                .importers
+                .iter()
+                .any(|rule| !rule.who.keys.is_empty()),
+        "no importer rule of this site's daemon has `keys`, so nobody would look at signatures: write one, or \
+         `insecure = true` into the source's file, where whoever writes to {} may do everything",
+        source.url
+    );
+    let path = &world.settings.tree.path;
+    let tree = world.tree();
+    let tree = tree.with_context(|| format!("the tree {path:?} can't be read from here"))?;
+    let state = world.state.join(&source.name);
+    let limits = &world.settings.limits;
+    let from = (&source.url, &source.options);
+    let mut follower = Follower::open(from, site, &state, limits).await?;
+    let accept = Accept {
+        other_index: how.accept,
+        again: how.again,
+    };
+    let asked = follower.ask(&tree, accept).await?;
+    for target in &asked.gone {
+        world.shown.warn(&format!(
+            "{} {target}: the centre has no order for it any more; what is here stays",
+            source.name
+        ));
+    }
+    let mut follow = Follow {
+        world,
+        source,
+        how,
+        tree,
+        follower: &mut follower,
+    };
+    follow.all(asked.wanted).await
+}
+
+/// A site at work.
+struct Follow<'w> {
+    world: &'w World,
+    source: &'w Source,
+    how: How,
+    tree: Tree,
+    follower: &'w mut Follower,
+}
+
+impl Follow<'_> {
+    async fn all(&mut self, wanted: Vec<News>) -> anyhow::Result<Vec<Came>> {
+        let (mut all, mut dropped) = (Vec::new(), Vec::new());
+        for news in wanted {
+            if let Some(refused) = self
+                .world
+                .refused(&self.source.name, news.target(), news.id())
+            {
+                all.push(self.say(&refused)?);
+                continue;
+            }
+            match self.hand_over(&news).await {
+                Ok(Ok(drop)) => dropped.push((news, drop)),
+                Ok(Err(report)) => all.push(self.say(&report)?),
+                Err(error) => {
+                    let report = Report::failed(&self.source.name, Some(news.target()), &error);
+                    all.push(self.say(&report)?);
+                }
+            }
+        }
+        let wait = self.how.wait;
+        let spool = &self.world.settings.spool.path;
+        let outcomes = dropped
+            .iter()
+            .map(|(_, (drop, _))| await_outcome(spool, drop, wait));
+        for ((news, (drop, fetched)), outcome) in dropped.iter().zip(join_all(outcomes).await) {
+            let mut report = self.take(news, drop, outcome?)?;
+            report.fetched = Some(*fetched);
+            all.push(self.say(&report)?);
+        }
+        if !self.how.only_check && all.iter().all(|came| *came < Came::Waits) {
+            self.follower.tidy()?;
+        }
+        Ok(all)
+    }
+
+    fn say(&self, report: &Report) -> anyhow::Result<Came> {
+        self.world.shown.report(report)?;
+        Ok(report.result)
+    }
+
+    /// Fetches what an order needs, and puts it into the spool; or says what there is to be said instead.
+    async fn hand_over(
+        &mut self,
+        news: &News,
+    ) -> anyhow::Result<Result<(String, Fetched), Report>> {
+        let brought = self.follower.bring(news).await?;
+        let report = |came| Report::new(&self.source.name, Some(news.target()), came);
+        if brought.is_in_effect(&self.tree) {
+            self.follower.settle(news)?;
+            return Ok(Err(report(Came::Unchanged)));
+        }
+        let takes = self.follower.takes(&brought, &self.tree).await?;
+        if self.how.only_check {
+            let mut report = report(Came::WouldChange);
+            report.detail = Some(news.what().to_string());
+            report.fetched = Some(Fetched {
+                files: takes.files,
+                bytes: takes.from_registry,
+            });
+            return Ok(Err(report));
+        }
+        let drop = NewDrop::begin(&self.world.settings.spool.path, news.target())?;
+        let fetched = self.fill(&drop, &brought, takes.from_registry).await?;
+        let name = drop
+            .finish()?
+            .context("the spool has a drop of that name already")?;
+        Ok(Ok((name, fetched)))
+    }
+
+    /// Puts an order, and the image that it needs, into a drop.
+    async fn fill(&self, drop: &NewDrop, brought: &Brought, bytes: u64) -> anyhow::Result<Fetched> {
+        let mut fetched = Fetched::default();
+        if brought.has_image() {
+            let progress = Arc::new(Progress::default());
+            let what = format!("{} {}", self.source.name, brought.target);
+            let bar = self.world.shown.begin(&what, bytes, Arc::clone(&progress));
+            let into = drop.make_image()?;
+            let takes = self
+                .follower
+                .fetch(brought, &self.tree, &into, &progress)
+                .await;
+            bar.end(takes.is_ok()).await;
+            let takes = takes?;
+            fetched = Fetched {
+                files: takes.files,
+                bytes: takes.from_registry,
+            };
+        }
+        let papers = &brought.papers;
+        let carried = brought.carried();
+        drop.add_papers(
+            (&papers.manifest, papers.signature.as_deref()),
+            carried.map(|it| (&*it.manifest, it.signature.as_deref())),
+        )?;
+        Ok(fetched)
+    }
+
+    /// Takes note of what became of a drop.
+    fn take(
+        &mut self,
+        news: &News,
+        drop: &str,
+        outcome: Result<Outcome, String>,
+    ) -> anyhow::Result<Report> {
+        let (name, target) = (&self.source.name, news.target());
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(why) => {
+                let mut report = Report::new(name, Some(target), Came::Waits);
+                report.drop = Some(drop.to_string());
+                report.detail = Some(why);
+                return Ok(report);
+            }
+        };
+        let report = Report::of(name, target, &outcome);
+        if outcome.is_rejected() {
+            self.world.refuse(name, target, news.id(), &report);
+        } else {
+            self.follower.settle(news)?;
+        }
+        Ok(report)
+    }
+}
