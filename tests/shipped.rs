@@ -2,16 +2,21 @@
 //!
 //! Manual pages and completions are generated and kept below `systemd/`, so that `cargo deb` needs
 //! nothing else: the pages of the commands from these, that of the configuration from its comments,
-//! those of manifest, outcome, templates and booting from the README. After a change of one of them:
+//! those of manifest, outcome, templates and booting from the README. Those of netboot-import stand below
+//! `systemd/import/`, and are made where its feature is on. After a change of one of them:
 //!
 //! ```sh
-//! NETBOOT_REGENERATE=1 cargo test --test shipped
+//! NETBOOT_REGENERATE=1 cargo test --features import --test shipped
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+#[cfg(feature = "import")]
+#[path = "shipped/import.rs"]
+mod import;
 
 use clap_complete::{Shell, generate_to};
 use netboot_publisher::{Manifest, MessageId};
@@ -122,7 +127,9 @@ fn assert_kept(folder: &str, expected: &BTreeMap<String, String>) {
             fs::write(path.join(name), text).unwrap();
         }
     }
-    let hint = format!("to bring {folder} up to date: {REGENERATE}=1 cargo test --test shipped");
+    let hint = format!(
+        "to bring {folder} up to date: {REGENERATE}=1 cargo test --features import --test shipped"
+    );
     let there: BTreeSet<_> = fs::read_dir(&path)
         .unwrap_or_else(|error| panic!("{path:?}: {error}; {hint}"))
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -133,18 +140,19 @@ fn assert_kept(folder: &str, expected: &BTreeMap<String, String>) {
     }
 }
 
-/// Every page in section 1: the program's, and one for each command.
-fn command_pages() -> BTreeMap<String, String> {
+/// Every page in section 1: the program's, which ends so, and one for each command.
+fn command_pages(program: clap::Command, end: &str) -> BTreeMap<String, String> {
     let made = tempfile::tempdir().unwrap();
-    clap_mangen::generate_to(netboot_publisher::interface(), made.path()).unwrap();
+    let called = program.get_name().to_string();
+    clap_mangen::generate_to(program, made.path()).unwrap();
     let mut pages = BTreeMap::new();
     for entry in fs::read_dir(made.path()).unwrap() {
         let file = entry.unwrap();
         let name = file.file_name().into_string().unwrap();
-        let more = if name == format!("{NAME}.1") {
-            format!("{EXIT_STATUS}{FILES}")
+        let more = if name == format!("{called}.1") {
+            end.to_string()
         } else {
-            format!(".SH \"SEE ALSO\"\n\\fB{}\\fR(1)\n", escape(NAME))
+            format!(".SH \"SEE ALSO\"\n\\fB{}\\fR(1)\n", escape(&called))
         };
         pages.insert(name, fs::read_to_string(file.path()).unwrap() + &more);
     }
@@ -216,20 +224,26 @@ fn readme_pages() -> BTreeMap<String, String> {
     pages.into()
 }
 
-/// The page of the chapter about machines: what stands before its sections, and each of them.
+/// The page of the chapter about machines.
 fn booting_page() -> String {
+    let about = "how machines boot what is published";
+    beginning(BOOTING, 7, about) + &chapter(BOOTING_CHAPTER, "DESCRIPTION") + &end(BOOTING)
+}
+
+/// A chapter of the README, for roff: what stands before its sections, under this heading, and each of
+/// them.
+fn chapter(title: &str, heading: &str) -> String {
     let readme = read("README.md");
-    let heading = format!("\n## {BOOTING_CHAPTER}\n");
-    let (_, chapter) = readme.split_once(&heading).expect("a chapter");
+    let begin = format!("\n## {title}\n");
+    let (_, chapter) = readme.split_once(&begin).expect("a chapter");
     let chapter = chapter.split("\n## ").next().unwrap();
     let mut sections = chapter.split("\n### ");
-    let mut page = beginning(BOOTING, 7, "how machines boot what is published");
-    page += ".SH DESCRIPTION\n";
+    let mut page = format!(".SH {heading}\n");
     page += &to_roff(sections.next().unwrap());
     for text in sections {
         page += &section(text.lines().next().unwrap());
     }
-    page + &end(BOOTING)
+    page
 }
 
 /// A section of the README, for roff.
@@ -386,7 +400,8 @@ fn escape(text: &str) -> String {
 
 #[test]
 fn the_manual_pages_say_what_the_program_takes() {
-    let mut pages = command_pages();
+    let end = format!("{EXIT_STATUS}{FILES}");
+    let mut pages = command_pages(netboot_publisher::interface(), &end);
     pages.insert(format!("{CONFIGURATION}.5"), configuration_page());
     pages.insert(format!("{BOOTING}.7"), booting_page());
     pages.extend(readme_pages());
@@ -395,22 +410,30 @@ fn the_manual_pages_say_what_the_program_takes() {
 
 #[test]
 fn the_completions_know_what_the_program_takes() {
+    let files = completions(&netboot_publisher::interface(), NAMES_IN_BASH);
+    assert_kept("systemd/completions", &files);
+}
+
+/// The completions of a program; `names` is what those of bash have beside.
+fn completions(program: &clap::Command, names: &str) -> BTreeMap<String, String> {
     let made = tempfile::tempdir().unwrap();
     let mut files = BTreeMap::new();
+    let called = program.get_name();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        let mut program = netboot_publisher::interface();
-        let path: PathBuf = generate_to(shell, &mut program, NAME, made.path()).unwrap();
+        let mut program = program.clone();
+        let path: PathBuf = generate_to(shell, &mut program, called, made.path()).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         let mut text = fs::read_to_string(&path).unwrap();
         if shell == Shell::Bash {
             // Of a program with a dash in its name `clap_complete` 4.6 writes the commands in two ways.
-            text = text.replace("netboot__subcmd__publisher__", "netboot__publisher__");
-            text += NAMES_IN_BASH;
+            let one = called.replace('-', "__subcmd__") + "__";
+            text = text.replace(&one, &(called.replace('-', "__") + "__"));
+            text += names;
         }
         files.insert(name.to_string(), text);
     }
     assert_eq!(files.len(), 3);
-    assert_kept("systemd/completions", &files);
+    files
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+#[cfg(feature = "import")]
+use crate::lab::world::IMPORT;
 use crate::lab::world::{Needs, PROGRAM, last_outcome, text, until};
 
 /// What a container needs.
@@ -24,8 +26,9 @@ pub const NEEDS: [Needs; 6] = [
     Needs::Namespaces,
 ];
 
-/// What is in a container beside Debian's minimum. The package must not lean on anything else.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,tftpd-hpa";
+/// What is in a container beside Debian's minimum. The package must not lean on anything else; that of
+/// netboot-import needs certificates, too, and to sign ssh-keygen.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,tftpd-hpa,ca-certificates,openssh-client";
 
 /// Where the Debian that was made once is kept for the next run: `target/tmp`.
 const KEPT: &str = env!("CARGO_TARGET_TMPDIR");
@@ -328,6 +331,8 @@ fn debian() -> &'static Path {
             let mut make = Command::new("mmdebstrap");
             make.args(["--quiet", "--variant=minbase"])
                 .arg(format!("--include={PACKAGES}"))
+                // What a power cut would leave of it nobody asks.
+                .arg("--dpkgopt=force-unsafe-io")
                 // A network that is never there is waited for otherwise.
                 .arg("--customize-hook=chroot \"$1\" systemctl mask systemd-networkd.service systemd-networkd-wait-online.service")
                 .arg(&release)
@@ -350,22 +355,40 @@ fn own_release() -> String {
 /// The package with the program under test.
 pub fn package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| make_package("current", &[]))
+    PACKAGE.get_or_init(|| make_package("current", PROGRAM, &[]))
 }
 
 /// The same package as a later version.
 pub fn newer_package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| make_package("newer", &["--deb-version=99.0-1"]))
+    PACKAGE.get_or_init(|| make_package("newer", PROGRAM, &[NEWER]))
 }
 
-fn make_package(name: &str, arguments: &[&str]) -> PathBuf {
+/// The package with the second program.
+#[cfg(feature = "import")]
+pub fn import_package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| make_package("import", IMPORT, &["--variant=import"]))
+}
+
+/// The same package as a later version.
+#[cfg(feature = "import")]
+pub fn newer_import_package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| make_package("import-newer", IMPORT, &["--variant=import", NEWER]))
+}
+
+/// A later version than any.
+const NEWER: &str = "--deb-version=99.0-1";
+
+fn make_package(name: &str, program: &str, arguments: &[&str]) -> PathBuf {
     let target = Path::new(KEPT).join(format!("package-{name}"));
     let package = target.join("netboot-publisher.deb");
     let release = target.join("release");
     fs::create_dir_all(&release).unwrap();
     // What `cargo deb` would build is what is tested.
-    fs::copy(PROGRAM, release.join("netboot-publisher")).unwrap();
+    let program = Path::new(program);
+    fs::copy(program, release.join(program.file_name().unwrap())).unwrap();
     let mut make = Command::new(env!("CARGO"));
     make.args(["deb", "--no-build", "--fast", "--quiet", "--output"])
         .arg(&package)
