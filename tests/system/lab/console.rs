@@ -60,7 +60,11 @@ impl Console {
             }
             let left = until.saturating_duration_since(Instant::now());
             match self.screen.recv_timeout(left) {
-                Ok(bytes) => self.seen.extend(bytes),
+                Ok(bytes) => {
+                    self.seen.extend(bytes);
+                    // A machine writes byte by byte, and all that was seen is looked through.
+                    self.seen.extend(self.screen.try_iter().flatten());
+                }
                 Err(error) => panic!(
                     "{error}, no {wanted:?} on the screen:\n{}",
                     String::from_utf8_lossy(&self.seen).escape_debug()

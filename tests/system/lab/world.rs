@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -17,6 +17,10 @@ use serde_json::Value;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_netboot-publisher");
+
+/// The second program.
+#[cfg(feature = "import")]
+pub const IMPORT: &str = env!("CARGO_BIN_EXE_netboot-import");
 
 /// Nothing in a test takes this long unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -87,8 +91,10 @@ pub fn long_test(
         && !needs.iter().any(|need| matches!(need, Needs::Failpoints));
     let name = sentence.to_string();
     let run = move || {
-        let _ended = bounded(name, takes + TOO_LONG);
+        let _ended = bounded(name.clone(), takes + TOO_LONG);
+        let begin = Instant::now();
         body();
+        note_time(begin.elapsed(), &name);
         Ok(())
     };
     Trial::test(sentence.replace(' ', "_"), run).with_ignored_flag(!missing.is_empty() || has_run)
@@ -119,6 +125,20 @@ pub fn by_name(
 
 /// A test that takes so much longer than it is to ends the program, which would end never.
 const TOO_LONG: Duration = Duration::from_secs(20 * 60);
+
+/// A file that gets a line for each test: its seconds, and its sentence. `tests/run` shows the longest.
+const TIMES: &str = "NETBOOT_TESTS_TIMES";
+
+fn note_time(took: Duration, sentence: &str) {
+    let Some(file) = std::env::var_os(TIMES) else {
+        return;
+    };
+    let mut file = fs::File::options().create(true).append(true).open(file);
+    let file = file.as_mut().expect("the file for the times of tests");
+    // One call, so that the lines of two tests don't mix.
+    let line = format!("{:.1} {sentence}\n", took.as_secs_f64());
+    file.write_all(line.as_bytes()).expect("a test's time");
+}
 
 /// Bounds a test until what is returned is dropped.
 fn bounded(name: String, bound: Duration) -> mpsc::Sender<()> {
