@@ -166,6 +166,39 @@ fn the_settings_of_the_readme_are_good() {
     }
 }
 
+#[test]
+fn the_sources_and_the_channel_of_the_readme_are_the_examples() {
+    let without_comments = |path: &Path| {
+        let text = read(path);
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let lines: Vec<_> = lines.collect();
+        // Where a comment stood alone, blank lines follow each other.
+        lines
+            .join("\n")
+            .replace("\n\n\n", "\n")
+            .trim()
+            .replace("\n\n", "\n")
+    };
+    let examples: Vec<_> = ["sources", "channels"]
+        .iter()
+        .flat_map(|folder| {
+            let folder = Path::new("config/examples").join(folder);
+            let files = names(&folder).into_iter();
+            files.map(move |name| without_comments(&folder.join(name)))
+        })
+        .collect();
+    let readme = read("README.md");
+    let blocks = readme.split("```toml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap().trim());
+    let of_import = |block: &&str| block.starts_with("kind = ") || block.starts_with("url = ");
+    let blocks: Vec<_> = blocks.filter(of_import).collect();
+    assert_eq!(blocks.len(), 4, "{blocks:#?}");
+    for block in blocks {
+        let block = block.replace("\n\n", "\n");
+        assert!(examples.contains(&block), "no example is:\n{block}");
+    }
+}
+
 /// A daemon that ends with the test.
 struct Daemon(Child);
 

@@ -15,6 +15,7 @@
 mod adoption;
 mod aliases;
 mod boot_configs;
+mod carried;
 mod changes;
 mod check_config;
 mod clocks;
@@ -28,6 +29,10 @@ mod hardship;
 mod history;
 mod hooks;
 mod images;
+#[cfg(feature = "import")]
+mod import_service;
+#[cfg(feature = "import")]
+mod importing;
 mod in_use;
 mod lab;
 mod leftovers;
@@ -51,6 +56,8 @@ mod sameness;
 mod seen;
 mod service;
 mod signing;
+#[cfg(feature = "import")]
+mod sites;
 mod storm;
 mod supervision;
 mod swaps;
@@ -64,9 +71,23 @@ mod writers;
 
 use libtest_mimic::Arguments;
 
+/// So many tests run at a time: many a one waits for a daemon, a machine or a clock more than it works.
+fn at_a_time() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    processors + processors.div_ceil(2)
+}
+
 fn main() {
+    // The first one of these makes the Debian of all the others: they come when it has one.
+    let mut services = service::tests();
+    let other_services = services.split_off(1);
     let tests = [
+        services,
         images::tests(),
+        #[cfg(feature = "import")]
+        importing::tests(),
+        #[cfg(feature = "import")]
+        sites::tests(),
         boot_configs::tests(),
         outputs::tests(),
         aliases::tests(),
@@ -97,6 +118,7 @@ fn main() {
         waits::tests(),
         changes::tests(),
         promotion::tests(),
+        carried::tests(),
         check_config::tests(),
         sameness::tests(),
         adoption::tests(),
@@ -105,7 +127,9 @@ fn main() {
         verify::tests(),
         model::tests(),
         supervision::tests(),
-        service::tests(),
+        other_services,
+        #[cfg(feature = "import")]
+        import_service::tests(),
         configured::tests(),
         rights::tests(),
         tools::tests(),
@@ -115,9 +139,7 @@ fn main() {
         rules::tests(),
         writers::tests(),
     ];
-    libtest_mimic::run(
-        &Arguments::from_args(),
-        tests.into_iter().flatten().collect(),
-    )
-    .exit();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert_with(at_a_time);
+    libtest_mimic::run(&arguments, tests.into_iter().flatten().collect()).exit();
 }

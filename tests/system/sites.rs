@@ -1,0 +1,595 @@
+//! A centre and its sites: what is published at the one reaches the others through an OCI registry, and each
+//! site's own daemon judges it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use libtest_mimic::Trial;
+
+use crate::importing::IMPORT;
+use crate::lab::keys::Keys;
+use crate::lab::mirror::{REGISTRY, Server};
+use crate::lab::world::{Daemon, Needs, PROGRAM, World, names, output, test, text, walk};
+
+const NEEDS: &[Needs] = &[Needs::Root, REGISTRY, Needs::Program("ssh-keygen")];
+
+const TARGET: &str = "amd64/generic/noble/install";
+const CANDIDATE: &str = "amd64/generic/noble/candidate";
+
+pub fn tests() -> Vec<Trial> {
+    let needs = |more: &[Needs]| [NEEDS, more].concat();
+    vec![
+        test(
+            "whatever happens at a centre happens at its sites, also at one that was away",
+            NEEDS,
+            all_orders,
+        ),
+        test(
+            "a site's own rules judge what a centre has ordered, and a refusal holds up no other order",
+            NEEDS,
+            judged,
+        ),
+        test(
+            "what a registry loses a push brings back, and what it changes no site takes",
+            NEEDS,
+            registry_lies,
+        ),
+        test(
+            "a channel takes the orders of one centre only",
+            NEEDS,
+            two_centres,
+        ),
+        test(
+            "a centre and a site that are set up as README says have the same",
+            NEEDS,
+            by_readme,
+        ),
+        test(
+            "a push and a site that are killed at any moment leave nothing half",
+            &needs(&[Needs::Program("strace")]),
+            killed,
+        ),
+    ]
+}
+
+/// A daemon with a tree of its own, which takes what this key has signed.
+struct Host {
+    world: World,
+    daemon: Option<Daemon>,
+}
+
+/// What a centre and its sites know together.
+struct Fleet {
+    registry: Server,
+    keys: Keys,
+    centre: Host,
+    serial: u64,
+}
+
+impl Host {
+    fn new(keys: &Keys) -> Self {
+        let rule = format!(
+            "[limits]\nmin_free_space = \"0B\"\n[retention]\nkeep = 1\nmin_age = \"0s\"\n\
+             [[importer]]\nname = \"centre\"\nkeys = [\"{}\"]\npublish = [\"*/*/noble/*\"]\n\
+             withdraw = [\"*/*/noble/*\"]\nrequire = [\"files\", \"serial\"]\n",
+            keys.public("ed25519")
+        );
+        let world = World::with(&rule);
+        let host = Self {
+            daemon: Some(world.daemon()),
+            world,
+        };
+        for folder in ["sources", "channels"] {
+            fs::create_dir(host.at(folder)).unwrap();
+        }
+        host
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.world.root.join(path)
+    }
+
+    fn import(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(IMPORT);
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.world.config);
+        command.arg("--sources").arg(self.at("sources"));
+        command.arg("--state").arg(self.at("state"));
+        if arguments[0] == "push" {
+            command.arg("--channels").arg(self.at("channels"));
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        output(&mut self.import(arguments))
+    }
+
+    /// Runs netboot-import, which ends with this code. Returns what it said.
+    fn ends(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = text(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {said}\n{}",
+            self.world
+        );
+        said
+    }
+
+    /// What is published at a target: every path with its contents; `None` where nothing is.
+    fn published(&self, target: &str) -> Option<Vec<(String, Vec<u8>)>> {
+        let root = fs::canonicalize(self.world.published(target)).ok()?;
+        let files = walk(&root).into_iter().filter(|path| path.is_file());
+        let files = files.map(|path| {
+            let name = path.strip_prefix(&root).unwrap().display().to_string();
+            (name, fs::read(&path).unwrap())
+        });
+        Some(files.collect())
+    }
+
+    /// That every generation is proven by what somebody has signed.
+    fn assert_proven(&self) {
+        let verified = self.world.run(&["verify", "--signatures"]);
+        assert!(verified.status.success(), "{}", text(&verified));
+    }
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let (registry, keys) = (Server::registry(), Keys::new());
+        let centre = Host::new(&keys);
+        let fleet = Self {
+            registry,
+            keys,
+            centre,
+            serial: 1,
+        };
+        fleet.channel(&fleet.centre, "fra1");
+        fleet
+    }
+
+    fn channel(&self, host: &Host, centre: &str) {
+        let url = self.registry.url("netboot/stable");
+        let text = format!("url = \"{url}\"\ncentre = \"{centre}\"\n");
+        fs::write(host.at("channels/stable.toml"), text).unwrap();
+    }
+
+    /// A site that follows the centre.
+    fn site(&self) -> Host {
+        let site = Host::new(&self.keys);
+        let url = self.registry.url("netboot/stable");
+        let text = format!("kind = \"oci\"\nurl = \"{url}\"\n");
+        fs::write(site.at("sources/centre.toml"), text).unwrap();
+        site
+    }
+
+    /// Makes the centre do something, in an order that is signed and has a serial.
+    fn order(&mut self, arguments: &[&str]) {
+        let key = self.keys.path("ed25519").display().to_string();
+        self.serial += 1;
+        let serial = self.serial.to_string();
+        let mut all = arguments.to_vec();
+        all.extend(["--sign", &key, "--serial", &serial, "--wait"]);
+        let ordered = self.centre.world.run(&all);
+        assert!(
+            ordered.status.success(),
+            "{arguments:?}: {}",
+            text(&ordered)
+        );
+    }
+
+    fn publish(&mut self, purpose: &str, word: &str) {
+        let image = tempfile::tempdir().unwrap();
+        fs::create_dir(image.path().join("boot")).unwrap();
+        fs::write(image.path().join("linux"), format!("kernel {word}")).unwrap();
+        // A layer of its own.
+        let initrd = format!("{word} initrd\n").repeat(10_000);
+        fs::write(image.path().join("boot/initrd.gz"), initrd).unwrap();
+        std::os::unix::fs::symlink("boot/initrd.gz", image.path().join("initrd")).unwrap();
+        let path = image.path().display().to_string();
+        self.order(&[
+            "submit",
+            "--arch",
+            "amd64",
+            "--release",
+            "noble",
+            "--purpose",
+            purpose,
+            "--version",
+            word,
+            &path,
+        ]);
+    }
+
+    fn push(&self) -> String {
+        self.centre.ends(0, &["push"])
+    }
+
+    /// That a site shows what the centre does, after it has asked.
+    fn assert_same(&self, site: &Host) {
+        for target in [TARGET, CANDIDATE] {
+            assert_eq!(
+                site.published(target).is_some(),
+                self.centre.published(target).is_some(),
+                "{target}\n{}",
+                site.world
+            );
+            assert!(
+                site.published(target) == self.centre.published(target),
+                "{target}"
+            );
+        }
+        site.assert_proven();
+        assert_eq!(
+            names(&site.world.spool.join("rejected")),
+            [""; 0],
+            "{}",
+            site.world
+        );
+    }
+}
+
+/// Something that a centre does.
+type Step = fn(&mut Fleet);
+
+fn all_orders() {
+    let mut fleet = Fleet::new();
+    let (near, away) = (fleet.site(), fleet.site());
+    let steps: [(&str, Step); 7] = [
+        ("published", |fleet| fleet.publish("install", "one")),
+        ("published", |fleet| fleet.publish("install", "two")),
+        ("rolled-back", |fleet| fleet.order(&["rollback", TARGET])),
+        ("published", |fleet| fleet.publish("candidate", "three")),
+        ("promoted", |fleet| {
+            fleet.order(&["promote", CANDIDATE, TARGET])
+        }),
+        ("withdrawn", |fleet| fleet.order(&["withdraw", CANDIDATE])),
+        ("published", |fleet| fleet.publish("install", "four")),
+    ];
+    for (number, (word, step)) in steps.into_iter().enumerate() {
+        step(&mut fleet);
+        let said = fleet.push();
+        assert!(said.contains(&format!(": {word}\n")), "{said}");
+        let said = near.ends(0, &["run"]);
+        assert!(said.contains(&format!(": {word}")), "{said}");
+        fleet.assert_same(&near);
+        // One that comes anew has what it needs with the order itself.
+        let new = fleet.site();
+        new.ends(0, &["run"]);
+        fleet.assert_same(&new);
+        if number == 0 {
+            away.ends(0, &["run"]);
+        }
+    }
+    away.ends(0, &["run"]);
+    fleet.assert_same(&away);
+
+    // Nothing has happened: the site asks once, and the centre writes nothing.
+    fleet.registry.requests();
+    let said = near.ends(0, &["run"]);
+    assert!(said.contains(": unchanged"), "{said}");
+    let asked = fleet.registry.requests();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!((&*asked[0].method, asked[0].status), ("HEAD", 200));
+    let said = fleet.push();
+    assert!(said.contains("unchanged"), "{said}");
+    let asked = fleet.registry.requests();
+    assert!(
+        asked
+            .iter()
+            .all(|it| it.method == "HEAD" || it.method == "GET"),
+        "{asked:?}"
+    );
+}
+
+fn judged() {
+    let mut fleet = Fleet::new();
+    let site = fleet.site();
+    // What nobody has signed by a key of the site's rules is refused by the site's daemon.
+    let config = fs::read_to_string(&site.world.config).unwrap();
+    let strict = config.replace(
+        "publish = [\"*/*/noble/*\"]",
+        "publish = [\"*/*/noble/install\"]",
+    );
+    let mut site = site;
+    site.daemon = None;
+    fs::write(&site.world.config, strict).unwrap();
+    site.daemon = Some(site.world.daemon());
+    // Root needs no rule at its own daemon: another user follows.
+    fleet.publish("candidate", "one");
+    fleet.publish("install", "two");
+    fleet.push();
+    let ended = as_nobody(&site, &["run"]);
+    let said = text(&ended);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains(&format!("{CANDIDATE}: rejected not-allowed")),
+        "{said}"
+    );
+    assert!(said.contains(&format!("{TARGET}: published")), "{said}");
+    assert!(site.published(TARGET).is_some() && site.published(CANDIDATE).is_none());
+
+    // A site whose daemon looks at no signatures says so, and takes nothing.
+    let world = World::new();
+    let open = Host {
+        daemon: Some(world.daemon()),
+        world,
+    };
+    fs::create_dir(open.at("sources")).unwrap();
+    let url = fleet.registry.url("netboot/stable");
+    let source = format!("kind = \"oci\"\nurl = \"{url}\"\n");
+    fs::write(open.at("sources/centre.toml"), &source).unwrap();
+    let said = open.ends(1, &["run"]);
+    assert!(
+        said.contains("no importer rule of this site's daemon has `keys`"),
+        "{said}"
+    );
+    fs::write(open.at("sources/centre.toml"), source + "insecure = true\n").unwrap();
+    let said = open.ends(0, &["run"]);
+    assert!(said.contains("insecure"), "{said}");
+    assert!(open.published(TARGET) == fleet.centre.published(TARGET));
+}
+
+fn open_to(host: &Host, user: u32) {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    let open = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(&host.world.root, 0o755);
+    open(&host.world.spool.join("incoming"), 0o1777);
+    fs::create_dir_all(host.at("state")).unwrap();
+    for path in walk(&host.at("state")).iter().chain([&host.at("state")]) {
+        chown(path, Some(user), None).unwrap();
+    }
+}
+
+/// The file of a blob in the registry's storage.
+fn blobs(registry: &Server) -> Vec<PathBuf> {
+    let all = walk(&registry.root().join("docker/registry/v2/blobs"));
+    all.into_iter()
+        .filter(|path| path.ends_with("data"))
+        .collect()
+}
+
+fn registry_lies() {
+    let mut fleet = Fleet::new();
+    fleet.publish("install", "one");
+    fleet.push();
+    // Each thing that is in the registry is changed in turn: no site takes anything of it.
+    for blob in blobs(&fleet.registry) {
+        let good = fs::read(&blob).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        fs::write(&blob, bad).unwrap();
+        let site = fleet.site();
+        let ended = site.run(&["run"]);
+        let said = text(&ended);
+        assert_eq!(ended.status.code(), Some(1), "{}: {said}", blob.display());
+        assert!(said.contains("centre"), "{said}");
+        assert!(site.published(TARGET).is_none());
+        assert_eq!(names(&site.world.spool.join("incoming")), [""; 0]);
+        fs::write(&blob, good).unwrap();
+        site.ends(0, &["run"]);
+        fleet.assert_same(&site);
+    }
+    let site = fleet.site();
+    site.ends(0, &["run"]);
+    // An emptied registry: what is here stays, and the next push brings all back.
+    fleet.registry.stop();
+    fs::remove_dir_all(fleet.registry.root()).unwrap();
+    fs::create_dir(fleet.registry.root()).unwrap();
+    fleet.registry.start();
+    let said = site.ends(1, &["run"]);
+    assert!(said.contains("what is here stays"), "{said}");
+    assert!(site.published(TARGET).is_some());
+    fleet.publish("install", "two");
+    fleet.push();
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+    let new = fleet.site();
+    new.ends(0, &["run"]);
+    fleet.assert_same(&new);
+    // Blobs that are lost one by one come back where everything is looked at.
+    fleet.registry.stop();
+    let largest = blobs(&fleet.registry)
+        .into_iter()
+        .max_by_key(|it| fs::metadata(it).unwrap().len());
+    fs::remove_dir_all(largest.unwrap().parent().unwrap()).unwrap();
+    fleet.registry.start();
+    let late = fleet.site();
+    let said = late.ends(1, &["run"]);
+    assert!(said.contains("centre"), "{said}");
+    fleet.centre.ends(0, &["push", "--all"]);
+    late.ends(0, &["run"]);
+    fleet.assert_same(&late);
+    // An old state of the registry is none to go back to.
+    let kept = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &Path| {
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(from.join("."))
+            .arg(to)
+            .status();
+        assert!(copied.unwrap().success());
+    };
+    copy(&fleet.registry.root(), kept.path());
+    fleet.publish("install", "three");
+    fleet.push();
+    late.ends(0, &["run"]);
+    fleet.registry.stop();
+    fs::remove_dir_all(fleet.registry.root()).unwrap();
+    fs::create_dir(fleet.registry.root()).unwrap();
+    copy(kept.path(), &fleet.registry.root());
+    fleet.registry.start();
+    let said = late.ends(1, &["run"]);
+    assert!(said.contains("set back"), "{said}");
+    fleet.assert_same(&late);
+    fleet.push();
+    late.ends(0, &["run"]);
+    fleet.assert_same(&late);
+}
+
+fn two_centres() {
+    let mut fleet = Fleet::new();
+    fleet.publish("install", "one");
+    fleet.push();
+    let other = Host::new(&fleet.keys);
+    fleet.channel(&other, "ams1");
+    let said = other.ends(1, &["push"]);
+    assert!(said.contains("is centre \"fra1\"'s"), "{said}");
+    let site = fleet.site();
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+    let source = fs::read_to_string(site.at("sources/centre.toml")).unwrap();
+    fs::write(
+        site.at("sources/centre.toml"),
+        source + "centre = \"ams1\"\n",
+    )
+    .unwrap();
+    let said = site.ends(1, &["run"]);
+    assert!(said.contains("expected those of \"ams1\""), "{said}");
+    fleet.assert_same(&site);
+}
+
+/// The blocks of a section of README's.
+fn blocks(section: &str) -> Vec<String> {
+    let readme = include_str!("../../README.md");
+    let (_, text) = readme
+        .split_once(&format!("\n### {section}\n"))
+        .expect("a section");
+    let text = text
+        .split("\n## ")
+        .next()
+        .unwrap()
+        .split("\n### ")
+        .next()
+        .unwrap();
+    let blocks = text.split("```").skip(1).step_by(2);
+    blocks
+        .map(|block| block.split_once('\n').unwrap().1.to_string())
+        .collect()
+}
+
+fn by_readme() {
+    let mut fleet = Fleet::new();
+    let (url, public) = (
+        fleet.registry.url("netboot/stable"),
+        fleet.keys.public("ed25519"),
+    );
+    let [channel, commands] = &blocks("A centre")[..] else {
+        panic!("not a file and commands");
+    };
+    let local = |text: &str| text.replace("https://registry.example/netboot/stable", &url);
+    assert_ne!(local(channel), *channel);
+    fs::write(fleet.centre.at("channels/stable.toml"), local(channel)).unwrap();
+    fs::create_dir(fleet.centre.at("image")).unwrap();
+    fs::write(fleet.centre.at("image/linux"), "kernel").unwrap();
+    let key = fleet.keys.path("ed25519").display().to_string();
+    let (_, submit) = commands
+        .split_once("netboot-publisher submit")
+        .expect("a submit");
+    let submit = submit.replace("~/.ssh/id_ed25519", &key);
+    let mut sh = Command::new("sh");
+    sh.args([
+        "-c",
+        &format!("\"$0\" submit --config \"$1\" {submit}"),
+        PROGRAM,
+    ]);
+    let submitted = output(
+        sh.arg(&fleet.centre.world.config)
+            .current_dir(&fleet.centre.world.root),
+    );
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    fleet.push();
+
+    let mut site = fleet.site();
+    let [source, rule, _] = &blocks("A site")[..] else {
+        panic!("not two files and commands");
+    };
+    fs::write(site.at("sources/centre.toml"), local(source)).unwrap();
+    let config = fs::read_to_string(&site.world.config).unwrap();
+    let (before, after) = config.split_once("[[importer]]").unwrap();
+    let after = after.split_once("[swap]").map_or("", |(_, after)| after);
+    let old = rule
+        .split("keys = [\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let rule = rule
+        .replace(old, &public)
+        .replace("\"netboot-import\"", "\"nobody\"");
+    site.daemon = None;
+    fs::write(&site.world.config, format!("{before}{rule}[swap]{after}")).unwrap();
+    site.daemon = Some(site.world.daemon());
+    let said = text(&as_nobody(&site, &["run"]));
+    assert!(said.contains(&format!("{TARGET}: published")), "{said}");
+    fleet.assert_same(&site);
+    // Whoever has the registry, and no key, brings nothing in.
+    fleet.serial = 4_000_000_000;
+    fleet.publish("install", "two");
+    fleet.push();
+    site.daemon = None;
+    let config = fs::read_to_string(&site.world.config).unwrap();
+    let other = Keys::new().public("ed25519");
+    fs::write(&site.world.config, config.replace(&public, &other)).unwrap();
+    site.daemon = Some(site.world.daemon());
+    let ended = as_nobody(&site, &["run"]);
+    let said = text(&ended);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(said.contains("rejected unknown-key"), "{said}");
+}
+
+/// Runs netboot-import of a host as a user who needs a rule.
+fn as_nobody(host: &Host, arguments: &[&str]) -> Output {
+    open_to(host, 65_534);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(IMPORT);
+    command.args(host.import(arguments).get_args());
+    output(&mut command)
+}
+
+/// Kills a program before each of its calls that change or send something, in turn, until it gets through.
+fn kill_at_each(what: &str, command: &dyn Fn() -> Command) -> usize {
+    let calls =
+        "rename,renameat2,renameat,fsync,syncfs,ftruncate,mkdirat,unlinkat,sendto,writev,sendmsg";
+    let mut count = 0;
+    loop {
+        count += 1;
+        let inner = command();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null"]);
+        strace.arg(format!("--inject={calls}:signal=KILL:when={count}"));
+        strace.arg(inner.get_program()).args(inner.get_args());
+        if output(&mut strace).status.success() {
+            return count;
+        }
+        assert!(count < 300, "{what} never gets through");
+    }
+}
+
+fn killed() {
+    let mut fleet = Fleet::new();
+    fleet.publish("install", "one");
+    let pushes = kill_at_each("push", &|| fleet.centre.import(&["push"]));
+    let site = fleet.site();
+    let runs = kill_at_each("run", &|| site.import(&["run"]));
+    println!("killed {pushes} pushes and {runs} runs");
+    assert!(pushes > 5 && runs > 5, "{pushes} {runs}");
+    fleet.assert_same(&site);
+    fleet.publish("install", "two");
+    fleet.order(&["rollback", TARGET]);
+    kill_at_each("push", &|| fleet.centre.import(&["push"]));
+    let new = fleet.site();
+    kill_at_each("run", &|| new.import(&["run"]));
+    fleet.assert_same(&new);
+}
