@@ -11,14 +11,14 @@ use anyhow::Context as _;
 
 use super::assemble::assemble;
 use super::at_hand::AtHand;
-use super::brought::{Brought, Last, digest};
+use super::dropped::{Became, Dropped, Last, digest};
 use super::report::{Came, Fetched, Report};
 use super::world::World;
 use crate::commands::{sign, wait};
 use crate::fetch::{Client, Store, Wanted};
 use crate::image::FileMark;
 use crate::sources::{Offer, Part, Source};
-use crate::spool::{Outcome, SpoolView};
+use crate::spool::Outcome;
 use crate::sys::{Dir, Progress};
 use crate::tree::{Current, Record};
 use crate::words::{Digest, Moment};
@@ -45,7 +45,7 @@ pub(super) struct Bring<'w> {
     store: Store,
     /// The folder of the source.
     folder: Dir,
-    brought: Brought,
+    dropped: Dropped,
 }
 
 impl<'w> Bring<'w> {
@@ -57,7 +57,7 @@ impl<'w> Bring<'w> {
         let folder = Dir::open(&path)?;
         Ok(Self {
             client: Client::new(&source.url, &source.options)?,
-            brought: Brought::read(&folder)?,
+            dropped: Dropped::read(&folder)?,
             store,
             folder,
             world,
@@ -139,34 +139,32 @@ impl<'w> Bring<'w> {
 
     /// What an earlier run has done for this very offer, if that was enough.
     fn settle(&mut self, offer: &Offer, digest: Digest) -> anyhow::Result<Option<Report>> {
-        let last = self.brought.targets.get(&offer.target).cloned();
+        let last = self.dropped.targets.get(&offer.target).cloned();
         let Some(last) = last.filter(|last| last.offer == digest) else {
             return Ok(None);
         };
-        let Some(drop) = last.waits else {
-            let is_known = self.world.tree().is_none_or(|tree| {
-                let history = tree.history(&offer.target);
-                history.map_or(true, |history| history.is_some())
-            });
-            let is_done = is_known && !self.how.again;
-            return Ok(is_done.then(|| self.report(offer, Came::Unchanged)));
-        };
-        let spool = SpoolView::open(&self.world.settings.spool.path)?;
-        if let Some(outcome) = spool.own_outcome(&drop)? {
-            if outcome.is_rejected() {
-                return Ok(None);
+        let report = match last.became(&self.world.settings.spool.path)? {
+            None => {
+                let is_known = self.world.tree().is_none_or(|tree| {
+                    let history = tree.history(&offer.target);
+                    history.map_or(true, |history| history.is_some())
+                });
+                let is_done = is_known && !self.how.again;
+                is_done.then(|| self.report(offer, Came::Unchanged))
             }
-            return self.take(offer, digest, &outcome).map(Some);
-        }
-        let (places, _) = spool.places(&drop)?;
-        if places.is_empty() {
-            // Its outcome is no longer kept.
-            return Ok(None);
-        }
-        let mut report = self.report(offer, Came::Waits);
-        report.detail = Some(format!("{drop} has no outcome yet"));
-        report.drop = Some(drop);
-        Ok(Some(report))
+            Some(Became::Outcome(outcome)) if !outcome.is_rejected() => {
+                Some(self.take(offer, digest, &outcome)?)
+            }
+            // What is known of it is no longer kept, or it may be allowed by now.
+            Some(Became::Outcome(_) | Became::Nothing) => None,
+            Some(Became::Waits(why)) => {
+                let mut report = self.report(offer, Came::Waits);
+                report.detail = Some(why);
+                report.drop = last.waits;
+                Some(report)
+            }
+        };
+        Ok(report)
     }
 
     /// Whether the image is current here, as far as that can be told without its files.
@@ -250,7 +248,7 @@ impl<'w> Bring<'w> {
             waits,
             at: Moment::now(),
         };
-        self.brought.note(&self.folder, &offer.target, last)
+        self.dropped.note(&self.folder, &offer.target, last)
     }
 
     fn report(&self, offer: &Offer, came: Came) -> Report {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::brought::Brought;
+use super::dropped::Dropped;
 use super::world::World;
 use crate::commands::{print_as, width};
 use crate::sources::Kind;
@@ -42,9 +42,9 @@ pub(super) fn list(world: &World) -> anyhow::Result<ExitCode> {
             Err(error) => (None, None, Some(format!("{error:#}"))),
         };
         let folder = Dir::open(&world.state.join(&name)).ok();
-        let brought = folder.and_then(|folder| Brought::read(&folder).ok());
+        let brought = folder.and_then(|folder| Dropped::read(&folder).ok());
         let targets = brought.unwrap_or_default().targets;
-        let line = |target, last: Option<super::brought::Last>| Line {
+        let line = |target, last: Option<super::dropped::Last>| Line {
             source: name.clone(),
             error: error.clone(),
             kind,

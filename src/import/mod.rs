@@ -4,7 +4,8 @@
 mod assemble;
 mod at_hand;
 mod bring;
-mod brought;
+
+mod dropped;
 mod list;
 mod push;
 mod report;

@@ -10,13 +10,15 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 
 use super::bring::{How, await_outcome};
+use super::dropped::{Became, Dropped, Last};
 use super::report::{Came, Fetched, Report};
 use super::world::World;
 use crate::registry::{Accept, Brought, Follower, News};
 use crate::sources::{Site, Source};
 use crate::spool::{NewDrop, Outcome};
-use crate::sys::Progress;
+use crate::sys::{Dir, Progress};
 use crate::tree::Tree;
+use crate::words::Moment;
 
 /// Asks the registry, and brings what it has for this site.
 ///
@@ -59,7 +61,10 @@ pub(super) async fn follow(
             source.name
         ));
     }
+    let folder = Dir::open(&state)?;
     let mut follow = Follow {
+        dropped: Dropped::read(&folder)?,
+        folder,
         world,
         source,
         how,
@@ -76,11 +81,14 @@ struct Follow<'w> {
     how: How,
     tree: Tree,
     follower: &'w mut Follower,
+    /// The folder of the source, and what was dropped of it.
+    folder: Dir,
+    dropped: Dropped,
 }
 
 impl Follow<'_> {
     async fn all(&mut self, wanted: Vec<News>) -> anyhow::Result<Vec<Came>> {
-        let (mut all, mut dropped) = (Vec::new(), Vec::new());
+        let (mut all, mut waiting) = (Vec::new(), Vec::new());
         for news in wanted {
             if let Some(refused) = self
                 .world
@@ -89,8 +97,13 @@ impl Follow<'_> {
                 all.push(self.say(&refused)?);
                 continue;
             }
-            match self.hand_over(&news).await {
-                Ok(Ok(drop)) => dropped.push((news, drop)),
+            let handed_over = match self.earlier(&news) {
+                Ok(Some(report)) => Ok(Err(report)),
+                Ok(None) => self.hand_over(&news).await,
+                Err(error) => Err(error),
+            };
+            match handed_over {
+                Ok(Ok(drop)) => waiting.push((news, drop)),
                 Ok(Err(report)) => all.push(self.say(&report)?),
                 Err(error) => {
                     let report = Report::failed(&self.source.name, Some(news.target()), &error);
@@ -100,10 +113,10 @@ impl Follow<'_> {
         }
         let wait = self.how.wait;
         let spool = &self.world.settings.spool.path;
-        let outcomes = dropped
+        let outcomes = waiting
             .iter()
             .map(|(_, (drop, _))| await_outcome(spool, drop, wait));
-        for ((news, (drop, fetched)), outcome) in dropped.iter().zip(join_all(outcomes).await) {
+        for ((news, (drop, fetched)), outcome) in waiting.iter().zip(join_all(outcomes).await) {
             let mut report = self.take(news, drop, outcome?)?;
             report.fetched = Some(*fetched);
             all.push(self.say(&report)?);
@@ -117,6 +130,25 @@ impl Follow<'_> {
     fn say(&self, report: &Report) -> anyhow::Result<Came> {
         self.world.shown.report(report)?;
         Ok(report.result)
+    }
+
+    /// What became of an order that was dropped before, as far as it isn't to be dropped once more.
+    fn earlier(&mut self, news: &News) -> anyhow::Result<Option<Report>> {
+        let last = self.dropped.targets.get(news.target()).cloned();
+        let Some(last) = last.filter(|last| last.offer == news.id()) else {
+            return Ok(None);
+        };
+        match last.became(&self.world.settings.spool.path)? {
+            Some(Became::Outcome(outcome)) if !outcome.is_rejected() => {
+                let drop = outcome.drop.clone();
+                self.take(news, &drop, Ok(*outcome)).map(Some)
+            }
+            Some(Became::Waits(why)) => {
+                let drop = last.waits.unwrap_or_default();
+                self.take(news, &drop, Err(why)).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Fetches what an order needs, and puts it into the spool; or says what there is to be said instead.
@@ -145,6 +177,13 @@ impl Follow<'_> {
         let name = drop
             .finish()?
             .context("the spool has a drop of that name already")?;
+        let last = Last {
+            offer: news.id(),
+            version: None,
+            waits: Some(name.clone()),
+            at: Moment::now(),
+        };
+        self.dropped.note(&self.folder, news.target(), last)?;
         Ok(Ok((name, fetched)))
     }
 
@@ -196,8 +235,15 @@ impl Follow<'_> {
         let report = Report::of(name, target, &outcome);
         if outcome.is_rejected() {
             self.world.refuse(name, target, news.id(), &report);
-        } else {
-            self.follower.settle(news)?;
+            return Ok(report);
+        }
+        self.follower.settle(news)?;
+        if let Some(last) = self.dropped.targets.get(target).cloned() {
+            let last = Last {
+                waits: None,
+                ..last
+            };
+            self.dropped.note(&self.folder, target, last)?;
         }
         Ok(report)
     }

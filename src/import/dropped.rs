@@ -1,18 +1,20 @@
-//! What a source has brought: `brought.json` in its folder. It is known there what was dropped for each
+//! What a source has brought: `dropped.json` in its folder. It is known there what was dropped for each
 //! target, so that what an admin has replaced or withdrawn since doesn't come again by itself.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::sources::{Offer, Part, Picks};
+use crate::spool::{Outcome, SpoolView};
 use crate::sys::{Dir, Failure};
 use crate::words::{Digest, Moment, Target};
 
 /// The file, and the name under which a new one is written.
-const FILE: &str = "brought.json";
-const TEMPORARY: &str = ".brought.tmp";
+const FILE: &str = "dropped.json";
+const TEMPORARY: &str = ".dropped.tmp";
 
 /// Bytes at most.
 const MAX_SIZE: u64 = 16 << 20;
@@ -20,7 +22,7 @@ const MAX_SIZE: u64 = 16 << 20;
 /// By target.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Brought {
+pub(super) struct Dropped {
     pub(super) targets: BTreeMap<Target, Last>,
 }
 
@@ -38,7 +40,38 @@ pub(super) struct Last {
     pub(super) at: Moment,
 }
 
-impl Brought {
+/// What became of a drop.
+pub(super) enum Became {
+    Outcome(Box<Outcome>),
+    /// It is in the spool still, and why that is said.
+    Waits(String),
+    /// Nobody knows of it any more.
+    Nothing,
+}
+
+impl Last {
+    /// What became of the drop that waited when this was written down; `None` where none did.
+    ///
+    /// # Errors
+    /// When the spool can't be read.
+    pub(super) fn became(&self, spool: &Path) -> Result<Option<Became>, Failure> {
+        let Some(drop) = &self.waits else {
+            return Ok(None);
+        };
+        let view = SpoolView::open(spool)?;
+        if let Some(outcome) = view.own_outcome(drop)? {
+            return Ok(Some(Became::Outcome(Box::new(outcome))));
+        }
+        let (places, _) = view.places(drop)?;
+        Ok(Some(if places.is_empty() {
+            Became::Nothing
+        } else {
+            Became::Waits(format!("{drop} has no outcome yet"))
+        }))
+    }
+}
+
+impl Dropped {
     /// What is written in the folder of a source; nothing where that is lost or damaged.
     pub(super) fn read(dir: &Dir) -> Result<Self, Failure> {
         let bytes = dir.read(FILE, MAX_SIZE)?;
