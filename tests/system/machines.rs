@@ -5,14 +5,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 
+use crate::importing::IMPORT;
 use crate::lab::machine::{Firmware, Machine};
+use crate::lab::mirror::{NGINX, Server};
 use crate::lab::network::{self, Network};
-use crate::lab::world::{Ends, Needs, World, by_name, manifest, names, test, text, until};
+use crate::lab::upstream::{Debian, Signers};
+use crate::lab::world::{Ends, Needs, World, by_name, manifest, names, output, test, text, until};
 
 const IMAGES: &str = "/usr/lib/debian-installer/images/12";
 
@@ -54,8 +58,13 @@ pub fn tests() -> Vec<Trial> {
             boots_while_replaced,
         ),
         test(
-            "a machine boots the installer by shim and GRUB on EFI",
-            &needs(Firmware::Efi),
+            "a machine boots the installer that netboot-import brought, by shim and GRUB on EFI",
+            &[
+                &needs(Firmware::Efi)[..],
+                &[NGINX, Needs::Program("gpg"), Needs::Program("gpgv")],
+                &[Needs::Program("apt-ftparchive")],
+            ]
+            .concat(),
             || drop(boots(Firmware::Efi, &[])),
         ),
         test(
@@ -126,11 +135,15 @@ impl Installer {
     fn publish(world: &World, firmware: Firmware) -> Self {
         let arch = firmware.arch();
         let target = format!("{arch}/generic/bookworm/install");
-        let boot = format!("[boot]\ncmdline = {:?}\n", cmdline(firmware));
         let image = Path::new(IMAGES).join(arch).join("text");
-        world.drop_copy("installer", &format!("{}{boot}", manifest(&target)), &image);
-        until("the outcome", || world.outcome("installer").is_some());
-        world.assert_outcome("installer", "published");
+        if firmware == Firmware::Efi {
+            bring(world, firmware, &image);
+        } else {
+            let boot = format!("[boot]\ncmdline = {:?}\n", cmdline(firmware));
+            world.drop_copy("installer", &format!("{}{boot}", manifest(&target)), &image);
+            until("the outcome", || world.outcome("installer").is_some());
+            world.assert_outcome("installer", "published");
+        }
         let pinned = fs::read_link(world.published(&target)).unwrap();
         let folder = format!("{}/debian-installer/{arch}", pinned.display());
         let menus = match firmware {
@@ -174,6 +187,37 @@ impl Installer {
             machine.runs_for().as_secs_f64()
         );
     }
+}
+
+/// Has netboot-import bring an installer of Debian's from a mirror, which has it as Debian's mirrors do.
+fn bring(world: &World, firmware: Firmware, netboot: &Path) {
+    let (mirror, signers, arch) = (Server::nginx(), Signers::new(), firmware.arch());
+    signers.make("debian");
+    let debian = Debian {
+        signers: &signers,
+        names: &["debian"],
+        suite: "bookworm",
+        codename: "bookworm",
+        version: "20230607+deb12u12",
+    };
+    debian.add(&mirror.root(), arch, netboot);
+    debian.release(&mirror.root(), &[]);
+    let source = format!(
+        "kind = \"debian-installer\"\nurl = \"{}\"\nkeyring = {:?}\nsuite = \"bookworm\"\narch = [\"{arch}\"]\n\
+         archive = true\n[boot]\nkernel = \"debian-installer/{arch}/linux\"\n\
+         initrd = [\"debian-installer/{arch}/initrd.gz\"]\ncmdline = {:?}\n",
+        mirror.url(""),
+        signers.keyring(&["debian"]),
+        cmdline(firmware)
+    );
+    fs::create_dir(world.root.join("sources")).unwrap();
+    fs::write(world.root.join("sources/debian.toml"), source).unwrap();
+    let mut import = Command::new(IMPORT);
+    import.arg("run").arg("--config").arg(&world.config);
+    import.arg("--sources").arg(world.root.join("sources"));
+    import.arg("--state").arg(world.root.join("state"));
+    let brought = output(&mut import);
+    assert!(brought.status.success(), "{}", text(&brought));
 }
 
 fn loaders_are_published() {

@@ -29,9 +29,7 @@ mod hardship;
 mod history;
 mod hooks;
 mod images;
-#[cfg(feature = "import")]
 mod import_service;
-#[cfg(feature = "import")]
 mod importing;
 mod in_use;
 mod lab;
@@ -56,7 +54,6 @@ mod sameness;
 mod seen;
 mod service;
 mod signing;
-#[cfg(feature = "import")]
 mod sites;
 mod storm;
 mod supervision;
@@ -84,9 +81,7 @@ fn main() {
     let tests = [
         services,
         images::tests(),
-        #[cfg(feature = "import")]
         importing::tests(),
-        #[cfg(feature = "import")]
         sites::tests(),
         boot_configs::tests(),
         outputs::tests(),
@@ -128,7 +123,6 @@ fn main() {
         model::tests(),
         supervision::tests(),
         other_services,
-        #[cfg(feature = "import")]
         import_service::tests(),
         configured::tests(),
         rights::tests(),

@@ -3,14 +3,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use crate::importing::IMPORT;
 use crate::lab::keys::Keys;
-use crate::lab::mirror::{REGISTRY, Server};
-use crate::lab::world::{Daemon, Needs, PROGRAM, World, names, output, test, text, walk};
+use crate::lab::mirror::{REGISTRY, Request, Server};
+use crate::lab::world::{
+    Daemon, Ended, Needs, PROGRAM, World, by_name, names, output, test, text, until, walk,
+};
 
 const NEEDS: &[Needs] = &[Needs::Root, REGISTRY, Needs::Program("ssh-keygen")];
 
@@ -44,6 +47,25 @@ pub fn tests() -> Vec<Trial> {
             "a centre and a site that are set up as README says have the same",
             NEEDS,
             by_readme,
+        ),
+        test(
+            "while a site's daemon is away each order is dropped once",
+            NEEDS,
+            daemon_away,
+        ),
+        by_name(
+            "of an image of 1 GiB only the file that has changed goes to a site",
+            "the file that has changed goes",
+            NEEDS,
+            Duration::from_secs(10 * 60),
+            on_the_wire,
+        ),
+        by_name(
+            "a thousand sites follow one registry for ten minutes",
+            "a thousand sites",
+            NEEDS,
+            Duration::from_secs(20 * 60),
+            a_thousand_sites,
         ),
         test(
             "a push and a site that are killed at any moment leave nothing half",
@@ -545,6 +567,174 @@ fn by_readme() {
     let said = text(&ended);
     assert_eq!(ended.status.code(), Some(3), "{said}");
     assert!(said.contains("rejected unknown-key"), "{said}");
+}
+
+fn daemon_away() {
+    let mut fleet = Fleet::new();
+    let mut site = fleet.site();
+    site.daemon = None;
+    fleet.publish("install", "one");
+    fleet.push();
+    for _ in 0..2 {
+        let said = site.ends(4, &["run", "--wait=0"]);
+        assert!(said.contains(": waits"), "{said}");
+        assert_eq!(names(&site.world.spool.join("incoming")).len(), 1, "{said}");
+    }
+    site.daemon = Some(site.world.daemon());
+    until("the outcome", || site.published(TARGET).is_some());
+    let said = site.ends(0, &["run"]);
+    assert!(!said.contains("waits"), "{said}");
+    fleet.assert_same(&site);
+    assert_eq!(site.world.outcomes().len(), 1);
+}
+
+/// Bytes of the answers' bodies.
+fn moved(requests: &[Request]) -> u64 {
+    requests
+        .iter()
+        .filter(|it| it.method == "GET")
+        .map(|it| it.bytes)
+        .sum()
+}
+
+fn on_the_wire() {
+    const MIB: usize = 1 << 20;
+    let mut fleet = Fleet::new();
+    let site = fleet.site();
+    let image = tempfile::tempdir().unwrap();
+    let write = |number: usize, size: usize, word: &str| {
+        let line = format!("{number} {word}\n");
+        let text = line.repeat(size / line.len() + 1);
+        let name = format!("file-{number}.bin");
+        fs::write(image.path().join(name), &text.as_bytes()[..size]).unwrap();
+    };
+    // One of 10 MB, and 299 others: with it 1 GiB.
+    const CHANGED: usize = 10_000_000;
+    let others = (1_024 * MIB - CHANGED) / 299;
+    write(0, CHANGED, "old");
+    (1..300).for_each(|number| write(number, others, "same"));
+    let path = image.path().display().to_string();
+    let submit = [
+        "submit",
+        "--arch",
+        "amd64",
+        "--release",
+        "noble",
+        "--purpose",
+        "install",
+        &path,
+    ];
+    fleet.order(&submit);
+    fleet.push();
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+    fleet.registry.requests();
+    write(0, CHANGED, "new");
+    fleet.order(&submit);
+    fleet.push();
+    let pushed = fleet.registry.requests();
+    let puts = pushed.iter().filter(|it| it.method == "PUT").count();
+    site.ends(0, &["run"]);
+    let pulled = fleet.registry.requests();
+    let bytes = moved(&pulled);
+    println!(
+        "{bytes} bytes in {} requests to the site; {puts} uploads",
+        pulled.len()
+    );
+    assert!(bytes >= CHANGED as u64, "the test is blind: {pulled:?}");
+    assert!(bytes * 100 <= CHANGED as u64 * 101, "{bytes}: {pulled:?}");
+    fleet.assert_same(&site);
+}
+
+/// The time that a process has had of the processors, in seconds.
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    ticks.map(|it| it.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// They are processes of the program itself. No daemon takes what they drop: how soon that is there is what
+/// is looked at.
+fn a_thousand_sites() {
+    const SITES: usize = 1_000;
+    let mut fleet = Fleet::new();
+    fleet.publish("p0", "zero");
+    fleet.push();
+    let dir = tempfile::tempdir().unwrap();
+    let url = fleet.registry.url("netboot/stable");
+    fs::create_dir(dir.path().join("sources")).unwrap();
+    let source = format!("kind = \"oci\"\nurl = \"{url}\"\ninsecure = true\n");
+    fs::write(dir.path().join("sources/centre.toml"), source).unwrap();
+    let incoming = |site: usize| dir.path().join(format!("{site}/spool/incoming"));
+    let begun = Instant::now();
+    let sites: Vec<_> = (0..SITES)
+        .map(|site| {
+            let own = dir.path().join(site.to_string());
+            fs::create_dir_all(incoming(site)).unwrap();
+            fs::create_dir_all(own.join("tree")).unwrap();
+            let (spool, tree) = (own.join("spool"), own.join("tree"));
+            let config = format!("[spool]\npath = {spool:?}\n[tree]\npath = {tree:?}\n");
+            fs::write(own.join("config.toml"), config).unwrap();
+            let mut site = Command::new(IMPORT);
+            site.args(["run", "--every=60s", "--wait=0"])
+                .arg("--sources");
+            site.arg(dir.path().join("sources"))
+                .arg("--config")
+                .arg(own.join("config.toml"));
+            site.arg("--state").arg(own.join("state"));
+            site.stdout(Stdio::null()).stderr(Stdio::null());
+            Ended(site.spawn().unwrap())
+        })
+        .collect();
+    // Drops that have their names: hidden ones are still made.
+    let has = |site: usize, drops: usize| {
+        let names = names(&incoming(site));
+        names.iter().filter(|name| !name.starts_with('.')).count() >= drops
+    };
+    let all_have = |drops: usize, arrived: &mut dyn FnMut()| {
+        let mut left: Vec<_> = (0..SITES).collect();
+        while !left.is_empty() {
+            let before = left.len();
+            left.retain(|site| !has(*site, drops));
+            (left.len()..before).for_each(|_| arrived());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    all_have(1, &mut || ());
+    println!(
+        "{SITES} sites began, and had the first image, in {:?}",
+        begun.elapsed()
+    );
+    let pid = fleet.registry.pid();
+    let (since, before) = (Instant::now(), processor_seconds(pid));
+    fleet.registry.requests();
+    let mut took = Vec::new();
+    let mut number = 0;
+    while since.elapsed() < Duration::from_secs(600) {
+        number += 1;
+        fleet.publish(&format!("p{number}"), "new");
+        fleet.push();
+        let pushed = Instant::now();
+        all_have(number + 1, &mut || {
+            took.push(pushed.elapsed().as_secs_f64())
+        });
+    }
+    let minutes = since.elapsed().as_secs_f64() / 60.0;
+    let requests = fleet.registry.requests().len();
+    took.sort_by(f64::total_cmp);
+    let part = |of: usize| took[took.len() * of / 1_000];
+    println!(
+        "{number} publications in {minutes:.1} min: {:.0} requests and {:.2} s of the registry's processor a \
+         minute; from the push to a site: median {:.0} s, p99 {:.0} s, the last {:.0} s",
+        requests as f64 / minutes,
+        (processor_seconds(pid) - before) / minutes,
+        part(500),
+        part(990),
+        took[took.len() - 1],
+    );
+    assert_eq!(took.len(), SITES * number);
+    drop(sites);
 }
 
 /// Runs netboot-import of a host as a user who needs a rule.

@@ -131,6 +131,10 @@ impl Server {
         format!("http://127.0.0.1:{}/{path}", self.port)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").0.id()
+    }
+
     /// The requests since it was asked last.
     pub fn requests(&self) -> Vec<Request> {
         let log = fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default();

@@ -17,7 +17,6 @@ pub mod container;
 pub mod importers;
 pub mod keys;
 pub mod machine;
-#[cfg(feature = "import")]
 pub mod mirror;
 pub mod network;
 pub mod sandbox;
@@ -25,7 +24,6 @@ pub mod scene;
 pub mod terminal;
 pub mod tftp;
 pub mod trace;
-#[cfg(feature = "import")]
 #[allow(dead_code, reason = "the tests of the room `sources` use the rest")]
 pub mod upstream;
 pub mod world;
