@@ -72,9 +72,7 @@ impl<'w> Bring<'w> {
     /// When upstream can't be asked, or isn't to be trusted.
     pub(super) async fn run(mut self) -> anyhow::Result<Vec<Came>> {
         if let Some(warning) = self.source.warning() {
-            self.world
-                .shown
-                .warn(&format!("{}: {warning}", self.source.name));
+            self.world.shown.warn(&warning);
         }
         let offers = self.source.ask(&self.client, &self.store).await?;
         let (mut all, mut kept) = (Vec::new(), BTreeSet::new());

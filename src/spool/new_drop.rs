@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::INCOMING;
 use super::manifest::{MANIFEST, MAX_SIZE, Manifest};
-use super::papers::{IMAGE, IMAGE_MANIFEST, IMAGE_SIGNATURE, SIGNATURE, read_file, verified};
+use super::papers::{IMAGE, SIGNATURE, read_file, verified};
+#[cfg(any(test, feature = "import"))]
+use super::papers::{IMAGE_MANIFEST, IMAGE_SIGNATURE};
 use crate::fault::{Fault, reject};
 use crate::image::{DIR_MODE, Image};
 use crate::sys::{Dir, Failure, Progress, random};
@@ -16,6 +18,7 @@ use crate::words::{Moment, Reason, Target};
 const MAX_WORDS: usize = 150;
 
 /// The bytes of a manifest, and those of its signature, if somebody has signed it.
+#[cfg(any(test, feature = "import"))]
 type SignedText<'t> = (&'t [u8], Option<&'t [u8]>);
 
 /// A drop that is still made. One that is not finished is removed again.

@@ -17,14 +17,14 @@ use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 use super::folder::{self, Shown};
 use super::record::{Head, Origin};
-use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, Kind, failpoint};
+use crate::sys::{BootTime, Dir, Failure, FileExt as _, Importer, failpoint};
 use crate::words::{ClaimId, Digest, GenerationName, Moment, Target, Verdict, Vouched};
 
 /// The folder of histories in the tree. No target's name begins with a dot.
-const FOLDER: &str = ".history";
+pub(super) const FOLDER: &str = ".history";
 
 /// What the name of a history ends with.
-const ENDING: &str = ".jsonl";
+pub(super) const ENDING: &str = ".jsonl";
 
 /// So many lines are kept, and a few more until they have become [`SLACK`].
 const MAX_LINES: usize = 1_000;
@@ -378,16 +378,6 @@ impl Past {
 }
 
 impl History {
-    /// Every target in the tree at `root` that has one.
-    pub(super) fn targets(root: &Dir) -> Result<Vec<Target>, Failure> {
-        let Some(histories) = root.dir(FOLDER)? else {
-            return Ok(Vec::new());
-        };
-        folder::targets(&histories, |kind, name| {
-            name.strip_suffix(ENDING).filter(|_| kind == Kind::File)
-        })
-    }
-
     /// The history of `target` in the tree at `root`; `None` when there is none.
     pub(super) fn open(root: &Dir, target: &Target) -> Result<Option<Self>, Failure> {
         let path = path(target);

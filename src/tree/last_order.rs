@@ -3,13 +3,13 @@
 //!
 //! Whoever may read the tree may ask. No lock is taken: a daemon may be at work.
 
-use super::folder::Shown;
-use super::history::{Event, Happened, History};
+use super::folder::{self, Shown};
+use super::history::{self, Event, Happened};
 use super::proof::Proof;
 use super::record::Record;
 use super::{Generation, Tree};
 use crate::fault::Fault;
-use crate::sys::Failure;
+use crate::sys::{Failure, Kind};
 use crate::words::{Moment, Target, Verdict};
 
 /// A manifest, and the signature of that.
@@ -44,7 +44,12 @@ impl Tree {
     /// Every target that the tree knows, also those that were withdrawn, as long as their history is there.
     pub(crate) fn targets_ever(&self) -> Result<Vec<Target>, Failure> {
         let mut targets = self.targets()?;
-        targets.extend(History::targets(&self.root)?);
+        if let Some(histories) = self.root.dir(history::FOLDER)? {
+            targets.extend(folder::targets(&histories, |kind, name| {
+                let target = name.strip_suffix(history::ENDING);
+                target.filter(|_| kind == Kind::File)
+            })?);
+        }
         targets.sort_unstable();
         targets.dedup();
         Ok(targets)
