@@ -17,6 +17,7 @@ use crate::lab::scene::{self, Scene, drops, drops_unsigned, drops_without_rollba
 use crate::lab::world::{
     self, Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk,
 };
+use crate::sites;
 
 /// Every place that the program can be ended at from within.
 const PLACES: &[&str] = &[
@@ -136,6 +137,7 @@ const READING: &[&str] = &[
     "access",
     "close",
     "fcntl",
+    "fgetxattr",
     "flock",
     "fstat",
     "fstatfs",
@@ -171,7 +173,7 @@ const OTHER: &[&str] = &[
 
 fn every_place_is_tried() {
     let found = failpoints();
-    let tried = PLACES.iter().chain(aliases::PLACES);
+    let tried = PLACES.iter().chain(aliases::PLACES).chain(sites::PLACES);
     let tried: BTreeSet<_> = tried.map(|name| (*name).to_string()).collect();
     assert_eq!(found, tried, "in src/, and in these lists");
 }
@@ -348,18 +350,14 @@ impl Call {
     }
 }
 
-/// The same without claim ids, of which each run makes others.
+/// The same without the random parts of claim ids, of which each run makes others: a number, `-`, and 16 hex
+/// digits.
 fn without_claims(arguments: &str) -> String {
-    let is_claim = |text: &str| {
-        let (number, random) = text.rsplit_once('-')?;
-        let is_random = random.len() == 16 && random.bytes().all(|it| it.is_ascii_hexdigit());
-        let number = number.trim_end_matches(|it: char| it.is_ascii_digit());
-        is_random.then(|| number.to_string())
-    };
-    let parts = arguments
-        .split('.')
-        .map(|part| is_claim(part).unwrap_or(part.to_string()));
-    parts.collect::<Vec<_>>().join(".")
+    let parts = arguments.split('-').map(|part| {
+        let digits = part.bytes().take_while(u8::is_ascii_hexdigit).count();
+        if digits == 16 { &part[16..] } else { part }
+    });
+    parts.collect::<Vec<_>>().join("-")
 }
 
 /// The second kill is at a failpoint as well; the third start finishes.

@@ -2,6 +2,7 @@
 //! site's own daemon judges it.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const NEEDS: &[Needs] = &[Needs::Root, REGISTRY, Needs::Program("ssh-keygen")];
 
 const TARGET: &str = "amd64/generic/noble/install";
 const CANDIDATE: &str = "amd64/generic/noble/candidate";
+
+/// The failpoints of a push.
+pub const PLACES: &[&str] = &["push-blob", "push-manifest", "push-index"];
 
 pub fn tests() -> Vec<Trial> {
     let needs = |more: &[Needs]| [NEEDS, more].concat();
@@ -66,6 +70,11 @@ pub fn tests() -> Vec<Trial> {
             NEEDS,
             Duration::from_secs(20 * 60),
             a_thousand_sites,
+        ),
+        test(
+            "a push that is killed at any failpoint leaves a channel whole, and the next one goes on",
+            &needs(&[Needs::Failpoints]),
+            push_killed,
         ),
         test(
             "a push and a site that are killed at any moment leave nothing half",
@@ -782,4 +791,31 @@ fn killed() {
     let new = fleet.site();
     kill_at_each("run", &|| new.import(&["run"]));
     fleet.assert_same(&new);
+}
+
+fn push_killed() {
+    let mut fleet = Fleet::new();
+    fleet.publish("install", "zero");
+    fleet.push();
+    let site = fleet.site();
+    let mut kills = 0;
+    for place in PLACES {
+        for nth in 1.. {
+            fleet.publish("install", &format!("{place} {nth}"));
+            let mut push = fleet.centre.import(&["push"]);
+            push.env("NETBOOT_PUBLISHER_FAILPOINT", format!("{place}:{nth}:kill"));
+            let ended = output(&mut push);
+            // What the index names is there, be it the new order or the one before.
+            site.ends(0, &["run"]);
+            if ended.status.success() {
+                break;
+            }
+            assert_eq!(ended.status.signal(), Some(9), "{}", text(&ended));
+            kills += 1;
+            fleet.push();
+            site.ends(0, &["run"]);
+            fleet.assert_same(&site);
+        }
+    }
+    assert!(kills >= 5, "{kills}");
 }
