@@ -12,11 +12,11 @@ use netboot_publisher::Head;
 use rustix::process::{Signal, WaitOptions, waitpid};
 
 use crate::aliases;
-use crate::lab::failpoints;
 use crate::lab::scene::{self, Scene, drops, drops_unsigned, drops_without_rollback};
 use crate::lab::world::{
     self, Daemon, Needs, PATIENCE, PROGRAM, World, manifest, test, text, walk,
 };
+use crate::lab::{failpoints, failpoints_in};
 use crate::sites;
 
 /// Every place that the program can be ended at from within.
@@ -173,9 +173,10 @@ const OTHER: &[&str] = &[
 
 fn every_place_is_tried() {
     let found = failpoints();
-    let tried = PLACES.iter().chain(aliases::PLACES).chain(sites::PLACES);
-    let tried: BTreeSet<_> = tried.map(|name| (*name).to_string()).collect();
+    let list = |names: &[&str]| -> BTreeSet<_> { names.iter().map(|it| it.to_string()).collect() };
+    let tried = &list(PLACES) | &list(aliases::PLACES);
     assert_eq!(found, tried, "in src/, and in these lists");
+    assert_eq!(failpoints_in("src/registry"), list(sites::PLACES));
 }
 
 /// Kills at every failpoint, each time that it is reached.
