@@ -13,7 +13,7 @@ use crate::lab::world::{World, assert_same_content, test, text, until, walk};
 
 /// A drop that is written in place is whole when nothing has changed for this long. Longer than any
 /// pause of a tool beside all the others, on a machine that does other things as well.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(6);
 
 /// Tools on the daemon's machine.
 const LOCAL: &[Way] = &[
@@ -50,13 +50,13 @@ const LOCAL: &[Way] = &[
     Way::writing(
         "unzip",
         r#"(cd "$drop"; zip -qr0 "/run/elsewhere/$name.zip" manifest.toml image)
-           slowly 150 unzip -q "/run/elsewhere/$name.zip" -d "$incoming/$name""#,
+           slowly 300 unzip -q "/run/elsewhere/$name.zip" -d "$incoming/$name""#,
     ),
     Way::writing(
         "install",
         r#"cd "$drop"
            find . -type f | sort -r | while read -r file; do
-               slowly 300 install -D -m 0640 "$file" "$incoming/$name/$file"
+               slowly 450 install -D -m 0640 "$file" "$incoming/$name/$file"
            done"#,
     ),
     // No file is open in between, and nothing but the innermost folders changes.
@@ -78,7 +78,7 @@ const LOCAL: &[Way] = &[
            cd "$drop"
            find image -type d | while read -r folder; do mkdir -p "$incoming/$name/$folder"; done
            find image -type f | sort | while read -r file; do
-               split -b 100000 --filter 'cat; sleep 0.3' "$file" > "$incoming/$name/$file"
+               split -b 100000 --filter 'cat; sleep 0.5' "$file" > "$incoming/$name/$file"
            done"#,
     ),
 ];
@@ -123,7 +123,7 @@ const SSH: &[Way] = &[
     Way::writing(
         "lftp",
         r#"lftp -c "set sftp:connect-program ssh -a -x -F $machine/ssh_config
-               set net:limit-rate 250000
+               set net:limit-rate 120000
                open sftp://importer:@127.0.0.1
                mirror -R $drop $incoming/$name""#,
     ),

@@ -315,8 +315,10 @@ impl Scene {
         } else {
             String::new()
         };
+        // Drops get their names when they are whole: there is nothing to wait for.
         let settings = format!(
-            "#spool incomplete_timeout = \"0s\"\n[limits]\nmin_free_space = \"0B\"\n{rules}"
+            "#spool settle = \"20ms\"\n#spool incomplete_timeout = \"0s\"\n\
+             [limits]\nmin_free_space = \"0B\"\n{rules}"
         );
         let [spool_before, tree_before] = ["spool", "tree"].map(|name| template.join(name));
         let before = World::at(&template, &spool_before, &tree_before, &settings);

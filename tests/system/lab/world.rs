@@ -685,13 +685,13 @@ pub fn bindfs_of(uid: u32) -> Command {
 
 /// The last outcome in a spool of a drop of this name, whoever's that is.
 pub fn last_outcome(spool: &Path, drop: &str) -> Option<PathBuf> {
-    let file = format!("{drop}.json");
-    let all = outcomes(spool).into_iter();
-    let named = all.filter(|path| path.file_name().is_some_and(|name| name == &*file));
-    named.max_by_key(|path| {
-        let stat = fs::metadata(path).ok()?;
-        Some((stat.ctime(), stat.ctime_nsec()))
-    })
+    let folder = spool.join("outcomes");
+    let named = names(&folder).into_iter().filter_map(|uid| {
+        let path = folder.join(uid).join(format!("{drop}.json"));
+        let stat = fs::symlink_metadata(&path).ok()?;
+        Some(((stat.ctime(), stat.ctime_nsec()), path))
+    });
+    named.max().map(|(_, path)| path)
 }
 
 /// Every outcome in a spool, of all importers.
