@@ -133,7 +133,7 @@ impl Diff {
         let side = |record: &Record| Side {
             generation: record.head.generation.clone(),
             version: record.head.version.clone(),
-            promoted_from: record.head.promoted().map(|it| it.from.clone()),
+            promoted_from: record.head.promoted_from().cloned(),
             files: record.head.file_count,
             bytes: record.head.bytes,
             boot: record.head.boot.clone(),

@@ -151,7 +151,8 @@ fn check_order(target: &Target, record: &Record, bytes: &[u8]) -> Result<Target,
     promotion(manifest, record)
 }
 
-/// From where a manifest asks for the image of a record to be promoted.
+/// From where a manifest asks for the image of a record to be promoted; where it asks to go back to an image
+/// that had been promoted, and carries that, from its own target.
 fn promotion(manifest: Manifest, record: &Record) -> Result<Target, Unproven> {
     let is = record.head.digest;
     match manifest.action {
@@ -160,11 +161,15 @@ fn promotion(manifest: Manifest, record: &Record) -> Result<Target, Unproven> {
             digest: Some(digest),
             ..
         } if digest == is => Ok(from),
-        Action::Promote { digest, .. } => {
+        Action::Rollback {
+            digest: Some(digest),
+            ..
+        } if digest == is => Ok(manifest.target),
+        Action::Promote { digest, .. } | Action::Rollback { digest, .. } => {
             let digest = text_or(digest, "none");
             wrong(format!("is of the image {digest}; the record is of {is}"))
         }
-        _ => wrong("is no promotion".to_string()),
+        Action::Publish | Action::Withdraw(_) => wrong("is no promotion".to_string()),
     }
 }
 

@@ -189,8 +189,8 @@ impl Told {
     fn of(outcome: Outcome, settings: &Settings) -> Self {
         let record = record_of(&outcome, settings);
         let is_promotion = outcome.verdict == Verdict::Promoted;
-        let promoted = record.as_ref().and_then(|it| it.head.promoted());
-        let promoted_from = promoted.filter(|_| is_promotion).map(|it| it.from.clone());
+        let promoted_from = record.as_ref().and_then(|it| it.head.promoted_from());
+        let promoted_from = promoted_from.filter(|_| is_promotion).cloned();
         let boot = record.map(|Record { head, listing }| {
             let files = listing.files.keys();
             head.boot.found(files.map(String::as_str))

@@ -370,7 +370,7 @@ fn target_status(
     };
     let shown = |head: Head| Shown {
         notes: noted(&head),
-        promoted_from: head.promoted().map(|it| it.from.clone()),
+        promoted_from: head.promoted_from().cloned(),
         version: head.version,
         published_at: head.published_at,
         digest: head.digest,

@@ -9,7 +9,7 @@ use crate::fault::{Fault, Rejection, reject};
 use crate::image::{Image, Listing};
 use crate::spool::{Action, Manifest, Papers};
 use crate::tree::{Change, Head, Record, Staged};
-use crate::words::{Digest, Note, Reason, Verdict};
+use crate::words::{Digest, Note, Reason};
 
 /// A manifest, and the signature of that.
 type Signed = [Vec<u8>; 2];
@@ -112,8 +112,13 @@ impl Brought<'_> {
             None => None,
         };
         let mut from = origin(claimed);
-        if let Action::Promote { from: source, .. } = &self.0.manifest.action {
-            let image_for = &carried.manifest.target;
+        let (order, image_for) = (self.0.manifest, &carried.manifest.target);
+        let source = match &order.action {
+            Action::Promote { from, .. } => Some(from),
+            // One that had come to this target by a promotion.
+            _ => Some(&order.target).filter(|it| *it != image_for),
+        };
+        if let Some(source) = source {
             from = from.promoted_from(source, image_for, claimed.credentials.manifest);
         }
         from = from.carrying(signer);
@@ -133,7 +138,7 @@ impl Brought<'_> {
 
     /// What was staged of the image that the order carries, as the order has it made current.
     pub(super) fn ordered(&self, staged: Staged) -> Result<Decision, Fault> {
-        if staged.verdict() == Verdict::Promoted {
+        if matches!(self.0.manifest.action, Action::Promote { .. }) {
             return Ok(Decision::Change(Box::new(staged)));
         }
         let mut staged = staged.into_rollback(origin(self.0.claimed));

@@ -78,7 +78,8 @@ impl Permits<'_> {
 
 impl Permits<'_> {
     /// Makes sure that the image may come in that an order carries, which was let in itself. When its own
-    /// manifest is from counts for nothing: the order says when.
+    /// manifest is from counts for nothing: the order says when. To go back to an image that had come by a
+    /// promotion takes the right to promote here.
     ///
     /// # Errors
     /// What the rules ask of the image's own manifest.
@@ -103,6 +104,16 @@ impl Permits<'_> {
                 format!("rule `{name}` requires `files` in {PAPER}, as `submit` writes it");
             return Err(reject(Reason::NotAllowed, detail));
         }
+        let (target, image_for) = (&order.target, &carried.manifest.target);
+        let is_rollback = matches!(order.action, Action::Rollback { .. });
+        let publishes = |rule: &ImporterRule| rule.rights.publish.iter().any(|it| it.fits(target));
+        if is_rollback && image_for != target && !rule.is_some_and(publishes) {
+            let detail = format!(
+                "{PAPER} is for {image_for}, and rule `{name}` does not let its importers publish to \
+                 {target}, as a promotion would have to; expected an image that was published there"
+            );
+            return Err(reject(Reason::NotAllowed, detail));
+        }
         if vouched.signer.is_none() {
             return Ok(());
         }
@@ -112,9 +123,8 @@ impl Permits<'_> {
             account: &account(uid)?,
             signer: carried.signed_with(),
         };
-        // One that is promoted was for another target, where nobody here may have published.
-        let is_rollback = matches!(order.action, Action::Rollback { .. });
-        let target = Some(&order.target).filter(|_| is_rollback);
+        // One that was promoted was for another target, where nobody here may have published.
+        let target = Some(target).filter(|_| is_rollback && image_for == target);
         Ok(asker.check_image(self.settings, PAPER, target)?)
     }
 }

@@ -84,6 +84,7 @@ pub struct Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Promoted {
+    /// The target of the record itself, where an order to roll back has carried the image.
     pub(crate) from: Target,
     /// The one that was current there; `None` of an image that the order has carried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,8 +225,9 @@ impl Origin {
         self
     }
 
-    /// Of an image that this very drop carries and promotes `from` another target. The image's own manifest
-    /// is for `image_for`; `order` is as that of [`Origin::promoting`].
+    /// Of an image that this very drop carries and promotes `from` another target; of one that the target
+    /// itself has had by a promotion, and the drop goes back to, that target. The image's own manifest is for
+    /// `image_for`; `order` is as that of [`Origin::promoting`].
     pub(crate) fn promoted_from(
         mut self,
         from: &Target,
@@ -270,6 +272,12 @@ impl Head {
     /// From where the image was promoted, if it was.
     pub(crate) fn promoted(&self) -> Option<&Promoted> {
         self.from.as_ref()?.promoted.as_ref()
+    }
+
+    /// The other target that the image was promoted from, as far as the record knows.
+    pub(crate) fn promoted_from(&self) -> Option<&Target> {
+        let from = self.promoted().map(|it| &it.from);
+        from.filter(|from| **from != self.target)
     }
 
     /// The SHA-256 of the manifest by which the image has come to this very target, where that is signed
