@@ -1,7 +1,6 @@
 //! Requests, and what they may take.
 
 use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,11 +10,11 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, ClientBuilder, Response, StatusCode, Url};
 
+use super::Options;
 #[cfg(test)]
 use super::tries::Noted;
 use super::tries::{Tries, Waits};
 use super::trouble::{Trouble, shown};
-use crate::sys::Dir;
 
 const USER_AGENT: &str = concat!("netboot-import/", env!("CARGO_PKG_VERSION"));
 
@@ -24,47 +23,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 const MAX_REDIRECTS: usize = 10;
-
-/// Bytes of a file of certificates, or of a password.
-const MAX_FILE: u64 = 1 << 20;
-
-/// What a source says of how its host is asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// Certificates, in PEM, that count beside the system's.
-    pub(crate) ca: Option<PathBuf>,
-    /// Who asks, and the file whose first line is the password.
-    pub(crate) login: Option<(String, PathBuf)>,
-}
-
-impl Options {
-    /// The certificates of `ca`, in PEM; empty where there is none.
-    ///
-    /// # Errors
-    /// When they can't be read.
-    pub(crate) fn certificates(&self) -> anyhow::Result<Vec<u8>> {
-        let read = self.ca.as_ref().map(|path| Dir::read_named(path, MAX_FILE));
-        Ok(read.transpose()?.unwrap_or_default())
-    }
-
-    /// The name and the password of `login`.
-    ///
-    /// # Errors
-    /// When the password can't be read.
-    pub(crate) fn credentials(&self) -> anyhow::Result<Option<(String, String)>> {
-        let Some((name, path)) = &self.login else {
-            return Ok(None);
-        };
-        let text = String::from_utf8(Dir::read_named(path, MAX_FILE)?);
-        let text = text.with_context(|| format!("reading {path:?}"))?;
-        let password = text.lines().next().unwrap_or_default();
-        anyhow::ensure!(
-            !password.is_empty(),
-            "reading {path:?}: expected a password in the first line; it is empty"
-        );
-        Ok(Some((name.clone(), password.to_string())))
-    }
-}
 
 /// What a client has asked for until now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

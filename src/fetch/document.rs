@@ -203,7 +203,8 @@ fn with_login_of(asked: &Url, mut url: Url) -> Url {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::{Counts, Options};
+    use super::super::Options;
+    use super::super::client::Counts;
     use super::super::hostile::{Answer, Asked, Host, good};
     use super::super::store::Store;
     use super::*;

@@ -18,6 +18,7 @@ mod client;
 mod document;
 #[cfg(test)]
 mod hostile;
+mod options;
 mod partial;
 mod store;
 mod transfer;
@@ -25,6 +26,7 @@ mod tries;
 mod trouble;
 mod validators;
 
-pub(crate) use client::{Client, Options, provide_tls};
+pub(crate) use client::{Client, provide_tls};
+pub(crate) use options::Options;
 pub(crate) use store::Store;
 pub(crate) use transfer::Wanted;

@@ -304,7 +304,7 @@ fn too_large(found: &str) -> Trouble {
 mod tests {
     use std::path::Path;
 
-    use super::super::client::Options;
+    use super::super::Options;
     use super::super::hostile::{Answer, Asked, Host, good, noise};
     use super::super::store::Store;
     use super::*;

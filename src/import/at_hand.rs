@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _};
 
 use anyhow::Context as _;
 
+use crate::fault::Fault;
 use crate::fetch::{Store, Wanted};
+use crate::image::hash_file;
 use crate::registry::Holdings;
 use crate::sources::{Offer, Part};
-use crate::sys::Dir;
+use crate::sys::{Dir, Progress};
 use crate::tree::Tree;
-use crate::words::{Digest, Hasher};
-
-/// Bytes that are hashed at a time.
-const BLOCK: usize = 1 << 20;
+use crate::words::Digest;
 
 /// What is at hand of an offer's files.
 pub(super) struct AtHand {
@@ -76,14 +74,7 @@ impl AtHand {
 }
 
 /// Whether a file has this digest.
-fn is(mut file: &File, digest: &Digest) -> bool {
-    let (mut block, mut hasher) = (vec![0; BLOCK], Hasher::default());
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => return hasher.finish() == *digest,
-            Ok(count) => hasher.update(&block[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-    }
+fn is(file: &File, digest: &Digest) -> bool {
+    let hashed = hash_file(file, &Progress::default(), |_| Fault::Interrupted);
+    hashed.is_ok_and(|found| found == *digest)
 }

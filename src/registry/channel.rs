@@ -1,12 +1,10 @@
 //! A channel of a centre, as its file has it: `channels.d/<name>.toml`.
 
-use std::path::PathBuf;
-
 use reqwest::Url;
 
 use super::address::Address;
 use crate::fetch::Options;
-use crate::text::{InputError, Table, ValueExt as _, read_toml};
+use crate::text::{InputError, ValueExt as _, read_toml};
 use crate::words::{Target, TargetPattern};
 
 /// Where a centre's orders go.
@@ -38,7 +36,7 @@ impl Channel {
                 text.parse::<TargetPattern>().map_err(rule)
             });
             let every = || vec!["*/*/*/*".parse().expect("it is a pattern")];
-            let options = options(top);
+            let options = Options::read(top);
             Some(Self {
                 name: name.to_string(),
                 address: address?,
@@ -63,27 +61,6 @@ fn centre(text: &str) -> Option<String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
     let is_good = (1..=64).contains(&text.len()) && text.bytes().all(is_plain);
     is_good.then(|| text.to_string())
-}
-
-/// How the registry is asked. `None` after a complaint.
-fn options(top: &mut Table<'_, '_>) -> Option<Options> {
-    let is_text = |text: &str| !text.is_empty() && !text.contains(char::is_control);
-    let path = |text: &str| is_text(text).then(|| PathBuf::from(text));
-    let ca = top.optional("ca", |value| value.parsed("a path", path));
-    let user = top.optional("username", |value| {
-        value.parsed("a name", |text| is_text(text).then(|| text.to_string()))
-    });
-    let password = top.optional("password_file", |value| value.parsed("a path", path));
-    let login = match (user, password) {
-        (Some(user), Some(password)) => Some((user, password)),
-        (None, None) => None,
-        _ => {
-            let problem = "one of `username` and `password_file` without the other";
-            top.complain_here(problem.to_string(), "both of them, or none");
-            return None;
-        }
-    };
-    Some(Options { ca, login })
 }
 
 #[cfg(test)]
@@ -138,11 +115,11 @@ error: missing key `centre`
 1 | url = \"https://registry.example/Netboot\"
   | ^
 
-error: one of `username` and `password_file` without the other
+error: missing key `password_file`
  --> stable.toml:1:1
   |
 1 | url = \"https://registry.example/Netboot\"
-  | ^ expected both of them, or none
+  | ^
 
 error: invalid `url`
  --> stable.toml:1:7

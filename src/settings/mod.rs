@@ -18,11 +18,11 @@ use std::time::Duration;
 use strum::VariantNames as _;
 
 use self::values::{
-    above, account, apart_from, count, duration, interval, one_of, optional_path, path, positive,
-    size, url, word,
+    above, account, apart_from, count, duration, interval, one_of, optional_path, positive, size,
+    url, word,
 };
 use crate::sys::{Ownership, UnknownAccount};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt, read_toml};
 use crate::words::{Name, NoteKind, Target, Verdict};
 
 /// Everything that an admin can set.
@@ -269,7 +269,7 @@ impl Settings {
     fn take(&mut self, top: &mut Table<'_, '_>) {
         let (spool, tree) = (&mut self.spool, &mut self.tree);
         top.table("spool", |table| {
-            table.set("path", &mut spool.path, path);
+            table.set("path", &mut spool.path, ValueExt::path);
             table.set("watch", &mut spool.watch, word);
             table.set("rescan_interval", &mut spool.rescan_interval, interval);
             table.set("settle", &mut spool.settle, duration);

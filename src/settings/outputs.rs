@@ -3,8 +3,8 @@
 use std::iter::zip;
 use std::path::{Path, PathBuf};
 
-use super::values::{below, path};
-use crate::text::{Table, ValueExt as _};
+use super::values::below;
+use crate::text::{Table, ValueExt};
 use crate::words::Name;
 
 /// Stands in an output for the name of an architecture.
@@ -49,7 +49,7 @@ pub(super) fn boot_config(
     tree: &Path,
     outputs: &mut Vec<PathBuf>,
 ) -> Option<BootConfig> {
-    let template = table.required("template", path);
+    let template = table.required("template", ValueExt::path);
     let has_each = table.has("for_each");
     let for_each = table.optional("for_each", |value| {
         value.parsed("\"arch\"", |text| (text == "arch").then_some(()))

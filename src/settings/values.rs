@@ -10,23 +10,18 @@ use toml::de::DeValue;
 
 use crate::text::{Expected, ValueExt as _, quoted};
 
-pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
-    value.parsed("a path", |text| is_path(text).then(|| text.into()))
-}
-
 /// A path, or an empty text for `None`.
 pub(super) fn optional_path(value: &DeValue<'_>) -> Result<Option<PathBuf>, Expected> {
     match value.as_str() {
         Some("") => Ok(None),
-        _ => path(value).map(Some),
+        _ => value.path().map(Some),
     }
 }
 
 /// The path of a tree. What lies in the tree is served to everybody: the spool has no place there, nor
 /// the tree in the spool.
 pub(super) fn apart_from(spool: &Path, value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let tree = path(value)?;
+    let tree = value.path()?;
     if tree.starts_with(spool) || spool.starts_with(&tree) {
         let spool = quoted(&spool.to_string_lossy());
         return Err(format!(
@@ -51,7 +46,7 @@ pub(super) fn above(tree: &Path, value: &DeValue<'_>) -> Result<Option<PathBuf>,
 pub(super) fn below(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
     const RULE: &str = "a path below `tftp.root`; no part of it begins with `.` or ends in `@`, and \
         its name is not `catalog.json`";
-    let path: PathBuf = path(value)?.components().collect();
+    let path: PathBuf = value.path()?.components().collect();
     // A part that ends in `@` is a folder of generations, which are never written again.
     let is_plain = |part: Component<'_>| {
         let name = part.as_os_str().as_encoded_bytes();

@@ -13,7 +13,7 @@ use super::treeinfo::Treeinfo;
 use super::upstream::{Host, Upstream};
 use super::verify::{Trust, asked_again};
 use crate::fetch::{Client, Options, Store};
-use crate::text::{Expected, InputError, Table, ValueExt as _, read_toml};
+use crate::text::{Expected, InputError, Table, ValueExt, read_toml};
 use crate::words::{Name, TargetPattern};
 
 /// A source: `sources.d/<name>.toml`.
@@ -76,11 +76,14 @@ impl Source {
                 return None;
             };
             let url = top.required("url", url);
-            let options = options(top);
+            let options = Options::read(top);
             let (sign, has_serials) = if kind == "oci" {
                 (None, None)
             } else {
-                (top.optional("sign", path), top.optional("serial", is_true))
+                (
+                    top.optional("sign", ValueExt::path),
+                    top.optional("serial", is_true),
+                )
             };
             let kind = match kind {
                 "oci" => site(top).map(Kind::Oci),
@@ -181,41 +184,11 @@ fn url(value: &DeValue<'_>) -> Result<Url, Expected> {
     })
 }
 
-fn path(value: &DeValue<'_>) -> Result<PathBuf, Expected> {
-    let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
-    value.parsed("a path", |text| is_path(text).then(|| text.into()))
-}
-
 fn is_true(value: &DeValue<'_>) -> Result<(), Expected> {
     match value.as_bool() {
         Some(true) => Ok(()),
         _ => Err("true".to_string()),
     }
-}
-
-/// How the host is asked. `None` after a complaint.
-fn options(top: &mut Table<'_, '_>) -> Option<Options> {
-    let ca = top.optional("ca", path);
-    let (has_user, has_password) = (top.has("username"), top.has("password_file"));
-    let user = |value: &DeValue<'_>| {
-        let is_good = |text: &&str| !text.is_empty() && !text.contains([':', '\n', '\r', '\0']);
-        value.parsed("a user's name, without `:`", |text| {
-            Some(text).filter(is_good).map(str::to_string)
-        })
-    };
-    let login = if has_user || has_password {
-        // One without the other is a slip.
-        let (user, password) = (
-            top.required("username", user),
-            top.required("password_file", path),
-        );
-        Some((user?, password?))
-    } else {
-        let _ = top.optional("username", user);
-        let _ = top.optional("password_file", path);
-        None
-    };
-    Some(Options { ca, login })
 }
 
 /// How what upstream says is verified: by exactly one of three keys. `why_not` says what was expected
@@ -237,7 +210,7 @@ fn trust(top: &mut Table<'_, '_>, why_not: Option<&str>) -> Option<Trust> {
                 return Err("only one of `keyring`, `sha256` and `insecure`".to_string());
             }
             match key {
-                "keyring" => path(value).map(Trust::Keyring),
+                "keyring" => value.path().map(Trust::Keyring),
                 "sha256" => match why_not {
                     Some(why) => Err(why.to_string()),
                     None => value.parsed("64 hex digits", |text| {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 #[cfg(feature = "import")]
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -387,6 +388,8 @@ pub(crate) trait ValueExt {
     /// What `parse` makes of a text; `what` says what the text should have been.
     fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected>;
 
+    fn path(&self) -> Result<PathBuf, Expected>;
+
     /// A list of texts; `what` says what the value should have been.
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected>;
 
@@ -398,6 +401,11 @@ impl ValueExt for DeValue<'_> {
     fn parsed<T>(&self, what: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Expected> {
         let parsed = self.as_str().and_then(parse);
         parsed.ok_or_else(|| what.to_string())
+    }
+
+    fn path(&self) -> Result<PathBuf, Expected> {
+        let is_path = |text: &str| !text.is_empty() && !text.contains('\0');
+        self.parsed("a path", |text| is_path(text).then(|| text.into()))
     }
 
     fn texts(&self, what: &str) -> Result<Vec<String>, Expected> {

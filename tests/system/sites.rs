@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 
 use crate::importing::IMPORT;
 use crate::lab::keys::Keys;
-use crate::lab::mirror::{REGISTRY, Request, Server};
+use crate::lab::mirror::{NGINX, REGISTRY, Request, Server};
 use crate::lab::world::{
     Daemon, Ended, Needs, PROGRAM, World, by_name, names, output, test, text, until, walk,
 };
@@ -41,6 +41,11 @@ pub fn tests() -> Vec<Trial> {
             "what a registry loses a push brings back, and what it changes no site takes",
             NEEDS,
             registry_lies,
+        ),
+        test(
+            "a registry behind TLS and a login takes pushes and gives to sites, and without these both say so",
+            &needs(&[NGINX, Needs::Program("openssl")]),
+            guarded,
         ),
         test(
             "a channel takes the orders of one centre only",
@@ -271,7 +276,7 @@ type Step = fn(&mut Fleet);
 fn all_orders() {
     let mut fleet = Fleet::new();
     let (near, away) = (fleet.site(), fleet.site());
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("published", |fleet| fleet.publish("install", "one")),
         ("published", |fleet| fleet.publish("install", "two")),
         ("rolled-back", |fleet| fleet.order(&["rollback", TARGET])),
@@ -281,6 +286,8 @@ fn all_orders() {
         }),
         ("withdrawn", |fleet| fleet.order(&["withdraw", CANDIDATE])),
         ("published", |fleet| fleet.publish("install", "four")),
+        // To the image that was promoted.
+        ("rolled-back", |fleet| fleet.order(&["rollback", TARGET])),
     ];
     for (number, (word, step)) in steps.into_iter().enumerate() {
         step(&mut fleet);
@@ -377,6 +384,42 @@ fn open_to(host: &Host, user: u32) {
     for path in walk(&host.at("state")).iter().chain([&host.at("state")]) {
         chown(path, Some(user), None).unwrap();
     }
+}
+
+fn guarded() {
+    let mut fleet = Fleet::new();
+    let guard = Server::guarding(&fleet.registry, ["us", "secret"]);
+    let (site, centre) = (fleet.site(), &fleet.centre);
+    let secret = centre.at("secret");
+    let url = format!("https://127.0.0.1:{}/netboot/stable", guard.port());
+    let ca = format!("ca = {:?}\n", guard.certificate());
+    let login = format!("username = \"us\"\npassword_file = {secret:?}\n");
+    let set = |more: &str| {
+        let channel = format!("url = \"{url}\"\ncentre = \"fra1\"\n{more}");
+        fs::write(centre.at("channels/stable.toml"), channel).unwrap();
+        let source = format!("kind = \"oci\"\nurl = \"{url}\"\n{more}");
+        fs::write(site.at("sources/centre.toml"), source).unwrap();
+    };
+    let both_fail = |password: &str, more: &str, expected: &str| {
+        fs::write(&secret, password).unwrap();
+        set(more);
+        for (host, deed) in [(centre, "push"), (&site, "run")] {
+            let said = host.ends(1, &[deed]);
+            assert!(said.contains(expected), "{deed}: {said}");
+            assert!(!said.contains("secret\n"), "{said}");
+        }
+    };
+    both_fail("secret\n", &login, "certificate");
+    both_fail("wrong\n", &format!("{ca}{login}"), "not authorized");
+    both_fail("secret\n", &ca, "not authorized");
+    fs::write(&secret, "secret\n").unwrap();
+    set(&format!("{ca}{login}"));
+    fleet.publish("install", "one");
+    let said = fleet.push();
+    assert!(said.contains(": published\n"), "{said}");
+    let said = site.ends(0, &["run"]);
+    assert!(said.contains(": published"), "{said}");
+    fleet.assert_same(&site);
 }
 
 /// The file of a blob in the registry's storage.

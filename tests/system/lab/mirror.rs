@@ -39,16 +39,45 @@ pub struct Server {
 impl Server {
     /// nginx, which serves [`Server::root`].
     pub fn nginx() -> Self {
+        Self::nginx_with(|dir, port| {
+            format!("listen 127.0.0.1:{port}; root {}/root;", dir.display())
+        })
+    }
+
+    /// nginx, which guards a registry: by TLS, with a certificate that only [`Server::certificate`] vouches
+    /// for, and by this name and password.
+    pub fn guarding(registry: &Self, [user, password]: [&str; 2]) -> Self {
+        let behind = registry.url("");
+        Self::nginx_with(|dir, port| {
+            let here = dir.display();
+            certify(dir);
+            fs::write(dir.join("users"), format!("{user}:{{PLAIN}}{password}\n")).unwrap();
+            format!(
+                "listen 127.0.0.1:{port} ssl; ssl_certificate {here}/cert.pem; \
+                 ssl_certificate_key {here}/key.pem; auth_basic registry; auth_basic_user_file {here}/users; \
+                 client_max_body_size 0; \
+                 location / {{ proxy_pass {behind}; proxy_set_header Host $http_host; \
+                 proxy_set_header X-Forwarded-Proto https; }}"
+            )
+        })
+    }
+
+    /// The certificate of a server that has one, in PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("cert.pem")
+    }
+
+    /// nginx; `server` writes what its only server does.
+    fn nginx_with(server: impl FnOnce(&Path, u16) -> String) -> Self {
         Self::begin(
             |dir, port| {
-                let here = dir.display();
+                let (here, server) = (dir.display(), server(dir, port));
                 let scratch = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
                 let scratch = scratch.map(|it| format!("{it}_temp_path {here}/{it};\n"));
                 let nginx = format!(
                     "user root;\nworker_processes 1;\npid {here}/pid;\ndaemon off;\nevents {{}}\nhttp {{\n{}\
                  log_format short '$request_method $uri $status $body_bytes_sent';\n\
-                 access_log {here}/access.log short;\n\
-                 server {{ listen 127.0.0.1:{port}; root {here}/root; }}\n}}\n",
+                 access_log {here}/access.log short;\nserver {{ {server} }}\n}}\n",
                     scratch.concat()
                 );
                 fs::write(dir.join("nginx.conf"), nginx).unwrap();
@@ -169,6 +198,19 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Makes a certificate for this machine, which nobody vouches for, and its key.
+fn certify(dir: &Path) {
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+        .args("-subj /CN=registry -keyout key.pem -out cert.pem".split(' '))
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .current_dir(dir)
+        .output();
+    let made = made.expect("openssl");
+    assert!(made.status.success(), "{made:?}");
 }
 
 fn free_port() -> u16 {
