@@ -1,6 +1,7 @@
 //! One source: what upstream has is compared with what is here, fetched where it differs, and dropped.
 //!
-//! All files of one upstream version are dropped, or none.
+//! All files of one upstream version are dropped, or none. All drops are handed over before the first
+//! outcome is waited for: a target that is swapped when it is quiet holds up no other.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 
 use super::assemble::assemble;
 use super::at_hand::AtHand;
@@ -48,6 +50,33 @@ pub(super) struct Bring<'w> {
     dropped: Dropped,
 }
 
+/// A drop that is in the spool.
+struct HandedOver {
+    drop: String,
+    /// What came over the network for it.
+    fetched: Fetched,
+}
+
+/// How it ended for each target.
+#[derive(Default)]
+struct Ends {
+    all: Vec<Came>,
+    /// The files of what is not published yet: that may be dropped once more.
+    kept: BTreeSet<Digest>,
+}
+
+impl Ends {
+    fn add(&mut self, world: &World, offer: &Offer, mut report: Report) -> anyhow::Result<()> {
+        report.version = report.version.or_else(|| offer.version.clone());
+        world.shown.report(&report)?;
+        if report.result >= Came::Waits {
+            self.kept.extend(wanted(offer).map(|it| it.sha256));
+        }
+        self.all.push(report.result);
+        Ok(())
+    }
+}
+
 impl<'w> Bring<'w> {
     /// # Errors
     /// When another process is at work on this source.
@@ -75,39 +104,43 @@ impl<'w> Bring<'w> {
             self.world.shown.warn(&warning);
         }
         let offers = self.source.ask(&self.client, &self.store).await?;
-        let (mut all, mut kept) = (Vec::new(), BTreeSet::new());
+        let (mut ends, mut waiting) = (Ends::default(), Vec::new());
         for offer in &offers {
-            let target = &offer.target;
-            let brought = self.bring(offer).await;
-            let mut report = brought
-                .unwrap_or_else(|error| Report::failed(&self.source.name, Some(target), &error));
-            report.version = report.version.or_else(|| offer.version.clone());
-            self.world.shown.report(&report)?;
-            // What is not published yet may be dropped once more.
-            if report.result >= Came::Waits {
-                kept.extend(wanted(offer).map(|wanted| wanted.sha256));
+            match self.bring(offer).await {
+                Ok(Ok(handed_over)) => waiting.push((offer, handed_over)),
+                Ok(Err(report)) => ends.add(self.world, offer, report)?,
+                Err(error) => ends.add(self.world, offer, self.failed(offer, &error))?,
             }
-            all.push(report.result);
+        }
+        let spool = &self.world.settings.spool.path;
+        let outcomes = waiting
+            .iter()
+            .map(|(_, handed_over)| await_outcome(spool, &handed_over.drop, self.how.wait));
+        let outcomes = join_all(outcomes).await;
+        for ((offer, handed_over), outcome) in waiting.into_iter().zip(outcomes) {
+            let taken = outcome.and_then(|outcome| self.take(offer, handed_over, outcome));
+            let report = taken.unwrap_or_else(|error| self.failed(offer, &error));
+            ends.add(self.world, offer, report)?;
         }
         if !self.how.only_check {
-            self.store.keep(&kept)?;
+            self.store.keep(&ends.kept)?;
         }
-        Ok(all)
+        Ok(ends.all)
     }
 
-    /// Brings what upstream has for one target.
-    async fn bring(&mut self, offer: &Offer) -> anyhow::Result<Report> {
+    /// Puts what upstream has for one target into the spool, or says what there is to be said instead.
+    async fn bring(&mut self, offer: &Offer) -> anyhow::Result<Result<HandedOver, Report>> {
         let digest = digest(offer);
         if let Some(report) = self.settle(offer, digest)? {
-            return Ok(report);
+            return Ok(Err(report));
         }
         if !self.how.again && self.is_current(offer) {
             self.note(offer, digest, None)?;
-            return Ok(self.report(offer, Came::Unchanged));
+            return Ok(Err(self.report(offer, Came::Unchanged)));
         }
         let (name, target) = (&self.source.name, &offer.target);
         if let Some(refused) = self.world.refused(name, target, digest) {
-            return Ok(refused);
+            return Ok(Err(refused));
         }
         let tree = self.world.tree();
         let at_hand = AtHand::of(&self.store, tree.as_ref(), offer)?;
@@ -118,21 +151,11 @@ impl<'w> Bring<'w> {
                 files: missing.len(),
                 bytes: missing.iter().filter_map(|wanted| wanted.size).sum(),
             });
-            return Ok(report);
+            return Ok(Err(report));
         }
         let fetched = self.fetch(offer, &missing).await?;
-        let (drop, outcome) = self.hand_over(offer, digest, &at_hand).await?;
-        let mut report = match outcome {
-            Ok(outcome) => self.take(offer, digest, &outcome)?,
-            Err(why) => {
-                let mut report = self.report(offer, Came::Waits);
-                report.detail = Some(why);
-                report.drop = Some(drop);
-                report
-            }
-        };
-        report.fetched = Some(fetched);
-        Ok(report)
+        let drop = self.hand_over(offer, digest, &at_hand).await?;
+        Ok(Ok(HandedOver { drop, fetched }))
     }
 
     /// What an earlier run has done for this very offer, if that was enough.
@@ -151,16 +174,11 @@ impl<'w> Bring<'w> {
                 is_done.then(|| self.report(offer, Came::Unchanged))
             }
             Some(Became::Outcome(outcome)) if !outcome.is_rejected() => {
-                Some(self.take(offer, digest, &outcome)?)
+                Some(self.judged(offer, &outcome)?)
             }
             // What is known of it is no longer kept, or it may be allowed by now.
             Some(Became::Outcome(_) | Became::Nothing) => None,
-            Some(Became::Waits(why)) => {
-                let mut report = self.report(offer, Came::Waits);
-                report.detail = Some(why);
-                report.drop = last.waits;
-                Some(report)
-            }
+            Some(Became::Waits(why)) => Some(self.waits(offer, last.waits, why)),
         };
         Ok(report)
     }
@@ -202,14 +220,13 @@ impl<'w> Bring<'w> {
         })
     }
 
-    /// Makes a drop, and waits for its outcome, or says why there is none.
+    /// Makes a drop, and says what it is called.
     async fn hand_over(
         &mut self,
         offer: &Offer,
         digest: Digest,
         files: &AtHand,
-    ) -> anyhow::Result<(String, Result<Outcome, String>)> {
-        let spool = &self.world.settings.spool.path;
+    ) -> anyhow::Result<String> {
         // What is copied here is on this disk already: nothing else has to go on meanwhile.
         let progress = Progress::default();
         let drop = assemble(self.world, offer, files, self.source.has_serials, &progress)?;
@@ -220,20 +237,45 @@ impl<'w> Bring<'w> {
             .finish()?
             .context("the spool has a drop of that name already")?;
         self.note(offer, digest, Some(name.clone()))?;
-        let outcome = await_outcome(spool, &name, self.how.wait).await?;
-        Ok((name, outcome))
+        Ok(name)
+    }
+
+    /// What became of a drop: its outcome, or why there is none.
+    fn take(
+        &mut self,
+        offer: &Offer,
+        HandedOver { drop, fetched }: HandedOver,
+        outcome: Result<Outcome, String>,
+    ) -> anyhow::Result<Report> {
+        let mut report = match outcome {
+            Ok(outcome) => self.judged(offer, &outcome)?,
+            Err(why) => self.waits(offer, Some(drop), why),
+        };
+        report.fetched = Some(fetched);
+        Ok(report)
     }
 
     /// Takes note of the outcome of a drop.
-    fn take(&mut self, offer: &Offer, digest: Digest, outcome: &Outcome) -> anyhow::Result<Report> {
+    fn judged(&mut self, offer: &Offer, outcome: &Outcome) -> anyhow::Result<Report> {
         let (name, target) = (&self.source.name, &offer.target);
         let report = Report::of(name, target, outcome);
         if outcome.is_rejected() {
-            self.world.refuse(name, target, digest, &report);
+            self.world.refuse(name, target, digest(offer), &report);
         } else {
-            self.note(offer, digest, None)?;
+            self.note(offer, digest(offer), None)?;
         }
         Ok(report)
+    }
+
+    fn waits(&self, offer: &Offer, drop: Option<String>, why: String) -> Report {
+        let mut report = self.report(offer, Came::Waits);
+        report.detail = Some(why);
+        report.drop = drop;
+        report
+    }
+
+    fn failed(&self, offer: &Offer, error: &anyhow::Error) -> Report {
+        Report::failed(&self.source.name, Some(&offer.target), error)
     }
 
     fn note(&mut self, offer: &Offer, digest: Digest, waits: Option<String>) -> anyhow::Result<()> {

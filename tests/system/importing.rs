@@ -2,9 +2,9 @@
 //! daemon.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Output, Stdio};
 
 use libtest_mimic::Trial;
 
@@ -69,6 +69,11 @@ pub fn tests() -> Vec<Trial> {
             "a broken source holds up no other, and check and list tell of all",
             NEEDS,
             told,
+        ),
+        test(
+            "a target that is waited for holds up no other of its source",
+            NEEDS,
+            side_by_side,
         ),
         test(
             "a fetch is a bar on a terminal and a line elsewhere",
@@ -314,6 +319,44 @@ fn served() {
     assert!(fetched[0].path.ends_with("/initrd.gz"), "{requests:?}");
 }
 
+fn side_by_side() {
+    let mut place = Place::new();
+    let debian = Debian {
+        signers: &place.signers,
+        names: &["upstream"],
+        suite: "bookworm",
+        codename: "bookworm",
+        version: "1",
+    };
+    let (root, arches) = (place.mirror.root(), ["amd64", "arm64"]);
+    for arch in arches {
+        let netboot = tempfile::tempdir().unwrap();
+        upstream::small_netboot(netboot.path(), arch, "1");
+        debian.add(&root, arch, netboot.path());
+    }
+    debian.release(&root, &[("Version", "1")]);
+    place.debian_source(&place.mirror.url(""));
+    let file = place.world.root.join("sources/debian.toml");
+    let both = fs::read_to_string(&file)
+        .unwrap()
+        .replace("arch = [\"amd64\"]", &format!("arch = {arches:?}"));
+    fs::write(&file, both).unwrap();
+    // Nobody takes the drops yet, and the first outcome is waited for as long as it takes.
+    place.daemon = None;
+    let mut import = place.command(&["run", "--wait", "2m"]);
+    let import = import.stdout(Stdio::piped()).spawn().unwrap();
+    let incoming = place.world.spool.join("incoming");
+    until("both drops", || {
+        let names = names(&incoming);
+        names.iter().filter(|name| !name.starts_with('.')).count() == 2
+    });
+    place.daemon = Some(place.world.daemon());
+    let ended = import.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success(), "{said}");
+    assert_eq!(said.matches(": published ").count(), 2, "{said}");
+}
+
 /// One answer that isn't the mirror's.
 fn answer(status: &str, head: &str, body: &str) -> Trouble {
     let text = format!(
@@ -446,34 +489,68 @@ fn resumed() {
 }
 
 fn killed() {
-    let place = Place::new();
+    let mut place = Place::new();
     larger(&place);
     place.debian_source(&place.mirror.url(""));
-    // Before each of its system calls that write or rename something, in turn.
-    let number = AtomicUsize::new(1);
-    loop {
-        let count = number.fetch_add(1, Ordering::Relaxed);
-        let mut strace = Command::new("strace");
-        let calls = "rename,renameat2,renameat,fsync,syncfs,ftruncate,mkdirat,unlinkat,flock";
-        let inject = format!("--inject={calls}:signal=KILL:when={count}");
-        strace.args(["-f", "-o", "/dev/null"]).arg(inject);
-        strace.arg(IMPORT);
-        strace.args(place.command(&["run"]).get_args());
-        let ended = output(&mut strace);
-        if ended.status.success() {
-            assert!(count > 5, "{count}: {}", text(&ended));
-            break;
+    // Nobody takes the drops, so that each run begins where there is nothing.
+    place.daemon = None;
+    let (incoming, state) = (
+        place.world.spool.join("incoming"),
+        place.world.root.join("state"),
+    );
+    let not_waiting = ["run", "--wait", "0s"];
+    let mut kills = 0;
+    // Before each call of these names, in turn, as each thread counts its own.
+    for name in [
+        "renameat",
+        "renameat2",
+        "fsync",
+        "syncfs",
+        "mkdirat",
+        "unlinkat",
+        "flock",
+        "write",
+        "sendto",
+    ] {
+        for count in 1.. {
+            fs::remove_dir_all(&incoming).unwrap();
+            fs::create_dir(&incoming).unwrap();
+            fs::create_dir_all(&state).unwrap();
+            fs::remove_dir_all(&state).unwrap();
+            let mut strace = Command::new("strace");
+            let inject = format!("--inject={name}:signal=KILL:when={count}");
+            strace.args(["-f", "-o", "/dev/null"]).arg(inject);
+            strace.arg(IMPORT);
+            strace.args(place.command(&not_waiting).get_args());
+            let was_killed = output(&mut strace).status.signal() == Some(9);
+            let said = place.ends(4, &not_waiting);
+            let drops = names(&incoming);
+            let drops: Vec<_> = drops.iter().filter(|it| !it.starts_with('.')).collect();
+            let told = format!("the {count}th {name}: {drops:?} {said}");
+            // One that was killed as soon as the drop had its name doesn't know of it.
+            assert!((1..=2).contains(&drops.len()), "{told}");
+            for drop in drops {
+                let files = ["linux", "initrd.gz"].map(|name| {
+                    let file = incoming.join(drop).join("image").join(name);
+                    fs::metadata(file).unwrap().len()
+                });
+                assert_eq!(files, [8, 20_000], "{told}");
+            }
+            if !was_killed {
+                break;
+            }
+            kills += 1;
         }
-        assert!(count < 200, "{}", text(&ended));
     }
-    place.ends(0, &["run"]);
+    println!("{kills} kills");
+    assert!(kills > 20, "{kills} kills");
+    place.daemon = Some(place.world.daemon());
     until("the outcomes", || {
-        let waits = names(&place.world.spool.join("incoming"));
-        waits.iter().all(|name| name.starts_with('.'))
+        names(&incoming).iter().all(|name| name.starts_with('.'))
+            && names(&place.world.spool.join("processing")).is_empty()
     });
-    let published = place.published(DEBIAN);
-    assert_eq!(published.len(), 2);
-    assert_eq!(published[0].1.len(), 20_000);
+    place.ends(0, &["run"]);
+    assert_eq!(place.published(DEBIAN).len(), 2);
     let rejected = names(&place.world.spool.join("rejected"));
     assert_eq!(rejected, [""; 0]);
 }
