@@ -134,7 +134,7 @@ impl fmt::Display for Report {
             write!(f, " {target}")?;
         }
         match self.result {
-            Came::Failed => f.write_str(": ")?,
+            Came::Failed => f.write_str(":")?,
             Came::WouldChange => f.write_str(": would bring")?,
             result => write!(f, ": {result}")?,
         }
@@ -156,10 +156,36 @@ impl fmt::Display for Report {
                 _ => write!(f, " ({files}, {bytes} fetched)")?,
             }
         }
-        match (&self.detail, self.result) {
-            (Some(detail), Came::Failed) => f.write_str(detail),
-            (Some(detail), _) => write!(f, ": {detail}"),
-            (None, _) => Ok(()),
+        match &self.detail {
+            Some(detail) if self.result == Came::Failed && self.version.is_none() => {
+                write!(f, " {detail}")
+            }
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_says_of_what_and_why() {
+        let target = "amd64/generic/noble/install".parse().unwrap();
+        let error = anyhow!("404 Not Found").context("getting a file");
+        let of_source = Report::failed("debian", None, &error);
+        assert_eq!(
+            of_source.to_string(),
+            "debian: getting a file: 404 Not Found"
+        );
+        let mut of_target = Report::failed("debian", Some(&target), &error);
+        let of = "debian amd64/generic/noble/install:";
+        let why = "getting a file: 404 Not Found";
+        assert_eq!(of_target.to_string(), format!("{of} {why}"));
+        of_target.version = Some("12.9".to_string());
+        assert_eq!(of_target.to_string(), format!("{of} 12.9: {why}"));
     }
 }
