@@ -67,7 +67,7 @@ enum Command {
         /// Take the orders of a registry that was set back, or that are another centre's now
         #[arg(long)]
         accept: bool,
-        /// How long to wait for the outcome of a drop, `10m` or in seconds
+        /// How long to wait for the outcome of a drop, `10m` or in seconds; with `--every` no longer than that
         #[arg(long, value_name = "TIME", value_parser = time, default_value = "15m")]
         wait: Duration,
     },

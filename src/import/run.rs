@@ -36,7 +36,8 @@ impl Run {
         let how = How {
             again: self.again,
             accept: self.accept,
-            wait: self.wait,
+            // What has no outcome when the next round begins is looked for there.
+            wait: every.map_or(self.wait, |every| every.min(self.wait)),
             only_check: false,
         };
         if every.is_some() {

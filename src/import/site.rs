@@ -18,7 +18,7 @@ use crate::sources::{Site, Source};
 use crate::spool::{NewDrop, Outcome};
 use crate::sys::{Dir, Progress};
 use crate::tree::Tree;
-use crate::words::Moment;
+use crate::words::{Moment, Target};
 
 /// Asks the registry, and brings what it has for this site.
 ///
@@ -89,6 +89,9 @@ struct Follow<'w> {
 impl Follow<'_> {
     async fn all(&mut self, wanted: Vec<News>) -> anyhow::Result<Vec<Came>> {
         let (mut all, mut waiting) = (Vec::new(), Vec::new());
+        for report in self.since(&wanted)? {
+            all.push(self.say(&report)?);
+        }
         for news in wanted {
             if let Some(refused) = self
                 .world
@@ -130,6 +133,37 @@ impl Follow<'_> {
     fn say(&self, report: &Report) -> anyhow::Result<Came> {
         self.world.shown.report(report)?;
         Ok(report.result)
+    }
+
+    /// The outcomes that have come since an earlier run, of orders that aren't wanted any more.
+    fn since(&mut self, wanted: &[News]) -> anyhow::Result<Vec<Report>> {
+        let spool = &self.world.settings.spool.path;
+        let mut reports = Vec::new();
+        for (target, last) in self.dropped.targets.clone() {
+            if last.waits.is_none() || wanted.iter().any(|news| *news.target() == target) {
+                continue;
+            }
+            match last.became(spool)? {
+                Some(Became::Waits(_)) => continue,
+                Some(Became::Outcome(outcome)) => {
+                    reports.push(Report::of(&self.source.name, &target, &outcome));
+                }
+                Some(Became::Nothing) | None => {}
+            }
+            if !self.how.only_check {
+                self.waits_no_more(&target)?;
+            }
+        }
+        Ok(reports)
+    }
+
+    fn waits_no_more(&mut self, target: &Target) -> anyhow::Result<()> {
+        if let Some(last) = self.dropped.targets.get(target).cloned() {
+            let waits = None;
+            self.dropped
+                .note(&self.folder, target, Last { waits, ..last })?;
+        }
+        Ok(())
     }
 
     /// What became of an order that was dropped before, as far as it isn't to be dropped once more.
@@ -238,13 +272,7 @@ impl Follow<'_> {
             return Ok(report);
         }
         self.follower.settle(news)?;
-        if let Some(last) = self.dropped.targets.get(target).cloned() {
-            let last = Last {
-                waits: None,
-                ..last
-            };
-            self.dropped.note(&self.folder, target, last)?;
-        }
+        self.waits_no_more(target)?;
         Ok(report)
     }
 }

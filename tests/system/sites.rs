@@ -2,6 +2,7 @@
 //! site's own daemon judges it.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -635,9 +636,32 @@ fn daemon_away() {
     site.daemon = Some(site.world.daemon());
     until("the outcome", || site.published(TARGET).is_some());
     let said = site.ends(0, &["run"]);
-    assert!(!said.contains("waits"), "{said}");
+    assert!(
+        said.contains(": published") && !said.contains("waits"),
+        "{said}"
+    );
+    let said = site.ends(0, &["run"]);
+    assert!(!said.contains(": published"), "{said}");
     fleet.assert_same(&site);
     assert_eq!(site.world.outcomes().len(), 1);
+
+    // Who goes on asking drops the next order while the first waits still.
+    site.daemon = None;
+    let mut follow = site.import(&["run", "--every=1s"]);
+    let mut follow = Ended(follow.stdout(Stdio::piped()).spawn().unwrap());
+    for (purpose, drops) in [("install", 1), ("candidate", 2)] {
+        fleet.publish(purpose, "two");
+        fleet.push();
+        until("the drop", || {
+            let names = names(&site.world.spool.join("incoming"));
+            names.iter().filter(|it| !it.starts_with('.')).count() == drops
+        });
+    }
+    site.daemon = Some(site.world.daemon());
+    let lines = BufReader::new(follow.0.stdout.take().unwrap()).lines();
+    let published = lines.filter(|line| line.as_ref().unwrap().contains(": published"));
+    assert_eq!(published.take(2).count(), 2);
+    fleet.assert_same(&site);
 }
 
 /// Bytes of the answers' bodies.

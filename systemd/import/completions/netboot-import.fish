@@ -36,7 +36,7 @@ complete -c netboot-import -n "__fish_netboot_import_needs_command" -f -a "list"
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -f -a "push" -d 'Carry the last order for each target, with the image that it names, to an OCI registry, from which sites take it'
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l every -d 'Go on until told to end, and ask about so often: `60s`. What stays as it was isn\'t said then' -r
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l wait -d 'How long to wait for the outcome of a drop, `10m` or in seconds' -r
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l wait -d 'How long to wait for the outcome of a drop, `10m` or in seconds; with `--every` no longer than that' -r
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
