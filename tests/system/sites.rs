@@ -44,6 +44,11 @@ pub fn tests() -> Vec<Trial> {
             registry_lies,
         ),
         test(
+            "a registry that throws away what no tag leads to keeps all that a site needs",
+            NEEDS,
+            garbage_collected,
+        ),
+        test(
             "a registry behind TLS and a login takes pushes and gives to sites, and without these both say so",
             &needs(&[NGINX, Needs::Program("openssl")]),
             guarded,
@@ -385,6 +390,30 @@ fn open_to(host: &Host, user: u32) {
     for path in walk(&host.at("state")).iter().chain([&host.at("state")]) {
         chown(path, Some(user), None).unwrap();
     }
+}
+
+fn garbage_collected() {
+    let mut fleet = Fleet::new();
+    let site = fleet.site();
+    let steps: [Step; 3] = [
+        |fleet| fleet.publish("install", "one"),
+        |fleet| fleet.publish("install", "two"),
+        |fleet| fleet.order(&["rollback", TARGET]),
+    ];
+    for step in steps {
+        step(&mut fleet);
+        fleet.push();
+        let said = fleet.registry.collect_garbage();
+        assert!(said.contains("blobs marked"), "{said}");
+        site.ends(0, &["run"]);
+        fleet.assert_same(&site);
+        let new = fleet.site();
+        new.ends(0, &["run"]);
+        fleet.assert_same(&new);
+    }
+    // What was thrown away was nobody's: a push finds all there.
+    let said = fleet.centre.ends(0, &["push", "--all"]);
+    assert!(said.contains("unchanged"), "{said}");
 }
 
 fn guarded() {

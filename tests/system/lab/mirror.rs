@@ -112,6 +112,18 @@ impl Server {
         )
     }
 
+    /// Has docker-registry throw away all that no tag leads to, while it serves nobody.
+    pub fn collect_garbage(&mut self) -> String {
+        self.stop();
+        let mut collect = Command::new("docker-registry");
+        collect.args(["garbage-collect", "--delete-untagged"]);
+        let collected = collect.arg(self.dir.path().join("registry.yml")).output();
+        let collected = collected.unwrap();
+        assert!(collected.status.success(), "{collected:?}");
+        self.start();
+        String::from_utf8(collected.stdout).unwrap()
+    }
+
     fn begin(configure: impl FnOnce(&Path, u16), command: fn(&Path) -> Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
