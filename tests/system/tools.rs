@@ -13,21 +13,21 @@ use crate::lab::world::{World, assert_same_content, test, text, until, walk};
 
 /// A drop that is written in place is whole when nothing has changed for this long. Longer than any
 /// pause of a tool beside all the others, on a machine that does other things as well.
-const SETTLE: Duration = Duration::from_secs(6);
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Tools on the daemon's machine.
 const LOCAL: &[Way] = &[
     Way::writing(
         "rsync",
-        r#"rsync -a --bwlimit=200 "$drop/" "$incoming/$name/""#,
+        r#"rsync -a --bwlimit=130 "$drop/" "$incoming/$name/""#,
     ),
     Way::writing(
         "rsync-inplace",
-        r#"rsync -a --inplace --bwlimit=200 "$drop/" "$incoming/$name/""#,
+        r#"rsync -a --inplace --bwlimit=130 "$drop/" "$incoming/$name/""#,
     ),
     Way::writing(
         "rsync-delayed",
-        r#"rsync -a --partial --delay-updates --bwlimit=200 "$drop/" "$incoming/$name/""#,
+        r#"rsync -a --partial --delay-updates --bwlimit=130 "$drop/" "$incoming/$name/""#,
     ),
     Way::writing("cp", r#"slowly 400 cp -r "$drop" "$incoming/$name""#),
     Way::writing("cp-a", r#"slowly 400 cp -a "$drop" "$incoming/$name""#),
@@ -87,38 +87,38 @@ const LOCAL: &[Way] = &[
 const SSH: &[Way] = &[
     Way::writing(
         "rsync-ssh",
-        r#"rsync -a --bwlimit=200 -e "ssh -F $machine/ssh_config" "$drop/" "127.0.0.1:$incoming/$name/""#,
+        r#"rsync -a --bwlimit=130 -e "ssh -F $machine/ssh_config" "$drop/" "127.0.0.1:$incoming/$name/""#,
     ),
     Way::writing(
         "rsync-ssh-inplace",
-        r#"rsync -a --inplace --bwlimit=200 -e "ssh -F $machine/ssh_config" "$drop/" "127.0.0.1:$incoming/$name/""#,
+        r#"rsync -a --inplace --bwlimit=130 -e "ssh -F $machine/ssh_config" "$drop/" "127.0.0.1:$incoming/$name/""#,
     ),
     Way::writing(
         "rsync-ssh-delayed",
-        r#"rsync -rt --partial --delay-updates --bwlimit=200 -e "ssh -F $machine/ssh_config" \
+        r#"rsync -rt --partial --delay-updates --bwlimit=130 -e "ssh -F $machine/ssh_config" \
                "$drop/" "127.0.0.1:$incoming/$name/""#,
     ),
     Way::writing(
         "scp",
-        r#"scp -q -F "$machine/ssh_config" -l 2000 -r "$drop" "127.0.0.1:$incoming/$name""#,
+        r#"scp -q -F "$machine/ssh_config" -l 1200 -r "$drop" "127.0.0.1:$incoming/$name""#,
     ),
     Way::writing(
         "scp-p",
-        r#"scp -q -F "$machine/ssh_config" -l 2000 -rp "$drop" "127.0.0.1:$incoming/$name""#,
+        r#"scp -q -F "$machine/ssh_config" -l 1200 -rp "$drop" "127.0.0.1:$incoming/$name""#,
     ),
     Way::writing(
         "scp-old",
-        r#"scp -q -O -F "$machine/ssh_config" -l 2000 -r "$drop" "127.0.0.1:$incoming/$name""#,
+        r#"scp -q -O -F "$machine/ssh_config" -l 1200 -r "$drop" "127.0.0.1:$incoming/$name""#,
     ),
     Way::writing(
         "sftp",
         r#"echo "put -r $drop $incoming/$name" |
-               sftp -q -F "$machine/ssh_config" -l 2000 -b - 127.0.0.1"#,
+               sftp -q -F "$machine/ssh_config" -l 1200 -b - 127.0.0.1"#,
     ),
     Way::writing(
         "sftp-p",
         r#"echo "put -rp $drop $incoming/$name" |
-               sftp -q -F "$machine/ssh_config" -l 2000 -b - 127.0.0.1"#,
+               sftp -q -F "$machine/ssh_config" -l 1200 -b - 127.0.0.1"#,
     ),
     Way::writing(
         "lftp",
@@ -295,6 +295,7 @@ fn brings_whole(ways: &[Way]) {
                 let brought = importers.bring(way.script, &drop);
                 let said = text(&brought.output);
                 assert!(brought.output.status.success(), "{name}: {said}");
+                println!("{name}: {:?}", brought.took);
                 let is_slow = brought.took > SETTLE;
                 assert!(
                     is_slow || !way.is_in_place,
