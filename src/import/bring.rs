@@ -51,10 +51,10 @@ pub(super) struct Bring<'w> {
 }
 
 /// A drop that is in the spool.
-struct HandedOver {
-    drop: String,
+pub(super) struct HandedOver {
+    pub(super) drop: String,
     /// What came over the network for it.
-    fetched: Fetched,
+    pub(super) fetched: Fetched,
 }
 
 /// How it ended for each target.
@@ -268,10 +268,7 @@ impl<'w> Bring<'w> {
     }
 
     fn waits(&self, offer: &Offer, drop: Option<String>, why: String) -> Report {
-        let mut report = self.report(offer, Came::Waits);
-        report.detail = Some(why);
-        report.drop = drop;
-        report
+        Report::waits(&self.source.name, &offer.target, drop, why)
     }
 
     fn failed(&self, offer: &Offer, error: &anyhow::Error) -> Report {

@@ -83,6 +83,15 @@ impl Report {
         }
     }
 
+    /// That a drop has no outcome yet, and why.
+    pub(super) fn waits(source: &str, target: &Target, drop: Option<String>, why: String) -> Self {
+        Self {
+            drop,
+            detail: Some(why),
+            ..Self::new(source, Some(target), Came::Waits)
+        }
+    }
+
     /// What became of a drop.
     pub(super) fn of(source: &str, target: &Target, outcome: &Outcome) -> Self {
         let image = outcome.image.as_ref();

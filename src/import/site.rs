@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 
-use super::bring::{How, await_outcome};
+use super::bring::{HandedOver, How, await_outcome};
 use super::dropped::{Became, Dropped, Last};
 use super::report::{Came, Fetched, Report};
 use super::world::World;
@@ -106,7 +106,7 @@ impl Follow<'_> {
                 Err(error) => Err(error),
             };
             match handed_over {
-                Ok(Ok(drop)) => waiting.push((news, drop)),
+                Ok(Ok(handed_over)) => waiting.push((news, handed_over)),
                 Ok(Err(report)) => all.push(self.say(&report)?),
                 Err(error) => {
                     let report = Report::failed(&self.source.name, Some(news.target()), &error);
@@ -118,10 +118,10 @@ impl Follow<'_> {
         let spool = &self.world.settings.spool.path;
         let outcomes = waiting
             .iter()
-            .map(|(_, (drop, _))| await_outcome(spool, drop, wait));
-        for ((news, (drop, fetched)), outcome) in waiting.iter().zip(join_all(outcomes).await) {
-            let mut report = self.take(news, drop, outcome?)?;
-            report.fetched = Some(*fetched);
+            .map(|(_, handed_over)| await_outcome(spool, &handed_over.drop, wait));
+        for ((news, handed_over), outcome) in waiting.iter().zip(join_all(outcomes).await) {
+            let mut report = self.take(news, &handed_over.drop, outcome?)?;
+            report.fetched = Some(handed_over.fetched);
             all.push(self.say(&report)?);
         }
         if !self.how.only_check && all.iter().all(|came| *came < Came::Waits) {
@@ -186,10 +186,7 @@ impl Follow<'_> {
     }
 
     /// Fetches what an order needs, and puts it into the spool; or says what there is to be said instead.
-    async fn hand_over(
-        &mut self,
-        news: &News,
-    ) -> anyhow::Result<Result<(String, Fetched), Report>> {
+    async fn hand_over(&mut self, news: &News) -> anyhow::Result<Result<HandedOver, Report>> {
         let brought = self.follower.bring(news).await?;
         let report = |came| Report::new(&self.source.name, Some(news.target()), came);
         if brought.is_in_effect(&self.tree) {
@@ -218,7 +215,8 @@ impl Follow<'_> {
             at: Moment::now(),
         };
         self.dropped.note(&self.folder, news.target(), last)?;
-        Ok(Ok((name, fetched)))
+        let drop = name;
+        Ok(Ok(HandedOver { drop, fetched }))
     }
 
     /// Puts an order, and the image that it needs, into a drop.
@@ -259,12 +257,7 @@ impl Follow<'_> {
         let (name, target) = (&self.source.name, news.target());
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(why) => {
-                let mut report = Report::new(name, Some(target), Came::Waits);
-                report.drop = Some(drop.to_string());
-                report.detail = Some(why);
-                return Ok(report);
-            }
+            Err(why) => return Ok(Report::waits(name, target, Some(drop.to_string()), why)),
         };
         let report = Report::of(name, target, &outcome);
         if outcome.is_rejected() {

@@ -106,8 +106,8 @@ impl Permits<'_> {
         }
         let (target, image_for) = (&order.target, &carried.manifest.target);
         let is_rollback = matches!(order.action, Action::Rollback { .. });
-        let publishes = |rule: &ImporterRule| rule.rights.publish.iter().any(|it| it.fits(target));
-        if is_rollback && image_for != target && !rule.is_some_and(publishes) {
+        let may_promote = rule.is_some_and(|rule| rule.rights.may_publish(target));
+        if is_rollback && image_for != target && !may_promote {
             let detail = format!(
                 "{PAPER} is for {image_for}, and rule `{name}` does not let its importers publish to \
                  {target}, as a promotion would have to; expected an image that was published there"

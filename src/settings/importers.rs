@@ -8,7 +8,7 @@ use strum::VariantNames;
 use super::values::{count, one_of, positive, size};
 use crate::sys::Account;
 use crate::text::{Expected, Table, ValueExt as _};
-use crate::words::{Name, SigningKey, TargetPattern};
+use crate::words::{Name, SigningKey, Target, TargetPattern};
 
 /// The rules in their order. Which of them are for somebody, and whether one knows a key, is looked up:
 /// those for others cost a drop nothing, however many they are.
@@ -147,6 +147,13 @@ pub(crate) struct Rights {
     pub(crate) create: Vec<TargetPattern>,
     pub(crate) rollback: Vec<TargetPattern>,
     pub(crate) withdraw: Vec<TargetPattern>,
+}
+
+impl Rights {
+    /// Whether images may be published to a target, and promoted to it.
+    pub(crate) fn may_publish(&self, target: &Target) -> bool {
+        self.publish.iter().any(|it| it.fits(target))
+    }
 }
 
 /// What a manifest has to say.

@@ -196,8 +196,7 @@ impl Asker<'_> {
             return Err(Rejection::new(Reason::UnknownKey, detail));
         }
         let Some(target) = target else { return Ok(()) };
-        let publishes = |rule: &ImporterRule| rule.rights.publish.iter().any(|it| it.fits(target));
-        if rules.any(publishes) {
+        if rules.any(|rule| rule.rights.may_publish(target)) {
             return Ok(());
         }
         let names = list(

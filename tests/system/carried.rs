@@ -731,6 +731,16 @@ fn signers() {
     assert!(said.contains(&keys.fingerprint("ecdsa")), "{said}");
 }
 
+/// That what proves the current generation of a promotion, or of a rollback to one, is this: the image's
+/// manifest and its signature, and those of the order.
+#[track_caller]
+fn assert_keeps(world: &World, target: &str, papers: &[Vec<u8>; 4]) {
+    let generation = current(world, target);
+    let parts = [".manifest.toml", ".sig", ".order.toml", ".order.sig"];
+    let kept = parts.map(|ending| fs::read(beside(&generation, ending)).unwrap());
+    assert_eq!(kept, *papers);
+}
+
 fn proven() {
     let keys = Keys::new();
     let world = world(&keys, "");
@@ -770,10 +780,7 @@ fn proven() {
     let image = listing(CANDIDATE, BOOT, OLDER);
     let back = order(TARGET, None, OLDER, "");
     let papers = bring("back-to-promoted", &back, &image, OLDER, "rolled-back");
-    let generation = current(&world, TARGET);
-    let kept = |ending: &str| fs::read(beside(&generation, ending)).unwrap();
-    let parts = [".manifest.toml", ".sig", ".order.toml", ".order.sig"].map(kept);
-    assert_eq!(parts, papers);
+    assert_keeps(&world, TARGET, &papers);
     assert_verified(&world, &["--signatures"]);
     bring("back-again", &back, &image, OLDER, "unchanged");
     let told = world.run(&["diff", TARGET]);
@@ -790,10 +797,7 @@ fn proven() {
     let promotion = order(THIRD, Some(CANDIDATE), OLD, "");
     let image = listing("amd64/generic/noble-daily/install", "", OLD);
     let papers = bring("promote", &promotion, &image, OLD, "promoted");
-    let generation = current(&world, THIRD);
-    let kept = |ending: &str| fs::read(beside(&generation, ending)).unwrap();
-    let parts = [".manifest.toml", ".sig", ".order.toml", ".order.sig"].map(kept);
-    assert_eq!(parts, papers);
+    assert_keeps(&world, THIRD, &papers);
     assert_verified(&world, &["--signatures"]);
     bring("promote-again", &promotion, &image, OLD, "unchanged");
     // On from there.

@@ -204,13 +204,7 @@ fn killed_at_every_failpoint(keep: usize) {
             }
             assert_killed(&first);
             *kills.entry(*place).or_insert(0) += 1;
-            let told = format!("{place}:{nth}\n{}", text(&first));
-            checked(&told, || {
-                scene.assert_between(&scene.world);
-                let second = scene.recover();
-                scene.assert_finished(&scene.world);
-                assert_told_once(&[&first, &second]);
-            });
+            scene.assert_recovers(&first, &format!("{place}:{nth}"));
         }
     }
     let untried: Vec<_> = PLACES
@@ -244,14 +238,8 @@ fn killed_at_every_change(keep: usize, drops: &[&str]) {
         assert_killed(&first);
         kills += 1;
         let last = trace.into_iter().rfind(|call| call.name == *name);
-        let told = format!("the {nth}th {name}, {last:?}\n{}", text(&first));
+        scene.assert_recovers(&first, &format!("the {nth}th {name}, {last:?}"));
         hit.extend(last.map(|call| (call.name, call.arguments)));
-        checked(&told, || {
-            scene.assert_between(&scene.world);
-            let second = scene.recover();
-            scene.assert_finished(&scene.world);
-            assert_told_once(&[&first, &second]);
-        });
     }
     let missed: Vec<_> = calls
         .iter()
@@ -713,6 +701,16 @@ impl Scene {
     fn begin(&self) {
         self.set();
         self.hand_over_all();
+    }
+
+    /// What the `first` run has left, which was killed at this place, is whole, and the next one finishes it.
+    fn assert_recovers(&self, first: &Output, place: &str) {
+        checked(&format!("{place}\n{}", text(first)), || {
+            self.assert_between(&self.world);
+            let second = self.recover();
+            self.assert_finished(&self.world);
+            assert_told_once(&[first, &second]);
+        });
     }
 
     /// Starts the program again, which has to end well.

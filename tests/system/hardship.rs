@@ -232,7 +232,6 @@ fn see(daemon: &mut Daemon, text: &str) {
     }
 }
 
-/// What the daemon has used of the processors until now.
 /// How often the thread of the daemon's task has gone to sleep until now.
 fn wake_ups(daemon: &Daemon) -> u64 {
     let pid = daemon.pid().as_raw_nonzero();
@@ -242,6 +241,7 @@ fn wake_ups(daemon: &Daemon) -> u64 {
     count.unwrap().trim().parse().unwrap()
 }
 
+/// What the daemon has used of the processors until now.
 fn processor_time(daemon: &Daemon) -> Duration {
     let pid = daemon.pid().as_raw_nonzero();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
