@@ -65,7 +65,7 @@ use self::stillness::is_being_written;
 use crate::fault::{Fault, Rejection, StartError};
 use crate::settings::{Settings, SpoolSettings};
 use crate::sys::{Dir, Failure, Stat, failpoint};
-use crate::words::{Reason, Verdict};
+use crate::words::{ClaimId, Reason, Verdict};
 
 /// The folders of a spool.
 const INCOMING: &str = "incoming";
@@ -187,9 +187,7 @@ impl Spool {
         let claim = seen.claim.unwrap_or_else(|| self.processing.new_claim());
         let place = place_of(claim, &seen.key.claim_name);
         if seen.is_incoming() {
-            // Whoever waits for the outcome of this drop is not to read that of an earlier one.
-            let _ = self.outcomes.forget(seen.owner, &seen.key.claim_name);
-            match self.take_in(&seen, &place) {
+            match self.take_in(&seen, claim, &place) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(Fault::Owner(failure)) => {
@@ -230,11 +228,27 @@ impl Spool {
         Ok(Some((claimed, papers)))
     }
 
-    /// Renames a drop into `processing/`; `false` when its importer has taken it away.
+    /// Renames a drop into `processing/`, where no earlier outcome of its name is read for its own then;
+    /// `false` when its importer has taken it away.
+    ///
+    /// # Errors
+    /// As [`Spool::move_in`].
+    fn take_in(&self, seen: &Seen, claim: ClaimId, place: &str) -> Result<bool, Fault> {
+        let (owner, drop) = (seen.owner, (claim, &*seen.key.claim_name));
+        let is_aside = self.outcomes.put_aside(owner, drop).unwrap_or(false);
+        let taken = self.move_in(seen, place);
+        if is_aside {
+            let is_claimed = matches!(taken, Ok(true));
+            let _ = self.outcomes.end_aside(owner, drop, is_claimed);
+        }
+        taken
+    }
+
+    /// Renames a drop into `processing/`; `false` when it isn't there any more.
     ///
     /// # Errors
     /// [`Fault::Owner`] when it is this very drop that can't be renamed, because of its owner.
-    fn take_in(&self, seen: &Seen, place: &str) -> Result<bool, Fault> {
+    fn move_in(&self, seen: &Seen, place: &str) -> Result<bool, Fault> {
         let (incoming, processing) = (&self.incoming, &self.processing.dir);
         let rename = || incoming.rename(&seen.name, processing, place);
         let renamed = rename().or_else(|failure| {

@@ -76,9 +76,34 @@ impl Outcomes {
         folder.map_or(Ok(None), |dir| Outcome::read(&dir, file_of(claim_name)))
     }
 
-    /// Removes the outcome of an earlier drop of this name, and has the folder for that of the next.
-    pub(super) fn forget(&self, uid: u32, claim_name: &str) -> Result<(), Failure> {
-        self.folder(uid)?.remove_file(file_of(claim_name))?;
+    /// Puts the outcome of an earlier drop of this name aside, while a drop is claimed: whoever waits for
+    /// the outcome of this one is not to read that. Has the folder for the next outcome. `false` where
+    /// there is none to put aside.
+    pub(super) fn put_aside(
+        &self,
+        uid: u32,
+        (claim, claim_name): (ClaimId, &str),
+    ) -> Result<bool, Failure> {
+        let folder = self.folder(uid)?;
+        match folder.rename(file_of(claim_name), &folder, temporary_of(claim)) {
+            Err(failure) if failure.is(ErrorKind::NotFound) => Ok(false),
+            renamed => renamed.map(|()| true),
+        }
+    }
+
+    /// What was put aside goes when the drop was claimed. Its importer may have taken that away: then it
+    /// is the outcome of the last drop of its name again, where no other has ended since.
+    pub(super) fn end_aside(
+        &self,
+        uid: u32,
+        (claim, claim_name): (ClaimId, &str),
+        is_claimed: bool,
+    ) -> Result<(), Failure> {
+        let folder = self.folder(uid)?;
+        let aside = temporary_of(claim);
+        if is_claimed || !folder.rename_new(&aside, &folder, file_of(claim_name))? {
+            folder.remove_file(aside)?;
+        }
         Ok(())
     }
 

@@ -67,6 +67,11 @@ pub fn tests() -> Vec<Trial> {
             exchanged_before_the_claim,
         ),
         test(
+            "a drop that is taken away before its claim leaves the outcome of the last one of its name",
+            &[Needs::Failpoints],
+            taken_away_before_the_claim,
+        ),
+        test(
             "a manifest that becomes a folder after the claim does not keep the drop from being removed",
             &[Needs::Failpoints],
             manifest_becomes_folder,
@@ -518,6 +523,28 @@ fn exchanged_before_the_claim() {
     }
     siege.assert_goes_on();
     siege.end();
+}
+
+/// As before a claim in [`exchanged_before_the_claim`], where nothing stands in its place then.
+fn taken_away_before_the_claim() {
+    let world = World::new();
+    world.drop_image("daily", TARGET, &[("linux", b"one")]);
+    world.run_once();
+    let outcome = world.outcome("daily").unwrap();
+    let mut command = world.command(&["run"]);
+    command.env("NETBOOT_PUBLISHER_FAILPOINT", "claim:1:stop");
+    let mut daemon = world::Daemon::start(command);
+    world.drop_image("daily", TARGET, &[("linux", b"two")]);
+    until("the daemon to stop", || has_stopped(&daemon));
+    fs::rename(world.incoming("daily"), world.incoming(".daily")).unwrap();
+    daemon.signal(rustix::process::Signal::CONT);
+    world.drop_image("next", TARGET, &[("linux", b"three")]);
+    daemon.wait_for_drop("next");
+    daemon.stop();
+    assert_eq!(world.outcome("daily"), Some(outcome), "{world}");
+    let file = world.outcome_file("daily");
+    let left = world::names(file.parent().unwrap());
+    assert_eq!(left, ["daily.json", "next.json"], "nothing is left aside");
 }
 
 fn has_stopped(daemon: &world::Daemon) -> bool {
