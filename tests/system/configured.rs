@@ -202,7 +202,7 @@ fn readme_boots() {
     assert_eq!(fetch(&stable), "another");
     let recipe = recipe("**What did a machine boot?**").replace("192.0.2.17", ADDRESS);
     let unit = |name: &str| recipe.lines().find(|line| line.contains(name)).unwrap();
-    let log = container.ok(&format!("journalctl --sync; {}", unit("--unit tftpd-hpa ")));
+    let log = container.ok(&format!("journalctl --sync; {}", unit("in.tftpd ")));
     let history = container.ok(unit("netboot-publisher history"));
     let asked: Vec<_> = log.lines().filter(|line| line.ends_with(&stable)).collect();
     assert!(log.contains(&format!("filename {}", &pinned[1..])), "{log}");
