@@ -527,9 +527,12 @@ manifest.toml:
 
 fn show_tells_all() {
     let (world, daemon, [a, _]) = eventful();
+    // Where nothing settles within a day the daemon doesn't look often at what it has seen half written.
+    daemon.signal(Signal::STOP);
     fs::create_dir_all(world.incoming("written/image")).unwrap();
     fs::write(world.incoming("written/image/linux"), "x").unwrap();
     fs::write(world.incoming("written/manifest.toml"), manifest(TARGET)).unwrap();
+    daemon.signal(Signal::CONT);
     wait_for_state(&world, "written", "settling");
     let claimed = world.place("held").unwrap();
     let claimed = claimed.strip_prefix(&world.spool).unwrap().display();
