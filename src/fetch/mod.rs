@@ -30,3 +30,10 @@ pub(crate) use client::{Client, provide_tls};
 pub(crate) use options::Options;
 pub(crate) use store::Store;
 pub(crate) use transfer::Wanted;
+
+/// What came over the network, or would have to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Fetched {
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+}

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use crate::commands::{REJECTED, TIMED_OUT};
+use crate::fetch::Fetched;
 use crate::spool::Outcome;
 use crate::text::counted;
 use crate::words::{GenerationName, Reason, Target};
@@ -33,12 +34,6 @@ pub(super) struct Report {
     /// What came over the network for it, or would have to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fetched: Option<Fetched>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Fetched {
-    pub(super) files: usize,
-    pub(super) bytes: u64,
 }
 
 /// What became of it: the words of outcomes, and some more.
@@ -159,6 +154,8 @@ impl fmt::Display for Report {
             let files = counted(fetched.files, "file");
             let bytes = ByteSize(fetched.bytes);
             match self.result {
+                Came::WouldChange if fetched.files == 0 => f.write_str(" (nothing to fetch)")?,
+                _ if fetched.files == 0 => f.write_str(" (nothing fetched)")?,
                 // Not every upstream says how long its files are.
                 Came::WouldChange if fetched.bytes == 0 => write!(f, " ({files} to fetch)")?,
                 Came::WouldChange => write!(f, " ({files}, {bytes} to fetch)")?,
@@ -180,6 +177,31 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
+
+    #[test]
+    fn what_came_over_the_network_is_said_and_what_would_have_to() {
+        let said = |result, files, bytes| {
+            let fetched = Some(Fetched { files, bytes });
+            let report = Report {
+                fetched,
+                ..Report::new("x", None, result)
+            };
+            report.to_string()
+        };
+        let published = |files, bytes| said(Came::Published, files, bytes);
+        assert_eq!(
+            published(1, 2_048),
+            "x: published (1 file, 2.0 KiB fetched)"
+        );
+        assert_eq!(published(0, 0), "x: published (nothing fetched)");
+        let would = |files, bytes| said(Came::WouldChange, files, bytes);
+        assert_eq!(
+            would(2, 2_048),
+            "x: would bring (2 files, 2.0 KiB to fetch)"
+        );
+        assert_eq!(would(2, 0), "x: would bring (2 files to fetch)");
+        assert_eq!(would(0, 0), "x: would bring (nothing to fetch)");
+    }
 
     #[test]
     fn a_failure_says_of_what_and_why() {

@@ -11,8 +11,9 @@ use futures_util::future::join_all;
 
 use super::bring::{HandedOver, How, await_outcome};
 use super::dropped::{Became, Dropped, Last};
-use super::report::{Came, Fetched, Report};
+use super::report::{Came, Report};
 use super::world::World;
+use crate::fetch::Fetched;
 use crate::registry::{Accept, Brought, Follower, News};
 use crate::sources::{Site, Source};
 use crate::spool::{NewDrop, Outcome};
@@ -197,14 +198,11 @@ impl Follow<'_> {
         if self.how.only_check {
             let mut report = report(Came::WouldChange);
             report.detail = Some(news.what().to_string());
-            report.fetched = Some(Fetched {
-                files: takes.files,
-                bytes: takes.from_registry,
-            });
+            report.fetched = Some(takes);
             return Ok(Err(report));
         }
         let drop = NewDrop::begin(&self.world.settings.spool.path, news.target())?;
-        let fetched = self.fill(&drop, &brought, takes.from_registry).await?;
+        let fetched = self.fill(&drop, &brought, takes.bytes).await?;
         let name = drop
             .finish()?
             .context("the spool has a drop of that name already")?;
@@ -227,16 +225,12 @@ impl Follow<'_> {
             let what = format!("{} {}", self.source.name, brought.target);
             let bar = self.world.shown.begin(&what, bytes, Arc::clone(&progress));
             let into = drop.make_image()?;
-            let takes = self
+            let took = self
                 .follower
                 .fetch(brought, &self.tree, &into, &progress)
                 .await;
-            bar.end(takes.is_ok()).await;
-            let takes = takes?;
-            fetched = Fetched {
-                files: takes.files,
-                bytes: takes.from_registry,
-            };
+            bar.end(took.is_ok()).await;
+            fetched = took?;
         }
         let papers = &brought.papers;
         let carried = brought.carried();

@@ -10,11 +10,10 @@ use super::address::Address;
 use super::bring::{Brought, Remote};
 use super::index::{Entry, Index};
 use super::order::Order;
-use super::pull::Takes;
 use super::repository::Repository;
 use super::seen::Seen;
 use super::store::Store;
-use crate::fetch::Options;
+use crate::fetch::{Fetched, Options};
 use crate::settings::Limits;
 use crate::sources::Site;
 use crate::sys::{Dir, Progress};
@@ -253,7 +252,7 @@ impl Follower {
     ///
     /// # Errors
     /// When the tree can't be read, or the image is not whole in the registry.
-    pub(crate) async fn takes(&self, brought: &Brought, tree: &Tree) -> anyhow::Result<Takes> {
+    pub(crate) async fn takes(&self, brought: &Brought, tree: &Tree) -> anyhow::Result<Fetched> {
         self.remote.takes(brought, tree).await
     }
 
@@ -268,7 +267,7 @@ impl Follower {
         tree: &Tree,
         into: &Dir,
         progress: &Arc<Progress>,
-    ) -> anyhow::Result<Takes> {
+    ) -> anyhow::Result<Fetched> {
         self.remote.fetch(brought, tree, into, progress).await
     }
 }

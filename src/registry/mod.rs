@@ -56,9 +56,8 @@ mod tests {
 
     use super::channel::Channel;
     use super::follow::{Accept, Follower, News};
-    use super::pull::Takes;
     use super::push::{How, Pushed, push};
-    use crate::fetch::Options;
+    use crate::fetch::{Fetched, Options};
     use crate::image::{FileMark, Listing};
     use crate::settings::Settings;
     use crate::sources::Site;
@@ -451,7 +450,7 @@ mod tests {
             &self,
             news: &News,
             tree: &Tree,
-        ) -> (tempfile::TempDir, anyhow::Result<Takes>) {
+        ) -> (tempfile::TempDir, anyhow::Result<Fetched>) {
             let brought = self.bring(news).await.unwrap();
             let folder = tempfile::tempdir().unwrap();
             let into = Dir::open(folder.path()).unwrap();

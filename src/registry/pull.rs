@@ -13,6 +13,7 @@ use tar::{Archive, EntryType};
 use super::artifact::{Artifact, Blob, LARGE, MAX_LAYERS};
 use super::bring::{Brought, BroughtImage, Remote};
 use super::holdings::Holdings;
+use crate::fetch::Fetched;
 use crate::image::DIR_MODE;
 use crate::sys::{Dir, FileExt as _, Progress};
 use crate::text::quoted;
@@ -24,16 +25,6 @@ const BLOCK: usize = 1 << 20;
 /// A manifest of so many bytes tells which files have a layer of their own.
 const TOLD: usize = 1 << 20;
 
-/// What an image takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Takes {
-    pub(crate) files: usize,
-    /// Bytes of files of which the site's own tree has the like.
-    pub(crate) from_tree: u64,
-    /// Bytes that come from the registry.
-    pub(crate) from_registry: u64,
-}
-
 /// Where the files come from that the tree doesn't have.
 struct Missing {
     layers: Vec<Blob>,
@@ -42,21 +33,16 @@ struct Missing {
 
 impl Remote {
     /// See `Follower::takes`.
-    pub(super) async fn takes(&self, brought: &Brought, tree: &Tree) -> anyhow::Result<Takes> {
+    pub(super) async fn takes(&self, brought: &Brought, tree: &Tree) -> anyhow::Result<Fetched> {
         let Some(image) = &brought.image else {
-            return Ok(Takes::default());
+            return Ok(Fetched::default());
         };
-        let digests = image.digests();
-        let holdings = Holdings::of(tree, &brought.target, &digests)?;
-        let has = |digest: &Digest| holdings.has(digest);
-        let lacking = digests.iter().filter(|it| !has(it)).copied().collect();
-        let missing = self.missing(image, &lacking).await?;
-        let files: BTreeMap<_, _> = image.contents.files.values().copied().collect();
-        let held = files.iter().filter(|(digest, _)| has(digest));
-        Ok(Takes {
-            files: image.contents.files.len(),
-            from_tree: held.filter_map(|(_, size)| *size).sum(),
-            from_registry: missing.bytes(),
+        let mut lacking = image.digests();
+        let holdings = Holdings::of(tree, &brought.target, &lacking)?;
+        lacking.retain(|digest| !holdings.has(digest));
+        Ok(Fetched {
+            files: lacking.len(),
+            bytes: self.missing(image, &lacking).await?.bytes(),
         })
     }
 
@@ -67,7 +53,7 @@ impl Remote {
         tree: &Tree,
         into: &Dir,
         progress: &Arc<Progress>,
-    ) -> anyhow::Result<Takes> {
+    ) -> anyhow::Result<Fetched> {
         let image = brought
             .image
             .as_ref()
@@ -84,10 +70,6 @@ impl Remote {
             max: self.limits.max_image_size,
             progress,
         };
-        let mut takes = Takes {
-            files: image.contents.files.len(),
-            ..Takes::default()
-        };
         let mut lacking = BTreeSet::new();
         for digest in &digests {
             // A file of the tree that is damaged is none.
@@ -95,14 +77,17 @@ impl Remote {
                 .file(digest)
                 .map(|file| assembly.place(digest, file))
             {
-                Some(Ok(size)) => takes.from_tree += size,
+                Some(Ok(())) => {}
                 Some(Err(error)) if !error.is::<Mismatch>() => return Err(error),
                 _ => drop(lacking.insert(*digest)),
             }
         }
         let missing = self.missing(image, &lacking).await?;
-        progress.expect(missing.bytes());
-        takes.from_registry = missing.bytes();
+        let fetched = Fetched {
+            files: lacking.len(),
+            bytes: missing.bytes(),
+        };
+        progress.expect(fetched.bytes);
         for blob in missing.layers {
             self.store.fetch(&self.repository, blob, progress).await?;
             assembly.place(&blob.digest, self.store.file(blob)?)?;
@@ -114,7 +99,7 @@ impl Remote {
             assembly.unpack(self.store.file(archive)?)?;
         }
         assembly.finish()?;
-        Ok(takes)
+        Ok(fetched)
     }
 
     /// Where the files come from that the tree lacks: the manifest tells it of large ones, and the OCI
@@ -190,9 +175,8 @@ struct Assembly<'a> {
 struct Mismatch(String);
 
 impl Assembly<'_> {
-    /// Puts a file at the first path that the manifest lists it by; returns its size. Of another one
-    /// nothing stays.
-    fn place(&mut self, digest: &Digest, mut from: File) -> anyhow::Result<u64> {
+    /// Puts a file at the first path that the manifest lists it by. Of another one nothing stays.
+    fn place(&mut self, digest: &Digest, mut from: File) -> anyhow::Result<()> {
         let files = &self.image.contents.files;
         let path = files.iter().find(|(_, (it, _))| it == digest);
         let (path, (_, size)) = path.context("a file that the manifest doesn't list")?;
@@ -216,7 +200,7 @@ impl Assembly<'_> {
         size: Option<u64>,
         digest: &Digest,
         copied: io::Result<(Digest, u64)>,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<()> {
         let copied = copied.with_context(|| format!("writing {:?}", self.into.path().join(path)));
         let (is, length) = match copied {
             Ok(copied) => copied,
@@ -231,7 +215,7 @@ impl Assembly<'_> {
         }
         self.progress.show_life();
         self.places.insert(*digest, path.to_string());
-        Ok(length)
+        Ok(())
     }
 
     /// Takes what is missing from the tar. What isn't listed is in no tar.
@@ -280,8 +264,7 @@ impl Assembly<'_> {
         }
         let to = self.into.create(path)?;
         let copied = copy(entry, Some(&to), self.limit(*size));
-        self.check(path, *size, digest, copied)?;
-        Ok(())
+        self.check(path, *size, digest, copied)
     }
 
     /// Makes what is left: equal files, and the links.
@@ -353,11 +336,8 @@ mod tests {
         let (folder, takes) = follower.image(&wanted[0], local.tree()).await;
         let takes = takes.unwrap();
         assert_eq!(found(folder.path()), whole(&image));
-        assert_eq!((takes.files, takes.from_tree), (5, 0));
-        assert!(
-            (400 << 10..420 << 10).contains(&takes.from_registry),
-            "{takes:?}"
-        );
+        assert_eq!(takes.files, 3, "each once");
+        assert!((400 << 10..420 << 10).contains(&takes.bytes), "{takes:?}");
         follower.tidy().unwrap();
 
         // The small files are here, and one large one: the other is all that comes.
@@ -370,8 +350,8 @@ mod tests {
         let (folder, takes) = follower.image(&wanted[0], local.tree()).await;
         let takes = takes.unwrap();
         assert_eq!(found(folder.path()), whole(&image));
-        assert_eq!(takes.from_registry, 100 << 10);
-        assert_eq!(planned.from_registry, takes.from_registry);
+        assert_eq!((takes.files, takes.bytes), (1, 100 << 10));
+        assert_eq!(planned, takes);
         let asked = wire.asked();
         let initrd = Digest::of(&image["initrd.gz"]).to_string();
         assert_eq!(
@@ -385,11 +365,11 @@ mod tests {
         let mut elsewhere = World::new();
         elsewhere.publish("a/b/c/d", &image, None);
         let (folder, takes) = follower.image(&wanted[0], elsewhere.tree()).await;
-        assert!(takes.unwrap().from_registry > 400 << 10);
+        assert!(takes.unwrap().bytes > 400 << 10);
         drop(folder);
         Catalog::make(elsewhere.tree(), "prefix/", None).unwrap();
         let (folder, takes) = follower.image(&wanted[0], elsewhere.tree()).await;
-        assert_eq!(takes.unwrap().from_registry, 0);
+        assert_eq!(takes.unwrap().bytes, 0);
         assert_eq!(found(folder.path()), whole(&image));
         follower.tidy().unwrap();
 
@@ -412,7 +392,7 @@ mod tests {
         )
         .unwrap();
         let (folder, takes) = follower.image(&wanted[0], local.tree()).await;
-        assert_eq!(takes.unwrap().from_registry, 400 << 10);
+        assert_eq!(takes.unwrap().bytes, 400 << 10);
         assert_eq!(found(folder.path()), whole(&image));
     }
 
@@ -439,7 +419,7 @@ mod tests {
         wire.count();
         let wanted = follower.wants(local.tree()).await;
         let (folder, takes) = follower.image(&wanted[0], local.tree()).await;
-        assert_eq!(takes.unwrap().from_registry, CHANGED as u64);
+        assert_eq!(takes.unwrap().bytes, CHANGED as u64);
         let (requests, moved) = wire.count();
         eprintln!(
             "{requests} requests, {} bytes beside the file",
