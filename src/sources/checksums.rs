@@ -328,7 +328,10 @@ fn newest(patterns: &[String], sums: &BTreeMap<String, Digest>) -> anyhow::Resul
         );
         of_all = Some(both);
     }
-    let newest = of_all.and_then(|all| all.into_iter().max_by(|a, b| natord::compare(a, b)));
+    let newest = of_all.and_then(|all| {
+        all.into_iter()
+            .max_by(|a, b| libversion::version_compare2(a, b))
+    });
     Ok(newest.map(str::to_string))
 }
 
@@ -357,7 +360,7 @@ mod tests {
             mirror.path(),
             &signers,
             &["vendor"],
-            &["24.04", "24.04.9", "24.04.10"],
+            &["24.04", "24.04.9", "24.04.10", "24.04.10-beta"],
         );
         let upstream = Folder::new(mirror.path());
         let archive = "arch = [\"amd64\"]\narchive = \"ubuntu-24.04*-netboot-{arch}.tar.gz\"\n\

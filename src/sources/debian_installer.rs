@@ -222,7 +222,7 @@ impl Release {
         let dated = folders.filter(|(folder, digest)| *folder != CURRENT && *digest == current);
         let newest = dated
             .map(|(folder, _)| folder)
-            .max_by(|a, b| natord::compare(a, b));
+            .max_by(|a, b| libversion::version_compare2(a, b));
         Some((current, newest))
     }
 

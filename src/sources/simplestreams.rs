@@ -185,7 +185,7 @@ impl Simplestreams {
         url: &Url,
     ) -> anyhow::Result<Option<Offer>> {
         let mut versions: Vec<_> = product.versions.iter().collect();
-        versions.sort_by(|(a, _), (b, _)| natord::compare(b, a));
+        versions.sort_by(|(a, _), (b, _)| libversion::version_compare2(b, a));
         let mut missing = None;
         for (name, version) in versions {
             let of = [&version.attributes, &product.attributes, above];
