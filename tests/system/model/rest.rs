@@ -203,11 +203,14 @@ impl Player {
         for number in 0..TARGETS {
             let there = self.generations(number).len();
             let is_current = self.pointer(number).is_some();
-            // Of a target that was withdrawn nothing is kept for its number.
-            let kept = self
-                .setup
-                .keep
-                .map(|keep| if is_current { keep + 1 } else { 0 });
+            // Of a target that was withdrawn nothing is kept for its number. Where nothing was ever
+            // current, there may be what a crash has left of a drop that was rejected afterwards.
+            let was_current = !self.history(number).is_empty();
+            let kept = self.setup.keep.map(|keep| match is_current {
+                true => keep + 1,
+                false if was_current => 0,
+                false => keep,
+            });
             if kept.is_some_and(|kept| there > kept) {
                 return Err(format!("{there} generations of {}", target(number)));
             }
