@@ -305,7 +305,7 @@ mod tests {
             .await
             .unwrap_err();
         let expected = "invalid peer certificate: UnknownIssuer; expected one that the system \
-                        knows, or that the source's `ca` vouches for";
+                        knows, or that `ca` vouches for";
         assert_eq!(refused, Trouble::lasting(expected));
 
         let mut options = Options {

@@ -51,9 +51,9 @@ impl Trouble {
     pub(super) fn of_request(error: &reqwest::Error) -> Self {
         let text = said(error);
         match tls_error(error) {
-            Some(rustls::Error::InvalidCertificate(_)) => Self::lasting(format!(
-                "{text}; expected one that the system knows, or that the source's `ca` vouches for"
-            )),
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                Self::lasting(format!("{text}{}", remedy(error)))
+            }
             Some(_) if error.is_connect() => Self::lasting(text),
             _ if error.is_redirect() || error.is_builder() => Self::lasting(text),
             _ => Self::new(Fate::Passing(Duration::ZERO), text),
@@ -147,6 +147,20 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
         let inner = error.downcast_ref().and_then(io::Error::get_ref);
         inner.map_or_else(|| (*error).source(), |inner| Some(inner))
     })
+}
+
+/// What was expected of a host whose certificate doesn't count; nothing where that isn't the matter.
+pub(crate) fn remedy(error: &reqwest::Error) -> &'static str {
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(why)) if format!("{why:?}").contains("CaUsedAs") => {
+            "; it is the certificate of an authority itself, which only signs others (`CA:TRUE`): expected one \
+             with `CA:FALSE`"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "; expected one that the system knows, or that `ca` vouches for"
+        }
+        _ => "",
+    }
 }
 
 /// What TLS had against the host.

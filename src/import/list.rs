@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::dropped::Dropped;
+use super::dropped::{Became, Dropped, Last};
 use super::world::World;
 use crate::commands::{print_as, width};
 use crate::sources::Kind;
 use crate::sys::Dir;
 use crate::text::{short, table};
+use crate::words::{Moment, Reason};
 
 /// One target of a source, or a source that has brought nothing yet.
 #[derive(Serialize)]
@@ -27,15 +28,18 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    at: Option<crate::words::Moment>,
+    at: Option<Moment>,
     /// The drop that has no outcome yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits: Option<String>,
+    /// Why the last drop was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<Reason>,
 }
 
 /// Shows all sources.
 pub(super) fn list(world: &World) -> anyhow::Result<ExitCode> {
-    let mut lines = Vec::new();
+    let (mut lines, spool) = (Vec::new(), &world.settings.spool.path);
     for (name, source) in world.sources(&[])? {
         let (kind, url, error) = match source {
             Ok(source) => (Some(word(&source.kind)), Some(source.url.to_string()), None),
@@ -44,15 +48,24 @@ pub(super) fn list(world: &World) -> anyhow::Result<ExitCode> {
         let folder = Dir::open(&world.state.join(&name)).ok();
         let brought = folder.and_then(|folder| Dropped::read(&folder).ok());
         let targets = brought.unwrap_or_default().targets;
-        let line = |target, last: Option<super::dropped::Last>| Line {
-            source: name.clone(),
-            error: error.clone(),
-            kind,
-            url: url.clone(),
-            target,
-            version: last.as_ref().and_then(|last| last.version.clone()),
-            at: last.as_ref().map(|last| last.at),
-            waits: last.and_then(|last| last.waits),
+        let line = |target, last: Option<Last>| {
+            let became = last.as_ref().map(|last| last.became(spool));
+            let outcome = match became {
+                Some(Ok(Some(Became::Outcome(outcome)))) => Some(outcome),
+                _ => None,
+            };
+            let waits = last.as_ref().and_then(|last| last.waits.clone());
+            Line {
+                source: name.clone(),
+                error: error.clone(),
+                kind,
+                url: url.clone(),
+                target,
+                version: last.as_ref().and_then(|last| last.version.clone()),
+                at: last.map(|last| last.at),
+                waits: waits.filter(|_| outcome.is_none()),
+                rejected: outcome.and_then(|outcome| outcome.reason),
+            }
         };
         if targets.is_empty() {
             lines.push(line(None, None));
@@ -79,10 +92,16 @@ fn shown(lines: &[Line]) -> String {
     let mut rows = vec![head];
     rows.extend(lines.iter().map(|line| {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_string());
-        let came = match (&line.error, &line.waits, &line.at) {
-            (Some(_), _, _) => "its file is bad".to_string(),
-            (_, Some(drop), _) => format!("{drop} waits"),
-            (_, _, Some(at)) => format!("{} ago", short(at.age())),
+        let came = match line {
+            Line { error: Some(_), .. } => "its file is bad".to_string(),
+            Line {
+                waits: Some(drop), ..
+            } => format!("{drop} waits"),
+            Line {
+                rejected: Some(reason),
+                ..
+            } => format!("rejected {reason}"),
+            Line { at: Some(at), .. } => format!("{} ago", short(at.age())),
             _ => "nothing yet".to_string(),
         };
         [

@@ -42,7 +42,7 @@ struct Cli {
     /// (`$STATE_DIRECTORY`), or else /var/lib/netboot-import
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// A JSON object a line, for programs
+    /// For programs: a JSON object a line; of `list` one array
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -59,9 +59,9 @@ enum Command {
         /// Names of sources; without one all
         names: Vec<String>,
         /// Go on until told to end, and ask about so often: `60s`. What stays as it was isn't said then
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        #[arg(long, value_name = "TIME", value_parser = pause)]
         every: Option<Duration>,
-        /// Drop also what was brought before and replaced or withdrawn here since
+        /// Drop also what was brought before and replaced, withdrawn or damaged here since
         #[arg(long)]
         again: bool,
         /// Take the orders of a registry that was set back, or that are another centre's now
@@ -103,6 +103,15 @@ pub fn run() -> ExitCode {
             code(&error)
         }
     }
+}
+
+/// A time between two rounds: no host is asked without a pause.
+fn pause(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    if time < Duration::from_secs(1) {
+        return Err("expected at least a second, `60s`".to_string());
+    }
+    Ok(time)
 }
 
 /// What the program takes: what its manual page and completions are made of.

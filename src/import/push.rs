@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use serde::Serialize;
 
@@ -30,6 +30,7 @@ struct Line<'p> {
     /// How many orders the channel has now.
     orders: usize,
     new: Vec<(&'p Target, Verdict)>,
+    unsigned: usize,
     failed: usize,
     sent: u64,
 }
@@ -38,10 +39,20 @@ impl Push {
     pub(super) async fn run(self, world: &World) -> anyhow::Result<ExitCode> {
         let mut end = std::pin::pin!(end()?);
         let channels = read_named(&self.channels, &self.names, "channel", Channel::parse)?;
+        let all = read_named(&self.channels, &[], "channel", Channel::parse)?;
         let mut code = ExitCode::SUCCESS;
         for (name, channel) in channels {
             let pushed = async {
                 let channel = channel?;
+                for (other, it) in &all {
+                    let shared = it.as_ref().ok().and_then(|it| it.shared_with(&channel));
+                    if let Some(address) = shared {
+                        bail!(
+                            "{address} is the channel {other}'s, too, and each push would take out what the other \
+                             has brought; expected one channel for it"
+                        );
+                    }
+                }
                 let mut pushed = self.one(world, &channel).await?;
                 say(world, &channel, &pushed)?;
                 // What was published meanwhile goes as well: nobody may tell of it again.
@@ -100,9 +111,16 @@ fn say(world: &World, channel: &Channel, pushed: &Pushed) -> anyhow::Result<()> 
         channel: name,
         orders: pushed.orders,
         new: new.clone().map(|(target, what)| (target, *what)).collect(),
+        unsigned: pushed.unsigned,
         failed: pushed.failed,
         sent: pushed.sent,
     };
+    if pushed.unsigned > 0 {
+        let unsigned = counted(pushed.unsigned, "new order");
+        world.shown.warn(&format!(
+            "{name}: nobody has signed {unsigned}, or the image of it: only sites with `insecure = true` take that"
+        ));
+    }
     world.shown.line(&line, || {
         let new = new.map(|(target, what)| format!("{name} {target}: {what}\n"));
         format!("{}{name}: {}", new.collect::<String>(), sentence(pushed))

@@ -190,7 +190,7 @@ impl Follow<'_> {
     async fn hand_over(&mut self, news: &News) -> anyhow::Result<Result<HandedOver, Report>> {
         let brought = self.follower.bring(news).await?;
         let report = |came| Report::new(&self.source.name, Some(news.target()), came);
-        if brought.is_in_effect(&self.tree) {
+        if !self.how.again && brought.is_in_effect(&self.tree) {
             self.follower.settle(news)?;
             return Ok(Err(report(Came::Unchanged)));
         }

@@ -47,6 +47,11 @@ impl Channel {
         })
     }
 
+    /// Where the orders of another channel go as well: each would take out what the other has pushed.
+    pub(crate) fn shared_with(&self, other: &Self) -> Option<String> {
+        (self.name != other.name && self.address == other.address).then(|| self.address.to_string())
+    }
+
     /// Whether the orders for a target go there.
     pub(super) fn takes(&self, target: &Target) -> bool {
         self.targets.iter().any(|it| it.fits(target))

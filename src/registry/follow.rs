@@ -110,8 +110,8 @@ impl Follower {
         let address = &self.remote.repository.address;
         let Some(digest) = self.remote.repository.ask().await? else {
             bail!(
-                "{address} has no orders: the centre has pushed none yet, or the registry was emptied and the \
-                 next push of the centre's fills it; what is here stays"
+                "{address} has no orders: `url` is another repository than the centre's, or the centre has pushed \
+                 none yet, or the registry was emptied and the centre's next push fills it; what is here stays"
             );
         };
         let is_same = self.index.is_some() && self.seen.index == Some(digest);
@@ -209,7 +209,9 @@ impl Follower {
             // What can't be told of what is here is no reason to leave the order.
             let last = Order::last(tree, &entry.target).ok().flatten();
             let is_never_there = last.is_none() && entry.what == Verdict::Withdrawn;
-            if is_never_there || last.is_some_and(|last| last.papers.id() == entry.id()) {
+            let is_here = last.is_some_and(|last| last.papers.id() == entry.id());
+            // Brought again, an order repairs what was damaged.
+            if is_never_there || (is_here && !again) {
                 let (target, id) = (entry.target.clone(), entry.id());
                 found |= self.seen.settled.insert(target, id) != Some(id);
                 continue;
@@ -438,8 +440,8 @@ mod tests {
         assert_eq!(
             said(follower.ask(local.tree(), Accept::default()).await),
             format!(
-                "{url} has no orders: the centre has pushed none yet, or the registry was emptied and the next \
-                 push of the centre's fills it; what is here stays"
+                "{url} has no orders: `url` is another repository than the centre's, or the centre has pushed none \
+                 yet, or the registry was emptied and the centre's next push fills it; what is here stays"
             )
         );
         centre.publish(TARGET, &files(1), None);

@@ -397,7 +397,17 @@ mod tests {
             wire: &Wire,
             is_thorough: bool,
         ) -> (anyhow::Result<Pushed>, Vec<String>) {
-            let text = format!("url = \"{}\"\ncentre = \"fra1\"\n", wire.url());
+            self.push_of(wire, "", is_thorough).await
+        }
+
+        /// As [`World::push`], to a channel with more keys.
+        pub(super) async fn push_of(
+            &self,
+            wire: &Wire,
+            more: &str,
+            is_thorough: bool,
+        ) -> (anyhow::Result<Pushed>, Vec<String>) {
+            let text = format!("url = \"{}\"\ncentre = \"fra1\"\n{more}\n", wire.url());
             let channel = Channel::parse("stable", "stable.toml", &text).unwrap();
             let said = Mutex::new(Vec::new());
             let how = How {

@@ -66,6 +66,14 @@ pub(super) struct TreeImage {
 }
 
 impl Order {
+    /// Whether nobody has signed it, or its image.
+    pub(super) fn is_unsigned(&self) -> bool {
+        let of_image = self.image.iter().map(|it| &it.papers);
+        of_image
+            .chain([&self.papers])
+            .any(|it| it.signature.is_none())
+    }
+
     /// The last order for `target`; `None` where nobody has ordered what is there.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ pub(crate) struct Pushed {
     pub(crate) orders: usize,
     /// Those that it didn't have before.
     pub(crate) new: Vec<(Target, Verdict)>,
+    /// How many of those nobody has signed, or their images.
+    pub(crate) unsigned: usize,
     /// How many of the tree's orders aren't in the channel: why was said.
     pub(crate) failed: usize,
     /// Bytes of blobs that were sent.
@@ -94,6 +96,7 @@ pub(crate) async fn push(channel: &Channel, tree: &Tree, how: &How<'_>) -> anyho
             entries.extend(push.target(tree, &target).await?);
         }
     }
+    push.tell_of_gone(channel, &entries)?;
     push.finish(channel, record, entries).await
 }
 
@@ -173,6 +176,7 @@ impl Push<'_> {
                 match self.order(&order, old.as_ref()).await {
                     Ok(entry) => {
                         if old.as_ref() != Some(&entry) {
+                            self.pushed.unsigned += usize::from(order.is_unsigned());
                             self.pushed.new.push((target.clone(), order.what));
                         }
                         return Ok(Some(entry));
@@ -203,6 +207,32 @@ impl Push<'_> {
             self.pushed.new.push((order.target.clone(), order.what));
         }
         Some(entry)
+    }
+
+    /// Says which orders the index will have no more. A channel that would lose all is left as it is: that
+    /// is what a wrong pattern looks like, or another tree.
+    fn tell_of_gone(&self, channel: &Channel, entries: &[Entry]) -> anyhow::Result<()> {
+        let old = self.old.index.iter().flat_map(|it| &it.orders);
+        let gone = old.filter(|old| !entries.iter().any(|it| it.target == old.target));
+        let gone: Vec<_> = gone.map(|it| &it.target).collect();
+        let (name, address) = (&channel.name, &channel.address);
+        ensure!(
+            !entries.is_empty() || gone.is_empty(),
+            "the channel {name} would lose all of its orders ({}): no target of this tree fits its `targets`; \
+             nothing was written. Where that is meant, delete the tag `{CATALOG}` of {address}",
+            gone.len()
+        );
+        for target in gone {
+            let why = if channel.takes(target) {
+                "this tree has no order for it"
+            } else {
+                "`targets` of the channel doesn't fit it"
+            };
+            (self.how.say)(&format!(
+                "{target}: taken out of the channel: {why}; what sites have of it stays"
+            ));
+        }
+        Ok(())
     }
 
     fn warn_of_end(&self, order: &Order) {
@@ -445,6 +475,34 @@ mod tests {
         let repository = open.unwrap();
         repository.ask().await.unwrap().unwrap();
         Index::parse(&repository.index().await.unwrap().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_leaves_the_channel_is_said_and_a_pattern_that_fits_nothing_takes_out_nothing() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world, other) = (Wire::to(&registry), World::new(), World::new());
+        world.publish(TARGET, &files(1), None);
+        world.publish("a/b/c/d", &files(2), Some(&|_| ()));
+        assert_eq!(world.push_well(&wire).await.unsigned, 1);
+        let before = index(&wire).await;
+        let (pushed, said) = world.push_of(&wire, "targets = [\"x/*/*/*\"]", false).await;
+        let said_of_all = error(pushed);
+        let expected = "the channel stable would lose all of its orders (2): no target of this tree fits its \
+            `targets`; nothing was written.";
+        assert!(
+            said_of_all.starts_with(expected) && said.is_empty(),
+            "{said_of_all}"
+        );
+        assert!(error(other.push(&wire, false).await.0).starts_with(expected));
+        assert_eq!(index(&wire).await, before);
+
+        let (pushed, said) = world.push_of(&wire, "targets = [\"a/*/*/*\"]", false).await;
+        assert_eq!(pushed.unwrap().orders, 1);
+        let why = "`targets` of the channel doesn't fit it; what sites have of it stays";
+        assert_eq!(said, [format!("{TARGET}: taken out of the channel: {why}")]);
+        assert_eq!(index(&wire).await.orders.len(), 1);
     }
 
     #[tokio::test]

@@ -58,6 +58,13 @@ impl Plan {
                     table.complain_here(problem, "a path of the image that is listed there");
                 }
             }
+            let texts = boot.cmdline.iter().chain(&boot.title);
+            for word in texts.flat_map(|text| unknown_words(text, known)) {
+                let words = known.iter().chain(&OF_DAEMON);
+                let words: Vec<_> = words.map(|word| format!("`{{{word}}}`")).collect();
+                let problem = format!("unknown `{{{word}}}` in `boot`");
+                table.complain_here(problem, &format!("one of {}", words.join(", ")));
+            }
             boot
         });
         if is_file_given && files.is_none() {
@@ -158,6 +165,26 @@ impl Plan {
             parts,
         })
     }
+}
+
+/// Words in braces that the daemon puts something in the place of, for each machine that boots.
+const OF_DAEMON: [&str; 2] = ["url", "path"];
+
+/// The words in braces that nobody puts anything in the place of. `${word}` is a loader's own.
+fn unknown_words(text: &str, known: &[&str]) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut before = text.split('{').next().unwrap_or_default();
+    for part in text.split('{').skip(1) {
+        if let Some((word, _)) = part.split_once('}') {
+            let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+            let is_known = known.contains(&word) || OF_DAEMON.contains(&word);
+            if is_word && !is_known && !before.ends_with('$') {
+                words.push(word.to_string());
+            }
+        }
+        before = part;
+    }
+    words
 }
 
 /// How an image boots, with what upstream says in it.

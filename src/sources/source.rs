@@ -244,20 +244,21 @@ fn site(top: &mut Table<'_, '_>) -> Option<Site> {
         Some("at least one pattern such as \"*/*/*/*\""),
         pattern,
     );
-    let targets = match targets {
-        None if !has_targets => vec!["*/*/*/*".parse().ok()?],
-        targets => targets?,
-    };
     let has_centre = top.has("centre");
     let centre = top.optional("centre", |value| {
         value.parsed(Name::RULE, |text| {
             Some(text.parse::<Name>().ok()?.to_string())
         })
     });
+    let insecure = top.optional("insecure", is_true);
+    // All keys are read by now: none of them is taken for unknown.
+    let targets = match targets {
+        None if !has_targets => vec!["*/*/*/*".parse().ok()?],
+        targets => targets?,
+    };
     if has_centre && centre.is_none() {
         return None;
     }
-    let insecure = top.optional("insecure", is_true);
     Some(Site {
         targets,
         centre,

@@ -29,6 +29,9 @@ const LONGEST_WAIT_FOR_WRITER: Duration = Duration::from_secs(1);
 /// Looking at a drop takes one in so many parts of the time at most.
 const SHARE: u32 = 20;
 
+/// No drop waits for longer than this because a look took long: the process may have been stopped meanwhile.
+const LONGEST_SHARE: Duration = Duration::from_secs(30);
+
 /// The mode's bit of a folder that everybody may write into.
 const WRITTEN_BY_OTHERS: u32 = 0o002;
 
@@ -373,7 +376,7 @@ impl Open<'_> {
     fn wait(&self, seen: &mut Seen, probe: Probe, pause: Duration, is_settling: bool) {
         seen.is_renamed = false;
         seen.waits = Some(Waits {
-            next: self.began + pause.max(self.began.elapsed() * SHARE),
+            next: self.began + pause.max((self.began.elapsed() * SHARE).min(LONGEST_SHARE)),
             overdue: None,
             probe,
             is_settling,
