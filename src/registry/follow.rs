@@ -210,8 +210,9 @@ impl Follower {
             let last = Order::last(tree, &entry.target).ok().flatten();
             let is_never_there = last.is_none() && entry.what == Verdict::Withdrawn;
             let is_here = last.is_some_and(|last| last.papers.id() == entry.id());
-            // Brought again, an order repairs what was damaged.
-            if is_never_there || (is_here && !again) {
+            // Brought again, an image repairs what was damaged here.
+            let may_repair = matches!(entry.what, Verdict::Published | Verdict::Promoted);
+            if is_never_there || (is_here && !(again && may_repair)) {
                 let (target, id) = (entry.target.clone(), entry.id());
                 found |= self.seen.settled.insert(target, id) != Some(id);
                 continue;
@@ -360,8 +361,16 @@ mod tests {
         };
         let mut follower = follow(&wire, &local.state(), &some).await;
         let wanted = follower.wants(local.tree()).await;
-        let wanted: Vec<_> = wanted.iter().map(|it| it.target().to_string()).collect();
-        assert_eq!(wanted, ["a/b/c/signed"]);
+        let names = |wanted: &[News]| -> Vec<_> {
+            wanted.iter().map(|it| it.target().to_string()).collect()
+        };
+        assert_eq!(names(&wanted), ["a/b/c/signed"]);
+        let again = Accept {
+            again: true,
+            ..Accept::default()
+        };
+        let asked = follower.ask(local.tree(), again).await.unwrap();
+        assert_eq!(names(&asked.wanted), ["a/b/c/unsigned", "a/b/c/signed"]);
     }
 
     #[tokio::test]

@@ -478,6 +478,9 @@ error: invalid `files.../x`
             "{said:?}"
         );
         assert_eq!(said[2], "unknown key `sign`");
+        // What follows the first mistake is known all the same.
+        let site = format!("kind = \"oci\"\n{url}targets = [\"a/b\"]\ncentre = \"x\"\n");
+        assert_eq!(problems(&site).len(), 2, "{:?}", problems(&site));
         let tree = format!("kind = \"treeinfo\"\n{url}insecure = true\n");
         assert_eq!(problems(&tree), ["missing key `target`"]);
         let named = format!(
@@ -490,6 +493,14 @@ error: invalid `files.../x`
                 "expected a path of the image that is listed there"
             ]
         );
+        let line = |text| format!("{tree}target = \"a/b/c/d\"\n[boot]\ncmdline = \"{text}\"\n");
+        let said = problems(&line("a={url} b={versoin} c=${net0} d={arch} e={x"));
+        assert_eq!(said[0], "unknown `{versoin}` in `boot`");
+        assert!(
+            said[1].contains("`{arch}`") && said[1].ends_with("`{url}`, `{path}`"),
+            "{said:?}"
+        );
+        assert_eq!(said.len(), 2);
         let sums = format!("kind = \"checksums\"\n{url}insecure = true\ntarget = \"a/b/c/d\"\n");
         assert_eq!(problems(&sums)[0], "neither `archive` nor `[files]`");
         let signed = format!("{sums}archive = \"x.tar.gz\"\nsigned = \"archive\"\n");

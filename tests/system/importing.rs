@@ -582,20 +582,23 @@ fn refused() {
     // ssh-keygen wants to know who it is.
     let user = 65_534;
     keys.give_to(user);
-    let as_user = |place: &Place, code: i32| {
+    let as_user = |place: &Place, verb: &str, code: i32| {
         let mut command = Command::new("setpriv");
         command
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(IMPORT);
-        command.args(place.command(&["run"]).get_args());
+        command.args(place.command(&[verb]).get_args());
         let output = output(&mut command);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(code), "{said}");
         said
     };
     open_to(&place, user);
-    let said = as_user(&place, 3);
+    let said = as_user(&place, "run", 3);
     assert!(said.contains("rejected not-allowed"), "{said}");
+    let listed = as_user(&place, "list", 0);
+    assert!(listed.contains(" rejected not-allowed "), "{listed}");
+    assert!(!listed.contains("waits"), "{listed}");
     place.mirror.requests();
     place.daemon = None;
     let config = fs::read_to_string(&place.world.config).unwrap();
@@ -605,8 +608,10 @@ fn refused() {
     )
     .unwrap();
     place.daemon = Some(place.world.daemon());
-    let said = as_user(&place, 0);
+    let said = as_user(&place, "run", 0);
     assert!(said.contains(": published "), "{said}");
+    let said = as_user(&place, "list", 0);
+    assert!(said.contains(" ago "), "{said}");
     let files = place.mirror.requests();
     let files: Vec<_> = files
         .iter()
