@@ -14,7 +14,7 @@ use super::Options;
 #[cfg(test)]
 use super::tries::Noted;
 use super::tries::{Tries, Waits};
-use super::trouble::{Trouble, shown};
+use super::trouble::{self, Trouble, shown};
 
 const USER_AGENT: &str = concat!("netboot-import/", env!("CARGO_PKG_VERSION"));
 
@@ -52,6 +52,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// What was expected of a host whose certificate doesn't count, as the end of a sentence.
+    pub(crate) fn remedy(error: &reqwest::Error) -> &'static str {
+        trouble::remedy(error)
+    }
+
     /// A client for the source at `url`: who asks is told to that host only.
     ///
     /// # Errors

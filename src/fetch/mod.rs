@@ -30,7 +30,6 @@ pub(crate) use client::{Client, provide_tls};
 pub(crate) use options::Options;
 pub(crate) use store::Store;
 pub(crate) use transfer::Wanted;
-pub(crate) use trouble::remedy;
 
 /// What came over the network, or would have to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]

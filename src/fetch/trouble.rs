@@ -150,7 +150,7 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
 }
 
 /// What was expected of a host whose certificate doesn't count; nothing where that isn't the matter.
-pub(crate) fn remedy(error: &reqwest::Error) -> &'static str {
+pub(super) fn remedy(error: &reqwest::Error) -> &'static str {
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(why)) if format!("{why:?}").contains("CaUsedAs") => {
             "; it is the certificate of an authority itself, which only signs others (`CA:TRUE`): expected one \

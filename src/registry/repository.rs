@@ -19,7 +19,7 @@ use tokio::sync::RwLock;
 use super::address::Address;
 use super::artifact::Blob;
 use super::index::{CATALOG, MAX_SIZE};
-use crate::fetch::{Options, provide_tls, remedy};
+use crate::fetch::{Client as FetchClient, Options, provide_tls};
 use crate::words::Digest;
 
 /// A registry that says nothing for so long, in the middle of an answer, is asked no longer.
@@ -344,7 +344,7 @@ pub(super) fn said(error: &OciDistributionError) -> String {
             format!("the registry answers {code}: {}", message.trim())
         }
         OciDistributionError::RequestError(error) => {
-            chain(&error.to_string(), error.source()) + remedy(error)
+            chain(&error.to_string(), error.source()) + FetchClient::remedy(error)
         }
         error => chain(&error.to_string(), error.source()),
     };

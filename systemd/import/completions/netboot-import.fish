@@ -27,7 +27,7 @@ end
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
-complete -c netboot-import -n "__fish_netboot_import_needs_command" -l json -d 'A JSON object a line, for programs'
+complete -c netboot-import -n "__fish_netboot_import_needs_command" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -s h -l help -d 'Print help'
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -s V -l version -d 'Print version'
 complete -c netboot-import -n "__fish_netboot_import_needs_command" -f -a "run" -d 'Ask sources what they have, and drop what is new'
@@ -40,26 +40,26 @@ complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l wa
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l again -d 'Drop also what was brought before and replaced or withdrawn here since'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l again -d 'Drop also what was brought before and replaced, withdrawn or damaged here since'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l accept -d 'Take the orders of a registry that was set back, or that are another centre\'s now'
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l json -d 'A JSON object a line, for programs'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l json -d 'A JSON object a line, for programs'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -s h -l help -d 'Print help'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -l json -d 'A JSON object a line, for programs'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand list" -s h -l help -d 'Print help'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l channels -d 'The folder of the channels\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l all -d 'Look at everything that is in the registry, and not only at what has changed: after one was set back, or something was deleted there'
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l json -d 'A JSON object a line, for programs'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand push" -s h -l help -d 'Print help'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand help; and not __fish_seen_subcommand_from run check list push help" -f -a "run" -d 'Ask sources what they have, and drop what is new'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand help; and not __fish_seen_subcommand_from run check list push help" -f -a "check" -d 'Say what `run` would bring, and fetch nothing but the lists that say what there is'
