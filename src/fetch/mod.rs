@@ -9,6 +9,7 @@
 //! files/<sha256>                       a file that is whole and checked
 //! partial/<sha256>                     the first bytes of one that is still fetched
 //! partial/<sha256>.json                of which state of the host's file they are
+//! signed.json                          when the lists were signed that count, by their urls
 //! ```
 //! A name that begins with a dot is a file that is not in its place yet. The room speaks HTTP by
 //! `reqwest`, TLS by `rustls`, and knows nothing of what the files are for. It uses `words`, `text` and

@@ -11,10 +11,15 @@ use super::client::Client;
 use super::document::{self, Document};
 use super::transfer::{Transfer, Wanted};
 use crate::sys::{Dir, Progress};
-use crate::words::Digest;
+use crate::words::{Digest, Moment};
 
 /// Nobody else has to read what is fetched.
 const MODE: u32 = 0o700;
+
+/// When the lists were signed that count, by their urls.
+const SIGNED: &str = "signed.json";
+const SIGNED_NEW: &str = ".signed.tmp";
+const MAX_SIGNED: u64 = 1 << 20;
 
 /// The folder of one source, locked against others that fetch for the same one.
 #[derive(Debug)]
@@ -71,6 +76,37 @@ impl Store {
     /// When it can't be removed.
     pub(crate) fn forget(&self, url: &Url) -> anyhow::Result<()> {
         document::forget(&self.documents, url)
+    }
+
+    /// Takes note that what is at `url` was signed at a time, in seconds since 1970.
+    ///
+    /// # Errors
+    /// When what was there before was signed later, unless that is accepted.
+    pub(crate) fn note_signed(
+        &self,
+        url: &Url,
+        at: u64,
+        accepts_older: bool,
+    ) -> anyhow::Result<()> {
+        let bytes = self.root.read(SIGNED, MAX_SIGNED)?;
+        let read = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut known: BTreeMap<String, u64> = read.unwrap_or_default();
+        let last = known.get(url.as_str()).copied().unwrap_or_default();
+        let shown = |at| Moment::from_stat(i64::try_from(at).unwrap_or(i64::MAX), 0).to_seconds();
+        ensure!(
+            at >= last || accepts_older,
+            "{url} was signed at {}, and one that was signed at {} was seen here before: the mirror is behind, or \
+             somebody shows an old state. Nothing was brought; where that is right, `netboot-import run NAME \
+             --accept` takes it",
+            shown(at),
+            shown(last)
+        );
+        if at != last {
+            known.insert(url.to_string(), at);
+            let text = serde_json::to_vec_pretty(&known)?;
+            self.root.replace_durably(SIGNED, SIGNED_NEW, &text, None)?;
+        }
+        Ok(())
     }
 
     /// Fetches a file, unless it is there already; goes on where an earlier try has ended.
@@ -167,6 +203,31 @@ mod tests {
         assert_eq!(said, expected);
         drop(store);
         Store::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_was_signed_earlier_than_the_last_counts_only_where_somebody_accepts_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let [one, other] =
+            ["http://x.example/a", "http://x.example/b"].map(|it| Url::parse(it).unwrap());
+        let note = |url: &Url, at, accepts| store.note_signed(url, at, accepts);
+        note(&one, 2_000_000_000, false).unwrap();
+        note(&one, 2_000_000_000, false).unwrap();
+        note(&other, 1_000_000_000, false).unwrap();
+        let said = note(&one, 1_999_999_999, false).unwrap_err().to_string();
+        let expected = "http://x.example/a was signed at 2033-05-18T03:33:19Z, and one that was signed at \
+            2033-05-18T03:33:20Z was seen here before: ";
+        assert!(said.starts_with(expected), "{said}");
+        drop(store);
+        let store = Store::open(folder.path()).unwrap();
+        let note = |url: &Url, at, accepts| store.note_signed(url, at, accepts);
+        assert!(
+            note(&one, 1_999_999_999, false).is_err(),
+            "also after a new start"
+        );
+        note(&one, 1_999_999_998, true).unwrap();
+        note(&one, 1_999_999_999, false).unwrap();
     }
 
     #[test]

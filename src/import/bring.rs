@@ -103,7 +103,8 @@ impl<'w> Bring<'w> {
         if let Some(warning) = self.source.warning() {
             self.world.shown.warn(&warning);
         }
-        let offers = self.source.ask(&self.client, &self.store).await?;
+        let asked = self.source.ask(&self.client, &self.store, self.how.accept);
+        let offers = asked.await?;
         let (mut ends, mut waiting) = (Ends::default(), Vec::new());
         for offer in &offers {
             match self.bring(offer).await {

@@ -64,7 +64,8 @@ enum Command {
         /// Drop also what was brought before and replaced, withdrawn or damaged here since
         #[arg(long)]
         again: bool,
-        /// Take the orders of a registry that was set back, or that are another centre's now
+        /// Take lists that were signed before the last ones, and the orders of a registry that was set back, or that
+        /// are another centre's now
         #[arg(long)]
         accept: bool,
         /// How long to wait for the outcome of a drop, `10m` or in seconds; with `--every` no longer than that

@@ -36,7 +36,10 @@ pub(super) struct Unverified {
     pub(super) is_of_other_bytes: bool,
 }
 
-/// What is signed in a clearsigned document of at most `max` bytes.
+/// When something was signed, in seconds since 1970; `None` where gpgv doesn't say it so.
+pub(super) type SignedAt = Option<u64>;
+
+/// What is signed in a clearsigned document of at most `max` bytes, and when that was.
 ///
 /// # Errors
 /// [`Unverified`], or why gpgv can't be asked.
@@ -44,18 +47,22 @@ pub(super) async fn signed_part(
     keyring: &Path,
     document: &[u8],
     max: u64,
-) -> anyhow::Result<Vec<u8>> {
+) -> anyhow::Result<(Vec<u8>, SignedAt)> {
     let document = in_memory(document)?;
     let (signed, said, status) = run(keyring, &["--output", "-"], document, max).await?;
-    judge(keyring, &said, status)?;
-    Ok(signed)
+    Ok((signed, judge(keyring, &said, status)?))
 }
 
-/// Makes sure that a signature that stands in a file of its own is one of all of `file`.
+/// Makes sure that a signature that stands in a file of its own is one of all of `file`; returns when it was
+/// made.
 ///
 /// # Errors
 /// As [`signed_part`].
-pub(super) async fn check(keyring: &Path, signature: &[u8], file: File) -> anyhow::Result<()> {
+pub(super) async fn check(
+    keyring: &Path,
+    signature: &[u8],
+    file: File,
+) -> anyhow::Result<SignedAt> {
     let signature = in_memory(signature)?;
     // The program opens it anew: it is this process's until it has ended.
     let path = format!("/proc/{}/fd/{}", std::process::id(), signature.as_raw_fd());
@@ -147,6 +154,7 @@ fn check_keyring(path: &Path) -> anyhow::Result<()> {
 struct Signature {
     key: String,
     is_good: bool,
+    at: SignedAt,
     /// Of what is wrong, what comes last says it best.
     wrong: Option<&'static str>,
 }
@@ -190,6 +198,10 @@ impl Told {
                 last.wrong = Some("uses MD5, SHA-1 or RIPEMD-160, which prove nothing any more");
                 return;
             }
+            "VALIDSIG" => {
+                last.at = words.get(3).and_then(|at| at.parse().ok());
+                return;
+            }
             "PLAINTEXT" => {
                 self.texts += 1;
                 return;
@@ -224,11 +236,12 @@ impl Told {
     }
 }
 
-/// Whether something is signed, by what gpgv says and how it has ended.
-fn judge(keyring: &Path, said: &str, status: ExitStatus) -> anyhow::Result<()> {
+/// Whether something is signed, and when it was last, by what gpgv says and how it has ended.
+fn judge(keyring: &Path, said: &str, status: ExitStatus) -> anyhow::Result<SignedAt> {
     let told = Told::of(said);
     if told.is_good(status) {
-        return Ok(());
+        let good = told.signatures.iter().filter(|it| it.is_good);
+        return Ok(good.filter_map(|it| it.at).max());
     }
     let wrong = told.signatures.iter();
     let wrong = wrong.filter_map(|it| Some((it.wrong?, it.key.escape_debug())));
@@ -269,14 +282,17 @@ mod tests {
     /// What is signed in the file, or why nothing is.
     async fn signed(keyring: &Path, file: &Path) -> Result<String, String> {
         let signed = signed_part(keyring, &fs::read(file).unwrap(), 1_000).await;
-        let text = signed.map(|bytes| String::from_utf8(bytes).unwrap());
+        let text = signed.map(|(bytes, at)| {
+            assert!(at.is_some(), "gpgv says when");
+            String::from_utf8(bytes).unwrap()
+        });
         text.map_err(|error| format!("{error:#}"))
     }
 
     async fn checked(keyring: &Path, signature: &Path, file: &Path) -> Result<(), String> {
         let signature = fs::read(signature).unwrap();
         let checked = check(keyring, &signature, File::open(file).unwrap()).await;
-        checked.map_err(|error| format!("{error:#}"))
+        checked.map(|_| ()).map_err(|error| format!("{error:#}"))
     }
 
     /// What it says of one thing that is wrong, with `KEY` for any key's number.

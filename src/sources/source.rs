@@ -146,12 +146,23 @@ impl Source {
         })
     }
 
-    /// What upstream has; of a site see `registry`.
+    /// What upstream has; of a site see `registry`. With `accepts_older` also by signed lists that are older
+    /// than the last ones.
     ///
     /// # Errors
     /// When upstream can't be asked, or what it says can't be verified.
-    pub(crate) async fn ask(&self, client: &Client, store: &Store) -> anyhow::Result<Vec<Offer>> {
-        self.ask_of(&Host { client, store }).await
+    pub(crate) async fn ask(
+        &self,
+        client: &Client,
+        store: &Store,
+        accepts_older: bool,
+    ) -> anyhow::Result<Vec<Offer>> {
+        let host = Host {
+            client,
+            store,
+            accepts_older,
+        };
+        self.ask_of(&host).await
     }
 
     /// As [`Source::ask`], of any upstream.

@@ -19,6 +19,12 @@ pub(super) trait Upstream {
     /// Forgets a list that was no good: the next time it is asked for as if for the first time.
     fn forget(&self, url: &Url) -> anyhow::Result<()>;
 
+    /// Takes note when what a list says was signed, in seconds since 1970.
+    ///
+    /// # Errors
+    /// When what it said before was signed later.
+    fn signed(&self, url: &Url, at: u64) -> anyhow::Result<()>;
+
     /// A file of an image, whole and checked.
     async fn file(&self, wanted: &Wanted) -> anyhow::Result<File>;
 }
@@ -27,6 +33,8 @@ pub(super) trait Upstream {
 pub(super) struct Host<'h> {
     pub(super) client: &'h Client,
     pub(super) store: &'h Store,
+    /// Lists count also where they are older than the last ones.
+    pub(super) accepts_older: bool,
 }
 
 impl Upstream for Host<'_> {
@@ -37,6 +45,10 @@ impl Upstream for Host<'_> {
 
     fn forget(&self, url: &Url) -> anyhow::Result<()> {
         self.store.forget(url)
+    }
+
+    fn signed(&self, url: &Url, at: u64) -> anyhow::Result<()> {
+        self.store.note_signed(url, at, self.accepts_older)
     }
 
     async fn file(&self, wanted: &Wanted) -> anyhow::Result<File> {
@@ -151,6 +163,10 @@ mod tests {
             self.asked
                 .borrow_mut()
                 .push(format!("-{}", Self::below(url)));
+            Ok(())
+        }
+
+        fn signed(&self, _: &Url, _: u64) -> anyhow::Result<()> {
             Ok(())
         }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use reqwest::Url;
 
-use super::gpgv::{self, Unverified};
+use super::gpgv::{self, SignedAt, Unverified};
 use super::upstream::{MAX_DOCUMENT, Upstream};
 use crate::fetch::Wanted;
 use crate::words::Digest;
@@ -74,7 +74,9 @@ impl<U: Upstream> Asker<'_, U> {
             bail!("verifying {url}: no keyring");
         };
         let signed = gpgv::signed_part(keyring, &document, MAX_DOCUMENT).await;
-        self.or_forget(signed, &[url]).map(Some)
+        let (signed, at) = self.or_forget(signed, &[url])?;
+        self.check_time(url, at)?;
+        Ok(Some(signed))
     }
 
     /// A list with a signature beside it, at one of these urls, or inside; `None` where there is none.
@@ -92,13 +94,16 @@ impl<U: Upstream> Asker<'_, U> {
             }
             Trust::Keyring(keyring) if is_clearsigned(&document) => {
                 let signed = gpgv::signed_part(keyring, &document, MAX_DOCUMENT).await;
-                self.or_forget(signed, &[url]).map(Some)
+                let (signed, at) = self.or_forget(signed, &[url])?;
+                self.check_time(url, at)?;
+                Ok(Some(signed))
             }
             Trust::Keyring(keyring) => {
                 let (signature, from) = self.signature(url, signatures).await?;
                 let file = gpgv::in_memory(&document)?;
                 let checked = gpgv::check(keyring, &signature, file).await;
-                self.or_forget(checked, &[url, &from])?;
+                let at = self.or_forget(checked, &[url, &from])?;
+                self.check_time(url, at)?;
                 Ok(Some(document))
             }
         }
@@ -120,7 +125,13 @@ impl<U: Upstream> Asker<'_, U> {
         let file = self.upstream.file(wanted).await?;
         let checked = gpgv::check(keyring, &signature, file).await;
         let checked = checked.with_context(|| format!("verifying {}", wanted.url));
-        self.or_forget(checked, &[&from])
+        self.or_forget(checked, &[&from])?;
+        Ok(())
+    }
+
+    /// What was signed before what this url had once is an old state, which proves nothing of today's.
+    fn check_time(&self, url: &Url, at: SignedAt) -> anyhow::Result<()> {
+        at.map_or(Ok(()), |at| self.upstream.signed(url, at))
     }
 
     /// The first signature that is there, and where.

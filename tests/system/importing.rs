@@ -14,6 +14,7 @@ use crate::lab::terminal::errors_on_terminal;
 use crate::lab::tftp::{self, Client};
 use crate::lab::upstream::{self, Debian, Product, Signers, put};
 use crate::lab::world::{Daemon, Needs, World, names, output, snapshot, test, text, until, walk};
+use crate::recipes::next_second;
 
 pub const IMPORT: &str = env!("CARGO_BIN_EXE_netboot-import");
 
@@ -69,6 +70,11 @@ pub fn tests() -> Vec<Trial> {
             "a broken source holds up no other, and check and list tell of all",
             NEEDS,
             told,
+        ),
+        test(
+            "an upstream that shows an old signed state is refused until somebody accepts it",
+            NEEDS,
+            set_back,
         ),
         test(
             "a target that is waited for holds up no other of its source",
@@ -714,6 +720,38 @@ fn told() {
     );
     let said = place.ends(1, &["run", "nothing"]);
     assert!(said.contains("no such source: nothing"), "{said}");
+}
+
+fn set_back() {
+    let place = Place::new();
+    place.debian("1");
+    place.debian_source(&place.mirror.url(""));
+    place.ends(0, &["run"]);
+    let (root, old) = (place.mirror.root(), tempfile::tempdir().unwrap());
+    let copy = |from: &Path, to: &Path| {
+        let mut copy = Command::new("cp");
+        copy.arg("--archive").arg(from.join("dists")).arg(to);
+        assert!(output(&mut copy).status.success());
+    };
+    copy(&root, old.path());
+    // Signatures tell the second.
+    next_second();
+    place.debian("2");
+    place.ends(0, &["run"]);
+    let current = place.published(DEBIAN);
+    fs::remove_dir_all(root.join("dists")).unwrap();
+    copy(old.path(), &root);
+    let said = place.ends(1, &["run"]);
+    assert!(said.contains("InRelease was signed at 20"), "{said}");
+    assert!(
+        said.contains("`netboot-import run NAME --accept` takes it"),
+        "{said}"
+    );
+    place.ends(1, &["run", "debian", "--again"]);
+    assert_eq!(place.published(DEBIAN), current);
+    place.ends(0, &["run", "debian", "--accept"]);
+    assert_ne!(place.published(DEBIAN), current);
+    place.ends(0, &["run"]);
 }
 
 fn shown() {

@@ -41,7 +41,7 @@ complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l co
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l sources -d 'The folder of the sources\' files' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l state -d 'The folder for what is fetched and what is known of it; without it the one that systemd gives (`$STATE_DIRECTORY`), or else /var/lib/netboot-import' -r -F
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l again -d 'Drop also what was brought before and replaced, withdrawn or damaged here since'
-complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l accept -d 'Take the orders of a registry that was set back, or that are another centre\'s now'
+complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l accept -d 'Take lists that were signed before the last ones, and the orders of a registry that was set back, or that are another centre\'s now'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -l json -d 'For programs: a JSON object a line; of `list` one array'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c netboot-import -n "__fish_netboot_import_using_subcommand check" -l config -d 'The configuration of netboot-publisher, which says where spool and tree are; without it /etc/netboot-publisher/config.toml, or the built-in defaults where that file is not there' -r -F
