@@ -279,9 +279,11 @@ impl Follower {
 mod tests {
     use std::fs;
 
+    use super::super::artifact::Blob;
     use super::super::tests::{Registry, TARGET, Wire, World, files, follow, site, target};
     use super::super::upload::Upload;
     use super::*;
+    use crate::spool::{Listed, Manifest};
     use crate::words::Digest;
 
     fn said<T>(result: anyhow::Result<T>) -> String {
@@ -439,6 +441,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_signed_order_is_never_in_effect_by_what_it_brings_and_another_version_neither() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut centre, mut local) = (Wire::to(&registry), World::new(), World::new());
+        let change = |it: &mut Manifest| it.version = Some("1".to_string());
+        centre.publish(TARGET, &files(1), Some(&change));
+        centre.publish("a/b/c/d", &files(1), None);
+        centre.push_well(&wire).await;
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        let wanted = follower.wants(local.tree()).await;
+        for to in [TARGET, "a/b/c/d"] {
+            local.publish(to, &files(1), None);
+        }
+        let signed = follower.bring(&wanted[0]).await.unwrap();
+        assert!(!signed.is_in_effect(local.tree()));
+        let title: fn(&mut Manifest) = |it| it.boot.title = Some("other".to_string());
+        let version: fn(&mut Manifest) = |it| it.version = Some("2".to_string());
+        for (change, expected) in [(title, false), (version, false), (|_| (), true)] {
+            let mut unsigned = follower.bring(&wanted[1]).await.unwrap();
+            let bytes = &mut unsigned.image.as_mut().unwrap().papers.manifest;
+            let mut manifest = Manifest::of_bytes(bytes).unwrap();
+            change(&mut manifest);
+            *bytes = manifest.to_toml().into_bytes();
+            assert_eq!(unsigned.is_in_effect(local.tree()), expected);
+        }
+    }
+
+    #[tokio::test]
     async fn an_index_that_may_not_count_is_refused_and_changes_nothing() {
         let Some(registry) = Registry::start() else {
             return;
@@ -532,6 +563,123 @@ mod tests {
                 "{url} has the orders of centre \"ams1\"; expected those of \"fra1\" (`centre`), and none was \
                  taken"
             )
+        );
+    }
+
+    #[tokio::test]
+    async fn an_index_that_was_seen_counts_also_after_a_new_start() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut centre, local) = (Wire::to(&registry), World::new(), World::new());
+        centre.publish(TARGET, &files(1), None);
+        centre.push_well(&wire).await;
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        follower.wants(local.tree()).await;
+        let mut index = follower.index.clone().unwrap();
+        index.counter -= 1;
+        put_index(&follower, index.to_bytes()).await;
+        drop(follower);
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        let error = said(follower.ask(local.tree(), Accept::default()).await);
+        let (was, is) = (index.counter + 1, index.counter);
+        let expected = format!("is number {is}; number {was} was seen here before: the registry");
+        assert!(error.contains(&expected), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_index_that_says_what_an_order_does_not_is_refused() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut centre, mut local) = (Wire::to(&registry), World::new(), World::new());
+        let first = centre.publish("a/b/c/back", &files(1), None);
+        centre.publish("a/b/c/back", &files(2), None);
+        centre.roll_back("a/b/c/back", &first);
+        centre.publish("a/b/c/one", &files(3), None);
+        centre.publish("a/b/c/two", &files(4), None);
+        for world in [&mut centre, &mut local] {
+            world.publish("a/b/c/gone", &files(5), None);
+        }
+        centre.withdraw("a/b/c/gone");
+        centre.push_well(&wire).await;
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        for news in follower.wants(local.tree()).await {
+            follower.bring(&news).await.unwrap();
+        }
+        let mut index = follower.index.clone().unwrap();
+        index.counter += 1;
+        let [back, one, two, gone] = &mut index.orders[..] else {
+            panic!("{index:?}");
+        };
+        back.image = Some(one.manifest);
+        std::mem::swap(&mut one.papers, &mut two.papers);
+        std::mem::swap(&mut one.manifest, &mut two.manifest);
+        gone.what = Verdict::Published;
+        put_index(&follower, index.to_bytes()).await;
+        let wanted = follower.wants(local.tree()).await;
+        let mut errors = Vec::new();
+        for news in &wanted {
+            errors.push(said(follower.bring(news).await));
+        }
+        let expected = [
+            "the order names another image than the one that comes with it",
+            "the order is for a/b/c/two; expected it to be for a/b/c/one, as the index says",
+            "the order is for a/b/c/one; expected it to be for a/b/c/two, as the index says",
+            "the order asks for something else than the index says (published)",
+        ];
+        assert_eq!(errors, expected);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_too_large_is_refused_before_anything_of_it_comes() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut centre, local) = (Wire::to(&registry), World::new(), World::new());
+        let large = 400 << 10;
+        centre.publish("a/b/c/all", &files(1), Some(&|_| ()));
+        let without_sizes = |manifest: &mut Manifest| {
+            for listed in manifest.files.as_mut().unwrap().values_mut() {
+                if let Listed::File { size, .. } = listed {
+                    *size = None;
+                }
+            }
+        };
+        centre.publish("a/b/c/large", &files(2), Some(&without_sizes));
+        centre.push_well(&wire).await;
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        let [told, untold] = &follower.wants(local.tree()).await[..] else {
+            panic!("both are wanted");
+        };
+        wire.asked();
+        let few = "it has 3 files; expected at most 2 (limits.max_files)".to_string();
+        let bytes = |is: u64, max: u64| {
+            format!("it has {is} bytes; expected at most {max} (limits.max_image_size)")
+        };
+        let (whole, good) = (large + 70, follower.remote.limits.clone());
+        for (news, max_files, max_image_size, expected) in [
+            (told, 2, whole, few),
+            (told, 3, whole - 1, bytes(whole, whole - 1)),
+            (untold, 3, large - 1, bytes(large, large - 1)),
+        ] {
+            follower.remote.limits = Limits {
+                max_files,
+                max_image_size,
+                ..good.clone()
+            };
+            assert_eq!(said(follower.bring(news).await), expected);
+            follower.remote.limits.max_image_size += 1;
+            follower.remote.limits.max_files = 3;
+            follower.bring(news).await.unwrap();
+        }
+        let papers = [told, untold].map(|it| [Some(it.0.papers.0), it.0.papers.1]);
+        let papers: Vec<_> = papers.iter().flatten().flatten().map(Blob::name).collect();
+        let asked = wire.asked();
+        let mut blobs = asked.iter().filter_map(|it| it.split_once("/blobs/"));
+        assert!(
+            blobs.all(|(_, name)| papers.iter().any(|it| it == name)),
+            "{asked:?}"
         );
     }
 

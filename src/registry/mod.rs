@@ -49,7 +49,7 @@ mod tests {
     use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
     use std::{fs, thread};
@@ -164,6 +164,8 @@ mod tests {
         /// Connections end once so many more bytes came from the registry.
         cut: Mutex<Option<u64>>,
         asked: Mutex<Vec<String>>,
+        /// Whether no request says any more which bytes it wants.
+        is_for_all: AtomicBool,
     }
 
     impl Wire {
@@ -205,6 +207,11 @@ mod tests {
             *self.state.cut.lock().unwrap() = bytes;
         }
 
+        /// From now on the registry sends the whole of what a part is asked of.
+        pub(super) fn ask_for_all(&self) {
+            self.state.is_for_all.store(true, Ordering::SeqCst);
+        }
+
         /// The requests since the last time, and the bytes that came.
         pub(super) fn count(&self) -> (u64, u64) {
             let taken = |count: &AtomicU64| count.swap(0, Ordering::SeqCst);
@@ -227,7 +234,15 @@ mod tests {
                     self.requests.fetch_add(1, Ordering::SeqCst);
                     self.asked.lock().unwrap().push(first.to_string());
                 }
-                if to.write_all(&block[..count]).is_err() {
+                let range = text.find("\r\nrange: ");
+                let passed = match range.filter(|_| self.is_for_all.load(Ordering::SeqCst)) {
+                    Some(at) => {
+                        let end = at + 2 + text[at + 2..].find("\r\n").unwrap();
+                        [&block[..at], &block[end..count]].concat()
+                    }
+                    None => block[..count].to_vec(),
+                };
+                if to.write_all(&passed).is_err() {
                     break;
                 }
             }

@@ -466,6 +466,33 @@ mod tests {
         assert!(moved < (4 << 20), "{moved}");
     }
 
+    #[tokio::test]
+    async fn a_file_of_which_a_registry_sends_no_part_is_begun_anew() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut centre, local) = (Wire::to(&registry), World::new(), World::new());
+        let mut image = files(1);
+        image.insert("linux".into(), bytes(1, 3 << 20));
+        centre.publish(TARGET, &image, Some(&|_| ()));
+        centre.push_well(&wire).await;
+        wire.ask_for_all();
+        let mut follower = follow(&wire, &local.state(), &site()).await;
+        let wanted = follower.wants(local.tree()).await;
+        follower.bring(&wanted[0]).await.unwrap();
+        wire.cut_after(Some(700_000));
+        let (_, takes) = follower.image(&wanted[0], local.tree()).await;
+        let error = format!("{:#}", takes.unwrap_err());
+        assert!(error.contains("of 3145728 bytes are kept"), "{error}");
+        wire.cut_after(None);
+        wire.count();
+        let (folder, takes) = follower.image(&wanted[0], local.tree()).await;
+        takes.unwrap();
+        assert_eq!(found(folder.path()), whole(&image));
+        let moved = wire.count().1;
+        assert!(moved > 3 << 20, "{moved}");
+    }
+
     /// The image of a manifest that lists these paths, each a text; with a tar of these entries.
     fn unpacked(entries: &[(&str, EntryType, &str)]) -> (tempfile::TempDir, String) {
         let mut tar = tar::Builder::new(Vec::new());

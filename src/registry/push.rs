@@ -467,6 +467,12 @@ mod tests {
         format!("{:#}", pushed.unwrap_err())
     }
 
+    /// Takes a blob from the repository, and leaves what names it.
+    fn lose(folder: &Path, digest: &Digest) {
+        let layers = "data/docker/registry/v2/repositories/netboot/stable/_layers/sha256";
+        fs::remove_dir_all(folder.join(layers).join(digest.to_string())).unwrap();
+    }
+
     /// The index that the registry has.
     async fn index(wire: &Wire) -> Index {
         let text = format!("url = \"{}\"\ncentre = \"x\"\n", wire.url());
@@ -628,13 +634,7 @@ mod tests {
 
         // One blob is gone, and what names it isn't.
         let lost = Digest::of(&files(3)["linux"]);
-        registry.again(|folder| {
-            let data = folder.join("data/docker/registry/v2");
-            let layer = data
-                .join("repositories/netboot/stable/_layers/sha256")
-                .join(lost.to_string());
-            fs::remove_dir_all(layer).unwrap();
-        });
+        registry.again(|folder| lose(folder, &lost));
         wire.lead_to(&registry);
         let (pushed, _) = world.push(&wire, true).await;
         let pushed = pushed.unwrap();
@@ -650,6 +650,102 @@ mod tests {
             (&before.orders, &before.images)
         );
         assert!(after.counter > before.counter);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_was_set_back_counts_on_from_where_the_centre_was() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world) = (Wire::to(&registry), World::new());
+        world.publish(TARGET, &files(1), None);
+        world.push_well(&wire).await;
+        let seen = index(&wire).await.counter + 100;
+        let record = format!("{{\"counter\":{seen}}}");
+        fs::write(world.state().join("pushed.json"), record).unwrap();
+        let pushed = world.push_well(&wire).await;
+        assert_eq!((pushed.new.len(), pushed.is_written), (0, true));
+        let counter = index(&wire).await.counter;
+        assert!(counter > seen, "{counter}");
+        assert!(!world.push_well(&wire).await.is_written);
+    }
+
+    #[tokio::test]
+    async fn an_unchanged_file_that_a_registry_has_lost_comes_with_the_next_version() {
+        let Some(mut registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world) = (Wire::to(&registry), World::new());
+        let mut image = files(1);
+        world.publish(TARGET, &image, None);
+        world.push_well(&wire).await;
+        registry.again(|folder| lose(folder, &Digest::of(&image["linux"])));
+        wire.lead_to(&registry);
+        image.insert("initrd.gz".to_string(), files(2)["initrd.gz"].clone());
+        world.publish(TARGET, &image, None);
+        let pushed = world.push_well(&wire).await;
+        assert!(pushed.is_written && pushed.sent > 400 << 10, "{pushed:?}");
+        assert!(index_is_sound(&wire).await);
+    }
+
+    #[tokio::test]
+    async fn an_index_that_somebody_has_written_meanwhile_stays() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world) = (Wire::to(&registry), World::new());
+        let soon = Moment::now().later(Duration::from_secs(60 * 60));
+        world.publish(TARGET, &files(1), Some(&|it| it.expires = Some(soon)));
+        let (url, theirs) = (wire.url(), Index::new("fra1", 7, Vec::new()));
+        let text = format!("url = \"{url}\"\ncentre = \"fra1\"\n");
+        let channel = Channel::parse("stable", "stable.toml", &text).unwrap();
+        let progress = Arc::new(Progress::default());
+        let write = || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let open = Repository::open(&channel.address, &channel.options).await;
+                let (repository, progress) = (open.unwrap(), Arc::default());
+                let mut upload = Upload::to(&repository, &progress);
+                upload.index(theirs.to_bytes()).await.unwrap();
+            });
+        };
+        let how = How {
+            state: &world.state(),
+            is_thorough: false,
+            progress: &progress,
+            // The order's end is told of between the read and the write.
+            say: &|_| std::thread::scope(|it| it.spawn(write).join().unwrap()),
+        };
+        assert_eq!(
+            error(push(&channel, world.tree(), &how).await),
+            format!("somebody else has written the index of {url} meanwhile; push again")
+        );
+        assert_eq!(index(&wire).await, theirs);
+    }
+
+    #[tokio::test]
+    async fn an_image_whose_manifest_lists_other_files_is_not_pushed() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world) = (Wire::to(&registry), World::new());
+        let less = |it: &mut Manifest| drop(it.files.as_mut().unwrap().remove("linux"));
+        world.publish(TARGET, &files(1), Some(&less));
+        world.publish("a/b/c/d", &files(1), Some(&|_| ()));
+        let (pushed, said) = world.push(&wire, false).await;
+        let pushed = pushed.unwrap();
+        assert_eq!((pushed.failed, pushed.orders), (1, 1));
+        assert_eq!(
+            said,
+            [format!(
+                "{TARGET}: not pushed: its manifest doesn't list the files that its record lists; \
+                 `netboot-publisher verify {TARGET}` tells more, and the same image dropped again repairs it"
+            )]
+        );
+        let names = fs::read_dir(world.state()).unwrap();
+        let names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(names, ["pushed.json"]);
     }
 
     #[tokio::test]

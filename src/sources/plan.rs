@@ -268,3 +268,49 @@ pub(super) fn beneath(url: &Url, path: &str) -> anyhow::Result<Url> {
     }
     Ok(url)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_upstreams_leads_nowhere_but_beneath_the_source() {
+        for url in ["https://host/base/", "https://host/base"] {
+            let url = url.parse().unwrap();
+            let path = |path: &str| Some(beneath(&url, path).ok()?.to_string());
+            for (text, expected) in [
+                ("a", "a"),
+                ("./a", "a"),
+                ("a/..b", "a/..b"),
+                ("a?b#c", "a%3Fb%23c"),
+                ("%2e%2e/x", "%252e%252e/x"),
+                ("https://other/x", ""),
+            ] {
+                let expected = format!("https://host/base/{expected}");
+                let expected = Some(expected).filter(|it| !it.ends_with('/'));
+                assert_eq!(path(text), expected, "{text:?}");
+            }
+            for text in [
+                "../x",
+                "a/../../x",
+                "./../x",
+                "..",
+                "/x",
+                ".//x",
+                "a//b",
+                "a/",
+                "a/./b",
+                "a\n",
+                "",
+            ] {
+                assert_eq!(path(text), None, "{text:?}");
+            }
+        }
+        let error = beneath(&"https://host/".parse().unwrap(), "../x").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "upstream's path `../x`: expected a path beneath https://host/, without `.`, `..` and control \
+             characters"
+        );
+    }
+}
