@@ -664,8 +664,8 @@ mod tests {
             (untold, 3, large - 1, bytes(large, large - 1)),
         ] {
             follower.remote.limits = Limits {
-                max_files,
                 max_image_size,
+                max_files,
                 ..good.clone()
             };
             assert_eq!(said(follower.bring(news).await), expected);

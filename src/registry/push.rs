@@ -743,9 +743,22 @@ mod tests {
                  `netboot-publisher verify {TARGET}` tells more, and the same image dropped again repairs it"
             )]
         );
+    }
+
+    #[tokio::test]
+    async fn a_push_keeps_nothing_but_its_counter() {
+        let Some(registry) = Registry::start() else {
+            return;
+        };
+        let (wire, mut world) = (Wire::to(&registry), World::new());
+        world.publish(TARGET, &files(1), None);
+        world.push_well(&wire).await;
         let names = fs::read_dir(world.state()).unwrap();
         let names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
         assert_eq!(names, ["pushed.json"]);
+        let kept = fs::read_to_string(world.state().join("pushed.json")).unwrap();
+        let counter = index(&wire).await.counter;
+        assert_eq!(kept, format!("{{\"counter\":{counter}}}"));
     }
 
     #[tokio::test]
