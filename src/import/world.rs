@@ -175,3 +175,33 @@ fn names(dir: &Dir) -> anyhow::Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Came;
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_tried_again_after_an_hour_and_what_is_another_at_once() {
+        let world = World {
+            settings: Settings::default(),
+            sources: PathBuf::new(),
+            state: PathBuf::new(),
+            shown: Shown::new(false),
+            refused: Mutex::default(),
+        };
+        let target: Target = "a/b/c/d".parse().unwrap();
+        let what = Digest::of(b"what was refused");
+        let report = Report::new("x", Some(&target), Came::Rejected);
+        world.refuse("x", &target, what, &report);
+        assert_eq!(world.refused("x", &target, what), Some(report));
+        assert_eq!(world.refused("x", &target, Digest::of(b"another")), None);
+        assert_eq!(world.refused("y", &target, what), None);
+        let mut all = world.refused.lock().unwrap();
+        for refused in all.values_mut() {
+            refused.at = refused.at.checked_sub(AGAIN).unwrap();
+        }
+        drop(all);
+        assert_eq!(world.refused("x", &target, what), None);
+    }
+}

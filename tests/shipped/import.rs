@@ -138,3 +138,88 @@ fn the_package_of_import_is_for_a_daemon_that_is_not_older() {
     let depends = format!("netboot-publisher (>= {}), ", env!("CARGO_PKG_VERSION"));
     assert!(manifest.contains(&depends), "no {depends:?}");
 }
+
+/// The settings of a file below `systemd/import`, each behind its section: `[Timer] Persistent=yes`.
+fn settings(file: &str) -> Vec<String> {
+    let text = read(format!("systemd/import/{file}"));
+    let (mut settings, mut section) = (Vec::new(), "");
+    let lines = text.lines().filter(|it| !it.is_empty());
+    for line in lines.filter(|it| !it.starts_with('#')) {
+        if line.starts_with('[') {
+            section = line;
+        } else {
+            settings.push(format!("{section} {line}"));
+        }
+    }
+    settings
+}
+
+/// What a service may do, from its user on.
+fn sandbox(service: &str) -> Vec<String> {
+    let all = settings(service).into_iter();
+    let sandbox = all.skip_while(|it| it != "[Service] User=netboot-import");
+    sandbox.filter(|it| it.starts_with("[Service] ")).collect()
+}
+
+#[test]
+fn the_services_of_import_stand_in_one_sandbox_and_a_push_has_no_spool() {
+    let spool = "[Service] ReadWritePaths=/var/spool/netboot-publisher/incoming";
+    let mut import = sandbox("netboot-import@.service");
+    assert!(import.len() > 30, "{import:?}");
+    assert_eq!(sandbox("netboot-site@.service"), import);
+    assert!(import.contains(&spool.to_string()), "{import:?}");
+    import.retain(|it| it != spool);
+    assert_eq!(sandbox("netboot-push@.service"), import);
+}
+
+#[test]
+fn the_units_of_import_begin_again_what_failed_or_was_missed() {
+    let expected = [
+        // An image of gigabytes on a slow line: systemd's own limit is 90 seconds.
+        ("import@.service", "[Service] TimeoutStartSec=12h"),
+        ("push@.service", "[Service] TimeoutStartSec=12h"),
+        ("import@.timer", "[Timer] OnCalendar=hourly"),
+        ("import@.timer", "[Timer] RandomizedDelaySec=1h"),
+        ("import@.timer", "[Timer] FixedRandomDelay=yes"),
+        ("import@.timer", "[Timer] Persistent=yes"),
+        ("site@.service", "[Service] Type=notify"),
+        ("site@.service", "[Service] Restart=on-failure"),
+        ("site@.service", "[Service] RestartSec=30s"),
+        // A bad configuration gets no better by another start.
+        ("site@.service", "[Service] RestartPreventExitStatus=78"),
+        // The path starts it at each publication, and gives up for good where that is refused once.
+        ("push@.service", "[Unit] StartLimitIntervalSec=0"),
+        (
+            "push@.path",
+            "[Path] PathChanged=/srv/tftp/netboot/catalog.json",
+        ),
+        ("push@.timer", "[Timer] OnCalendar=*:0/5"),
+        // A path sees nothing that was published before it.
+        ("push@.timer", "[Timer] OnActiveSec=0"),
+    ];
+    for (unit, setting) in expected {
+        let (key, _) = setting.split_once('=').unwrap();
+        let mut said = settings(&format!("netboot-{unit}"));
+        said.retain(|it| it.split('=').next() == Some(key));
+        assert_eq!(said, [setting], "{unit}");
+    }
+}
+
+#[test]
+fn the_user_of_import_has_its_state_alone_and_the_admin_the_folders_of_sources() {
+    let words = |file: &str| -> Vec<String> {
+        let lines = settings(file).into_iter();
+        lines
+            .map(|it| it.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    // Secrets may stand in what is fetched: nobody else of the importers' group reads it.
+    let folders = [
+        "d /var/lib/netboot-import 0700 netboot-import netboot-import -",
+        "d /etc/netboot-publisher/sources.d 0755 root root -",
+        "d /etc/netboot-publisher/channels.d 0755 root root -",
+    ];
+    assert_eq!(words("tmpfiles.d/netboot-publisher-import.conf"), folders);
+    let user = "u netboot-import - \"Importer of network-boot images\" /var/lib/netboot-import";
+    assert_eq!(words("sysusers.d/netboot-publisher-import.conf"), [user]);
+}

@@ -67,6 +67,21 @@ pub fn tests() -> Vec<Trial> {
             left_alone,
         ),
         test(
+            "a file of the own tree that is damaged is fetched, and not copied into the next drop",
+            NEEDS,
+            damaged,
+        ),
+        test(
+            "another way to boot and another version of the same files are published, and nothing is fetched",
+            NEEDS,
+            same_files,
+        ),
+        test(
+            "root leaves another user's state alone, and says whose it is",
+            NEEDS,
+            anothers_state,
+        ),
+        test(
             "a broken source holds up no other, and check and list tell of all",
             NEEDS,
             told,
@@ -167,10 +182,23 @@ impl Place {
         debian.release(&root, &[("Version", version)]);
     }
 
+    /// The second version of [`Place::debian`]'s, which has the kernel of the first.
+    fn debian_with_old_kernel(&self) {
+        let netboot = tempfile::tempdir().unwrap();
+        upstream::small_netboot(netboot.path(), "amd64", "2");
+        let linux = netboot.path().join("debian-installer/amd64/linux");
+        fs::write(linux, "kernel 1").unwrap();
+        self.debian_of(netboot.path(), "2");
+    }
+
     fn debian_source(&self, url: &str) {
+        self.debian_source_with(url, "");
+    }
+
+    fn debian_source_with(&self, url: &str, more: &str) {
         let text = format!(
             "kind = \"debian-installer\"\nurl = \"{url}\"\nkeyring = KEYRING\nsuite = \"bookworm\"\n\
-             arch = [\"amd64\"]\n"
+             arch = [\"amd64\"]\n{more}"
         );
         self.source("debian", &text);
     }
@@ -185,6 +213,12 @@ impl Place {
             (name, fs::read_to_string(&path).unwrap())
         });
         files.collect()
+    }
+
+    /// The paths of an installer's files that were asked for since the mirror was asked last.
+    fn fetched(&self) -> Vec<String> {
+        let paths = self.mirror.requests().into_iter().map(|it| it.path);
+        paths.filter(|path| path.contains("/netboot/")).collect()
     }
 
     /// That neither half of a drop nor anything of an outcome is there.
@@ -304,11 +338,7 @@ fn served() {
     };
     assert_eq!(fetch("linux"), "kernel 1");
     // Of the next version only what is another is fetched.
-    let netboot = tempfile::tempdir().unwrap();
-    upstream::small_netboot(netboot.path(), "amd64", "2");
-    let linux = netboot.path().join("debian-installer/amd64/linux");
-    fs::write(linux, "kernel 1").unwrap();
-    place.debian_of(netboot.path(), "2");
+    place.debian_with_old_kernel();
     place.mirror.requests();
     let said = place.ends(0, &["run"]);
     assert!(said.contains("published"), "{said}");
@@ -316,13 +346,80 @@ fn served() {
         [fetch("linux"), fetch("initrd.gz")],
         ["kernel 1", "initrd 2"]
     );
-    let requests = place.mirror.requests();
-    let fetched: Vec<_> = requests
-        .iter()
-        .filter(|it| it.path.contains("/netboot/"))
-        .collect();
-    assert_eq!(fetched.len(), 1, "{requests:?}");
-    assert!(fetched[0].path.ends_with("/initrd.gz"), "{requests:?}");
+    let fetched = place.fetched();
+    assert_eq!(fetched.len(), 1, "{fetched:?}");
+    assert!(fetched[0].ends_with("/initrd.gz"), "{fetched:?}");
+}
+
+fn damaged() {
+    let place = Place::new();
+    place.debian("1");
+    place.debian_source(&place.mirror.url(""));
+    place.ends(0, &["run"]);
+    fs::write(place.world.published(DEBIAN).join("linux"), "kernel 0").unwrap();
+    place.debian_with_old_kernel();
+    place.fetched();
+    let said = place.ends(0, &["run"]);
+    assert!(said.contains(": published 2"), "{said}");
+    let upstreams = [("initrd.gz", "initrd 2"), ("linux", "kernel 1")];
+    assert_eq!(place.published(DEBIAN), owned(&upstreams));
+    let fetched = place.fetched();
+    assert!(
+        fetched.iter().any(|it| it.ends_with("/linux")),
+        "{fetched:?}"
+    );
+}
+
+fn same_files() {
+    let place = Place::new();
+    place.debian("1");
+    let source = |word: &str| {
+        let boot =
+            format!("[boot]\nkernel = \"linux\"\ninitrd = [\"initrd.gz\"]\ncmdline = \"{word}\"\n");
+        place.debian_source_with(&place.mirror.url(""), &boot);
+    };
+    source("first");
+    place.ends(0, &["run"]);
+    assert_eq!(place.fetched().len(), 2);
+    let brought = |version: &str, word: &str| {
+        let said = place.ends(0, &["run"]);
+        assert!(
+            said.contains(&format!(": published {version} as ")),
+            "{said}"
+        );
+        let catalog = place.world.tree.join("catalog.json");
+        let version = format!("\"{version}\"");
+        until("the catalog", || {
+            let said = fs::read_to_string(&catalog).unwrap();
+            said.contains(word) && said.contains(&version)
+        });
+        let said = place.ends(0, &["run"]);
+        assert!(said.contains(": unchanged"), "{said}");
+    };
+    source("second");
+    brought("1", "second");
+    let netboot = tempfile::tempdir().unwrap();
+    upstream::small_netboot(netboot.path(), "amd64", "1");
+    place.debian_of(netboot.path(), "2");
+    brought("2", "second");
+    assert_eq!(place.fetched(), [""; 0]);
+}
+
+fn anothers_state() {
+    let place = Place::new();
+    place.debian("1");
+    place.debian_source(&place.mirror.url(""));
+    let state = place.world.root.join("state");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65_534), None).unwrap();
+    for verb in ["run", "check"] {
+        let said = place.ends(1, &[verb]);
+        assert!(said.contains("run it as that user"), "{said}");
+    }
+    assert_eq!(names(&state), [""; 0]);
+    place.assert_nothing_dropped();
+    // Which only reads.
+    place.ends(0, &["list"]);
 }
 
 fn side_by_side() {

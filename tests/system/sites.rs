@@ -34,6 +34,31 @@ pub fn tests() -> Vec<Trial> {
             all_orders,
         ),
         test(
+            "what a site's own admin has rolled back stays, unless somebody says so",
+            NEEDS,
+            rolled_back_here,
+        ),
+        test(
+            "a centre says which target is damaged, and pushes the others",
+            NEEDS,
+            damaged_at_centre,
+        ),
+        test(
+            "a check says what a site would bring, and brings nothing",
+            NEEDS,
+            checked,
+        ),
+        test(
+            "an order that a site's rules refuse is dropped once by who goes on asking",
+            NEEDS,
+            refused_once,
+        ),
+        test(
+            "what a site has fetched is kept until all of it is published, and no longer",
+            NEEDS,
+            tidied,
+        ),
+        test(
             "a site's own rules judge what a centre has ordered, and a refusal holds up no other order",
             NEEDS,
             judged,
@@ -210,6 +235,21 @@ impl Fleet {
         site
     }
 
+    /// A site whose rules let nobody publish at [`CANDIDATE`]. Root needs no rule at its own daemon: another
+    /// user has to follow.
+    fn strict_site(&self) -> Host {
+        let mut site = self.site();
+        let config = fs::read_to_string(&site.world.config).unwrap();
+        let strict = config.replace(
+            "publish = [\"*/*/noble/*\"]",
+            "publish = [\"*/*/noble/install\"]",
+        );
+        site.daemon = None;
+        fs::write(&site.world.config, strict).unwrap();
+        site.daemon = Some(site.world.daemon());
+        site
+    }
+
     /// Makes the centre do something, in an order that is signed and has a serial.
     fn order(&mut self, arguments: &[&str]) {
         let key = self.keys.path("ed25519").display().to_string();
@@ -331,20 +371,114 @@ fn all_orders() {
     );
 }
 
-fn judged() {
+fn rolled_back_here() {
     let mut fleet = Fleet::new();
     let site = fleet.site();
-    // What nobody has signed by a key of the site's rules is refused by the site's daemon.
-    let config = fs::read_to_string(&site.world.config).unwrap();
-    let strict = config.replace(
-        "publish = [\"*/*/noble/*\"]",
-        "publish = [\"*/*/noble/install\"]",
-    );
-    let mut site = site;
+    fleet.publish("install", "one");
+    fleet.push();
+    site.ends(0, &["run"]);
+    let first = site.published(TARGET);
+    fleet.publish("install", "two");
+    fleet.push();
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+    let ordered = site.world.run(&["rollback", TARGET, "--wait"]);
+    assert!(ordered.status.success(), "{}", text(&ordered));
+    let said = site.ends(0, &["run"]);
+    assert!(said.contains(": unchanged"), "{said}");
+    assert!(first.is_some() && site.published(TARGET) == first, "{said}");
+    site.ends(0, &["run", "--again"]);
+    fleet.assert_same(&site);
+}
+
+fn damaged_at_centre() {
+    let mut fleet = Fleet::new();
+    let site = fleet.site();
+    // The damaged one comes first.
+    fleet.publish("candidate", "one");
+    fleet.publish("install", "two");
+    let file = fleet.centre.world.published(CANDIDATE).join("linux");
+    let good = fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    bad[0] ^= 1;
+    fs::write(&file, bad).unwrap();
+    let said = fleet.centre.ends(1, &["push"]);
+    assert!(said.contains(&format!("{CANDIDATE}: not pushed")), "{said}");
+    assert!(said.contains(&format!("{TARGET}: published")), "{said}");
+    site.ends(0, &["run"]);
+    assert!(site.published(TARGET).is_some() && site.published(CANDIDATE).is_none());
+    fs::write(&file, good).unwrap();
+    fleet.push();
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+}
+
+fn checked() {
+    let mut fleet = Fleet::new();
+    let site = fleet.site();
+    fleet.publish("install", "one");
+    fleet.push();
+    let said = site.ends(0, &["check"]);
+    assert!(said.contains(&format!("{TARGET}: would bring")), "{said}");
+    assert_eq!(names(&site.world.spool.join("incoming")), [""; 0]);
+    assert_eq!(site.world.outcomes(), [""; 0]);
+    assert!(site.published(TARGET).is_none());
+    site.ends(0, &["run"]);
+    fleet.assert_same(&site);
+    let said = site.ends(0, &["check"]);
+    assert!(!said.contains("would bring"), "{said}");
+}
+
+fn refused_once() {
+    let mut fleet = Fleet::new();
+    let site = fleet.strict_site();
+    fleet.publish("candidate", "one");
+    fleet.push();
+    let mut follow = nobody(&site, &["run", "--every=1s"]);
+    let mut follow = Ended(follow.stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(follow.0.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("rejected not-allowed")));
+    // A slow machine's outcome may have come after the first round.
+    let rejected = site.world.names("rejected");
+    fleet.registry.requests();
+    let mut rounds = 0;
+    until("more rounds", || {
+        let asked = fleet.registry.requests();
+        rounds += asked.iter().filter(|it| it.method == "HEAD").count();
+        rounds >= 4
+    });
+    assert_eq!(site.world.names("rejected"), rejected);
+    assert_eq!(site.world.names("incoming"), [""; 0]);
+}
+
+fn tidied() {
+    let mut fleet = Fleet::new();
+    let mut site = fleet.site();
+    let kept = |site: &Host| {
+        let state = site.at("state/centre");
+        names(&state.join("files")).len() + names(&state.join("partial")).len()
+    };
+    fleet.publish("install", "one");
+    fleet.push();
+    site.ends(0, &["run"]);
+    assert_eq!(kept(&site), 0);
     site.daemon = None;
-    fs::write(&site.world.config, strict).unwrap();
+    fleet.publish("install", "two");
+    fleet.push();
+    site.ends(4, &["run", "--wait=0"]);
+    assert!(kept(&site) > 0);
     site.daemon = Some(site.world.daemon());
-    // Root needs no rule at its own daemon: another user follows.
+    until("the outcome", || {
+        site.published(TARGET) == fleet.centre.published(TARGET)
+    });
+    site.ends(0, &["run"]);
+    assert_eq!(kept(&site), 0);
+    fleet.assert_same(&site);
+}
+
+fn judged() {
+    let mut fleet = Fleet::new();
+    let site = fleet.strict_site();
     fleet.publish("candidate", "one");
     fleet.publish("install", "two");
     fleet.push();
@@ -844,13 +978,18 @@ fn a_thousand_sites() {
 
 /// Runs netboot-import of a host as a user who needs a rule.
 fn as_nobody(host: &Host, arguments: &[&str]) -> Output {
+    output(&mut nobody(host, arguments))
+}
+
+/// netboot-import of a host, as that user.
+fn nobody(host: &Host, arguments: &[&str]) -> Command {
     open_to(host, 65_534);
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(IMPORT);
     command.args(host.import(arguments).get_args());
-    output(&mut command)
+    command
 }
 
 /// Kills a program before each of its calls that change or send something, in turn, until it gets through.
