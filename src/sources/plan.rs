@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use reqwest::Url;
 
 use super::offer::{Offer, Part};
-use super::template::{Template, Values, filled};
+use super::template::{OF_DAEMON, Template, Values, filled, unknown_words};
 use crate::spool::Manifest;
 use crate::text::{Expected, Table, ValueExt as _, quoted, read_boot};
 use crate::words::{Boot, Name, Target};
@@ -165,26 +165,6 @@ impl Plan {
             parts,
         })
     }
-}
-
-/// Words in braces that the daemon puts something in the place of, for each machine that boots.
-const OF_DAEMON: [&str; 2] = ["url", "path"];
-
-/// The words in braces that nobody puts anything in the place of. `${word}` is a loader's own.
-fn unknown_words(text: &str, known: &[&str]) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut before = text.split('{').next().unwrap_or_default();
-    for part in text.split('{').skip(1) {
-        if let Some((word, _)) = part.split_once('}') {
-            let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
-            let is_known = known.contains(&word) || OF_DAEMON.contains(&word);
-            if is_word && !is_known && !before.ends_with('$') {
-                words.push(word.to_string());
-            }
-        }
-        before = part;
-    }
-    words
 }
 
 /// How an image boots, with what upstream says in it.

@@ -6,6 +6,9 @@ use anyhow::Context as _;
 
 use crate::text::quoted;
 
+/// Words in braces that the daemon puts something in the place of, for each machine that boots.
+pub(super) const OF_DAEMON: [&str; 2] = ["url", "path"];
+
 /// What upstream says, by the word that stands for it.
 pub(super) type Values = BTreeMap<&'static str, String>;
 
@@ -68,6 +71,23 @@ pub(super) fn filled(text: &str, values: &Values) -> String {
         filled = filled.replace(&format!("{{{word}}}"), value);
     }
     filled
+}
+
+/// The words in braces that nobody puts anything in the place of. `${word}` is a loader's own.
+pub(super) fn unknown_words(text: &str, known: &[&str]) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut before = text.split('{').next().unwrap_or_default();
+    for part in text.split('{').skip(1) {
+        if let Some((word, _)) = part.split_once('}') {
+            let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+            let is_known = known.contains(&word) || OF_DAEMON.contains(&word);
+            if is_word && !is_known && !before.ends_with('$') {
+                words.push(word.to_string());
+            }
+        }
+        before = part;
+    }
+    words
 }
 
 #[cfg(test)]
